@@ -1,0 +1,1 @@
+"""The program on the gateway: registry, selection, rounds, aggregation, store."""

@@ -1,0 +1,1 @@
+"""Trained sparse model -> ONNX and TFLite files, verified in their own runtimes."""

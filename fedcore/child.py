@@ -1,0 +1,95 @@
+"""A child process that speaks JSON lines: how supervisor and coordinator keep heavy work out of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+import msgspec
+
+
+class Child:
+    """Runs ``python -m MODULE ARGS``; one JSON document a line each way.
+
+    Events from the child arrive in ``receive``; its end arrives as ``{"event": "exit", "code": int}``,
+    always last. Its stderr goes to ``stderr`` (inherited by default).
+    """
+
+    def __init__(
+        self,
+        module: str,
+        args: Sequence[str] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+        before_exec: Callable[[], None] | None = None,
+        stderr: IO[bytes] | int | None = None,
+    ) -> None:
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=None if env is None else dict(env),
+            preexec_fn=before_exec,
+        )
+        threading.Thread(target=self._read, name=f"{module}-reader", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Write one line. A child that has ended is not an error here: its exit event tells."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(msgspec.json.encode(message) + b"\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            return
+
+    def receive(self, timeout: float = 0.0) -> dict[str, Any] | None:
+        """The next event, or None when there is none within ``timeout`` seconds."""
+        try:
+            return self._events.get(timeout=timeout) if timeout > 0 else self._events.get_nowait()
+        except queue.Empty:
+            return None
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Close its input, wait, then terminate, then kill."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        for end in (None, self.process.terminate, self.process.kill):
+            if end is not None:
+                end()
+            try:
+                self.process.wait(grace_s)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def kill(self) -> None:
+        """SIGKILL now."""
+        self.process.kill()
+        self.process.wait()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                event = msgspec.json.decode(line)
+            except msgspec.DecodeError:
+                continue  # a stray print of a library
+            if isinstance(event, dict):
+                self._events.put(event)
+        self._events.put({"event": "exit", "code": self.process.wait()})

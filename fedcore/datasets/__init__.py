@@ -1,0 +1,1 @@
+"""Data sets, their batches, and how a pool of data is split over devices."""

@@ -1,0 +1,61 @@
+"""Errors that both sides share.
+
+TinyfleetError
+├── ConfigError       a file, option or message has a bad value
+├── CodecError        a blob is damaged or lies about itself
+│   └── UnknownMask   a blob refers to a mask that is not held here
+├── ResultError       a device's result does not belong to the task
+├── AggregationError  a sum would leave the range in which it is exact
+├── DataError         a data set is missing or malformed
+└── TransportError    the broker cannot be reached or refused something
+"""
+
+
+class TinyfleetError(Exception):
+    """Base of every error that is reported to a person: says what was wrong and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(TinyfleetError):
+    """A configuration value is wrong; the message names it and the remedy."""
+
+    exit_code = 2
+
+
+class CodecError(TinyfleetError):
+    """A blob is truncated, corrupted, too large, or its header does not match its content."""
+
+    exit_code = 3
+
+
+class UnknownMask(CodecError):
+    """A blob was encoded against a mask that the receiver does not hold."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"mask {digest[:12]} is not held here; ask for the blob with its mask")
+        self.digest = digest
+
+
+class ResultError(TinyfleetError):
+    """A result has the wrong names, shapes or numbers for its task."""
+
+    exit_code = 4
+
+
+class AggregationError(TinyfleetError):
+    """A weighted sum would overflow its fixed-point range."""
+
+    exit_code = 5
+
+
+class DataError(TinyfleetError):
+    """A data set cannot be found or read."""
+
+    exit_code = 6
+
+
+class TransportError(TinyfleetError):
+    """The broker cannot be reached, or it refused a connection or a publish."""
+
+    exit_code = 7

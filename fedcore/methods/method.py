@@ -1,0 +1,124 @@
+"""The method seam: what a federated pruning method computes on either side, pure of I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from fedcore.datasets.dataset import Dataset, Normalization
+from fedcore.models.graph import Graph
+from fedcore.payload import Json, Payload
+from fedcore.run_spec import TrainingSettings
+from fedcore.training.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a run is about; equal on the coordinator and on every device."""
+
+    graph: Graph
+    training: TrainingSettings
+    seed: int
+    wire_precision: str = "fp16"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceData:
+    """One device's own data. ``development`` is a fixed tenth of it, never trained on by methods that use it."""
+
+    name: str
+    train: Dataset
+    development: Dataset
+
+
+@dataclass(slots=True)
+class Control:
+    """What the board imposes on a task while it runs, and how the task reports."""
+
+    micro_batch: int = 0  # samples a forward pass; 0: whole batches
+    progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
+
+
+class Fold(Protocol):
+    """A round's aggregate so far: constant memory, exact in any order of arrival."""
+
+    @property
+    def devices(self) -> int: ...
+
+
+def device_seed(seed: int, task: Payload, device: str) -> np.random.Generator:
+    """Random generator of one device's task: the same live and simulated, whoever runs it when."""
+    key = f"{seed}/{task.meta['step']}/{device}".encode()
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:16], "little"))
+
+
+class Method(ABC):
+    """One federated method: coordinator half and device half.
+
+    A run is a sequence of *steps*; each hands one task to the cohort and folds the results. States,
+    tasks and results are payloads. Every state's ``meta`` has ``step`` (int, rises by one each
+    ``finish_round``), ``stage`` (str), ``round`` (int: training rounds finished) and
+    ``normalization`` ({"mean", "std", "scale"}); every task's has the same four; every result's has
+    ``step``, ``samples`` (int), and ``loss`` / ``accuracy`` where the stage has them. All else in
+    ``meta`` is the method's own.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[Any]]
+
+    def __init__(self, settings: Any, problem: Problem) -> None:
+        self.settings = settings
+        self.problem = problem
+
+    # -- coordinator half ---------------------------------------------------------------
+
+    @abstractmethod
+    def initial_state(self, engine: Engine, public: Dataset) -> Payload:
+        """The state before the first step. May train on ``public``; the only place that needs an engine."""
+
+    @abstractmethod
+    def configure_round(self, state: Payload) -> Payload:
+        """The task of the coming step: the same for every device of the cohort."""
+
+    @abstractmethod
+    def begin_fold(self, state: Payload) -> Fold:
+        """An empty aggregate for the current step."""
+
+    @abstractmethod
+    def fold(self, fold: Fold, result: Payload) -> None:
+        """Add one device's result. Raises ``ResultError``, leaving ``fold`` unchanged, where it does not fit."""
+
+    @abstractmethod
+    def finish_round(self, state: Payload, fold: Fold) -> Payload:
+        """The state after the step; ``meta["metrics"]`` holds the step's weighted means (loss, accuracy, ...)."""
+
+    def finished(self, state: Payload) -> bool:
+        """True once all training rounds are done."""
+        done = state.meta["round"]
+        return isinstance(done, int) and done >= self.problem.training.rounds
+
+    # -- device half --------------------------------------------------------------------
+
+    @abstractmethod
+    def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
+        """Do one task on one device. Pure: the random generator comes from ``device_seed``."""
+
+
+def normalization_of(payload: Payload) -> Normalization:
+    """The input normalisation that a state or task carries."""
+    entry: Any = payload.meta["normalization"]
+    return Normalization(tuple(entry["mean"]), tuple(entry["std"]), float(entry["scale"]))
+
+
+def normalization_entry(normalization: Normalization) -> dict[str, Json]:
+    """The same as JSON."""
+    return {
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "scale": normalization.scale,
+    }

@@ -1,0 +1,1 @@
+"""Model architectures as graphs: one description for engines, accounting and exporters."""

@@ -1,0 +1,1 @@
+"""Topics, messages, codec, chunks and transports. Light modules import no numpy: take what you need from each."""

@@ -1,0 +1,225 @@
+"""Control messages: small JSON documents, validated before anything acts on them.
+
+Blobs travel beside them as chunks (``chunks.py``): an offer carries a manifest, the receiver asks
+for ranges of chunks, verifies the hash, and only then acts. All messages are idempotent.
+Durations travel, never clock times: clocks may disagree.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from fedcore.errors import CodecError
+
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Text = Annotated[str, Meta(max_length=2000)]
+Size = Annotated[int, Meta(ge=0, le=1 << 40)]
+Index = Annotated[int, Meta(ge=0, le=1 << 32)]
+Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
+
+MAX_MESSAGE_BYTES = 64 * 1024
+
+
+class Enrolment(StrEnum):
+    """Where a device stands with the fleet's operator."""
+
+    PENDING = "pending"  # known, waiting for the operator
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+
+
+class TaskState(StrEnum):
+    """What an agent says of a task."""
+
+    ACCEPTED = "accepted"  # the offer arrived, its blob is being fetched
+    RUNNING = "running"
+    FINISHED = "finished"  # the result is in the outbox on disk
+    ACKNOWLEDGED = "acknowledged"  # the coordinator has it; ``traffic`` is the whole task's
+    OVER_BUDGET = "over_budget"  # stopped at the memory limit; a smaller micro-batch will be tried next
+    FAILED = "failed"  # the worker died or raised; ``reason`` says how
+    DECLINED = "declined"  # not started: will not fit, busy, or unknown method; ``reason`` says why
+    NEEDS_MASK = "needs_mask"  # the blob refers to a mask that this device does not hold
+
+
+class Verdict(StrEnum):
+    """What the coordinator did with an offered result."""
+
+    STORED = "stored"  # on disk, counted in its round
+    DUPLICATE = "duplicate"  # was already there
+    REFUSED = "refused"  # too late, unknown run, or invalid; ``reason`` says which
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", omit_defaults=True):
+    """Base of all control messages; the JSON key ``type`` names the kind."""
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A content-addressed blob, cut into ``count`` chunks of ``chunk_size`` bytes (the last may be shorter)."""
+
+    sha256: Digest
+    size: Size
+    chunk_size: Annotated[int, Meta(ge=1, le=1 << 24)]
+
+    @property
+    def count(self) -> int:
+        return -(-self.size // self.chunk_size)
+
+
+class Traffic(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes through the agent's broker socket, counted by the kernel."""
+
+    sent: Size = 0
+    received: Size = 0
+
+
+class ChunkRequest(Message, frozen=True, tag="chunk_request"):
+    """Either direction: send chunks [start, start + count) of a blob that was offered."""
+
+    sha256: Digest
+    start: Index
+    count: Annotated[int, Meta(ge=1, le=1024)]
+
+
+# -- device -> coordinator ---------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """First message after every connect. ``session`` is new at each agent start."""
+
+    name: Name
+    public_key: Annotated[str, Meta(max_length=200)]
+    session: Name
+    agent_version: Name
+    engines: list[Name]
+    profile: dict[str, Any] = {}
+    samples: Size = 0
+    memory_limit_bytes: Size = 0
+    task: tuple[str, int] | None = None  # (run, step) that is under way or in the outbox
+
+
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
+    """Sent by the supervisor every ``Welcome.heartbeat_s``, whatever the worker does."""
+
+    session: Name
+    task: tuple[str, int] | None = None
+    health: dict[str, float] = {}  # free_memory_bytes, rss_bytes, worker_rss_bytes, temperature_c, ...
+    traffic: Traffic = Traffic()
+
+
+class Goodbye(Message, frozen=True, tag="goodbye"):
+    """A clean stop, or the last will (``reason`` "connection lost")."""
+
+    session: Name
+    reason: Text = ""
+
+
+class TaskStatus(Message, frozen=True, tag="task_status"):
+    """Progress or end of a task."""
+
+    run: Name
+    step: Index
+    state: TaskState
+    reason: Text = ""
+    done: Index = 0  # optimiser steps
+    total: Index = 0
+    loss: float | None = None
+    micro_batch: Index = 0
+    traffic: Traffic = Traffic()
+    peak_rss_bytes: Size = 0
+
+
+class ResultOffer(Message, frozen=True, tag="result_offer"):
+    """A finished result waits in the device's outbox; the coordinator fetches it by ``ChunkRequest``."""
+
+    run: Name
+    step: Index
+    manifest: Manifest
+    train_s: Seconds  # training inside the worker, engine import and process start not included
+    task_s: Seconds  # from the offer's arrival to the result on disk
+    peak_rss_bytes: Size
+    engine: Name
+    micro_batch: Index = 0
+
+
+# -- coordinator -> device ---------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """Answer to ``Hello``; sent again when the operator decides."""
+
+    enrolment: Enrolment
+    heartbeat_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 5.0
+    reason: Text = ""
+
+
+class TaskOffer(Message, frozen=True, tag="task_offer"):
+    """One step of a run for this device. ``spec`` is the run's RunSpec as JSON data."""
+
+    run: Name
+    step: Index
+    stage: Name
+    lease_s: Seconds
+    manifest: Manifest
+    spec: dict[str, Any]
+
+
+class TaskCancel(Message, frozen=True, tag="task_cancel"):
+    """Stop this task and drop its result: the round is over without it, or the run was stopped."""
+
+    run: Name
+    step: Index
+    reason: Text = ""
+
+
+class ResultVerdict(Message, frozen=True, tag="result_verdict"):
+    """The application's acknowledgement of a result: only now may the outbox drop it."""
+
+    run: Name
+    step: Index
+    verdict: Verdict
+    reason: Text = ""
+
+
+class RunEnded(Message, frozen=True, tag="run_ended"):
+    """No more tasks of this run: a warm worker may exit and held masks may go."""
+
+    run: Name
+
+
+UpMessage: TypeAlias = Hello | Heartbeat | Goodbye | TaskStatus | ResultOffer | ChunkRequest
+DownMessage: TypeAlias = Welcome | TaskOffer | TaskCancel | ResultVerdict | RunEnded | ChunkRequest
+
+_up_decoder = msgspec.json.Decoder(UpMessage)
+_down_decoder = msgspec.json.Decoder(DownMessage)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """One message as JSON."""
+    return _encoder.encode(message)
+
+
+def decode_up(payload: bytes) -> UpMessage:
+    """A device's message. Raises ``CodecError`` for anything that is not one."""
+    message: UpMessage = _decode(payload, _up_decoder)
+    return message
+
+
+def decode_down(payload: bytes) -> DownMessage:
+    """A coordinator's message. Raises ``CodecError`` for anything that is not one."""
+    message: DownMessage = _decode(payload, _down_decoder)
+    return message
+
+
+def _decode(payload: bytes, decoder: Any) -> Any:
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise CodecError(f"control message of {len(payload)} bytes; at most {MAX_MESSAGE_BYTES} are read")
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(f"not a control message: {error}") from None

@@ -1,0 +1,97 @@
+"""What a run is: the file RUN.toml, and the record that the coordinator stores and sends."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all settings: immutable, and unknown keys are errors."""
+
+
+class ModelSettings(Settings, frozen=True):
+    """Which model to train."""
+
+    name: str = "small_cnn"
+    input_shape: tuple[int, ...] = (1, 28, 28)
+    classes: Positive = 10
+    arguments: dict[str, int | float | str] = {}
+
+
+class TrainingSettings(Settings, frozen=True):
+    """Local training on every device, and its schedule over the rounds."""
+
+    rounds: Positive = 20
+    local_epochs: Positive = 1
+    batch: Positive = 32
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05
+    # Geometric decay to this; None: constant.
+    final_learning_rate: Annotated[float, Meta(gt=0.0)] | None = None
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
+    pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
+    pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05
+
+    def learning_rate_at(self, round_index: int) -> float:
+        """eta_r = eta_0 (eta_end / eta_0)^(r / R)."""
+        if self.final_learning_rate is None:
+            return self.learning_rate
+        ratio = self.final_learning_rate / self.learning_rate
+        return float(self.learning_rate * ratio ** (round_index / self.rounds))
+
+
+class PartitionSettings(Settings, frozen=True):
+    """How one pool of training data is split over simulated or demo devices; ``none`` on real boards."""
+
+    kind: Literal["none", "iid", "dirichlet"] = "none"
+    alpha: Annotated[float, Meta(gt=0.0)] = 0.5
+    devices: Positive = 1
+    seed: int = 0
+
+
+class DataSettings(Settings, frozen=True):
+    """Where data comes from. The three parts (public, test, devices) never overlap."""
+
+    source: str = "mnist5k"  # mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz
+    public_fraction: Fraction = 0.1  # of the training data, for pre-training at the coordinator
+    test_fraction: Fraction = 0.2  # held out where the source has no test split of its own
+    limit: Count = 0  # use at most so many training samples; 0: all
+    partition: PartitionSettings = PartitionSettings()
+
+
+class FleetSettings(Settings, frozen=True):
+    """Who takes part in a round, and how long it waits."""
+
+    cohort: Count = 0  # devices a round; 0: all that are accepted and online
+    min_results: Positive = 1  # fewer than this at the deadline: the round is tried again
+    min_devices: Positive = 1  # a run starts when so many accepted devices are online
+    deadline_s: Annotated[float, Meta(gt=0.0)] = 600.0
+    grace_s: Annotated[float, Meta(ge=0.0)] = 30.0  # how long a round waits for a device that went offline
+    staleness: Count = 0  # a late result counts if its base model is at most so many steps old
+    max_retries: Count = 3  # of one task on one device (over budget, failed)
+
+
+class WireSettings(Settings, frozen=True):
+    """How payloads travel."""
+
+    precision: Literal["fp32", "fp16", "int8"] = "fp16"
+    compress: bool = True
+
+
+class RunSpec(Settings, frozen=True):
+    """A whole run. Equal specs on equal data give bit-identical models, live or simulated."""
+
+    name: str = "run"
+    seed: int = 0
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "fedtiny"})
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    data: DataSettings = DataSettings()
+    fleet: FleetSettings = FleetSettings()
+    wire: WireSettings = WireSettings()

@@ -1,0 +1,57 @@
+"""Settings read from TOML or JSON: validated once, at the edge, with errors that name the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from fedcore.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def convert(data: Any, kind: type[T], where: str) -> T:
+    """Validate plain data as ``kind`` (a msgspec Struct with ``forbid_unknown_fields``).
+
+    ``where`` names the source in the message. Raises ``ConfigError``.
+    """
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}{_nearest(str(error), kind)}") from None
+
+
+def read_toml(path: Path, kind: type[T]) -> T:
+    """Read and validate a TOML file. Raises ``ConfigError`` with the path, the value and the remedy."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return convert(data, kind, str(path))
+
+
+def _nearest(message: str, kind: type[Any]) -> str:
+    """`` (did you mean `x`?)`` where the message complains about an unknown field."""
+    if "unknown field" not in message:
+        return ""
+    unknown = message.split("unknown field")[1].split("`")[1]
+    matches = difflib.get_close_matches(unknown, sorted(_field_names(kind, set())), n=1, cutoff=0.5)
+    return f" (did you mean `{matches[0]}`?)" if matches else ""
+
+
+def _field_names(kind: Any, seen: set[Any]) -> set[str]:
+    """Field names of a struct and of every struct that it holds."""
+    names: set[str] = set()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in seen:
+        seen.add(kind)
+        for item in msgspec.structs.fields(kind):
+            names.add(item.encode_name)
+            for inner in (item.type, *getattr(item.type, "__args__", ())):
+                names |= _field_names(inner, seen)
+    return names

@@ -1,0 +1,1 @@
+"""Masks, layer densities, adjustment schedules and streaming top-K selection."""

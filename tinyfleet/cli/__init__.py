@@ -1,0 +1,1 @@
+"""The ``tinyfleet`` command line."""
