@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fedcore.arrays import FloatArray, IntArray, Mask, Params
 from fedcore.models.graph import Graph
@@ -42,7 +41,7 @@ class Evaluation:
 class Engine(ABC):
     """Holds one model at a time. Inputs are float32 (N, C, *spatial), already normalised; labels int64 (N,)."""
 
-    name: ClassVar[str]
+    name: str
 
     @abstractmethod
     def load(self, graph: Graph, params: Params, mask: Mask) -> None:
