@@ -5,7 +5,7 @@ TinyfleetError
 ├── CodecError        a blob is damaged or lies about itself
 │   └── UnknownMask   a blob refers to a mask that is not held here
 ├── ResultError       a device's result does not belong to the task
-├── AggregationError  a sum would leave the range in which it is exact
+│   └── AggregationError  it would push a sum out of the range in which sums are exact
 ├── DataError         a data set is missing or malformed
 └── TransportError    the broker cannot be reached or refused something
 """
@@ -43,7 +43,7 @@ class ResultError(TinyfleetError):
     exit_code = 4
 
 
-class AggregationError(TinyfleetError):
+class AggregationError(ResultError):
     """A weighted sum would overflow its fixed-point range."""
 
     exit_code = 5

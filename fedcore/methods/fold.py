@@ -10,9 +10,6 @@ import numpy as np
 
 from fedcore.arrays import FloatArray, IntArray, Params
 from fedcore.errors import AggregationError, ResultError
-from fedcore.payload import SparseVector
-
-MAX_SAMPLES = 1 << 28  # of one device: more is not a board
 
 
 class FixedPointSum:
@@ -22,6 +19,10 @@ class FixedPointSum:
         self.bits = bits
         self._sum: IntArray = np.zeros(shape, np.int64)
         self._bound = 0.0  # no |entry| of the sum exceeds this
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._sum.shape
 
     def scaled(self, name: str, values: FloatArray, weight: int) -> tuple[IntArray, float]:
         """``values`` in fixed point times ``weight``, and the sum's new bound.
@@ -46,10 +47,9 @@ class FixedPointSum:
         self._sum += scaled
         self._bound = bound
 
-    def add_at(self, name: str, vector: SparseVector, weight: int) -> None:
-        """Add ``weight`` times ``vector`` at its flat positions; absent positions count as zero."""
-        scaled, bound = self.scaled(name, vector.values, weight)
-        np.add.at(self._sum.reshape(-1), vector.positions, scaled)
+    def commit_at(self, positions: IntArray, scaled: IntArray, bound: float) -> None:
+        """The same at distinct flat positions; all others count as zero."""
+        self._sum.reshape(-1)[positions] += scaled
         self._bound = bound
 
     def mean(self, total_weight: int) -> FloatArray:
@@ -69,7 +69,11 @@ class WeightedMean:
         self.devices = 0
 
     def add(self, params: Params, weight: int) -> None:
-        """Add one device's arrays, all or nothing.
+        """Add one device's arrays, all or nothing; errors as in ``prepare``."""
+        self.commit(self.prepare(params, weight), weight)
+
+    def prepare(self, params: Params, weight: int) -> dict[str, tuple[IntArray, float]]:
+        """Fixed-point terms of every array; changes nothing.
 
         Raises ``ResultError`` for missing, extra or misshapen arrays, ``AggregationError`` on overflow.
         """
@@ -77,10 +81,13 @@ class WeightedMean:
             odd = sorted(params.keys() ^ self._sums.keys())[:3]
             raise ResultError(f"result has the wrong arrays (first that differ: {', '.join(odd)})")
         for name, values in params.items():
-            if values.shape != self._sums[name]._sum.shape:
-                raise ResultError(f"{name} has shape {values.shape}, the task's has {self._sums[name]._sum.shape}")
-        ready = {name: self._sums[name].scaled(name, values, weight) for name, values in params.items()}
-        for name, (scaled, bound) in ready.items():
+            if values.shape != self._sums[name].shape:
+                raise ResultError(f"{name} has shape {values.shape}, the task's has {self._sums[name].shape}")
+        return {name: self._sums[name].scaled(name, values, weight) for name, values in params.items()}
+
+    def commit(self, terms: dict[str, tuple[IntArray, float]], weight: int) -> None:
+        """Take what ``prepare`` gave: cannot fail."""
+        for name, (scaled, bound) in terms.items():
             self._sums[name].commit(scaled, bound)
         self.weight += weight
         self.devices += 1

@@ -13,7 +13,7 @@ import numpy as np
 from fedcore.datasets.dataset import Dataset, Normalization
 from fedcore.models.graph import Graph
 from fedcore.payload import Json, Payload
-from fedcore.run_spec import TrainingSettings
+from fedcore.run_spec import Settings, TrainingSettings
 from fedcore.training.engine import Engine
 
 
@@ -69,7 +69,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
-    settings_type: ClassVar[type[Any]]
+    settings_type: ClassVar[type[Settings]]
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         self.settings = settings

@@ -1,0 +1,130 @@
+"""FedAvg (McMahan et al. 2017), dense or under a fixed mask: the frame that pruning methods build on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from fedcore.arrays import Mask
+from fedcore.datasets.dataset import Dataset, Normalization
+from fedcore.methods.checks import checked_samples, integer
+from fedcore.methods.local import LocalResult, all_samples, pretrain, train_locally
+from fedcore.methods.method import (
+    Control,
+    DeviceData,
+    Fold,
+    Method,
+    device_seed,
+    normalization_entry,
+    normalization_of,
+)
+from fedcore.methods.train_fold import TrainFold
+from fedcore.payload import Json, Payload, SparseVector
+from fedcore.run_spec import Settings
+from fedcore.sparsity.allocation import erk_counts, uniform_counts
+from fedcore.sparsity.mask import apply_mask, density, random_mask
+from fedcore.training.engine import Engine
+
+CARRIED = ("step", "stage", "round", "normalization")
+
+
+class FedAvgSettings(Settings, frozen=True):
+    """Dense FedAvg."""
+
+    name: Literal["fedavg"] = "fedavg"
+    pretrained: bool = True  # start from the same public pre-training as the pruning methods
+
+
+class FedAvg(Method):
+    """Each round every device trains on its own data; the coordinator takes the sample-weighted mean."""
+
+    name = "fedavg"
+    settings_type: ClassVar[type[Settings]] = FedAvgSettings
+
+    # -- coordinator half ---------------------------------------------------------------
+
+    def initial_state(self, engine: Engine, public: Dataset) -> Payload:
+        normalization = Normalization.of(public)
+        graph, seed = self.problem.graph, self.problem.seed
+        if self.settings.pretrained:
+            params = pretrain(engine, public, self.problem, normalization)
+        else:
+            params = graph.initial_params(seed)
+        mask = self.initial_mask()
+        apply_mask(params, mask)
+        meta: dict[str, Json] = {
+            "step": 0,
+            "stage": "train",
+            "round": 0,
+            "normalization": normalization_entry(normalization),
+        }
+        return Payload(meta, params, mask)
+
+    def initial_mask(self) -> Mask:
+        """No mask: the model is dense."""
+        return {}
+
+    def configure_round(self, state: Payload) -> Payload:
+        meta: dict[str, Json] = {key: state.meta[key] for key in CARRIED}
+        return Payload(meta, state.params, state.mask)
+
+    def begin_fold(self, state: Payload) -> Fold:
+        return TrainFold(self.problem.graph, state.mask)
+
+    def fold(self, fold: Any, result: Payload) -> None:
+        fold.add(result, checked_samples(result))
+
+    def finish_round(self, state: Payload, fold: Any) -> Payload:
+        params = fold.arrays.mean()
+        apply_mask(params, state.mask)
+        meta: dict[str, Json] = dict(state.meta)
+        meta["step"] = integer(state, "step") + 1
+        meta["round"] = integer(state, "round") + 1
+        meta["metrics"] = {
+            "loss": fold.loss,
+            "samples": fold.arrays.weight,
+            "density": density(state.mask),
+        }
+        return Payload(meta, params, state.mask)
+
+    # -- device half --------------------------------------------------------------------
+
+    def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
+        engine.load(self.problem.graph, task.params, task.mask)
+        rng = device_seed(self.problem.seed, task, data.name)
+        rate = self.problem.training.learning_rate_at(integer(task, "round"))
+        local = train_locally(engine, all_samples(data), self.problem, normalization_of(task), rate, rng, control)
+        meta: dict[str, Json] = {"step": task.meta["step"], "samples": local.samples, "loss": local.loss}
+        return Payload(meta, engine.params(), task.mask, self.growth_gradients(task, engine, local, control))
+
+    def growth_gradients(
+        self, task: Payload, engine: Engine, local: LocalResult, control: Control
+    ) -> dict[str, SparseVector]:
+        """Nothing grows."""
+        return {}
+
+
+class StaticSettings(Settings, frozen=True):
+    """A random mask that never changes."""
+
+    name: Literal["static"] = "static"
+    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
+    allocation: Literal["erk", "uniform"] = "erk"
+    pretrained: bool = True
+
+
+class Static(FedAvg):
+    """FedAvg under one random mask, drawn once from the run's seed and never changed."""
+
+    name = "static"
+    settings_type = StaticSettings
+
+    def initial_mask(self) -> Mask:
+        """A random mask with ERK or uniform layer densities."""
+        graph = self.problem.graph
+        shapes = {name: graph.params[name].shape for name in graph.maskable}
+        allocate = erk_counts if self.settings.allocation == "erk" else uniform_counts
+        rng = np.random.default_rng([self.problem.seed, 2])
+        return random_mask(shapes, allocate(shapes, self.settings.density), rng)

@@ -1,0 +1,196 @@
+"""FedTiny (Huang et al., ICDCS 2023, arXiv 2212.01977): adaptive batch-norm selection, then progressive pruning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from fedcore.datasets.dataset import Dataset
+from fedcore.errors import ConfigError
+from fedcore.methods import bn_selection as selection
+from fedcore.methods import progressive
+from fedcore.methods.checks import checked_samples, integer
+from fedcore.methods.fedavg import CARRIED, FedAvg
+from fedcore.methods.local import LocalResult
+from fedcore.methods.method import Control, DeviceData, Fold, Problem, normalization_of
+from fedcore.methods.progressive import Granularity, Order
+from fedcore.methods.train_fold import TrainFold
+from fedcore.payload import Json, Payload, SparseVector
+from fedcore.protocol.codec import quantise
+from fedcore.run_spec import Count, Fraction, Positive, Settings
+from fedcore.sparsity.mask import apply_mask, magnitude_mask
+from fedcore.sparsity.schedule import is_adjustment_round
+from fedcore.training.engine import Engine
+
+STATISTICS, SELECTION, TRAIN = "bn_statistics", "bn_selection", "train"
+
+
+class FedTinySettings(Settings, frozen=True):
+    """FedTiny's hyper-parameters, with the paper's values where it gives them."""
+
+    name: Literal["fedtiny"] = "fedtiny"
+    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
+    pretrained: bool = True  # off: candidates are magnitude masks of random weights
+    # Adaptive batch-norm selection.
+    selection: bool = True  # off: the uniform magnitude mask, unselected
+    candidates: Count = 0  # C; 0: min(20, ceil(0.1 / density))
+    spread: Fraction = 0.5  # layer densities d (1 + u), u ~ U(-spread, spread)
+    statistics_passes: Positive = 10
+    between_device_variance: bool = False  # add the variance of the devices' means (law of total variance)
+    # Progressive pruning.
+    progressive: bool = True
+    granularity: Granularity = "block"
+    order: Order = "backward"
+    interval: Positive = 10  # dR
+    stop: Count = 100  # R_stop
+    scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
+
+
+class FedTiny(FedAvg):
+    """Stages: ``bn_statistics`` -> ``bn_selection`` -> ``train`` with an adjustment every dR rounds."""
+
+    name = "fedtiny"
+    settings_type = FedTinySettings
+
+    def __init__(self, settings: FedTinySettings, problem: Problem) -> None:
+        super().__init__(settings, problem)
+        if not problem.graph.maskable:
+            raise ConfigError(f"model {problem.graph.name} has no maskable layer to prune")
+        self.groups = progressive.groups(problem.graph, settings.granularity, settings.order)
+
+    # -- coordinator half ---------------------------------------------------------------
+
+    def initial_state(self, engine: Engine, public: Dataset) -> Payload:
+        """Pre-train densely on public data and draw the candidate pool (steps 1 and 2)."""
+        s, graph = self.settings, self.problem.graph
+        state = super().initial_state(engine, public)
+        # Devices derive the candidates from the parent as it travels: so does the coordinator.
+        parent = quantise(state.params, self.problem.wire_precision)
+        size = (s.candidates or selection.default_pool_size(s.density)) if s.selection else 1
+        pool = selection.draw_candidates(graph, s.density, size, self.problem.seed, s.spread)
+        mask = magnitude_mask(parent, selection.union_counts(pool))
+        apply_mask(parent, mask)
+        state.meta |= {"adjustments": 0, "stage": STATISTICS if size > 1 else TRAIN}
+        if size > 1:
+            state.meta["candidates"] = [dict(counts) for counts in pool]
+        return Payload(state.meta, parent, mask)
+
+    def configure_round(self, state: Payload) -> Payload:
+        carried: dict[str, Json] = {key: state.meta[key] for key in CARRIED}
+        if state.meta["stage"] == TRAIN:
+            carried["grow"] = dict(self.adjustment(state))
+        else:
+            carried["candidates"] = state.meta["candidates"]
+        return Payload(carried, state.params, state.mask)
+
+    def adjustment(self, state: Payload) -> dict[str, int]:
+        """q_l of this round's group, empty between adjustments: one computation for growth and pruning alike.
+
+        Groups rotate by the adjustment counter; the cosine's clock is the round.
+        """
+        s, round_index = self.settings, integer(state, "round")
+        if not s.progressive or not is_adjustment_round(round_index, s.interval, s.stop):
+            return {}
+        group = self.groups[integer(state, "adjustments") % len(self.groups)]
+        return progressive.adjustment_counts(state.mask, group, round_index, s.stop, s.scale)
+
+    def begin_fold(self, state: Payload) -> Fold:
+        graph, stage = self.problem.graph, state.meta["stage"]
+        if stage == STATISTICS:
+            return selection.StatisticsFold(graph, len(self._pool(state)))
+        if stage == SELECTION:
+            return selection.LossFold(len(self._pool(state)))
+        return TrainFold(graph, state.mask, self.adjustment(state))
+
+    def fold(self, fold: Any, result: Payload) -> None:
+        weight = checked_samples(result)
+        if isinstance(fold, selection.StatisticsFold):
+            fold.add(result.params, weight)
+        elif isinstance(fold, selection.LossFold):
+            fold.add(result.meta.get("losses"), weight)
+        else:
+            super().fold(fold, result)
+
+    def finish_round(self, state: Payload, fold: Any) -> Payload:
+        if isinstance(fold, selection.StatisticsFold):
+            return self._finish_statistics(state, fold)
+        if isinstance(fold, selection.LossFold):
+            return self._finish_selection(state, fold)
+        after = super().finish_round(state, fold)
+        counts = self.adjustment(state)
+        if counts:
+            after.params, after.mask = progressive.adjust(after.params, after.mask, fold.gradients(), counts)
+            after.meta["adjustments"] = integer(state, "adjustments") + 1
+        return after
+
+    def _finish_statistics(self, state: Payload, fold: selection.StatisticsFold) -> Payload:
+        """Step 5: the devices' statistics become one set a candidate."""
+        meta: dict[str, Json] = dict(state.meta)
+        meta |= {"step": integer(state, "step") + 1, "stage": SELECTION}
+        meta["metrics"] = {"samples": fold.weight}
+        return Payload(meta, state.params | fold.mean(self.settings.between_device_variance), state.mask)
+
+    def _finish_selection(self, state: Payload, fold: selection.LossFold) -> Payload:
+        """Step 6: the lowest loss wins; kept weights keep their pre-trained values."""
+        graph, pool, losses = self.problem.graph, self._pool(state), fold.mean()
+        parent = {name: state.params[name] for name in graph.params}
+        winner, mask = selection.winner_mask(parent, pool, losses)
+        params = selection.candidate_params(parent, state.params, winner, graph)
+        params = {name: params[name].copy() for name in graph.params}
+        apply_mask(params, mask)
+        meta: dict[str, Json] = {key: value for key, value in state.meta.items() if key != "candidates"}
+        meta |= {"step": integer(state, "step") + 1, "stage": TRAIN, "winner": winner}
+        meta["metrics"] = {"loss": losses[winner], "candidate_losses": list(losses), "samples": fold.weight}
+        return Payload(meta, params, mask)
+
+    def _pool(self, payload: Payload) -> list[selection.Counts]:
+        return selection.candidates_of(payload.meta.get("candidates"), self.problem.graph)
+
+    # -- device half --------------------------------------------------------------------
+
+    def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
+        match task.meta["stage"]:
+            case "bn_statistics":
+                return self._run_statistics(task, engine, data, control)
+            case "bn_selection":
+                return self._run_selection(task, engine, data)
+        return super().run(task, engine, data, control)
+
+    def growth_gradients(
+        self, task: Payload, engine: Engine, local: LocalResult, control: Control
+    ) -> dict[str, SparseVector]:
+        """The q_l largest gradients of pruned weights of this round's group, on the last mini-batch."""
+        counts: Any = task.meta.get("grow")
+        if not counts:
+            return {}
+        return engine.top_gradients(*local.last_batch, counts, control.micro_batch)
+
+    def _run_statistics(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
+        """Step 4: every candidate's statistics on the development set."""
+        statistics = selection.measure_statistics(
+            engine,
+            self.problem.graph,
+            task.params,
+            self._pool(task),
+            data.development,
+            normalization_of(task),
+            self.settings.statistics_passes,
+            self.problem.training.batch,
+            control.micro_batch,
+        )
+        return Payload({"step": task.meta["step"], "samples": len(data.development)}, statistics)
+
+    def _run_selection(self, task: Payload, engine: Engine, data: DeviceData) -> Payload:
+        """Step 6: every candidate's loss with the aggregated statistics: C scalars go up."""
+        graph = self.problem.graph
+        losses = selection.measure_losses(
+            engine,
+            graph,
+            {name: task.params[name] for name in graph.params},
+            task.params,
+            self._pool(task),
+            data.development,
+            normalization_of(task),
+        )
+        return Payload({"step": task.meta["step"], "samples": len(data.development), "losses": list(losses)})

@@ -1,0 +1,76 @@
+"""Training loops that methods share: local epochs on a device, pre-training at the coordinator."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fedcore.arrays import FloatArray, IntArray, Params
+from fedcore.datasets.dataset import Dataset, Normalization, batches
+from fedcore.errors import DataError, ResultError
+from fedcore.methods.method import Control, DeviceData, Problem
+from fedcore.training.engine import Engine, StepSettings
+
+
+class LocalResult(NamedTuple):
+    """What local training leaves: its mean loss, and the last mini-batch for growth gradients."""
+
+    samples: int
+    loss: float
+    last_batch: tuple[FloatArray, IntArray]
+
+
+def all_samples(data: DeviceData) -> Dataset:
+    """Everything the device has: the development set only ever selects a mask, before training starts."""
+    x = np.concatenate([data.train.x, data.development.x])
+    y = np.concatenate([data.train.y, data.development.y])
+    return Dataset(x, y, data.train.classes)
+
+
+def train_locally(
+    engine: Engine,
+    data: Dataset,
+    problem: Problem,
+    normalization: Normalization,
+    learning_rate: float,
+    rng: np.random.Generator,
+    control: Control,
+) -> LocalResult:
+    """Run E local epochs of SGD on the loaded model.
+
+    Raises ``ResultError`` where the loss is no longer finite.
+    """
+    training = problem.training
+    settings = StepSettings(learning_rate, training.momentum, training.weight_decay, control.micro_batch)
+    steps = training.local_epochs * max(1, -(-len(data) // training.batch))
+    step, loss_sum, seen = 0, 0.0, 0
+    for _ in range(training.local_epochs):
+        for x, y in batches(data, training.batch, normalization, rng):
+            loss = engine.train_step(x, y, settings)
+            if not np.isfinite(loss):
+                raise ResultError(f"training diverged (loss {loss}) at learning rate {learning_rate:g}; lower it")
+            step, loss_sum, seen = step + 1, loss_sum + loss * len(y), seen + len(y)
+            control.progress(step, steps, loss)
+    return LocalResult(len(data), loss_sum / seen, (x, y))
+
+
+def pretrain(engine: Engine, public: Dataset, problem: Problem, normalization: Normalization) -> Params:
+    """Train the dense model briefly on public data, at the coordinator (FedTiny, section 3.2).
+
+    The learning rate falls linearly to zero, so that brief training ends settled.
+    Raises ``DataError`` without public data.
+    """
+    if not len(public):
+        raise DataError("there is no public data to pre-train on; raise data.public_fraction (0.1, say)")
+    training = problem.training
+    rng = np.random.default_rng([problem.seed, 1])
+    engine.load(problem.graph, problem.graph.initial_params(problem.seed), {})
+    total = training.pretrain_epochs * -(-len(public) // training.batch)
+    step = 0
+    for _ in range(training.pretrain_epochs):
+        for x, y in batches(public, training.batch, normalization, rng):
+            rate = training.pretrain_learning_rate * max(1e-3, 1.0 - step / total)
+            engine.train_step(x, y, StepSettings(rate, training.momentum, training.weight_decay))
+            step += 1
+    return engine.params()

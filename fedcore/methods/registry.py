@@ -1,0 +1,41 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from fedcore.errors import ConfigError
+from fedcore.methods.fedavg import FedAvg, Static
+from fedcore.methods.fedtiny import FedTiny
+from fedcore.methods.method import Method, Problem
+from fedcore.models.registry import build
+from fedcore.run_spec import RunSpec
+from fedcore.settings import convert
+
+METHODS: tuple[type[Method], ...] = (FedAvg, Static, FedTiny)
+
+
+def names() -> tuple[str, ...]:
+    """Names of all methods."""
+    return tuple(method.name for method in METHODS)
+
+
+def create(method: Mapping[str, Any], problem: Problem) -> Method:
+    """The method that ``method["name"]`` picks; its other keys are that method's settings.
+
+    Raises ``ConfigError`` for an unknown name, key or value.
+    """
+    name = method.get("name")
+    for kind in METHODS:
+        if kind.name == name:
+            return kind(convert(dict(method), kind.settings_type, f"method {name}"), problem)
+    near = difflib.get_close_matches(str(name), names(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names())}"
+    raise ConfigError(f"method {name!r} is unknown; {hint}")
+
+
+def problem_of(spec: RunSpec) -> Problem:
+    """The run's problem. Raises ``ConfigError`` where its model does not exist."""
+    return Problem(build(spec.model), spec.training, spec.seed, spec.wire.precision)
