@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedcore.errors import AggregationError, ResultError
+from fedcore.methods.fold import WeightedMean
+
+values = hnp.arrays(np.float32, 6, elements=st.floats(-1000, 1000, width=32))
+contributions = st.lists(st.tuples(values, st.integers(1, 100_000)), min_size=2, max_size=5)
+
+
+def mean_of(parts):
+    fold = WeightedMean({"a": (6,)})
+    for array, weight in parts:
+        fold.add({"a": array}, weight)
+    return fold.mean()["a"]
+
+
+@given(contributions)
+def test_any_order_gives_the_same_bits(parts):
+    first = mean_of(parts)
+    for order in itertools.islice(itertools.permutations(parts), 24):
+        assert mean_of(order).tobytes() == first.tobytes()
+
+
+@given(contributions)
+def test_the_mean_is_the_weighted_mean(parts):
+    arrays = np.array([array for array, _ in parts], np.float64)
+    weights = np.array([weight for _, weight in parts], np.float64)
+    np.testing.assert_allclose(mean_of(parts), np.average(arrays, axis=0, weights=weights), rtol=1e-6, atol=1e-6)
+
+
+def test_one_device_comes_back_unchanged():
+    array = np.linspace(-3, 3, 6, dtype=np.float32)
+    assert np.allclose(mean_of([(array, 977)]), array, atol=2**-32)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "wrong arrays"),
+        ({"a": np.zeros(6, np.float32), "b": np.zeros(1, np.float32)}, "wrong arrays"),
+        ({"a": np.zeros((2, 3), np.float32)}, "shape"),
+        ({"a": np.full(6, 1e30, np.float32)}, "overflows"),
+    ],
+)
+def test_a_misfit_is_refused_and_changes_nothing(params, message):
+    fold = WeightedMean({"a": (6,)})
+    fold.add({"a": np.ones(6, np.float32)}, 3)
+    with pytest.raises(ResultError, match=message):
+        fold.add(params, 5)
+    assert (fold.weight, fold.devices) == (3, 1)
+    assert np.array_equal(fold.mean()["a"], np.ones(6, np.float32))
+
+
+def test_the_sum_cannot_wrap_by_many_small_steps():
+    fold = WeightedMean({"a": ()})
+    with pytest.raises(AggregationError, match="a: "):
+        for _ in range(100):
+            fold.add({"a": np.array(1000.0, np.float32)}, 1 << 17)
+    assert float(fold.mean()["a"]) == 1000.0
+
+
+def test_an_empty_fold_has_no_mean():
+    with pytest.raises(ResultError, match="no result"):
+        WeightedMean({"a": ()}).mean()
