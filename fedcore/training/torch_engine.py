@@ -135,7 +135,7 @@ class TorchEngine(Engine):
         parts = list(self._micro_batches(x, y, micro_batch))
         # One pass serves all layers; with micro-batches one pass a layer, so that only one layer's
         # input and output gradient of the whole batch are ever held.
-        groups = [layers] if len(parts) == 1 else [[layer] for layer in layers]
+        groups = [layers] if layers and len(parts) == 1 else [[layer] for layer in layers]
         found: dict[str, SparseVector] = {}
         for group in groups:
             captured = [self._capture(part_x, part_y, len(part_y) / len(y), group) for part_x, part_y in parts]

@@ -212,6 +212,8 @@ def test_a_count_of_zero_and_a_layer_without_mask_give_nothing():
     engine, _ = loaded(graph)
     found = engine.top_gradients(*batch(graph, 8), {"hidden.weight": 5, "wide.weight": 0})
     assert all(len(vector.positions) == 0 for vector in found.values())
+    assert engine.top_gradients(*batch(graph, 8), {}) == {}
+    assert len(engine.top_gradients(*batch(graph, 8), {"wide.weight": 0})["wide.weight"].positions) == 0
 
 
 def test_the_registry_names_what_is_there_and_refuses_the_rest():
