@@ -1,0 +1,145 @@
+"""The console script ``coordinator``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coordinator.config import CoordinatorConfig
+from coordinator.lock import StateLock
+from coordinator.store import Store
+from fedcore.errors import TinyfleetError
+from fedcore.files import write_atomic
+from fedcore.settings import read_toml
+
+log = logging.getLogger("coordinator")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with the code that docs/coordinator.md lists for each fatal error."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.action(options)
+    except TinyfleetError as error:
+        sys.stderr.write(f"coordinator: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coordinator", description="The gateway's side of a tinyfleet.")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    run = actions.add_parser("run", help="serve the fleet until SIGTERM")
+    run.add_argument("--state", type=Path, required=True, help="state directory; made where it is missing")
+    run.add_argument("--config", type=Path, help="coordinator.toml")
+    broker = run.add_mutually_exclusive_group()
+    broker.add_argument("--broker", metavar="URL", help="mqtt://HOST:PORT or mqtts://HOST:PORT")
+    broker.add_argument(
+        "--embedded-broker",
+        metavar="PORT",
+        type=int,
+        nargs="?",
+        const=0,
+        help="serve MQTT on loopback in this process; port 0 or none: any free one, named in STATE/broker.url",
+    )
+    run.add_argument("--auto-accept", action="store_true", help="accept every new device: demos, closed networks")
+    run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    run.set_defaults(action=_run)
+    status = actions.add_parser("status", help="show runs and devices")
+    status.add_argument("--state", type=Path, required=True)
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(action=_status)
+    return parser
+
+
+# -- run --------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> None:
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for chatty in ("amqtt", "transitions"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    config = CoordinatorConfig() if options.config is None else read_toml(options.config, CoordinatorConfig)
+    if options.auto_accept:
+        config = msgspec.structs.replace(config, auto_accept=True)
+    stopping = _Stop()
+    with StateLock(options.state):
+        if options.embedded_broker is None:
+            _serve(options.state, config, options.broker or config.broker.url, stopping)
+            return
+        from fedcore.protocol.embedded import EmbeddedBroker
+
+        broker = EmbeddedBroker(port=options.embedded_broker)
+        url = f"mqtt://127.0.0.1:{broker.start()}"
+        write_atomic(options.state / "broker.url", f"{url}\n".encode())
+        log.info("the embedded broker listens on %s", url)
+        try:
+            _serve(options.state, config, url, stopping)
+        finally:
+            broker.stop()
+
+
+def _serve(state: Path, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
+    from coordinator.ledger import Ledger
+    from coordinator.service import Service
+    from fedcore.protocol.mqtt import MqttTransport
+
+    transport = MqttTransport(
+        url,
+        "tinyfleet-coordinator",
+        username=config.broker.username or None,
+        password=config.broker.password(),
+        tls_ca=config.broker.tls_ca or None,
+        protocol=config.broker.protocol,
+    )
+    service = Service(Ledger(state), transport, config)
+    service.start()
+    log.info("serving; state in %s", state)
+    try:
+        service.run(lambda: stopping.requested)
+    finally:
+        service.close()
+    log.info("stopped")
+
+
+class _Stop:
+    """Set by SIGTERM and SIGINT."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
+
+
+# -- status -----------------------------------------------------------------------------
+
+
+def _status(options: argparse.Namespace) -> None:
+    store = Store(options.state)
+    runs, devices = store.runs(), store.devices()
+    store.close()
+    if options.json:
+        document: dict[str, Any] = {
+            "runs": [dataclasses.asdict(row) for row in runs],
+            "devices": [dataclasses.asdict(row) for row in devices],
+        }
+        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        return
+    lines = [f"{len(runs)} runs, {len(devices)} devices"]
+    lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    for d in devices:
+        presence = "online" if d.online else "offline"
+        lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,27 @@
+"""Errors of the coordinator alone. Each that ends the program has its exit code in docs/coordinator.md."""
+
+from fedcore.errors import TinyfleetError
+
+
+class AlreadyRunning(TinyfleetError):
+    """Another coordinator holds the state directory."""
+
+    exit_code = 10
+
+
+class StoreError(TinyfleetError):
+    """The state directory cannot be read or written: damaged, full, or from a newer version."""
+
+    exit_code = 11
+
+
+class UnknownRun(TinyfleetError):
+    """There is no run of that id."""
+
+    exit_code = 12
+
+
+class UnknownDevice(TinyfleetError):
+    """There is no device of that name."""
+
+    exit_code = 13

@@ -1,0 +1,155 @@
+"""The states of a run, a step and a task, as tables: (state, event) -> state. Pure data and pure functions.
+
+A pair that a table does not list leaves the state as it is: delivery is at least once, so
+duplicates and stragglers are normal and must change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+
+class RunState(StrEnum):
+    """Where a run stands in the queue and in its life."""
+
+    SUBMITTED = "submitted"  # in the queue
+    PREPARING = "preparing"  # the model process computes the initial state
+    RUNNING = "running"
+    FINISHED = "finished"  # all rounds done, last state evaluated
+    STOPPED = "stopped"  # by the operator
+    FAILED = "failed"  # cannot go on; ``reason`` says why
+
+
+class RunEvent(StrEnum):
+    """What can happen to a run."""
+
+    START = "start"  # it is first in the queue
+    PREPARED = "prepared"  # its initial state is on disk
+    COMPLETE = "complete"  # the method says so, and the last evaluation is in
+    STOP = "stop"  # the operator asked
+    FAIL = "fail"
+
+
+class StepState(StrEnum):
+    """Where one step of a run stands."""
+
+    OPEN = "open"  # tasks are offered, results are folded
+    FINISHED = "finished"  # the state after it is on disk
+    ABANDONED = "abandoned"  # the run ended before it did
+
+
+class StepEvent(StrEnum):
+    """What can happen to a step."""
+
+    ENOUGH = "enough"  # all tasks settled, or the deadline passed, with at least ``min_results`` results
+    SHORT = "short"  # the deadline passed with fewer: the same state is offered again
+    ABANDON = "abandon"  # the run was stopped or failed
+
+
+class TaskPhase(StrEnum):
+    """Where one device's task of one step stands, as the coordinator sees it."""
+
+    OFFERED = "offered"  # the offer is out, or due to go out
+    ACCEPTED = "accepted"  # the device fetches the task's blob
+    RUNNING = "running"
+    UPLOADING = "uploading"  # the result is in the device's outbox, or on its way
+    STORED = "stored"  # the result is on disk and counted in its step
+    LATE = "late"  # the result came after its step and is counted in a later one
+    FAILED = "failed"  # over budget, failed or declined, and no retries are left
+    REFUSED = "refused"  # the result does not belong to the task
+    LOST = "lost"  # the step no longer waits for it: device offline, deadline, run stopped
+
+
+class TaskEvent(StrEnum):
+    """What can happen to a task."""
+
+    OFFER = "offer"  # offered again: the device restarted or came back
+    ACCEPT = "accept"
+    PROGRESS = "progress"
+    RESULT = "result"  # the device says that its result is ready
+    STUMBLE = "stumble"  # over budget, failed or declined, and retries are left
+    GIVE_UP = "give_up"  # the same, and none are left
+    COUNT = "count"  # result stored and folded into its own step
+    COUNT_LATE = "count_late"  # result stored and folded into a later step
+    REFUSE = "refuse"  # result invalid
+    LOSE = "lose"
+
+
+State = TypeVar("State", bound=StrEnum)
+Event = TypeVar("Event", bound=StrEnum)
+Table: TypeAlias = Mapping[tuple[State, Event], State]
+
+_R, _RE = RunState, RunEvent
+RUN_TABLE: Table[RunState, RunEvent] = {
+    (_R.SUBMITTED, _RE.START): _R.PREPARING,
+    (_R.SUBMITTED, _RE.STOP): _R.STOPPED,
+    (_R.SUBMITTED, _RE.FAIL): _R.FAILED,
+    (_R.PREPARING, _RE.PREPARED): _R.RUNNING,
+    (_R.PREPARING, _RE.STOP): _R.STOPPED,
+    (_R.PREPARING, _RE.FAIL): _R.FAILED,
+    (_R.RUNNING, _RE.COMPLETE): _R.FINISHED,
+    (_R.RUNNING, _RE.STOP): _R.STOPPED,
+    (_R.RUNNING, _RE.FAIL): _R.FAILED,
+}
+
+_S, _SE = StepState, StepEvent
+STEP_TABLE: Table[StepState, StepEvent] = {
+    (_S.OPEN, _SE.ENOUGH): _S.FINISHED,
+    (_S.OPEN, _SE.SHORT): _S.OPEN,
+    (_S.OPEN, _SE.ABANDON): _S.ABANDONED,
+}
+
+_T, _TE = TaskPhase, TaskEvent
+TASK_TABLE: Table[TaskPhase, TaskEvent] = {
+    (_T.OFFERED, _TE.ACCEPT): _T.ACCEPTED,
+    (_T.OFFERED, _TE.PROGRESS): _T.RUNNING,
+    (_T.OFFERED, _TE.RESULT): _T.UPLOADING,
+    (_T.OFFERED, _TE.STUMBLE): _T.OFFERED,
+    (_T.OFFERED, _TE.GIVE_UP): _T.FAILED,
+    (_T.OFFERED, _TE.LOSE): _T.LOST,
+    (_T.ACCEPTED, _TE.OFFER): _T.OFFERED,
+    (_T.ACCEPTED, _TE.PROGRESS): _T.RUNNING,
+    (_T.ACCEPTED, _TE.RESULT): _T.UPLOADING,
+    (_T.ACCEPTED, _TE.STUMBLE): _T.OFFERED,
+    (_T.ACCEPTED, _TE.GIVE_UP): _T.FAILED,
+    (_T.ACCEPTED, _TE.LOSE): _T.LOST,
+    (_T.RUNNING, _TE.OFFER): _T.OFFERED,
+    (_T.RUNNING, _TE.RESULT): _T.UPLOADING,
+    (_T.RUNNING, _TE.STUMBLE): _T.OFFERED,
+    (_T.RUNNING, _TE.GIVE_UP): _T.FAILED,
+    (_T.RUNNING, _TE.LOSE): _T.LOST,
+    (_T.UPLOADING, _TE.OFFER): _T.OFFERED,
+    (_T.UPLOADING, _TE.COUNT): _T.STORED,
+    (_T.UPLOADING, _TE.REFUSE): _T.REFUSED,
+    (_T.UPLOADING, _TE.LOSE): _T.LOST,
+    # The step stopped waiting, but the device may still come back with its work.
+    (_T.LOST, _TE.OFFER): _T.OFFERED,
+    (_T.LOST, _TE.RESULT): _T.UPLOADING,
+    (_T.LOST, _TE.COUNT_LATE): _T.LATE,
+    (_T.LOST, _TE.REFUSE): _T.REFUSED,
+}
+
+FINAL_TASK_PHASES = frozenset({_T.STORED, _T.LATE, _T.FAILED, _T.REFUSED})
+SETTLED_TASK_PHASES = FINAL_TASK_PHASES | {_T.LOST}
+"""A step waits for every task that is in none of these."""
+
+
+def advance(table: Table[State, Event], state: State, event: Event) -> State:
+    """The state after ``event``; the same state where the table does not list the pair."""
+    return table.get((state, event), state)
+
+
+def mermaid(table: Table[State, Event]) -> str:
+    """The table as a mermaid state diagram, as drawn in docs/coordinator.md."""
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for (state, event), after in table.items():
+        arrows.setdefault((state, after), []).append(event.value)
+    start = next(iter(table))[0]
+    lines = ["stateDiagram-v2", f"    [*] --> {start.value}"]
+    lines += [f"    {a.value} --> {b.value}: {', '.join(events)}" for (a, b), events in arrows.items()]
+    left = {state for state, _ in table}
+    ends = dict.fromkeys(after for after in table.values() if after not in left)
+    lines += [f"    {state.value} --> [*]" for state in ends]
+    return "\n".join(lines)

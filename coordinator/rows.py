@@ -1,0 +1,89 @@
+"""What the store hands out: plain, frozen rows that ``dataclasses.asdict`` turns into JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run. ``step`` and ``round`` count what is finished; times are seconds since 1970."""
+
+    run: str
+    name: str
+    method: str
+    state: str  # RunState
+    reason: str
+    step: int
+    round: int
+    rounds: int
+    created: float
+    started: float | None
+    finished: float | None
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step of a run. Bytes are medians over its devices; loss and accuracy are the devices' means."""
+
+    run: str
+    step: int
+    stage: str
+    round: int
+    state: str  # StepState
+    started: float
+    finished: float | None
+    duration_s: float | None
+    overhead_s: float | None  # duration without the slowest device's training
+    expected: int
+    results: int
+    lost: list[dict[str, str]]  # {"device", "reason"} of each task without a result
+    loss: float | None
+    accuracy: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    density: float | None
+    bytes_up: float | None
+    bytes_down: float | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One device's part in one step."""
+
+    run: str
+    step: int
+    device: str
+    state: str  # TaskPhase
+    reason: str
+    micro_batch: int
+    train_s: float | None
+    task_s: float | None
+    peak_rss_bytes: int
+    bytes_up: int | None
+    bytes_down: int | None
+    engine: str
+    retries: int
+    done: int  # optimiser steps
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """One device. ``online`` is what the coordinator knew when it last ran."""
+
+    device: str
+    name: str
+    enrolment: str  # Enrolment
+    online: bool
+    last_seen: float
+    profile: dict[str, Any]
+    health: dict[str, float]
+    samples: int
+    engines: list[str]
+    memory_limit_bytes: int
+    idle_rss_bytes: int  # of the supervisor, at its latest heartbeat without a task
+    peak_rss_bytes: int  # the most that any of its tasks or heartbeats reported

@@ -1,0 +1,183 @@
+"""The coordinator's loop: one thread, one queue of events, nothing that blocks for long."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from coordinator.conductor import Conductor, Creator, create_method
+from coordinator.config import CoordinatorConfig
+from coordinator.context import Context
+from coordinator.ledger import Ledger
+from coordinator.model import Model, ModelProcess
+from coordinator.post import Post
+from coordinator.registry import Registry
+from coordinator.selection import Selection, random_cohort
+from coordinator.transfers import Downloads, Uploads
+from fedcore.errors import CodecError
+from fedcore.protocol import topics
+from fedcore.protocol.chunks import unpack_chunk
+from fedcore.protocol.messages import (
+    ChunkRequest,
+    Enrolment,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    ResultOffer,
+    TaskStatus,
+    decode_up,
+)
+from fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
+
+log = logging.getLogger(__name__)
+
+STORE_POLL_S = 0.25  # how soon an operator's command is noticed
+FLUSH_S = 0.5
+MODEL_POLL_S = 0.02  # while a run waits for the model process and nothing else
+MAX_EVENTS = 64  # between two looks at the clock
+
+
+class Service:
+    """Everything the coordinator does, driven by ``poll``. Raises ``StoreError`` where the disk fails it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        transport: Transport,
+        config: CoordinatorConfig,
+        *,
+        model: Model | None = None,
+        create: Creator = create_method,
+        selection: Selection = random_cohort,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        post = Post(transport)
+        self._ledger, self._transport, self._clock = ledger, transport, clock
+        self._model = model or ModelProcess(engine=config.engine, threads=config.threads, nice=config.nice)
+        self._registry = Registry(
+            ledger, post, heartbeat_s=config.heartbeat_s, auto_accept=config.auto_accept, clock=clock
+        )
+        self._uploads = Uploads(post)
+        self._downloads = Downloads(ledger.incoming, post, timeout_s=config.chunk_timeout_s, clock=clock)
+        context = Context(config, ledger, post, self._registry, self._uploads, self._downloads, selection, clock)
+        self._conductor = Conductor(context, self._model, create)
+        self._changed = ledger.changed()
+        self._looked_at = self._flushed_at = clock()
+
+    def start(self) -> None:
+        """Connect, and take up the run that was under way."""
+        self._transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
+        self._conductor.check_stop()
+        self._conductor.resume()
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Serve until ``should_stop`` says so; looked at four times a second at least."""
+        while not should_stop():
+            self.poll()
+
+    def poll(self, timeout: float = STORE_POLL_S) -> None:
+        """Wait for an event, handle what there is, do what is due."""
+        wait = min(timeout, MODEL_POLL_S) if self._conductor.waits_for_model else timeout
+        event = self._transport.receive(wait)
+        for _ in range(MAX_EVENTS):
+            if event is None:
+                break
+            self._handle(event)
+            event = self._transport.receive(0)
+        else:
+            self._handle_last(event)
+        now = self._clock()
+        if now - self._looked_at >= STORE_POLL_S:
+            self._looked_at = now
+            self._look_at_store()
+        if self._transport.connected:
+            self._registry.tick(now)
+            self._downloads.tick(now)
+        self._conductor.tick(now)
+        if now - self._flushed_at >= FLUSH_S:
+            self._flush(now)
+
+    def close(self) -> None:
+        """Stop cleanly. The run that is under way goes on at the next start."""
+        self._flush(self._clock())
+        self._transport.close()
+        self._model.close()
+        self._ledger.close()
+
+    # -- events -------------------------------------------------------------------------
+
+    def _handle_last(self, event: Event | None) -> None:
+        if event is not None:
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Received(topic, payload):
+                device = topics.device_of(topic)
+                if device is None:
+                    return
+                try:
+                    if topic == topics.up_chunk(device):
+                        self._on_chunk(device, payload)
+                    else:
+                        self._on_message(device, payload)
+                except CodecError as error:
+                    log.warning("from %s: %s", device, error)
+            case Connected():
+                log.info("connected to the broker")
+                self._registry.on_connected()
+                self._downloads.resume()
+            case Disconnected(reason):
+                log.warning("the broker is away: %s", reason)
+
+    def _on_chunk(self, device: str, payload: bytes) -> None:
+        if not self._registry.accepted(device):
+            return
+        self._registry.on_sign_of_life(device)
+        download = self._downloads.accept(device, unpack_chunk(payload))
+        if download is not None:
+            self._conductor.on_download(download)
+
+    def _on_message(self, device: str, payload: bytes) -> None:
+        message = decode_up(payload)
+        match message:
+            case Hello():
+                if self._registry.on_hello(device, message) and self._registry.accepted(device):
+                    self._conductor.on_hello(device)
+            case Heartbeat():
+                if self._registry.on_heartbeat(device, message) and self._registry.accepted(device):
+                    self._conductor.on_heartbeat(device)
+            case Goodbye():
+                self._registry.on_goodbye(device, message)
+            case _ if not self._registry.accepted(device):
+                if isinstance(message, ResultOffer):
+                    self._conductor.on_result_offer(device, message)  # which refuses it
+            case TaskStatus():
+                self._registry.on_sign_of_life(device)
+                self._conductor.on_status(device, message)
+            case ResultOffer():
+                self._registry.on_sign_of_life(device)
+                self._conductor.on_result_offer(device, message)
+            case ChunkRequest():
+                self._registry.on_sign_of_life(device)
+                self._uploads.serve(device, message)
+
+    # -- time ---------------------------------------------------------------------------
+
+    def _look_at_store(self) -> None:
+        """Another process may have submitted, stopped, accepted or rejected."""
+        changed = self._ledger.changed()
+        if changed == self._changed:
+            return
+        self._changed = changed
+        for device in self._registry.refresh():
+            known = self._registry.get(device)
+            if known is not None and known.enrolment is Enrolment.REJECTED:
+                self._conductor.on_rejected(device)
+        self._conductor.check_stop()
+
+    def _flush(self, now: float) -> None:
+        self._flushed_at = now
+        self._registry.flush()
+        self._conductor.flush()
