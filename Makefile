@@ -1,0 +1,101 @@
+# tinyfleet: `make help` lists the targets. Needs git, make and Python 3.11+ with its venv module.
+
+PYTHON ?= python3
+OUT ?= demo-out
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARCH := $(shell uname -m)
+CONSTRAINTS := constraints/$(if $(wildcard constraints/$(ARCH).txt),$(ARCH),other).txt
+PIP_FLAGS := -qq --disable-pip-version-check --no-input --root-user-action=ignore
+PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --no-compile -c $(CONSTRAINTS)
+# PyTorch's own index of CPU builds, asked only where the configured index has none.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+NUMPY2 := .venv-numpy2
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-root check docs numpy2 mosquitto clean
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(VENV)/.stamp-demo ## Make the virtual environment in .venv with all that the demo needs.
+
+demo: $(VENV)/.stamp-demo ## Run the demo: a fleet of four trains a tiny model and exports it (ARGS="--seed 1").
+	@$(BIN)/tinyfleet demo --json $(OUT)/demo.json --out $(OUT) $(ARGS)
+
+test: mosquitto $(VENV)/.stamp-dev ## Run the tests (ARGS="tests/fedcore -x").
+	@$(PYTEST) $(ARGS)
+
+test-slow: mosquitto $(VENV)/.stamp-dev ## Run the slow tests: whole fleets, kills, long runs.
+	@$(PYTEST) -m "slow and not root" $(ARGS)
+
+test-root: mosquitto $(VENV)/.stamp-dev ## Run the tests that need root: control groups, namespaces.
+	@$(PYTEST) -m root $(ARGS)
+
+check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between packages.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own definitions.
+	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md
+
+numpy2: $(NUMPY2)/.stamp ## Run the exporter's tests with numpy 2, without torch and tflite-runtime.
+	@$(NUMPY2)/bin/python -m pytest tests/numpy2 $(ARGS)
+
+clean: ## Remove everything that make made.
+	@rm -rf $(VENV) $(NUMPY2) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	  .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- environments ------------------------------------------------------------------------
+
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tinyfleet needs Python 3.11 or newer; give one with: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "setup: virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.stamp-torch: $(VENV)/.stamp-venv constraints/common.txt $(CONSTRAINTS)
+	@echo "setup: torch for CPUs (about 200 MB)"
+	@$(PIP) torch >/dev/null 2>&1 || $(PIP) --extra-index-url $(TORCH_INDEX) torch
+	@touch $@
+
+$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml
+	@echo "setup: the packages of the demo"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-demo
+	@echo "setup: the packages of the tests and checks"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(NUMPY2)/.stamp: pyproject.toml
+	@echo "setup: second environment with numpy 2 in $(NUMPY2)"
+	@$(PYTHON) -m venv $(NUMPY2)
+	@$(NUMPY2)/bin/python -m pip install $(PIP_FLAGS) 'numpy>=2,<2.5' -e '.[runtime]' onnx onnxruntime \
+	  flatbuffers pytest pytest-timeout hypothesis
+	@touch $@
+
+# -- the broker --------------------------------------------------------------------------
+
+mosquitto:
+	@if PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "Mosquitto is missing and this is no Debian system: install it yourself; its tests are skipped until then"; \
+	  exit 0; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; \
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo -n"; \
+	else echo "Mosquitto is missing and may not be installed from here (no root): apt install mosquitto; its tests are skipped until then"; exit 0; fi; \
+	echo "setup: installing Mosquitto from Debian"; \
+	{ $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends mosquitto; } >/dev/null 2>&1 || \
+	  echo "Mosquitto could not be installed (apt-get failed): its tests are skipped"
