@@ -1,0 +1,175 @@
+"""The console script ``edge-agent``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent import config as configuration
+from edge_agent.config import AgentConfig
+from edge_agent.errors import StateError
+from fedcore.errors import TinyfleetError
+
+_LEVELS = ("debug", "info", "warning", "error")
+DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, run, and exit: 0, or the error's own code (docs/agent.md)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        options.command(options)
+    except TinyfleetError as error:
+        if options.json:
+            _write({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
+        sys.stderr.write(f"edge-agent: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the agent until SIGTERM."""
+    from edge_agent import daemon
+
+    daemon.run(_config(options))
+
+
+def init(options: argparse.Namespace) -> None:
+    """Make the identity, and a commented configuration file where there is none."""
+    from edge_agent import daemon, identity
+
+    config = _config(options, missing_ok=True)
+    who = identity.obtain(daemon.state_directory(config), config.name)
+    path = options.config
+    written = path is not None and not path.exists()
+    if path is not None and written:
+        try:
+            path.write_text(configuration.as_toml(config), encoding="utf-8")
+        except OSError as error:
+            raise StateError(f"{path}: {error.strerror}; give another path with --config") from None
+    facts = {
+        "device": who.device,
+        "public_key": who.public_key,
+        "fingerprint": who.fingerprint,
+        "state": config.state,
+    }
+    if options.json:
+        _write({**facts, "config": str(path) if path else None, "config_written": written})
+        return
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:12} {value}\n")
+    if written:
+        sys.stdout.write(f"wrote        {path}\n")
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure this board: memory, cores, a small convolution."""
+    from dataclasses import asdict
+
+    from device_profiles.measure import measure as measure_board
+
+    facts = asdict(measure_board())
+    if options.json:
+        _write(facts)
+        return
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:28} {value}\n")
+
+
+def show_config(options: argparse.Namespace) -> None:
+    """Print the configuration in force: the file with the command line on top."""
+    config = _config(options)
+    if options.json:
+        _write(msgspec.to_builtins(config))
+    else:
+        sys.stdout.write(configuration.as_toml(config))
+
+
+def status(options: argparse.Namespace) -> None:
+    """Say what the agent on this state directory is doing."""
+    from edge_agent.status import read
+
+    state = Path(_config(options).state).expanduser()
+    last = read(state / "status.json")
+    if last is None:
+        raise StateError(f"no agent has run on {state}; start one with 'edge-agent run', or give its --state")
+    running = last.link != "stopped" and _is_alive(last.pid)
+    facts = {**msgspec.to_builtins(last), "running": running}
+    if options.json:
+        _write(facts)
+        return
+    for name, value in facts.items():
+        sys.stdout.write(f"{name:12} {value}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for function in (run, init, measure, show_config, status):
+        name = function.__name__.replace("_", "-")
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(command=function)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--log-level", choices=_LEVELS, default="info")
+        command.add_argument(
+            "--config", type=Path, help=f"configuration file (default: {DEFAULT_CONFIG}, if there)"
+        )
+        command.add_argument("--state", help="state directory")
+        command.add_argument("--name", help="device name")
+        command.add_argument("--broker", metavar="URL", help="mqtt://HOST:PORT")
+        command.add_argument("--memory-limit", metavar="SIZE", help='memory of the worker, such as "300M"')
+        command.add_argument("--threads", type=int, help="CPU threads of the worker")
+        command.add_argument("--policy", choices=("auto", "fresh", "warm"), help="worker process a task, or a run")
+        command.add_argument("--engine", help="training engine")
+        command.add_argument(
+            "--data-index", type=int, metavar="I", help="part of the partition that is this device's"
+        )
+    return parser
+
+
+def _config(options: argparse.Namespace, *, missing_ok: bool = False) -> AgentConfig:
+    path: Path | None = options.config
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    if path is not None and missing_ok and not path.exists():
+        path = None
+    return configuration.load(
+        path,
+        {
+            "state": options.state,
+            "name": options.name,
+            "engine": options.engine,
+            "broker.url": options.broker,
+            "limits.memory_limit": options.memory_limit,
+            "limits.threads": options.threads,
+            "limits.policy": options.policy,
+            "data.index": options.data_index,
+        },
+    )
+
+
+def _write(document: dict[str, Any]) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+if __name__ == "__main__":
+    main()

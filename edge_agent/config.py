@@ -1,0 +1,203 @@
+"""The agent's settings: the file ``agent.toml``, with the command line's overrides on top.
+
+Each field carries its description, so that the reference in the docs is generated from here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from device_profiles.limits import parse_size
+from fedcore.errors import ConfigError
+from fedcore.protocol.topics import valid_device
+from fedcore.run_spec import DataSettings, PartitionSettings, Settings
+from fedcore.settings import convert, read_toml
+
+Policy = Literal["auto", "fresh", "warm"]
+
+
+class BrokerSettings(Settings, frozen=True):
+    """How to reach the MQTT broker."""
+
+    url: Annotated[str, Meta(description="mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS")] = (
+        "mqtt://127.0.0.1:1883"
+    )
+    username: Annotated[str, Meta(description="user name at the broker; empty: anonymous")] = ""
+    password_file: Annotated[str, Meta(description="file whose first line is the password; empty: none")] = ""
+    tls_ca: Annotated[str, Meta(description="PEM file of the authority to trust; empty: the system's")] = ""
+    protocol: Annotated[
+        Literal["auto", "5", "3.1.1"], Meta(description="MQTT version; auto tries 5, then 3.1.1")
+    ] = "auto"
+
+
+class AgentDataSettings(DataSettings, frozen=True):
+    """The device's own data. It never leaves the board."""
+
+    source: Annotated[
+        str, Meta(description="mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz")
+    ] = "mnist5k"
+    public_fraction: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="part of the source that is not this device's: public data")
+    ] = 0.1
+    test_fraction: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="part held out for tests where the source has no split of its own")
+    ] = 0.2
+    limit: Annotated[int, Meta(ge=0, description="use at most so many training samples; 0: all")] = 0
+    partition: Annotated[
+        PartitionSettings, Meta(description="split of one pool over demo devices; kind none on a real board")
+    ] = PartitionSettings()
+    index: Annotated[int, Meta(ge=0, description="which part of the partition is this device's")] = 0
+
+
+class LimitSettings(Settings, frozen=True):
+    """What the board grants to training."""
+
+    memory_limit: Annotated[
+        str | int,
+        Meta(description='memory of the worker, such as "300M" (10^6 bytes) or "256Mi"; 0: from the board'),
+    ] = 0
+    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0: every core")] = 0
+    policy: Annotated[
+        Policy, Meta(description="fresh: the worker exits after each task; warm: it stays; auto: by memory")
+    ] = "auto"
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """The limit in bytes; 0: take it from the board. Raises ``ConfigError``."""
+        limit = self.memory_limit
+        if isinstance(limit, str):
+            limit = size(limit, "limits.memory_limit")
+        if limit and limit < 32_000_000:
+            raise ConfigError(
+                f"limits.memory_limit {self.memory_limit!r} is {limit} bytes, below what any engine needs; "
+                'give at least "32M", or 0 to take it from the board'
+            )
+        return limit
+
+
+class StorageSettings(Settings, frozen=True):
+    """What the agent may keep on disk."""
+
+    outbox_limit: Annotated[
+        str, Meta(description="results that wait for the coordinator; beyond it the oldest are dropped")
+    ] = "500M"
+    outbox_days: Annotated[float, Meta(gt=0.0, description="results older than this are dropped")] = 14.0
+    inbox_limit: Annotated[
+        str, Meta(description="largest task blob that is accepted; older blobs make room for it")
+    ] = "500M"
+
+
+class AgentConfig(Settings, frozen=True):
+    """All settings of one agent."""
+
+    name: Annotated[
+        str, Meta(description="device name: lower-case letters, digits, hyphens; empty: made from the key")
+    ] = ""
+    state: Annotated[str, Meta(description="directory of the identity, outbox and history")] = "/var/lib/tinyfleet"
+    engine: Annotated[str, Meta(description="training engine; auto takes the first that is installed")] = "auto"
+    broker: Annotated[BrokerSettings, Meta(description="the broker")] = BrokerSettings()
+    data: Annotated[AgentDataSettings, Meta(description="the device's own data")] = AgentDataSettings()
+    limits: Annotated[LimitSettings, Meta(description="what the board grants to training")] = LimitSettings()
+    storage: Annotated[StorageSettings, Meta(description="what the agent may keep on disk")] = StorageSettings()
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the worker, at least 1."""
+        return self.limits.threads or len(os.sched_getaffinity(0))
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> AgentConfig:
+    """Read ``path`` (None: defaults), put ``overrides`` ("broker.url": ...) on top and check all of it.
+
+    Overrides that are None are left out. Raises ``ConfigError``.
+    """
+    config = AgentConfig() if path is None else read_toml(path, AgentConfig)
+    data = msgspec.to_builtins(config)
+    for dotted, value in overrides.items():
+        if value is None:
+            continue
+        *sections, key = dotted.split(".")
+        place = data
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    config = convert(data, AgentConfig, "command line" if path is None else f"{path} with the command line")
+    check(config)
+    return config
+
+
+def check(config: AgentConfig) -> None:
+    """Raise ``ConfigError`` for values that no type can rule out."""
+    if config.name and not valid_device(config.name):
+        raise ConfigError(
+            f"name {config.name!r}: use lower-case letters, digits and hyphens, at most 64, first a letter or digit"
+        )
+    _ = config.limits.memory_limit_bytes
+    size(config.storage.outbox_limit, "storage.outbox_limit")
+    size(config.storage.inbox_limit, "storage.inbox_limit")
+    partition = config.data.partition
+    if partition.kind != "none" and config.data.index >= partition.devices:
+        raise ConfigError(f"data.index {config.data.index}: the partition has only {partition.devices} devices")
+
+
+def size(text: str, where: str) -> int:
+    """Bytes of a size such as "300M". Raises ``ConfigError`` that says ``where`` it stands."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def password_of(broker: BrokerSettings) -> str | None:
+    """The first line of the password file; None where there is none. Raises ``ConfigError``."""
+    if not broker.password_file:
+        return None
+    try:
+        lines = Path(broker.password_file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"broker.password_file {broker.password_file}: {error.strerror}") from None
+    if not lines or not lines[0]:
+        raise ConfigError(
+            f"broker.password_file {broker.password_file} is empty; write the password on its first line"
+        )
+    return lines[0]
+
+
+def descriptions(kind: type[msgspec.Struct] = AgentConfig) -> dict[str, str]:
+    """Field name -> its one-line description."""
+    return {item.name: _description(item.type) for item in msgspec.structs.fields(kind)}
+
+
+def _description(annotation: Any) -> str:
+    for meta in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
+        if isinstance(meta, Meta) and meta.description:
+            return meta.description
+    return ""
+
+
+def as_toml(config: AgentConfig) -> str:
+    """The whole configuration as a commented TOML file, which ``load`` reads back to an equal one."""
+    return "\n".join(_section(config, "")).lstrip("\n") + "\n"
+
+
+def _section(value: msgspec.Struct, prefix: str) -> list[str]:
+    """Lines of one table: its plain values first, then its sub-tables, as TOML wants."""
+    lines: list[str] = []
+    tables: list[str] = []
+    notes = descriptions(type(value))
+    for name in value.__struct_fields__:
+        entry = getattr(value, name)
+        if isinstance(entry, msgspec.Struct):
+            path = f"{prefix}{name}"
+            heading = f"# {notes[name]}\n" if notes[name] else ""
+            tables += ["", f"{heading}[{path}]", *_section(entry, f"{path}.")]
+        else:
+            # JSON strings, numbers and booleans are TOML ones.
+            text = msgspec.json.encode(entry).decode()
+            lines.append(f"{name} = {text}" + (f"  # {notes[name]}" if notes[name] else ""))
+    return lines + tables

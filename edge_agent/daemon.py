@@ -1,0 +1,176 @@
+"""Puts an agent together from its configuration, and runs it until a signal comes."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from device_profiles.limits import usable_memory_bytes
+from edge_agent import identity
+from edge_agent.config import AgentConfig, password_of, size
+from edge_agent.enforcement import WorkerProcess
+from edge_agent.errors import AlreadyRunning, StateError
+from edge_agent.governor import Governor, Plan
+from edge_agent.inbox import Inbox
+from edge_agent.outbox import Outbox
+from edge_agent.supervisor import Board, Supervisor
+from fedcore.child import Child
+from fedcore.errors import ConfigError, DataError
+from fedcore.protocol.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+# Reading the data of a slow board's SD card, once at start.
+DESCRIBE_TIMEOUT_S = 300.0
+_SECONDS_A_DAY = 86_400.0
+
+
+def run(config: AgentConfig) -> None:
+    """Run the agent until SIGTERM or SIGINT. Raises ``TinyfleetError`` where it cannot start."""
+    state = state_directory(config)
+    with lock(state):
+        who = identity.obtain(state, config.name)
+        board = describe(config, who.device)
+        logger.info(
+            "device %s, key %s, %d samples, engines: %s",
+            who.device,
+            who.fingerprint[:12],
+            board.samples,
+            ", ".join(board.engines) or "none",
+        )
+        supervisor = assemble(config, state, who, board, mqtt_transport(config, who))
+        supervisor.run(_stop_signal())
+
+
+def assemble(
+    config: AgentConfig, state: Path, who: identity.Identity, board: Board, transport: Transport
+) -> Supervisor:
+    """All parts of an agent, wired; nothing is started."""
+    governor = Governor(
+        state / "governor.json",
+        memory_limit_bytes=config.limits.memory_limit_bytes,
+        usable_bytes=usable_memory_bytes(),
+        threads=config.threads,
+        policy=config.limits.policy,
+        engine=config.engine,
+    )
+    outbox = Outbox(
+        state / "outbox",
+        max_bytes=size(config.storage.outbox_limit, "storage.outbox_limit"),
+        max_age_s=config.storage.outbox_days * _SECONDS_A_DAY,
+        wall_clock=time.time,
+    )
+
+    def start_worker(run: str, plan: Plan) -> WorkerProcess:
+        return WorkerProcess(run, plan, f"tinyfleet-{who.device}", state / "work" / "worker.log")
+
+    return Supervisor(
+        who,
+        config,
+        board,
+        transport,
+        state=state,
+        governor=governor,
+        outbox=outbox,
+        inbox=Inbox(state / "inbox", size(config.storage.inbox_limit, "storage.inbox_limit")),
+        start_worker=start_worker,
+        clock=time.monotonic,
+        rng=random.Random(),
+    )
+
+
+def mqtt_transport(config: AgentConfig, who: identity.Identity) -> Transport:
+    """The production transport."""
+    from fedcore.protocol.mqtt import MqttTransport
+
+    broker = config.broker
+    return MqttTransport(
+        broker.url,
+        who.client_id,
+        username=broker.username or None,
+        password=password_of(broker),
+        tls_ca=broker.tls_ca or None,
+        protocol=broker.protocol,
+    )
+
+
+def describe(config: AgentConfig, device: str) -> Board:
+    """Ask a short child process what this board has: the supervisor itself loads neither engines nor data.
+
+    Raises ``DataError`` where the device's data cannot be read.
+    """
+    child = Child("edge_agent.worker", ["--policy", "fresh", "--parent", str(os.getpid())])
+    try:
+        child.send({"cmd": "describe", "device": device, "data": msgspec.to_builtins(config.data)})
+        event = child.receive(DESCRIBE_TIMEOUT_S)
+    finally:
+        child.kill()
+    if event is None:
+        raise DataError(f"data.source {config.data.source!r} was not read within {DESCRIBE_TIMEOUT_S:.0f} s")
+    if event["event"] != "described":
+        reason = event.get("reason") or f"the worker ended with code {event.get('code')}; its error stands above"
+        kind = ConfigError if event.get("kind") == "ConfigError" else DataError
+        raise kind(f"data.source {config.data.source!r}: {reason}")
+    return Board(tuple(event["engines"]), int(event["samples"]), event["profile"], version())
+
+
+def version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return metadata.version("tinyfleet")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def state_directory(config: AgentConfig) -> Path:
+    """The state directory, made where it is missing, readable by its owner alone. Raises ``StateError``."""
+    state = Path(config.state).expanduser()
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StateError(f"state directory {state}: {error.strerror}; choose another with --state") from None
+    if not os.access(state, os.W_OK | os.X_OK):
+        raise StateError(
+            f"state directory {state} is not writable by user {os.getuid()}; choose another with --state"
+        )
+    return state
+
+
+@contextmanager
+def lock(state: Path) -> Iterator[None]:
+    """Hold the state directory. Raises ``AlreadyRunning``; the kernel lets go when the process dies."""
+    with (state / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"another agent uses {state}; stop it, or give this one a state directory of its own with --state"
+            ) from None
+        yield
+
+
+class _stop_signal:  # noqa: N801 - reads as the function that it is
+    """True once SIGTERM or SIGINT has come."""
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        logger.info("%s: stopping", signal.Signals(number).name)
+        self._came = True
+
+    def __call__(self) -> bool:
+        return self._came

@@ -1,0 +1,171 @@
+"""The worker process under its limits, and what its death means.
+
+Two lines of defence. The hard limit (a memory cgroup, else RLIMIT_DATA) stops any burst; the
+watcher looks at the resident set every 100 ms and stops what the hard limit does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from device_profiles.limits import choose_limit
+from edge_agent.governor import Plan
+from fedcore.child import Child
+
+WATCH_INTERVAL_S = 0.1
+_LOG_LIMIT_BYTES = 1_000_000
+# What allocators print before they abort: torch, C++, glibc, OpenBLAS, Python.
+_ALLOCATION_FAILURES = (
+    "bad_alloc",
+    "not enough memory",
+    "annot allocate memory",
+    "MemoryError",
+    "llocation failed",
+)
+
+
+class Worker(Protocol):
+    """What a task needs of a worker: a real process, or a double in a test."""
+
+    run: str
+    plan: Plan
+    kind: str
+
+    def send(self, message: Mapping[str, Any]) -> None: ...
+    def poll(self, now: float) -> dict[str, Any] | None: ...
+    @property
+    def rss_bytes(self) -> int: ...
+    @property
+    def peak_rss_bytes(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class WorkerProcess:
+    """``python -m edge_agent.worker`` under ``plan``. ``kind`` names the hard limit that is active."""
+
+    def __init__(self, run: str, plan: Plan, name: str, log: Path) -> None:
+        self.run = run
+        self.plan = plan
+        self._log = log
+        self._limit = choose_limit(plan.memory_limit_bytes, name) if plan.memory_limit_bytes else None
+        self.kind = "none" if self._limit is None else str(self._limit.kind)
+        # Append mode: the file is cut short under the running worker.
+        with log.open("ab") as stderr:
+            stderr.truncate(0)
+            try:
+                self._child = Child(
+                    "edge_agent.worker",
+                    ["--policy", plan.policy, "--parent", str(os.getpid())],
+                    env=_environment(plan.threads),
+                    before_exec=None if self._limit is None else self._limit.before_exec,
+                    stderr=stderr,
+                )
+            except BaseException:
+                if self._limit is not None:
+                    self._limit.close()
+                raise
+        if self._limit is not None:
+            self._limit.attach(self._child.pid)
+        self._process = psutil.Process(self._child.pid)
+        self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
+        self._next_look = 0.0
+        self.rss_bytes = 0
+        self.peak_rss_bytes = 0
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """One command. The log is kept short here, between tasks."""
+        if self._log.stat().st_size > _LOG_LIMIT_BYTES:
+            os.truncate(self._log, 0)
+        self.peak_rss_bytes = 0
+        self._child.send(message)
+
+    def poll(self, now: float) -> dict[str, Any] | None:
+        """The next event, a death told as ``over_budget`` or ``failed``; watches the memory on the way."""
+        event = self._child.receive()
+        if event is not None:
+            return self._death(int(event["code"])) if event.get("event") == "exit" else event
+        if now >= self._next_look:
+            self._next_look = now + WATCH_INTERVAL_S
+            self._look()
+            limit = self.plan.memory_limit_bytes
+            if limit and self.rss_bytes > limit:
+                self._child.kill()
+                reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
+                return {"event": "over_budget", "reason": reason}
+        return None
+
+    def close(self) -> None:
+        """End it now, give the limit back."""
+        self._child.kill()
+        if self._limit is not None:
+            self._limit.close()
+
+    def _look(self) -> None:
+        """Resident bytes of the worker and its children; a process that is just ending counts as zero."""
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            total = int(self._process.memory_info().rss)
+        for pid in _children(self._child.pid):
+            with contextlib.suppress(psutil.Error):
+                total += int(psutil.Process(pid).memory_info().rss)
+        self.rss_bytes = total
+        self.peak_rss_bytes = max(self.peak_rss_bytes, total)
+
+    def _death(self, code: int) -> dict[str, Any]:
+        """Tell a death at the limit from any other."""
+        tail = _tail(self._log)
+        killed = code == -signal.SIGKILL
+        if killed and self._limit is not None and self._limit.oom_kills() > self._oom_kills:
+            return {
+                "event": "over_budget",
+                "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
+            }
+        if code != 0 and not killed and any(phrase in tail for phrase in _ALLOCATION_FAILURES):
+            return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        reason = f"worker {how}" + (f": {_last_line(tail)}" if tail.strip() and not killed else "")
+        return {"event": "failed", "kind": "WorkerDied", "reason": reason}
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The supervisor's, with what keeps the worker's memory small and its thread count as planned."""
+    count = str(threads)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        # glibc otherwise keeps an arena a thread, and freed memory in each of them.
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+        # 8 MB of stack a thread would count against RLIMIT_DATA.
+        "OMP_STACKSIZE": "2M",
+    }
+
+
+def _children(pid: int) -> list[int]:
+    """Direct children, from one small file: a scan of all processes ten times a second costs a board too much."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return []
+
+
+def _tail(log: Path) -> str:
+    """The end of the worker's own log."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4000))
+        return file.read().decode("utf-8", "replace")
+    return ""
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""

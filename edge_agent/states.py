@@ -1,0 +1,123 @@
+"""The agent's two state machines, as tables: its link to the coordinator, and its one task.
+
+They are apart on purpose: losing the network never stops training. ``docs/agent.md`` draws both
+from these tables; a test holds the drawing and the code together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+
+class Link(StrEnum):
+    """Where the agent stands with the coordinator."""
+
+    OFFLINE = "offline"
+    """No connection to the broker; the transport keeps trying."""
+    GREETING = "greeting"
+    """Connected; Hello was sent and is repeated until a Welcome comes."""
+    PENDING = "pending"
+    """Known to the coordinator, waiting for its operator."""
+    ACCEPTED = "accepted"
+    """Part of the fleet: offers are taken."""
+    REJECTED = "rejected"
+    """Turned away by the operator; the agent stays connected in case that changes."""
+
+
+class LinkEvent(StrEnum):
+    """What happens to the link."""
+
+    CONNECTED = "connected"
+    """The broker is reached and the subscription stands; Hello goes out."""
+    DISCONNECTED = "disconnected"
+    """The connection is gone."""
+    WELCOMED_PENDING = "welcomed pending"
+    """Welcome with enrolment pending."""
+    WELCOMED_ACCEPTED = "welcomed accepted"
+    """Welcome with enrolment accepted."""
+    WELCOMED_REJECTED = "welcomed rejected"
+    """Welcome with enrolment rejected."""
+
+
+class Task(StrEnum):
+    """What the agent does about its one task. Finished results wait in the outbox, not here."""
+
+    IDLE = "idle"
+    """No task; offers are taken."""
+    FETCHING = "fetching"
+    """The task's blob is being fetched to disk, chunk by chunk."""
+    TRAINING = "training"
+    """The worker is on it, whether the network is there or not."""
+
+
+class TaskEvent(StrEnum):
+    """What happens to the task."""
+
+    OFFERED = "offered"
+    """An offer that the plan allows."""
+    FETCHED = "fetched"
+    """The blob is whole and its hash is right; the worker starts."""
+    FETCH_FAILED = "fetch failed"
+    """The blob cannot be stored, or its lease ran out before it was whole."""
+    FINISHED = "finished"
+    """The result is in the outbox, on disk."""
+    OVER_BUDGET = "over budget"
+    """The worker met its memory limit; the next try will use a smaller micro-batch."""
+    FAILED = "failed"
+    """The worker raised an error or died."""
+    NEEDS_MASK = "needs mask"
+    """The blob refers to a mask that is not held here."""
+    CANCELLED = "cancelled"
+    """TaskCancel, RunEnded, a newer step that makes the result worthless, or the agent stops."""
+
+
+_WELCOMED = {
+    LinkEvent.WELCOMED_PENDING: Link.PENDING,
+    LinkEvent.WELCOMED_ACCEPTED: Link.ACCEPTED,
+    LinkEvent.WELCOMED_REJECTED: Link.REJECTED,
+}
+
+LINK_TABLE: Mapping[tuple[Link, LinkEvent], Link] = {
+    (Link.OFFLINE, LinkEvent.CONNECTED): Link.GREETING,
+    **{
+        (state, event): target
+        for state in (Link.GREETING, Link.PENDING, Link.ACCEPTED, Link.REJECTED)
+        for event, target in {
+            LinkEvent.CONNECTED: Link.GREETING,
+            LinkEvent.DISCONNECTED: Link.OFFLINE,
+            **_WELCOMED,
+        }.items()
+    },
+}
+
+TASK_TABLE: Mapping[tuple[Task, TaskEvent], Task] = {
+    (Task.IDLE, TaskEvent.OFFERED): Task.FETCHING,
+    (Task.FETCHING, TaskEvent.FETCHED): Task.TRAINING,
+    (Task.FETCHING, TaskEvent.FETCH_FAILED): Task.IDLE,
+    (Task.FETCHING, TaskEvent.CANCELLED): Task.IDLE,
+    (Task.TRAINING, TaskEvent.FINISHED): Task.IDLE,
+    (Task.TRAINING, TaskEvent.OVER_BUDGET): Task.IDLE,
+    (Task.TRAINING, TaskEvent.FAILED): Task.IDLE,
+    (Task.TRAINING, TaskEvent.NEEDS_MASK): Task.IDLE,
+    (Task.TRAINING, TaskEvent.CANCELLED): Task.IDLE,
+}
+
+S = TypeVar("S", bound=StrEnum)
+E = TypeVar("E", bound=StrEnum)
+
+
+def follow(table: Mapping[tuple[S, E], S], state: S, event: E) -> S | None:
+    """The next state, or None where ``event`` means nothing in ``state`` (late and duplicate messages)."""
+    return table.get((state, event))
+
+
+def mermaid(table: Mapping[tuple[S, E], S], start: StrEnum) -> str:
+    """The table as a mermaid state diagram, events between the same two states on one arrow."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for (state, event), target in table.items():
+        arrows.setdefault((state.value, target.value), []).append(event.value)
+    lines = ["stateDiagram-v2", f"    [*] --> {start.value}"]
+    lines += [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in arrows.items()]
+    return "\n".join(lines)

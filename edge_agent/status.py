@@ -1,0 +1,46 @@
+"""A small file that tells ``edge-agent status`` what the running agent is doing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Status(msgspec.Struct, frozen=True):
+    """``pid`` and ``session`` tell one agent start from the next."""
+
+    device: str
+    session: str
+    pid: int
+    link: str
+    task_state: str
+    task: tuple[str, int] | None = None
+
+
+class StatusFile:
+    """Written when something changed, and not synced: it wears the board's card otherwise."""
+
+    def __init__(self, path: Path, device: str, session: str) -> None:
+        self._path = path
+        self._device = device
+        self._session = session
+        self._written: Status | None = None
+
+    def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
+        """Put the state on disk where it differs from what is there."""
+        status = Status(self._device, self._session, os.getpid(), str(link), str(task_state), task)
+        if status != self._written:
+            temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary.write_bytes(msgspec.json.encode(status))
+            temporary.replace(self._path)
+            self._written = status
+
+
+def read(path: Path) -> Status | None:
+    """The last status, or None where no agent has run here."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None

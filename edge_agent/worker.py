@@ -1,0 +1,271 @@
+"""The worker process: ``python -m edge_agent.worker``. Reads tasks as JSON lines, trains, answers with events.
+
+Events: ``training`` (the engine is up, training begins), ``progress``, then one of ``done``,
+``failed``, ``over_budget``, ``needs_mask``. Nothing heavy is imported before the first command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_agent.config import AgentDataSettings
+from fedcore.errors import TinyfleetError, UnknownMask
+from fedcore.files import write_atomic
+from fedcore.run_spec import RunSpec
+from fedcore.settings import convert
+
+if TYPE_CHECKING:
+    from fedcore.arrays import Mask
+    from fedcore.methods.method import DeviceData
+    from fedcore.payload import Payload
+    from fedcore.training.engine import Engine
+
+Emit = Callable[[dict[str, Any]], None]
+
+_PROGRESS_INTERVAL_S = 0.25
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ALLOCATION_FAILURES = (
+    "not enough memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "bad_alloc",
+    "out of memory",
+)
+
+
+class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="task"):
+    """Do one task: read ``blob``, write ``result``. ``spec`` is a RunSpec, ``data`` an AgentDataSettings."""
+
+    device: str
+    blob: str
+    result: str
+    masks: str
+    spec: dict[str, Any]
+    data: dict[str, Any]
+    engine: str = "auto"
+    threads: int = 1
+    micro_batch: int = 0
+
+
+class DescribeCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="describe"):
+    """Say what is here: engines, number of samples of this device, the board's profile."""
+
+    device: str
+    data: dict[str, Any]
+
+
+class Trainer:
+    """Does tasks; keeps the engine and the data between the tasks of a warm worker."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._engine: tuple[tuple[str, int], Engine] | None = None
+        self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
+
+    def describe(self, command: DescribeCommand) -> None:
+        """Emit ``described``. Raises ``DataError``, ``ConfigError``."""
+        from dataclasses import asdict
+
+        from device_profiles.detect import detect
+        from fedcore.training.registry import available
+
+        data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
+        self._emit(
+            {
+                "event": "described",
+                "engines": list(available()),
+                "samples": len(data.train) + len(data.development),
+                "profile": asdict(detect()),
+            }
+        )
+
+    def run(self, command: TaskCommand) -> None:
+        """Do one task and emit ``done``. Raises whatever went wrong."""
+        from fedcore.methods.registry import create, problem_of
+        from fedcore.protocol.codec import decode
+
+        _reset_peak()
+        spec = convert(command.spec, RunSpec, "spec of the task")
+        held = _HeldMasks(Path(command.masks))
+        task = decode(Path(command.blob).read_bytes(), held=held.get)
+        held.keep(task)
+        method = create(spec.method, problem_of(spec))
+        engine = self._engine_of(command.engine, command.threads)
+        data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
+        self._emit({"event": "training", "engine": engine.name})
+        begin = time.monotonic()
+        result = method.run(task, engine, data, _control(command.micro_batch, self._emit))
+        train_s = time.monotonic() - begin
+        write_atomic(Path(command.result), _encoded(result, task, spec))
+        self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": engine.name})
+
+    def _engine_of(self, name: str, threads: int) -> Engine:
+        from fedcore.training.registry import create
+
+        key = (name, threads)
+        if self._engine is None or self._engine[0] != key:
+            self._engine = (key, create(name, threads))
+        return self._engine[1]
+
+    def _data_of(self, settings: AgentDataSettings, device: str) -> DeviceData:
+        from fedcore.datasets.partition import device_data
+
+        key = (settings, device)
+        if self._data is None or self._data[0] != key:
+            self._data = None  # the old data goes before the new comes
+            self._data = (key, device_data(settings, settings.index, device))
+        return self._data[1]
+
+
+class _HeldMasks:
+    """Masks of the run on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        from edge_agent.masks import MaskStore
+
+        self._store = MaskStore(directory)
+
+    def get(self, digest: str) -> Mask | None:
+        return self._store.get(digest)
+
+    def keep(self, task: Payload) -> None:
+        if task.mask:
+            self._store.put(task.mask)
+
+
+def _control(micro_batch: int, emit: Emit) -> Any:
+    """The method's ``Control``: progress goes out at most four times a second."""
+    from fedcore.methods.method import Control
+
+    last = -_PROGRESS_INTERVAL_S
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PROGRESS_INTERVAL_S or step == steps:
+            last = now
+            emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
+
+    return Control(micro_batch, progress)
+
+
+def _encoded(result: Payload, task: Payload, spec: RunSpec) -> bytes:
+    """The result's blob; its mask stays at home where the coordinator sent the same one."""
+    from fedcore.protocol.codec import encode
+    from fedcore.sparsity.mask import mask_digest
+
+    same = bool(task.mask) and mask_digest(result.mask) == mask_digest(task.mask)
+    return encode(result, precision=spec.wire.precision, send_mask=not same, compress=spec.wire.compress)
+
+
+def peak_rss_bytes() -> int:
+    """VmHWM: the largest resident set since the task began (proc(5))."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _reset_peak() -> None:
+    """Begin VmHWM anew, so that a warm worker's tasks are measured one by one."""
+    with contextlib.suppress(OSError):  # refused in some containers: the peak is then the process's
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def is_allocation_failure(error: BaseException) -> bool:
+    """True where memory ran out: Python's error, or a framework's under another name."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError | OSError | ImportError) and (
+        any(phrase in text for phrase in _ALLOCATION_FAILURES) or "annot allocate memory" in text
+    )
+
+
+def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit) -> bool:
+    """One command; every error becomes an event. False where the process should not go on."""
+    try:
+        if isinstance(command, DescribeCommand):
+            trainer.describe(command)
+        else:
+            trainer.run(command)
+    except UnknownMask as error:
+        emit({"event": "needs_mask", "digest": error.digest, "reason": str(error)})
+    except Exception as error:  # noqa: BLE001 - a worker reports whatever happens and leaves the deciding to others
+        if is_allocation_failure(error):
+            emit({"event": "over_budget", "reason": f"{type(error).__name__}: {_first_line(error)}"})
+            return False
+        emit({"event": "failed", "kind": type(error).__name__, "reason": _first_line(error)})
+        if not isinstance(error, TinyfleetError):
+            sys.excepthook(*sys.exc_info())  # to the log: a defect's traceback is wanted
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0][:1000]
+
+
+def commands(stream: IO[bytes]) -> Iterator[TaskCommand | DescribeCommand]:
+    """Commands until the supervisor closes the stream."""
+    decoder = msgspec.json.Decoder(TaskCommand | DescribeCommand)
+    for line in stream:
+        yield decoder.decode(line)
+
+
+def _private_stdout() -> IO[bytes]:
+    """Keep stdout for events alone: whatever a library prints goes to stderr from now on."""
+    private = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return private
+
+
+def _die_with(parent: int) -> None:
+    """The kernel ends this process when the supervisor dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the supervisor is gone")
+
+
+def _offer_to_oom_killer() -> None:
+    """Where the whole board runs out of memory, the kernel takes this process, not the supervisor."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def main() -> None:
+    """Serve commands: one under ``--policy fresh``, else until stdin closes."""
+    parser = argparse.ArgumentParser(prog="python -m edge_agent.worker", description=__doc__)
+    parser.add_argument("--policy", choices=("fresh", "warm"), default="fresh")
+    parser.add_argument("--parent", type=int, default=0, help="process to die with")
+    options = parser.parse_args()
+    if options.parent:
+        _die_with(options.parent)
+    _offer_to_oom_killer()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in a terminal is the supervisor's to handle
+    out = _private_stdout()
+
+    def emit(event: dict[str, Any]) -> None:
+        out.write(msgspec.json.encode(event) + b"\n")
+
+    trainer = Trainer(emit)
+    for command in commands(sys.stdin.buffer):
+        if not perform(command, trainer, emit) or options.policy == "fresh":
+            break
+    # Tearing down a framework takes time and can crash; all results are on disk.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

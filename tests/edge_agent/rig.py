@@ -1,0 +1,210 @@
+"""An agent over the loop transport, a coordinator that speaks the real protocol, and workers that obey a script."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_agent.config import AgentConfig, load
+from edge_agent.governor import Governor, Plan
+from edge_agent.identity import Identity
+from edge_agent.inbox import Inbox
+from edge_agent.outbox import Outbox
+from edge_agent.supervisor import Board, Supervisor
+from fedcore.protocol import topics
+from fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
+from fedcore.protocol.loop import LoopBroker, LoopTransport
+from fedcore.protocol.messages import (
+    ChunkRequest,
+    Enrolment,
+    Manifest,
+    Message,
+    ResultVerdict,
+    TaskOffer,
+    Verdict,
+    Welcome,
+    decode_up,
+    encode,
+)
+from fedcore.protocol.transport import Received
+from fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
+
+IDENTITY = Identity("porch", "QUJD", "ab" * 32)
+SPEC = RunSpec(
+    method={"name": "fedavg"},
+    training=TrainingSettings(batch=8),
+    fleet=FleetSettings(staleness=0),
+)
+
+
+class Clock:
+    """Monotonic seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class ScriptedWorker:
+    """Stands in for the process: a test hands it the events that a worker would emit."""
+
+    def __init__(self, run: str, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+        self.kind = "scripted"
+        self.rss_bytes = 77
+        self.peak_rss_bytes = 99
+        self.commands: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.closed = False
+
+    def send(self, message) -> None:
+        assert not self.closed
+        self.commands.append(dict(message))
+
+    def poll(self, now: float) -> dict[str, Any] | None:
+        assert not self.closed
+        return self.events.pop(0) if self.events else None
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+    def finish(self, content: bytes = b"result") -> None:
+        """What a worker does at the end of a task."""
+        Path(self.commands[-1]["result"]).write_bytes(content)
+        self.events += [
+            {"event": "training", "engine": "torch"},
+            {"event": "done", "train_s": 1.5, "peak_rss_bytes": 123, "engine": "torch"},
+        ]
+
+
+class Coordinator:
+    """Keeps what the agent says; serves the blobs that it offers."""
+
+    def __init__(self, broker: LoopBroker) -> None:
+        self.transport = LoopTransport(broker, "coordinator")
+        self.transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
+        self.heard: list[Message] = []
+        self.chunks: dict[int, bytes] = {}
+        self.blobs: dict[str, tuple[Manifest, bytes]] = {}
+        self.serving = True
+
+    def say(self, message: Message) -> None:
+        self.transport.publish(topics.down(IDENTITY.device), encode(message))
+
+    def welcome(self, enrolment: Enrolment = Enrolment.ACCEPTED, heartbeat_s: float = 5.0) -> None:
+        self.say(Welcome(enrolment, heartbeat_s))
+
+    def offer(
+        self, step: int = 0, blob: bytes = b"task", *, run: str = "r", spec: RunSpec = SPEC, lease_s: float = 600.0
+    ) -> TaskOffer:
+        manifest = Manifest(hashlib.sha256(blob).hexdigest(), len(blob), DEFAULT_CHUNK_BYTES)
+        self.blobs[manifest.sha256] = (manifest, blob)
+        offer = TaskOffer(run, step, "train", lease_s, manifest, msgspec.to_builtins(spec))
+        self.say(offer)
+        return offer
+
+    def verdict(self, step: int = 0, verdict: Verdict = Verdict.STORED, run: str = "r") -> None:
+        self.say(ResultVerdict(run, step, verdict))
+
+    def listen(self) -> None:
+        """Take in everything that has come, and serve what was asked for."""
+        while (event := self.transport.receive(0.0)) is not None:
+            if not isinstance(event, Received):
+                continue
+            if event.topic.endswith("/chunk"):
+                chunk = unpack_chunk(event.payload)
+                self.chunks[chunk.index] = bytes(chunk.data)
+                continue
+            message = decode_up(event.payload)
+            self.heard.append(message)
+            if isinstance(message, ChunkRequest) and self.serving:
+                self.serve(message)
+
+    def serve(self, request: ChunkRequest) -> None:
+        manifest, blob = self.blobs[request.sha256]
+        for index in range(request.start, min(request.start + request.count, manifest.count)):
+            data = blob[index * manifest.chunk_size : (index + 1) * manifest.chunk_size]
+            payload = pack_chunk(request.sha256, index, data)
+            self.transport.publish(topics.down_chunk(IDENTITY.device), payload)
+
+    def of(self, kind: type[Message]) -> list[Any]:
+        return [message for message in self.heard if type(message) is kind]
+
+
+class Rig:
+    """The agent and its coordinator on one loop broker."""
+
+    def __init__(self, state: Path, *, engines: tuple[str, ...] = ("torch",), policy: str = "fresh") -> None:
+        self.state = state
+        self.broker = LoopBroker()
+        self.coordinator = Coordinator(self.broker)
+        self.clock = Clock()
+        self.workers: list[ScriptedWorker] = []
+        self.config: AgentConfig = load(None, {"limits.policy": policy, "limits.threads": 1})
+        self.governor = Governor(
+            state / "governor.json",
+            memory_limit_bytes=100_000_000,
+            usable_bytes=10**9,
+            threads=1,
+            policy=self.config.limits.policy,
+            engine="auto",
+        )
+        self.engines = engines
+        self.agent = self.start()
+
+    def start(self) -> Supervisor:
+        """A new agent on the same state directory, as after a restart."""
+        self.outbox = Outbox(
+            self.state / "outbox", max_bytes=10**8, max_age_s=1e6, wall_clock=lambda: 1_800_000_000.0
+        )
+        self.transport = LoopTransport(self.broker, IDENTITY.client_id)
+        self.agent = Supervisor(
+            IDENTITY,
+            self.config,
+            Board(self.engines, 100),
+            self.transport,
+            state=self.state,
+            governor=self.governor,
+            outbox=self.outbox,
+            inbox=Inbox(self.state / "inbox", 10**8),
+            start_worker=self._start_worker,
+            clock=self.clock,
+            rng=random.Random(0),
+        )
+        self.agent.open()
+        return self.agent
+
+    def _start_worker(self, run: str, plan: Plan) -> ScriptedWorker:
+        self.workers.append(ScriptedWorker(run, plan))
+        return self.workers[-1]
+
+    @property
+    def worker(self) -> ScriptedWorker:
+        return self.workers[-1]
+
+    def settle(self, seconds: float = 0.0, turns: int = 6) -> None:
+        """Let ``seconds`` pass, and both sides talk until nothing is left to say."""
+        self.clock.now += seconds
+        for _ in range(turns):
+            self.agent.turn(0.0)
+            self.coordinator.listen()
+
+    def accepted(self) -> None:
+        self.settle()
+        self.coordinator.welcome()
+        self.settle()
+
+    def training(self, step: int = 0, **offer: Any) -> TaskOffer:
+        """Bring the agent to where its worker has the task."""
+        made = self.coordinator.offer(step, **offer)
+        self.settle()
+        assert self.agent.assignments.key == (made.run, step)
+        return made

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from edge_agent import config as configuration
+from edge_agent.config import (
+    AgentConfig,
+    AgentDataSettings,
+    BrokerSettings,
+    LimitSettings,
+    StorageSettings,
+    as_toml,
+    descriptions,
+    load,
+    password_of,
+)
+from fedcore.errors import ConfigError
+
+
+def test_the_written_file_reads_back_equal(tmp_path):
+    overrides = {
+        "name": "porch",
+        "broker.url": 'mqtt://"odd":1',
+        "limits.memory_limit": "300M",
+        "data.partition.kind": "dirichlet",
+        "data.partition.devices": 4,
+        "data.index": 3,
+    }
+    config = load(None, overrides)
+    path = tmp_path / "agent.toml"
+    path.write_text(as_toml(config), encoding="utf-8")
+    assert load(path, {}) == config
+    assert config.limits.memory_limit_bytes == 300_000_000
+    assert config.data.partition.devices == 4
+
+
+def test_the_command_line_wins_and_none_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "agent.toml"
+    path.write_text('name = "a"\n[limits]\nmemory_limit = "100M"\nthreads = 2\n', encoding="utf-8")
+    config = load(path, {"name": "b", "limits.memory_limit": None})
+    assert (config.name, config.limits.memory_limit_bytes, config.threads) == ("b", 100_000_000, 2)
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    path = tmp_path / "agent.toml"
+    path.write_text('[limits]\nmemory_limits = "300M"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="memory_limit`"):
+        load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", "Porch Light", "lower-case"),
+        ("name", "a/b", "lower-case"),
+        ("limits.memory_limit", "lots", "lots"),
+        ("limits.memory_limit", "1M", "at least"),
+        ("limits.threads", -1, "threads"),
+        ("limits.policy", "hot", "policy"),
+        ("storage.outbox_limit", "x", "x"),
+        ("broker.protocol", "4", "protocol"),
+    ],
+)
+def test_bad_values_are_named(key, value, words):
+    with pytest.raises(ConfigError, match=words):
+        load(None, {key: value})
+
+
+def test_an_index_beyond_the_partition_is_an_error():
+    with pytest.raises(ConfigError, match="only 4 devices"):
+        load(None, {"data.partition.kind": "iid", "data.partition.devices": 4, "data.index": 4})
+
+
+def test_a_missing_file_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load(tmp_path / "none.toml", {})
+
+
+@pytest.mark.parametrize("kind", [AgentConfig, BrokerSettings, AgentDataSettings, LimitSettings, StorageSettings])
+def test_every_field_is_described(kind):
+    notes = descriptions(kind)
+    assert set(notes) == {item.name for item in msgspec.structs.fields(kind)}
+    assert all(len(note) > 8 for note in notes.values()), notes
+
+
+def test_the_password_is_the_first_line(tmp_path):
+    path = tmp_path / "password"
+    path.write_text("secret\n# a note\n", encoding="utf-8")
+    assert password_of(BrokerSettings(password_file=str(path))) == "secret"
+    assert password_of(BrokerSettings()) is None
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="empty"):
+        password_of(BrokerSettings(password_file=str(path)))
+
+
+def test_threads_default_to_every_core(monkeypatch):
+    monkeypatch.setattr(configuration.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    assert AgentConfig().threads == 3
