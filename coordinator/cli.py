@@ -16,7 +16,7 @@ import msgspec
 from coordinator.config import CoordinatorConfig
 from coordinator.lock import StateLock
 from coordinator.store import Store
-from fedcore.errors import TinyfleetError
+from fedcore.errors import ConfigError, TinyfleetError
 from fedcore.files import write_atomic
 from fedcore.settings import read_toml
 
@@ -127,6 +127,8 @@ class _Stop:
 
 
 def _status(options: argparse.Namespace) -> None:
+    if not (options.state / "coordinator.db").exists():
+        raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
     runs, devices = store.runs(), store.devices()
     store.close()

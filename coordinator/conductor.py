@@ -288,6 +288,8 @@ class Conductor:
                 self._late[device] = step.step
             else:
                 self._context.post.send(device, TaskCancel(step.run, step.step, "the step is over"))
+        if not live.spec.fleet.staleness:
+            self._context.downloads.forget(step.run, step.step)
         self._evaluate(live, step.step)
 
     def _retry(self, live: LiveRun, step: OpenStep) -> None:
@@ -422,7 +424,7 @@ class Conductor:
                 self._context.post.send(device, TaskCancel(run, step.step, f"run {state.value}"))
         for row in self._context.registry.candidates():
             self._context.post.send(row.device, RunEnded(run))
-        self._context.downloads.forget(run)
+        self._context.downloads.clear()
         self._context.uploads.keep_only(())
         self._context.registry.forget_masks()
         self._model.close()

@@ -68,8 +68,8 @@ class Service:
     def start(self) -> None:
         """Connect, and take up the run that was under way."""
         self._transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
-        self._conductor.check_stop()
         self._conductor.resume()
+        self._conductor.check_stop()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Serve until ``should_stop`` says so; looked at four times a second at least."""

@@ -134,9 +134,13 @@ class Downloads:
             if device in (None, download.device):
                 self._ask(download)
 
-    def forget(self, run: str) -> None:
-        """Drop every download of a run that has ended."""
-        self._open = {key: download for key, download in self._open.items() if download.offer.run != run}
+    def forget(self, run: str, step: int) -> None:
+        """Drop the downloads of a step whose results no longer count."""
+        for key, download in list(self._open.items()):
+            if (download.offer.run, download.offer.step) == (run, step):
+                del self._open[key]
+                for part in (self._directory / download.device).glob(f"*{download.offer.manifest.sha256}*"):
+                    part.unlink()
 
     def clear(self) -> None:
         """Drop everything, files included: no run is under way."""
