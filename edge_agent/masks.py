@@ -5,8 +5,8 @@ Worker side only (numpy). One directory a run, removed when the run ends.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,10 @@ KEPT_MASKS = 3
 
 
 class MaskStore:
-    """Files ``DIGEST.npz`` of packed bits. A damaged file counts as not held."""
+    """Files ``DIGEST.mask``: one line of JSON with names and shapes, then each mask's bits, packed.
+
+    A damaged file counts as not held.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -29,15 +32,17 @@ class MaskStore:
         """The mask with this digest, or None."""
         path = self._path(digest)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                shapes = json.loads(bytes(archive["shapes"]).decode())
-                mask: Mask = {}
-                for index, (name, shape) in enumerate(shapes):
-                    bits = np.unpackbits(archive[f"bits{index}"], count=int(np.prod(shape)))
-                    mask[name] = bits.astype(np.bool_).reshape(shape)
-        except (OSError, ValueError, KeyError, EOFError):
-            return None
-        if mask_digest(mask) != digest:
+            header, bits = path.read_bytes().split(b"\n", 1)
+            mask: Mask = {}
+            start = 0
+            for name, shape in json.loads(header):
+                count = math.prod(shape)
+                packed = np.frombuffer(bits, np.uint8, -(-count // 8), start)
+                mask[name] = np.unpackbits(packed, count=count).astype(np.bool_).reshape(shape)
+                start += len(packed)
+            if mask_digest(mask) != digest:
+                return None
+        except (OSError, ValueError, TypeError):
             return None
         path.touch()  # the least recently used one goes first
         return mask
@@ -48,12 +53,9 @@ class MaskStore:
         path = self._path(digest)
         if not path.exists():
             self._directory.mkdir(parents=True, exist_ok=True)
-            shapes = json.dumps([[name, list(entries.shape)] for name, entries in mask.items()])
-            arrays = {f"bits{index}": np.packbits(entries) for index, entries in enumerate(mask.values())}
-            buffer = io.BytesIO()
-            np.savez(buffer, shapes=np.frombuffer(shapes.encode(), np.uint8), **arrays)
-            write_atomic(path, buffer.getvalue())
-            kept = sorted(self._directory.glob("*.npz"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+            header = json.dumps([[name, list(entries.shape)] for name, entries in mask.items()]).encode()
+            write_atomic(path, header + b"\n" + b"".join(np.packbits(entries).tobytes() for entries in mask.values()))
+            kept = sorted(self._directory.glob("*.mask"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
             for old in kept[KEPT_MASKS:]:
                 old.unlink()
         return digest
@@ -61,4 +63,4 @@ class MaskStore:
     def _path(self, digest: str) -> Path:
         """Digests come from blobs: only hex digits become a file name."""
         name = digest if digest.isalnum() and len(digest) <= 128 else "invalid"
-        return self._directory / f"{name}.npz"
+        return self._directory / f"{name}.mask"

@@ -12,6 +12,9 @@ from typing import IO, Any
 
 import msgspec
 
+# The reader ends with the child's stdout, at once unless a grandchild holds it open.
+_READER_END_S = 1.0
+
 
 class Child:
     """Runs ``python -m MODULE ARGS``; one JSON document a line each way.
@@ -38,7 +41,8 @@ class Child:
             env=None if env is None else dict(env),
             preexec_fn=before_exec,
         )
-        threading.Thread(target=self._read, name=f"{module}-reader", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"{module}-reader", daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -74,22 +78,28 @@ class Child:
                 end()
             try:
                 self.process.wait(grace_s)
+                self._reader.join(_READER_END_S)
                 return
             except subprocess.TimeoutExpired:
                 continue
 
     def kill(self) -> None:
         """SIGKILL now."""
+        assert self.process.stdin is not None
         self.process.kill()
         self.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self._reader.join(_READER_END_S)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                event = msgspec.json.decode(line)
-            except msgspec.DecodeError:
-                continue  # a stray print of a library
-            if isinstance(event, dict):
-                self._events.put(event)
+        with self.process.stdout:
+            for line in self.process.stdout:
+                try:
+                    event = msgspec.json.decode(line)
+                except msgspec.DecodeError:
+                    continue  # a stray print of a library
+                if isinstance(event, dict):
+                    self._events.put(event)
         self._events.put({"event": "exit", "code": self.process.wait()})

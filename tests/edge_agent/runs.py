@@ -1,0 +1,73 @@
+"""One small real run: data, spec, state and tasks, as a coordinator would make them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fedcore.datasets.dataset import Dataset
+from fedcore.methods.registry import create, problem_of
+from fedcore.payload import Payload
+from fedcore.protocol.codec import encode
+from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
+
+SAMPLES = 80
+
+
+def spec_of(
+    method: str = "fedavg", *, batch: int = 16, shape: tuple[int, ...] = (1, 12, 12), **settings: Any
+) -> RunSpec:
+    return RunSpec(
+        seed=3,
+        method={"name": method, "pretrained": False, **settings},
+        model=ModelSettings(name="small_cnn", input_shape=shape, classes=3),
+        training=TrainingSettings(rounds=2, batch=batch, learning_rate=0.05),
+        wire=WireSettings(precision="fp32"),
+    )
+
+
+def write_data(path: Path, *, samples: int = SAMPLES, shape: tuple[int, ...] = (1, 12, 12)) -> str:
+    """Three kinds of bright stripes; returns the data source's name."""
+    rng = np.random.default_rng(0)
+    y = np.arange(samples) % 3
+    x = rng.integers(0, 60, (samples, *shape), dtype=np.uint8)
+    for kind in range(3):
+        x[y == kind, :, kind * 4 : kind * 4 + 3, :] += 120
+    np.savez(path, x=x, y=y.astype(np.int64))
+    return f"arrays:{path}"
+
+
+def data_settings(source: str) -> dict[str, Any]:
+    """The device has everything: no public and no test part."""
+    return {"source": source, "public_fraction": 0.0, "test_fraction": 0.0}
+
+
+def first_state(spec: RunSpec) -> Payload:
+    """Untrained: no engine is needed."""
+    rng = np.random.default_rng(1)
+    shape = spec.model.input_shape
+    public = Dataset(rng.integers(0, 255, (20, *shape), dtype=np.uint8), np.arange(20) % 3, 3)
+    return create(spec.method, problem_of(spec)).initial_state(None, public)  # type: ignore[arg-type]
+
+
+def task_blob(spec: RunSpec, state: Payload, *, send_mask: bool = True) -> bytes:
+    task = create(spec.method, problem_of(spec)).configure_round(state)
+    return encode(task, precision="fp32", send_mask=send_mask)
+
+
+def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str, **changes: Any) -> dict[str, Any]:
+    """The worker's command for one task."""
+    (tmp_path / "task").write_bytes(blob)
+    return {
+        "cmd": "task",
+        "device": "porch",
+        "blob": str(tmp_path / "task"),
+        "result": str(tmp_path / "result"),
+        "masks": str(tmp_path / "masks"),
+        "spec": msgspec.to_builtins(spec),
+        "data": data_settings(source),
+        **changes,
+    }
