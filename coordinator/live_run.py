@@ -51,7 +51,7 @@ class LiveRun:
         """True where a result of an earlier ``step`` is still within the staleness window."""
         return 0 < self.step - step <= self.spec.fleet.staleness
 
-    def open_step(self, cohort: tuple[str, ...], now: float) -> None:
+    def open_step(self, cohort: tuple[str, ...], now: float) -> OpenStep:
         """Start the coming step with ``cohort``: on disk first."""
         blobs = self._task_blobs(self.state)
         stage, round_ = blobs.stage, _integer(self.state, "round")
@@ -60,6 +60,7 @@ class LiveRun:
         log.info(
             "run %s: step %d (%s, round %d) opens for %d devices", self.run, self.step, stage, round_, len(cohort)
         )
+        return self._require()
 
     def resume_step(self) -> None:
         """Take up the step that was open when the coordinator stopped: its stored results are folded again."""

@@ -206,6 +206,11 @@ class OpenStep:
             if task.phase is not TaskPhase.STORED
         ]
 
+    def shortage(self) -> str:
+        """How many results there are, how many are needed, and what became of the rest."""
+        reasons = "; ".join(f"{entry['device']}: {entry['reason']}" for entry in self.lost()[:5])
+        return f"{self.fold.results} of {self._fleet.min_results} needed results ({reasons})"
+
     def unsettled(self) -> list[str]:
         """Devices that the step still waits for."""
         return [task.device for task in self.tasks.values() if not task.settled]
