@@ -11,8 +11,8 @@ import msgspec
 
 from coordinator.aggregation import StepFold, StoredResult
 from coordinator.context import Context
-from coordinator.ledger import StepSummary
 from coordinator.open_step import LiveTask, OpenStep
+from coordinator.records import StepSummary
 from coordinator.rounds import SETTLED_TASK_PHASES, TaskPhase
 from coordinator.task_blobs import TaskBlobs
 from fedcore.arrays import Mask

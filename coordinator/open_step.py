@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.aggregation import StepFold
 from coordinator.context import Context
-from coordinator.ledger import TaskNote
+from coordinator.records import TaskNote
 from coordinator.rounds import SETTLED_TASK_PHASES, TASK_TABLE, StepEvent, TaskEvent, TaskPhase, advance
 from coordinator.task_blobs import TaskBlobs
 from fedcore.protocol.messages import TaskOffer, TaskState, TaskStatus

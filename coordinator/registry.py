@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coordinator.ledger import Ledger, Presence
+from coordinator.ledger import Ledger
 from coordinator.post import Post
+from coordinator.records import Presence
 from coordinator.rows import DeviceRow
 from fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, Welcome
 

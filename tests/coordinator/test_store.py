@@ -15,7 +15,8 @@ import pytest
 
 from coordinator.blobs import BlobStore
 from coordinator.errors import StoreError, UnknownDevice, UnknownRun
-from coordinator.ledger import Ledger, Presence, StepSummary, TaskNote
+from coordinator.ledger import Ledger
+from coordinator.records import Presence, StepSummary, TaskNote
 from coordinator.rounds import RunState, TaskPhase
 from coordinator.store import Store
 from fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer, Traffic
@@ -208,7 +209,8 @@ def test_a_newer_schema_is_refused(tmp_path):
 WRITER = """
 import hashlib, itertools, sys
 from pathlib import Path
-from coordinator.ledger import Ledger, StepSummary
+from coordinator.ledger import Ledger
+from coordinator.records import StepSummary
 from coordinator.rounds import TaskPhase
 from fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer
 from fedcore.run_spec import RunSpec
