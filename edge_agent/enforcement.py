@@ -20,6 +20,8 @@ from edge_agent.governor import Plan
 from fedcore.child import Child
 
 WATCH_INTERVAL_S = 0.1
+# C code meets RLIMIT_DATA in its own ways (aborts, segmentation faults): a death this near to it is the limit's.
+NEAR_LIMIT = 0.95
 _LOG_LIMIT_BYTES = 1_000_000
 # What allocators print before they abort: torch, C++, glibc, OpenBLAS, Python.
 _ALLOCATION_FAILURES = (
@@ -76,6 +78,7 @@ class WorkerProcess:
         self._process = psutil.Process(self._child.pid)
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
         self._next_look = 0.0
+        self._peak_data_bytes = 0
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
 
@@ -111,7 +114,9 @@ class WorkerProcess:
         """Resident bytes of the worker and its children; a process that is just ending counts as zero."""
         total = 0
         with contextlib.suppress(psutil.Error):
-            total = int(self._process.memory_info().rss)
+            memory = self._process.memory_info()
+            total = int(memory.rss)
+            self._peak_data_bytes = max(self._peak_data_bytes, int(memory.data))
         for pid in _children(self._child.pid):
             with contextlib.suppress(psutil.Error):
                 total += int(psutil.Process(pid).memory_info().rss)
@@ -127,7 +132,9 @@ class WorkerProcess:
                 "event": "over_budget",
                 "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
             }
-        if code != 0 and not killed and any(phrase in tail for phrase in _ALLOCATION_FAILURES):
+        near = self._peak_data_bytes >= NEAR_LIMIT * self.plan.memory_limit_bytes > 0
+        at_limit = near and "data" in self.kind.lower()
+        if code != 0 and not killed and (at_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)):
             return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         reason = f"worker {how}" + (f": {_last_line(tail)}" if tail.strip() and not killed else "")

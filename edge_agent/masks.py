@@ -54,7 +54,9 @@ class MaskStore:
         if not path.exists():
             self._directory.mkdir(parents=True, exist_ok=True)
             header = json.dumps([[name, list(entries.shape)] for name, entries in mask.items()]).encode()
-            write_atomic(path, header + b"\n" + b"".join(np.packbits(entries).tobytes() for entries in mask.values()))
+            write_atomic(
+                path, header + b"\n" + b"".join(np.packbits(entries).tobytes() for entries in mask.values())
+            )
             kept = sorted(self._directory.glob("*.mask"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
             for old in kept[KEPT_MASKS:]:
                 old.unlink()

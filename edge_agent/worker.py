@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -170,9 +171,14 @@ def _encoded(result: Payload, task: Payload, spec: RunSpec) -> bytes:
 
 
 def peak_rss_bytes() -> int:
-    """VmHWM: the largest resident set since the task began (proc(5))."""
+    """The largest resident set since the task began."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(field: str) -> int:
+    """A size in /proc/self/status (proc(5))."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -193,6 +199,12 @@ def is_allocation_failure(error: BaseException) -> bool:
     )
 
 
+def at_data_limit() -> bool:
+    """True within a twentieth of RLIMIT_DATA: C extensions report a failed allocation as any error they like."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return limit != resource.RLIM_INFINITY and _status_bytes("VmData") >= 0.95 * limit
+
+
 def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit) -> bool:
     """One command; every error becomes an event. False where the process should not go on."""
     try:
@@ -203,7 +215,7 @@ def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit
     except UnknownMask as error:
         emit({"event": "needs_mask", "digest": error.digest, "reason": str(error)})
     except Exception as error:  # noqa: BLE001 - a worker reports whatever happens and leaves the deciding to others
-        if is_allocation_failure(error):
+        if is_allocation_failure(error) or (not isinstance(error, TinyfleetError) and at_data_limit()):
             emit({"event": "over_budget", "reason": f"{type(error).__name__}: {_first_line(error)}"})
             return False
         emit({"event": "failed", "kind": type(error).__name__, "reason": _first_line(error)})

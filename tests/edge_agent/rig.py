@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from fedcore.protocol.messages import (
     decode_up,
     encode,
 )
-from fedcore.protocol.transport import Received
+from fedcore.protocol.transport import Event, Received, Transport
 from fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
 
 IDENTITY = Identity("porch", "QUJD", "ab" * 32)
@@ -88,16 +90,17 @@ class ScriptedWorker:
 class Coordinator:
     """Keeps what the agent says; serves the blobs that it offers."""
 
-    def __init__(self, broker: LoopBroker) -> None:
-        self.transport = LoopTransport(broker, "coordinator")
-        self.transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
+    def __init__(self, transport: Transport, device: str = IDENTITY.device) -> None:
+        self.transport = transport
+        self.device = device
+        transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
         self.heard: list[Message] = []
         self.chunks: dict[int, bytes] = {}
         self.blobs: dict[str, tuple[Manifest, bytes]] = {}
         self.serving = True
 
     def say(self, message: Message) -> None:
-        self.transport.publish(topics.down(IDENTITY.device), encode(message))
+        self.transport.publish(topics.down(self.device), encode(message))
 
     def welcome(self, enrolment: Enrolment = Enrolment.ACCEPTED, heartbeat_s: float = 5.0) -> None:
         self.say(Welcome(enrolment, heartbeat_s))
@@ -114,26 +117,51 @@ class Coordinator:
     def verdict(self, step: int = 0, verdict: Verdict = Verdict.STORED, run: str = "r") -> None:
         self.say(ResultVerdict(run, step, verdict))
 
-    def listen(self) -> None:
-        """Take in everything that has come, and serve what was asked for."""
-        while (event := self.transport.receive(0.0)) is not None:
-            if not isinstance(event, Received):
-                continue
-            if event.topic.endswith("/chunk"):
-                chunk = unpack_chunk(event.payload)
-                self.chunks[chunk.index] = bytes(chunk.data)
-                continue
-            message = decode_up(event.payload)
-            self.heard.append(message)
-            if isinstance(message, ChunkRequest) and self.serving:
-                self.serve(message)
+    def listen(self, timeout: float = 0.0) -> None:
+        """Take in everything that has come, waiting at most ``timeout``, and serve what was asked for."""
+        event = self.transport.receive(timeout)
+        while event is not None:
+            self.take(event)
+            event = self.transport.receive(0.0)
+
+    def await_(self, condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+        """Listen until ``condition`` holds; its value."""
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"heard only {self.heard[-12:]}"
+            self.listen(0.05)
+        return value
+
+    def take(self, event: Event) -> None:
+        if not isinstance(event, Received):
+            return
+        if event.topic.endswith("/chunk"):
+            chunk = unpack_chunk(event.payload)
+            self.chunks[chunk.index] = bytes(chunk.data)
+            return
+        message = decode_up(event.payload)
+        self.heard.append(message)
+        if isinstance(message, ChunkRequest) and self.serving:
+            self.serve(message)
+
+    def fetch(self, manifest: Manifest) -> bytes:
+        """A whole result, in ranges of eight chunks."""
+        self.chunks.clear()
+        for start in range(0, manifest.count, 8):
+            count = min(8, manifest.count - start)
+            self.say(ChunkRequest(manifest.sha256, start, count))
+            wanted = set(range(start, start + count))
+            self.await_(lambda wanted=wanted: wanted <= set(self.chunks))
+        blob = b"".join(self.chunks[index] for index in range(manifest.count))
+        assert hashlib.sha256(blob).hexdigest() == manifest.sha256
+        return blob
 
     def serve(self, request: ChunkRequest) -> None:
         manifest, blob = self.blobs[request.sha256]
         for index in range(request.start, min(request.start + request.count, manifest.count)):
             data = blob[index * manifest.chunk_size : (index + 1) * manifest.chunk_size]
             payload = pack_chunk(request.sha256, index, data)
-            self.transport.publish(topics.down_chunk(IDENTITY.device), payload)
+            self.transport.publish(topics.down_chunk(self.device), payload)
 
     def of(self, kind: type[Message]) -> list[Any]:
         return [message for message in self.heard if type(message) is kind]
@@ -145,7 +173,7 @@ class Rig:
     def __init__(self, state: Path, *, engines: tuple[str, ...] = ("torch",), policy: str = "fresh") -> None:
         self.state = state
         self.broker = LoopBroker()
-        self.coordinator = Coordinator(self.broker)
+        self.coordinator = Coordinator(LoopTransport(self.broker, "coordinator"))
         self.clock = Clock()
         self.workers: list[ScriptedWorker] = []
         self.config: AgentConfig = load(None, {"limits.policy": policy, "limits.threads": 1})

@@ -18,13 +18,18 @@ SAMPLES = 80
 
 
 def spec_of(
-    method: str = "fedavg", *, batch: int = 16, shape: tuple[int, ...] = (1, 12, 12), **settings: Any
+    method: str = "fedavg",
+    *,
+    batch: int = 16,
+    shape: tuple[int, ...] = (1, 12, 12),
+    local_epochs: int = 1,
+    **settings: Any,
 ) -> RunSpec:
     return RunSpec(
         seed=3,
         method={"name": method, "pretrained": False, **settings},
         model=ModelSettings(name="small_cnn", input_shape=shape, classes=3),
-        training=TrainingSettings(rounds=2, batch=batch, learning_rate=0.05),
+        training=TrainingSettings(rounds=2, local_epochs=local_epochs, batch=batch, learning_rate=0.05),
         wire=WireSettings(precision="fp32"),
     )
 

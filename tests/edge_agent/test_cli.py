@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from edge_agent import cli, daemon
+from edge_agent.config import AgentConfig
+from edge_agent.errors import AlreadyRunning
+from edge_agent.status import StatusFile, read
+from tests.edge_agent.runs import write_data
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout, stderr."""
+    code = 0
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_init_then_show_config(tmp_path, capsys):
+    path, state = tmp_path / "agent.toml", tmp_path / "state"
+    options = ("--config", path, "--state", state)
+    code, out, _ = run(capsys, "init", *options, "--name", "porch", "--memory-limit", "300M", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["device"], facts["config_written"]) == ("porch", True)
+    assert (state / "identity.json").exists()
+    code, out, _ = run(capsys, "show-config", "--config", path, "--json")
+    assert msgspec.convert(json.loads(out), AgentConfig).limits.memory_limit_bytes == 300_000_000
+    code, out, _ = run(capsys, "show-config", "--config", path)
+    assert out == path.read_text(encoding="utf-8")
+    code, out, _ = run(capsys, "init", *options, "--json")
+    again = json.loads(out)
+    assert (again["fingerprint"], again["config_written"]) == (facts["fingerprint"], False)
+
+
+def test_each_fatal_error_has_its_code(tmp_path, capsys):
+    missing = tmp_path / "none.toml"
+    assert run(capsys, "run", "--config", missing)[0] == 2
+    code, out, err = run(capsys, "show-config", "--name", "Porch!", "--json")
+    assert (code, json.loads(out)["error"]) == (2, "ConfigError")
+    assert "Porch!" in err
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert run(capsys, "run", "--state", tmp_path / "file" / "below")[0] == 9
+    assert run(capsys, "status", "--state", tmp_path)[0] == 9
+    state = tmp_path / "state"
+    state.mkdir()
+    with daemon.lock(state):
+        code, _, err = run(capsys, "run", "--state", state)
+    assert (code, str(state) in err) == (8, True)
+
+
+def test_data_that_is_missing_ends_the_agent_with_its_name(tmp_path):
+    config = tmp_path / "agent.toml"
+    config.write_text(f'state = "{tmp_path}/s"\n[data]\nsource = "arrays:{tmp_path}/none.npz"\n', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 6, done.stderr
+    assert "none.npz" in done.stderr
+
+
+def test_describing_the_board_takes_a_child(tmp_path):
+    source = write_data(tmp_path / "data.npz")
+    config = msgspec.convert(
+        {"data": {"source": source, "public_fraction": 0.0, "test_fraction": 0.0}, "state": str(tmp_path)},
+        AgentConfig,
+    )
+    board = daemon.describe(config, "porch")
+    assert board.samples == 80
+    assert board.profile
+    assert len(msgspec.json.encode(board.profile)) < 16_000
+
+
+def test_the_lock_goes_with_its_holder(tmp_path):
+    with daemon.lock(tmp_path), pytest.raises(AlreadyRunning), daemon.lock(tmp_path):
+        pass
+    with daemon.lock(tmp_path):
+        pass
+
+
+def test_status_is_written_once_a_change(tmp_path, capsys):
+    path = tmp_path / "status.json"
+    status = StatusFile(path, "porch", "s1")
+    status.write("accepted", "training", ("r", 3))
+    first = path.stat().st_mtime_ns, path.stat().st_ino
+    status.write("accepted", "training", ("r", 3))
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == first
+    assert read(path).task == ("r", 3)
+    code, out, _ = run(capsys, "status", "--state", tmp_path, "--json")
+    facts = json.loads(out)
+    assert (code, facts["link"], facts["running"], facts["pid"]) == (0, "accepted", True, os.getpid())
+    status.write("stopped", "idle", None)
+    assert json.loads(run(capsys, "status", "--state", tmp_path, "--json")[1])["running"] is False

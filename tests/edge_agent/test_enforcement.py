@@ -1,0 +1,167 @@
+"""Real workers under real limits."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+
+import pytest
+
+pytest.importorskip("torch", reason="the worker needs an engine")
+
+from edge_agent import enforcement
+from edge_agent.enforcement import WorkerProcess
+from edge_agent.governor import Plan
+from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
+
+# Activations of one whole batch of this task need some 220 MB; of one sample, 15 MB.
+SHAPE, BATCH = (3, 96, 96), 64
+
+
+class DataLimit:
+    """RLIMIT_DATA, whatever this machine's cgroups allow."""
+
+    kind = "RLIMIT_DATA"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def before_exec(self) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (self.limit, self.limit))
+
+    def attach(self, pid: int) -> None:
+        """Set before exec."""
+
+    def oom_kills(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start a worker; its hard limit is RLIMIT_DATA and the watcher stays out of it unless asked for."""
+    workers = []
+
+    def make(limit, *, hard=True, policy="fresh"):
+        if hard:
+            monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: DataLimit(size))
+            monkeypatch.setattr(WorkerProcess, "_look", _look_at_data_only)
+        else:
+            monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: DataLimit(1 << 40))
+        workers.append(WorkerProcess("r", Plan(0, 1, policy, limit), "test", tmp_path / "worker.log"))
+        return workers[-1]
+
+    original = WorkerProcess._look
+
+    def _look_at_data_only(self):
+        original(self)
+        self.rss_bytes = 0
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def order(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    spec = spec_of(batch=BATCH, shape=SHAPE)
+    source = write_data(directory / "data.npz", samples=BATCH, shape=SHAPE)
+    return command(directory, spec, task_blob(spec, first_state(spec)), source)
+
+
+def last_event(worker, timeout=60.0):
+    deadline, events = time.monotonic() + timeout, []
+    while time.monotonic() < deadline:
+        event = worker.poll(time.monotonic())
+        if event is None:
+            time.sleep(0.005)
+            continue
+        events.append(event)
+        if event["event"] in ("done", "over_budget", "failed", "needs_mask"):
+            return events
+    raise AssertionError(f"nothing but {events}")
+
+
+def data_bytes_of_single_samples(start, order):
+    """What the worker reserves when it trains one sample at a time, the engine's own memory included."""
+    worker = start(1 << 40)
+    worker.send({**order, "micro_batch": 1})
+    assert last_event(worker)[-1]["event"] == "done"
+    return worker._peak_data_bytes
+
+
+def test_the_hard_limit_stops_a_whole_batch_and_lets_single_samples_pass(start, order):
+    limit = data_bytes_of_single_samples(start, order) + 60_000_000
+    whole = start(limit)
+    whole.send({**order, "micro_batch": 0})
+    events = last_event(whole)
+    assert events[-1]["event"] == "over_budget", events
+    assert events[0]["event"] == "training", "it came as far as training"
+    single = start(limit)
+    single.send({**order, "micro_batch": 1})
+    done = last_event(single)[-1]
+    assert done["event"] == "done", done
+    assert single.rss_bytes == 0
+
+
+def test_an_engine_that_does_not_fit_is_over_budget_before_training(start, order):
+    for limit in (40_000_000, 100_000_000):
+        worker = start(limit)
+        worker.send(order)
+        events = last_event(worker)
+        assert [event["event"] for event in events] == ["over_budget"], events
+
+
+def test_the_watcher_stops_what_the_hard_limit_lets_pass(start, order):
+    worker = start(150_000_000, hard=False)
+    worker.send(order)
+    event = last_event(worker)[-1]
+    assert event["event"] == "over_budget"
+    assert "watcher" in event["reason"]
+    assert worker.peak_rss_bytes > 150_000_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_another_death_is_told_by_its_signal(start, order, number):
+    worker = start(1 << 40)
+    os.kill(worker._child.pid, number)
+    event = last_event(worker)[-1]
+    assert event["event"] == "failed"
+    assert number.name in event["reason"]
+
+
+def test_a_kernel_kill_with_the_cgroup_as_witness_is_over_budget(start, monkeypatch):
+    worker = start(1 << 40)
+    monkeypatch.setattr(worker._limit, "oom_kills", lambda: 1)
+    os.kill(worker._child.pid, signal.SIGKILL)
+    event = last_event(worker)[-1]
+    assert event["event"] == "over_budget"
+    assert "kernel" in event["reason"]
+
+
+def test_children_count(start):
+    """The resident set of a process's children, from the one small file."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(5)
+        os._exit(0)
+    try:
+        assert pid in enforcement._children(os.getpid())
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert pid not in enforcement._children(os.getpid())
+
+
+def test_the_log_is_cut_short(start, order, tmp_path):
+    worker = start(0, policy="warm")
+    log = tmp_path / "worker.log"
+    log.write_bytes(b"x" * (enforcement._LOG_LIMIT_BYTES + 1))
+    worker.send({**order, "micro_batch": 0})
+    assert log.stat().st_size < 1000
+    assert last_event(worker)[-1]["event"] == "done"
