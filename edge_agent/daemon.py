@@ -50,7 +50,7 @@ def run(config: AgentConfig) -> None:
             ", ".join(board.engines) or "none",
         )
         supervisor = assemble(config, state, who, board, mqtt_transport(config, who))
-        supervisor.run(_stop_signal())
+        supervisor.run(StopSignal())
 
 
 def assemble(
@@ -160,8 +160,8 @@ def lock(state: Path) -> Iterator[None]:
         yield
 
 
-class _stop_signal:  # noqa: N801 - reads as the function that it is
-    """True once SIGTERM or SIGINT has come."""
+class StopSignal:
+    """Called, it is true once SIGTERM or SIGINT has come."""
 
     def __init__(self) -> None:
         self._came = False

@@ -151,7 +151,10 @@ def _environment(threads: int) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": count,
         # glibc otherwise keeps an arena a thread, and freed memory in each of them.
         "MALLOC_ARENA_MAX": "1",
-        "MALLOC_TRIM_THRESHOLD_": "1048576",
+        # Large activations go back to the kernel at once (a sixth less peak memory on 96x96 images), small
+        # ones are reused from a heap that is not trimmed at every step (half the time on 28x28 images).
+        "MALLOC_MMAP_THRESHOLD_": "4194304",
+        "MALLOC_TRIM_THRESHOLD_": "33554432",
         # 8 MB of stack a thread would count against RLIMIT_DATA.
         "OMP_STACKSIZE": "2M",
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from edge_agent import health
 from edge_agent.assignment import Assignments
 from edge_agent.config import AgentConfig
 from edge_agent.governor import Governor
@@ -98,6 +99,7 @@ class Supervisor:
         self.link = Link.OFFLINE
         self.session = os.urandom(8).hex()
         self._identity = identity
+        self._state = state
         self._board = board
         self._transport = transport
         self._governor = governor
@@ -150,15 +152,11 @@ class Supervisor:
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
-        event = self._transport.receive(timeout)
-        for _ in range(_EVENTS_A_TURN):
-            if event is None:
-                break
+        event, left = self._transport.receive(timeout), _EVENTS_A_TURN
+        while event is not None:
             self._handle(event)
-            event = self._transport.receive(0.0)
-        else:
-            if event is not None:
-                self._handle(event)
+            left -= 1
+            event = self._transport.receive(0.0) if left else None
         self.assignments.tick()
         self._mind_clocks()
         self._pump()
@@ -317,8 +315,7 @@ class Supervisor:
         return {
             "rss_bytes": float(self._process.memory_info().rss),
             "worker_rss_bytes": float(self.assignments.worker_rss_bytes),
-            "free_memory_bytes": float(psutil.virtual_memory().available),
-            "load_1m": psutil.getloadavg()[0],
+            **health.read(self._state),
         }
 
     def _step(self, event: LinkEvent) -> None:
