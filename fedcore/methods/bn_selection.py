@@ -17,7 +17,7 @@ from fedcore.datasets.dataset import Dataset, Normalization, batches
 from fedcore.errors import ResultError
 from fedcore.methods.fold import FixedPointSum, WeightedMean
 from fedcore.models.graph import Graph
-from fedcore.sparsity.allocation import candidate_counts, uniform_counts
+from fedcore.sparsity.allocation import ALLOCATIONS, candidate_counts
 from fedcore.sparsity.mask import magnitude_mask
 from fedcore.training.engine import Engine
 
@@ -29,12 +29,14 @@ def default_pool_size(density: float) -> int:
     return min(20, math.ceil(0.1 / density))
 
 
-def draw_candidates(graph: Graph, density: float, size: int, seed: int, spread: float) -> list[Counts]:
-    """C vectors of layer counts; the first is the uniform one, the others are drawn about it."""
+def draw_candidates(
+    graph: Graph, density: float, size: int, seed: int, spread: float, allocation: str
+) -> list[Counts]:
+    """C vectors of layer counts; the first is the allocation's own, the others are drawn about it."""
     shapes = {name: graph.params[name].shape for name in graph.maskable}
     rng = np.random.default_rng([seed, 3])
-    drawn = [candidate_counts(shapes, density, rng, spread) for _ in range(size - 1)]
-    return [uniform_counts(shapes, density), *drawn]
+    drawn = [candidate_counts(shapes, density, rng, spread, allocation) for _ in range(size - 1)]
+    return [ALLOCATIONS[allocation](shapes, density), *drawn]
 
 
 def union_counts(candidates: list[Counts]) -> Counts:

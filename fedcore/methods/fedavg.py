@@ -23,7 +23,7 @@ from fedcore.methods.method import (
 from fedcore.methods.train_fold import TrainFold
 from fedcore.payload import Json, Payload, SparseVector
 from fedcore.run_spec import Settings
-from fedcore.sparsity.allocation import erk_counts, uniform_counts
+from fedcore.sparsity.allocation import ALLOCATIONS
 from fedcore.sparsity.mask import apply_mask, density, random_mask
 from fedcore.training.engine import Engine
 
@@ -125,6 +125,5 @@ class Static(FedAvg):
         """A random mask with ERK or uniform layer densities."""
         graph = self.problem.graph
         shapes = {name: graph.params[name].shape for name in graph.maskable}
-        allocate = erk_counts if self.settings.allocation == "erk" else uniform_counts
         rng = np.random.default_rng([self.problem.seed, 2])
-        return random_mask(shapes, allocate(shapes, self.settings.density), rng)
+        return random_mask(shapes, ALLOCATIONS[self.settings.allocation](shapes, self.settings.density), rng)

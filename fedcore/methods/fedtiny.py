@@ -35,7 +35,8 @@ class FedTinySettings(Settings, frozen=True):
     # Adaptive batch-norm selection.
     selection: bool = True  # off: the uniform magnitude mask, unselected
     candidates: Count = 0  # C; 0: min(20, ceil(0.1 / density))
-    spread: Fraction = 0.5  # layer densities d (1 + u), u ~ U(-spread, spread)
+    spread: Fraction = 0.5  # layer densities d_l (1 + u), u ~ U(-spread, spread)
+    allocation: Literal["uniform", "erk"] = "uniform"  # d_l: d itself (the paper), or ERK's
     statistics_passes: Positive = 10
     between_device_variance: bool = False  # add the variance of the devices' means (law of total variance)
     # Progressive pruning.
@@ -68,7 +69,7 @@ class FedTiny(FedAvg):
         # Devices derive the candidates from the parent as it travels: so does the coordinator.
         parent = quantise(state.params, self.problem.wire_precision)
         size = (s.candidates or selection.default_pool_size(s.density)) if s.selection else 1
-        pool = selection.draw_candidates(graph, s.density, size, self.problem.seed, s.spread)
+        pool = selection.draw_candidates(graph, s.density, size, self.problem.seed, s.spread, s.allocation)
         mask = magnitude_mask(parent, selection.union_counts(pool))
         apply_mask(parent, mask)
         state.meta |= {"adjustments": 0, "stage": STATISTICS if size > 1 else TRAIN}

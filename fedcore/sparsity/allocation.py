@@ -62,22 +62,30 @@ def _round_to(exact: Mapping[str, float], sizes: Mapping[str, int], total: int) 
     return counts
 
 
-def candidate_counts(
-    shapes: Shapes, density: float, rng: np.random.Generator, spread: float = 0.5, tolerance: float = 0.02
-) -> dict[str, int]:
-    """One candidate's counts: d_l = d (1 + u_l), u_l ~ U(-spread, spread), redrawn until |overall - d| / d
-    is below ``tolerance`` (FedTiny, section 3.2).
+ALLOCATIONS = {"uniform": uniform_counts, "erk": erk_counts}
 
-    Where floors make the tolerance unreachable (tiny layers), the tolerance doubles every 1,000 draws.
+
+def candidate_counts(
+    shapes: Shapes,
+    density: float,
+    rng: np.random.Generator,
+    spread: float = 0.5,
+    allocation: str = "uniform",
+    tolerance: float = 0.02,
+) -> dict[str, int]:
+    """One candidate's counts: d_l (1 + u_l), u_l ~ U(-spread, spread), redrawn until |overall - d| / d
+    is below ``tolerance`` (FedTiny, section 3.2). d_l is d itself, or ERK's density of the layer.
+
+    Where floors and dense layers make the tolerance unreachable, it doubles every 1,000 draws.
     """
-    _check(density)
+    base = ALLOCATIONS[allocation](shapes, density)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     target = density * sum(sizes.values())
-    for draw in range(100_000):
+    for draw in range(20_000):
         factors = rng.uniform(1.0 - spread, 1.0 + spread, len(sizes))
         counts = {
-            name: min(size, max(1, math.floor(density * factor * size + 1e-9)))
-            for (name, size), factor in zip(sizes.items(), factors, strict=True)
+            name: min(sizes[name], max(1, math.floor(count * factor + 1e-9)))
+            for (name, count), factor in zip(base.items(), factors, strict=True)
         }
         if abs(sum(counts.values()) - target) / target < tolerance * 2 ** (draw // 1_000):
             return counts

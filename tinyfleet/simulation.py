@@ -1,0 +1,148 @@
+"""A whole run in one process: the live fleet's methods, codec and device data without its network.
+
+The same ``Method`` object, the same blobs and the same random generators as live: on equal specs and
+device names the final model is bit-identical.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedcore.arrays import FloatArray, IntArray, Mask
+from fedcore.datasets.partition import device_data, public_data, test_data
+from fedcore.methods.method import Control, DeviceData, Method, normalization_of
+from fedcore.methods.registry import create, problem_of
+from fedcore.payload import Payload
+from fedcore.protocol.codec import decode, encode
+from fedcore.run_spec import RunSpec
+from fedcore.sparsity.mask import density, mask_digest
+from fedcore.training.engine import Engine, Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One finished step. Bytes are mean blob sizes per device, what a device holds already left out."""
+
+    step: int
+    stage: str
+    round: int  # training rounds finished after it
+    devices: int
+    loss: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    density: float
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+
+
+class SimulatedDevice:
+    """One device: its data, and the mask that it holds."""
+
+    def __init__(self, data: DeviceData) -> None:
+        self.data = data
+        self._held: tuple[str, Mask] | None = None
+
+    def holds(self, digest: str) -> bool:
+        """Whether a task may come without this mask."""
+        return self._held is not None and self._held[0] == digest
+
+    def run(self, blob: bytes, method: Method, engine: Engine, spec: RunSpec) -> bytes:
+        """Decode a task, run it, encode its result."""
+        task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
+        self._held = (mask_digest(task.mask), task.mask) if task.mask else None
+        result = method.run(task, engine, self.data, Control())
+        return encode(result, precision=spec.wire.precision, send_mask=False, compress=spec.wire.compress)
+
+
+def device_names(count: int) -> tuple[str, ...]:
+    """Names of simulated devices, those of the demo's agents."""
+    return tuple(f"agent-{index}" for index in range(count))
+
+
+class Simulation:
+    """Runs a spec step by step. Raises ``DataError`` and ``ConfigError`` as its parts do."""
+
+    def __init__(self, spec: RunSpec, engine: Engine, names: Sequence[str] | None = None) -> None:
+        self.spec, self.engine = spec, engine
+        self.method = create(spec.method, problem_of(spec))
+        names = names or device_names(spec.data.partition.devices)
+        self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
+        self._test = test_data(spec.data)
+        self.state = self.method.initial_state(engine, public_data(spec.data))
+
+    def cohort(self) -> list[SimulatedDevice]:
+        """The devices of the coming step: all, or a random choice from (seed, step)."""
+        size = self.spec.fleet.cohort or len(self.devices)
+        if size >= len(self.devices):
+            return self.devices
+        rng = np.random.default_rng([self.spec.seed, 4, _step(self.state)])
+        return [self.devices[int(i)] for i in np.sort(rng.choice(len(self.devices), size, replace=False))]
+
+    def step(self) -> StepRecord:
+        """Run one step on its cohort and evaluate the new state on held-out test data."""
+        started = time.perf_counter()
+        state, wire = self.state, self.spec.wire
+        task = self.method.configure_round(state)
+        digest = mask_digest(task.mask) if task.mask else ""
+        blobs = {
+            known: encode(task, precision=wire.precision, send_mask=not known, compress=wire.compress)
+            for known in (False, True)
+        }
+        fold, down, up = self.method.begin_fold(state), 0, 0
+        cohort = self.cohort()
+        for device in cohort:
+            blob = blobs[device.holds(digest)]
+            reply = device.run(blob, self.method, self.engine, self.spec)
+            self.method.fold(fold, decode(reply, held=lambda asked: task.mask if asked == digest else None))
+            down, up = down + len(blob), up + len(reply)
+        self.state = self.method.finish_round(state, fold)
+        stage = str(state.meta["stage"])
+        evaluation = self.evaluate() if stage == "train" else None
+        metrics: Any = self.state.meta.get("metrics", {})
+        return StepRecord(
+            step=_step(state),
+            stage=stage,
+            round=int(self.state.meta["round"]),  # type: ignore[arg-type]
+            devices=len(cohort),
+            loss=metrics.get("loss"),
+            test_loss=evaluation.loss if evaluation else None,
+            test_accuracy=evaluation.accuracy if evaluation else None,
+            density=density(self.state.mask),
+            bytes_down=down // len(cohort),
+            bytes_up=up // len(cohort),
+            seconds=time.perf_counter() - started,
+        )
+
+    def evaluate(self) -> Evaluation:
+        """The current model on held-out test data."""
+        self.engine.load(self.method.problem.graph, self.state.params, self.state.mask)
+        x, y = self.test_arrays()
+        return self.engine.evaluate(x, y)
+
+    def test_arrays(self) -> tuple[FloatArray, IntArray]:
+        """Normalised held-out inputs and their labels."""
+        return normalization_of(self.state)(self._test.x), self._test.y
+
+    @property
+    def finished(self) -> bool:
+        return self.method.finished(self.state)
+
+
+def simulate(
+    spec: RunSpec, engine: Engine, *, on_step: Callable[[StepRecord], None] = lambda record: None
+) -> Payload:
+    """Run ``spec`` to its end; returns the final state."""
+    simulation = Simulation(spec, engine)
+    while not simulation.finished:
+        on_step(simulation.step())
+    return simulation.state
+
+
+def _step(state: Payload) -> int:
+    return int(state.meta["step"])  # type: ignore[arg-type]
