@@ -10,7 +10,7 @@ import psutil
 
 
 def read(state: Path, root: Path = Path("/")) -> dict[str, float]:
-    """Free memory and disk in bytes, load, temperature of the hottest zone in degrees Celsius, battery in percent."""
+    """Free memory and disk in bytes, load, hottest zone in degrees Celsius, battery in percent."""
     health = {
         "free_memory_bytes": float(psutil.virtual_memory().available),
         "free_disk_bytes": float(shutil.disk_usage(state).free),
