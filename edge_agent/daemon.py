@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
@@ -122,15 +121,7 @@ def describe(config: AgentConfig, device: str) -> Board:
         reason = event.get("reason") or f"the worker ended with code {event.get('code')}; its error stands above"
         kind = ConfigError if event.get("kind") == "ConfigError" else DataError
         raise kind(f"data.source {config.data.source!r}: {reason}")
-    return Board(tuple(event["engines"]), int(event["samples"]), event["profile"], version())
-
-
-def version() -> str:
-    """Version of the installed distribution."""
-    try:
-        return metadata.version("tinyfleet")
-    except metadata.PackageNotFoundError:
-        return "source"
+    return Board(tuple(event["engines"]), int(event["samples"]), event["profile"], str(event["version"]))
 
 
 def state_directory(config: AgentConfig) -> Path:

@@ -88,6 +88,7 @@ class Trainer:
                 "engines": list(available()),
                 "samples": len(data.train) + len(data.development),
                 "profile": asdict(detect()),
+                "version": version(),
             }
         )
 
@@ -168,6 +169,16 @@ def _encoded(result: Payload, task: Payload, spec: RunSpec) -> bytes:
 
     same = bool(task.mask) and mask_digest(result.mask) == mask_digest(task.mask)
     return encode(result, precision=spec.wire.precision, send_mask=not same, compress=spec.wire.compress)
+
+
+def version() -> str:
+    """Version of the installed distribution; here, because the library that reads it is large."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("tinyfleet")
+    except metadata.PackageNotFoundError:
+        return "source"
 
 
 def peak_rss_bytes() -> int:

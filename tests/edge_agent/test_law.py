@@ -1,0 +1,18 @@
+"""The supervisor's imports stay light: each of these would cost megabytes for as long as the board is up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("numpy", "torch", "typer", "rich", "asyncio", "sqlite3", "cryptography", "multiprocessing")
+SCRIPT = """
+import sys
+import edge_agent.cli, edge_agent.daemon, fedcore.protocol.mqtt
+sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
+"""
+
+
+def test_nothing_heavy_is_imported():
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *HEAVY], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
