@@ -1,1 +1,22 @@
-"""The ``tinyfleet`` command line."""
+"""The ``tinyfleet`` command line: one file per command group, nothing heavy imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point. An error meant for a person is one line and its exit code; ``--debug`` shows where it arose."""
+    from fedcore.errors import TinyfleetError
+    from tinyfleet.cli.app import app
+
+    try:
+        app()
+    except TinyfleetError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"tinyfleet: {error}\n")
+        sys.exit(error.exit_code)
+
+
+__all__ = ["main"]

@@ -1,0 +1,40 @@
+"""The root of the command line: its groups, and the options of all of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from tinyfleet.cli import bench, demo, devices, doctor, export, processes, profiles, runs, simulate
+
+app = typer.Typer(
+    name="tinyfleet",
+    help="A fleet of small boards trains tiny models together, within each board's budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and log everything.")] = False,
+) -> None:
+    """Options of every command."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
+app.command("export")(export.export)
+app.command("doctor")(doctor.doctor)
+app.command("coordinator", **processes.PASS_ON)(processes.coordinator)
+app.command("agent", **processes.PASS_ON)(processes.agent)
+app.add_typer(runs.app, name="run")
+app.add_typer(devices.app, name="devices")
+app.add_typer(profiles.app, name="profile")
+app.add_typer(bench.app, name="bench")

@@ -1,0 +1,73 @@
+"""``tinyfleet demo``: the whole of it on one machine."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyfleet import demo_spec
+
+
+def demo(
+    data: Annotated[
+        str, typer.Option(help="mnist5k, fashion-mnist, digits, image-folder:PATH or arrays:FILE.npz.")
+    ] = demo_spec.SOURCE,
+    method: Annotated[str, typer.Option(help="fedtiny, static or fedavg.")] = demo_spec.METHOD,
+    density: Annotated[float, typer.Option(min=0.001, max=1.0, help="Share of prunable weights that stays.")] = (
+        demo_spec.DENSITY
+    ),
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Training rounds of each run.", show_default=False)
+    ] = None,
+    agents: Annotated[int, typer.Option(min=1, max=32)] = demo_spec.AGENTS,
+    seed: Annotated[int, typer.Option(min=0)] = demo_spec.SEED,
+    broker: Annotated[
+        str, typer.Option(help="auto, mosquitto, embedded, or mqtt://HOST:PORT of a running one.")
+    ] = ("auto"),
+    memory_limit: Annotated[str, typer.Option(help='Of each worker, such as "300M"; 0: from the board.')] = "0",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Models, report and logs go here.")] = Path(
+        "demo-out"
+    ),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the fleet's logs and states.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few rounds on little data: does everything work?")
+    ] = False,
+) -> None:
+    """Train a dense and a tiny model on a fleet of processes, export the tiny one, and say what it cost."""
+    from rich.console import Console
+
+    from tinyfleet.demo import DemoOptions, run_demo, write_json
+    from tinyfleet.demo_table import print_result
+
+    console = Console()
+    options = DemoOptions(
+        out=out,
+        method=method,
+        data=data,
+        density=density,
+        rounds=rounds or (demo_spec.QUICK_ROUNDS if quick else demo_spec.ROUNDS),
+        agents=agents,
+        seed=seed,
+        broker=broker,
+        memory_limit=int(memory_limit) if memory_limit.isdigit() else memory_limit,
+        limit=demo_spec.QUICK_LIMIT if quick else 0,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = run_demo(options, console)
+    except KeyboardInterrupt:
+        console.print("stopped; every process of the fleet has ended")
+        raise typer.Exit(130) from None
+    if json_file is not None:
+        write_json(json_file, result)
+    print_result(console, result)
+    console.print(f"\nreport: {result['report']}\nmodels: {out / 'model'}")
+    if not keep:
+        shutil.rmtree(out / "fleet", ignore_errors=True)

@@ -1,0 +1,36 @@
+"""``tinyfleet doctor``: what is here, what is missing, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from tinyfleet.cli.output import Json, emit_json
+from tinyfleet.cli.state import StateOption, default_state
+
+_COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
+
+
+def doctor(
+    checks: Annotated[list[str] | None, typer.Argument(metavar="[CHECK]...", help="Only these.")] = None,
+    broker: Annotated[str | None, typer.Option(metavar="URL", help="Also try to reach this broker.")] = None,
+    state: StateOption = None,
+    as_json: Json = False,
+) -> None:
+    """Look whether everything that tinyfleet needs is here. Exit code 1 where something essential is missing."""
+    from tinyfleet.doctor import Surroundings, examine
+
+    findings = examine(Surroundings(state=state or default_state(), broker=broker), checks or None)
+    broken = any(f.essential and f.status == "missing" for f in findings)
+    if as_json:
+        emit_json({"healthy": not broken, "checks": [dataclasses.asdict(f) for f in findings]})
+    else:
+        for f in findings:
+            typer.secho(f"{f.status:<8}", fg=_COLOURS[f.status], nl=False)
+            typer.echo(f" {f.name:<16} {f.found}")
+            if f.remedy:
+                typer.echo(f"{'':<25} -> {f.remedy}")
+        typer.echo("something essential is missing" if broken else "ready")
+    raise typer.Exit(1 if broken else 0)

@@ -1,0 +1,90 @@
+"""``tinyfleet export``: a run's latest model as ONNX and TFLite files, each verified."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedcore.errors import ConfigError
+from tinyfleet.cli.output import Json, emit_json, emit_table
+from tinyfleet.cli.runs import read_spec, resolve
+from tinyfleet.cli.state import StateOption, opened
+
+if TYPE_CHECKING:
+    from fedcore.run_spec import RunSpec
+
+
+def export(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's id, or its beginning.")] = None,
+    state: StateOption = None,
+    state_blob: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of a run: a state that `simulate --out` kept.")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(metavar="RUN.toml", help="With --state-blob: what was run.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("export-out"),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="onnx-fp32, tflite-fp32, tflite-fp16 or tflite-int8; repeatable."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Engine that the files are compared with.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write the model of RUN as ONNX and TFLite, run each file in its own runtime and compare."""
+    from tinyfleet.exporting import FORMATS
+
+    unknown = [name for name in formats or () if name not in FORMATS]
+    if unknown:
+        raise ConfigError(f"format {unknown[0]!r} is unknown; choose from {', '.join(FORMATS)}")
+    if state_blob is not None:
+        if spec is None or run is not None:
+            raise ConfigError("--state-blob FILE stands instead of RUN and needs --spec RUN.toml")
+        _export(read_spec(spec), state_blob, out, formats or list(FORMATS), engine, as_json=as_json)
+        return
+    if run is None:
+        raise ConfigError("give the run to export (`tinyfleet run list` names them), or --state-blob FILE")
+    with opened(state) as store:
+        row = store.run(resolve(run, [r.run for r in store.runs()]))
+        blob = store.state_blob(row.run)
+    if blob is None:
+        raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")
+    from fedcore.run_spec import RunSpec
+    from fedcore.settings import convert
+
+    _export(convert(row.spec, RunSpec, row.run), blob, out, formats or list(FORMATS), engine, as_json=as_json)
+
+
+def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str], engine: str, *, as_json: bool) -> None:
+    from fedcore.training import registry as engines
+    from tinyfleet.exporting import export_state
+
+    exported = export_state(spec, blob, out, engines.create(engine), formats)
+    if as_json:
+        emit_json(
+            {
+                "accuracy": exported.accuracy,
+                "density": exported.density,
+                "exports": [dataclasses.asdict(row) for row in exported.rows],
+            }
+        )
+        return
+    typer.echo(f"trained model: accuracy {exported.accuracy:.1%}, density {exported.density:.4f}")
+    emit_table(
+        ("format", "runtime", "bytes", "max error", "agreement", "accuracy", "latency", "file"),
+        [
+            (
+                r.format,
+                r.runtime,
+                f"{r.file_bytes:,}",
+                f"{r.max_rel_error:.1e}",
+                f"{r.argmax_agreement:.1%}",
+                f"{r.accuracy:.1%}",
+                f"{r.latency_ms:.2f} ms",
+                r.path,
+            )
+            for r in exported.rows
+        ],
+        empty="no file was written",
+    )

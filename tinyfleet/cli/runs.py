@@ -1,0 +1,127 @@
+"""``tinyfleet run``: give a run to the coordinator, look at runs, stop them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from fedcore.errors import ConfigError
+from tinyfleet.cli.output import Json, emit_facts, emit_json, emit_table
+from tinyfleet.cli.state import StateOption, opened
+
+if TYPE_CHECKING:
+    from coordinator.rows import StepRow
+    from fedcore.run_spec import RunSpec
+
+app = typer.Typer(help="Submit, list, show and stop runs.", no_args_is_help=True)
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or its beginning where that is unique.")
+]
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to run.")],
+    state: StateOption = None,
+    as_json: Json = False,
+) -> None:
+    """Check RUN.toml and put the run at the end of the coordinator's queue."""
+    spec = read_spec(file)
+    with opened(state, create=True) as store:
+        run = store.submit_run(spec)
+    if as_json:
+        emit_json({"run": run, "spec": msgspec.to_builtins(spec)})
+    else:
+        typer.echo(f"submitted {run}; follow it with: tinyfleet run show {run}")
+
+
+@app.command("list")
+def list_runs(state: StateOption = None, as_json: Json = False) -> None:
+    """All runs in the order of their submission."""
+    with opened(state) as store:
+        rows = store.runs()
+    if as_json:
+        emit_json(rows)
+        return
+    emit_table(
+        ("run", "method", "state", "round", "reason"),
+        [(r.run, r.method, r.state, f"{r.round}/{r.rounds}", r.reason) for r in rows],
+        empty="no runs; submit one with: tinyfleet run submit RUN.toml",
+    )
+
+
+@app.command()
+def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> None:
+    """One run: where it stands, and each of its steps."""
+    with opened(state) as store:
+        row = store.run(resolve(run, [r.run for r in store.runs()]))
+        steps, tasks = store.steps(row.run), store.tasks(row.run)
+    if as_json:
+        emit_json({"run": row, "steps": steps, "tasks": tasks})
+        return
+    emit_facts(
+        [
+            ("run", row.run),
+            ("method", row.method),
+            ("state", f"{row.state} {row.reason}".strip()),
+            ("round", f"{row.round} of {row.rounds}"),
+        ]
+    )
+    emit_table(
+        ("step", "stage", "round", "state", "results", "loss", "test accuracy", "density", "up", "down", "lost"),
+        [_step_cells(step) for step in steps],
+        empty="no step yet",
+    )
+
+
+@app.command()
+def stop(run: RunArgument, state: StateOption = None) -> None:
+    """Ask the coordinator to stop a run; what it has trained so far stays."""
+    with opened(state) as store:
+        found = resolve(run, [r.run for r in store.runs()])
+        store.request_stop(found)
+    typer.echo(f"asked to stop {found}")
+
+
+def read_spec(file: Path) -> RunSpec:
+    """A run from TOML, its method's settings and its model checked too. Raises ``ConfigError``."""
+    from fedcore.methods import registry
+    from fedcore.run_spec import RunSpec
+    from fedcore.settings import read_toml
+
+    spec = read_toml(file, RunSpec)
+    registry.create(spec.method, registry.problem_of(spec))
+    return spec
+
+
+def resolve(run: str, known: list[str]) -> str:
+    """The run that is called ``run`` or begins with it. Raises ``ConfigError`` where that is none or several."""
+    matches = [run] if run in known else [name for name in known if name.startswith(run)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ConfigError(f"run {run!r} may be any of {', '.join(matches)}; give more of its id")
+    raise ConfigError(f"no run {run!r}; `tinyfleet run list` names those that there are")
+
+
+def _step_cells(step: StepRow) -> tuple[object, ...]:
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return (
+        step.step,
+        step.stage,
+        step.round,
+        step.state,
+        f"{step.results}/{step.expected}",
+        number(step.loss, ".3f"),
+        number(step.test_accuracy, ".1%"),
+        number(step.density, ".4f"),
+        number(step.bytes_up, ",.0f"),
+        number(step.bytes_down, ",.0f"),
+        "; ".join(f"{loss['device']}: {loss['reason']}" for loss in step.lost),
+    )

@@ -1,0 +1,223 @@
+"""The demo's fleet: broker, coordinator and agents, each an operating system process of its own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import msgspec
+
+from fedcore.errors import ConfigError, TinyfleetError
+from fedcore.run_spec import DataSettings
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 10.0
+TAIL_LINES = 15
+
+
+class FleetError(TinyfleetError):
+    """A process of the demo's fleet ended or never came up; the message has the tail of its log."""
+
+    exit_code = 8
+
+
+class Broker(Protocol):
+    """A broker that the demo starts itself."""
+
+    def start(self) -> int: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """What to start. ``broker`` is ``auto``, ``mosquitto``, ``embedded`` or the URL of a running one."""
+
+    agents: int
+    data: DataSettings
+    broker: str = "auto"
+    memory_limit: str | int = 0
+    engine: str = "auto"
+
+
+class Fleet:
+    """Starts everything on entry and stops everything on exit, whatever happens between.
+
+    Raises ``FleetError`` where a process does not come up, ``ConfigError`` for a broker that is not here.
+    """
+
+    def __init__(self, directory: Path, settings: FleetSettings) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.state = directory / "coordinator"
+        self.broker_kind = ""
+        self.broker_url = ""
+        self._broker: Broker | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    # -- life ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Fleet:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_broker()
+            for name in self.agents:
+                self.start_agent(name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop agents, coordinator, broker, in that order: SIGTERM, SIGKILL after a grace. May be called twice."""
+        agents = [process for name, process in self._processes.items() if name != COORDINATOR]
+        coordinator = [process for name, process in self._processes.items() if name == COORDINATOR]
+        for group in (agents, coordinator):
+            _stop_all(group)
+        self._processes.clear()
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+    # -- parts --------------------------------------------------------------------------
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents' names, in the order of their parts of the data."""
+        return tuple(f"agent-{index}" for index in range(self.settings.agents))
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Process ids by name: ``coordinator`` and the agents that live."""
+        return {name: process.pid for name, process in self._processes.items() if process.poll() is None}
+
+    def log_of(self, name: str) -> Path:
+        """Where a process writes."""
+        return self.directory / f"{name}.log"
+
+    def check(self) -> None:
+        """Raise ``FleetError`` where a process has ended, with the last lines that it wrote."""
+        for name, process in self._processes.items():
+            code = process.poll()
+            if code is not None:
+                raise FleetError(
+                    f"{name} ended with {_exit_text(code)}; its log {self.log_of(name)} ends:\n{self.tail(name)}"
+                )
+
+    def tail(self, name: str, lines: int = TAIL_LINES) -> str:
+        """The last lines of a process's log."""
+        try:
+            text = self.log_of(name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _start_broker(self) -> None:
+        """Mosquitto, the embedded broker inside the coordinator, or one that runs already."""
+        choice = self.settings.broker
+        if choice.startswith(("mqtt://", "mqtts://")):
+            self.broker_kind, self.broker_url = "given", choice
+            self._start_coordinator(["--broker", choice])
+            return
+        if choice not in ("auto", "mosquitto", "embedded"):
+            raise ConfigError(f"broker {choice!r}: give auto, mosquitto, embedded, or mqtt://HOST:PORT")
+        from fedcore.protocol.mosquitto import MosquittoBroker
+
+        installed = MosquittoBroker.available()
+        if choice == "mosquitto" and not installed:
+            raise ConfigError("Mosquitto is not installed: apt install mosquitto, or give --broker embedded")
+        if choice != "embedded" and installed:
+            broker = MosquittoBroker(self.directory / "broker")
+            self._broker = broker
+            self.broker_kind, self.broker_url = "mosquitto", f"mqtt://127.0.0.1:{broker.start()}"
+            self._start_coordinator(["--broker", self.broker_url])
+            return
+        self.broker_kind = "embedded"
+        self._start_coordinator(["--embedded-broker", "0"])
+        told = self.state / "broker.url"
+        self.wait(told.exists, 30.0, "the embedded broker")
+        self.broker_url = told.read_text(encoding="utf-8").strip()
+
+    def _start_coordinator(self, broker: list[str]) -> None:
+        (self.state / "broker.url").unlink(missing_ok=True)
+        self._start(COORDINATOR, "coordinator.cli", ["run", "--state", str(self.state), "--auto-accept", *broker])
+
+    def start_agent(self, name: str) -> None:
+        """Write an agent's configuration and start it; also after it was killed."""
+        config = self.directory / f"{name}.toml"
+        config.write_text(self.agent_toml(name), encoding="utf-8")
+        self._start(name, "edge_agent.cli", ["run", "--config", str(config)])
+
+    def agent_toml(self, name: str) -> str:
+        """agent.toml of one demo agent."""
+        from edge_agent.config import AgentConfig, as_toml
+        from fedcore.settings import convert
+
+        index = self.agents.index(name)
+        document = {
+            "name": name,
+            "state": str(self.directory / name),
+            "engine": self.settings.engine,
+            "broker": {"url": self.broker_url},
+            "data": {**msgspec.to_builtins(self.settings.data), "index": index},
+            "limits": {"memory_limit": self.settings.memory_limit, "threads": 1},
+        }
+        return as_toml(convert(document, AgentConfig, "the demo's agent"))
+
+    def _start(self, name: str, module: str, arguments: list[str]) -> None:
+        """Start ``main`` of a module in a session of its own, so that Ctrl-C reaches only the demo."""
+        code = f"from {module} import main; main()"
+        with self.log_of(name).open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    # -- waiting ------------------------------------------------------------------------
+
+    def wait(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Poll ``ready``. Raises ``FleetError`` where a process ends or the time is over."""
+        end = time.monotonic() + timeout_s
+        while not ready():
+            self.check()
+            if time.monotonic() > end:
+                raise FleetError(f"{what} did not come up within {timeout_s:.0f} s; logs are in {self.directory}")
+            time.sleep(0.05)
+
+
+COORDINATOR = "coordinator"
+
+
+def _stop_all(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + STOP_GRACE_S
+    for process in processes:
+        try:
+            process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("process %d did not stop within %.0f s and is killed", process.pid, STOP_GRACE_S)
+            process.kill()
+            process.wait()
+
+
+def _exit_text(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"

@@ -1,0 +1,1 @@
+"""The demo's report: one self-contained HTML file."""
