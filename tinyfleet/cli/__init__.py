@@ -11,7 +11,7 @@ def main() -> None:
     from tinyfleet.cli.app import app
 
     try:
-        app()
+        app(prog_name="tinyfleet")
     except TinyfleetError as error:
         if "--debug" in sys.argv:
             raise

@@ -1,0 +1,90 @@
+"""What no file of the product may hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("device_profiles", "fedcore", "edge_agent", "coordinator", "export", "tinyfleet")
+TEXT = {".py", ".toml", ".md", ".txt", ".yaml", ".yml", ".j2", ".service", ".cfg", ""}
+MAX_LINES = 450
+
+
+def tracked() -> list[Path]:
+    ran = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if ran.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in ran.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_there_are_sources():
+    assert len(sources()) > 60
+
+
+def test_no_path_of_anyones_machine():
+    pattern = re.compile(r"/home/[a-z]|/Users/[A-Za-z]|/root/|C:\\\\Users")
+    for path in tracked():
+        if path.suffix in TEXT and path != Path(__file__):
+            hits = pattern.findall(path.read_text(encoding="utf-8", errors="replace"))
+            assert not hits, f"{path.relative_to(ROOT)}: {hits}"
+
+
+def test_nothing_is_unpickled():
+    for path in sources():
+        assert not imports(path) & {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}, path
+        text = path.read_text(encoding="utf-8")
+        assert "allow_pickle=True" not in text, path
+        assert not re.search(r"torch\.load\((?!.*weights_only=True)", text), path
+
+
+def test_no_telemetry():
+    """Nothing speaks to the network but MQTT, the check of a broker, and the data sets' download."""
+    allowed = {
+        "socket": ("fedcore/protocol/", "tinyfleet/doctor_checks.py", "edge_agent/", "device_profiles/"),
+        "urllib": ("fedcore/datasets/", "fedcore/protocol/", "tinyfleet/doctor_checks.py"),
+    }
+    for path in sources():
+        name = path.relative_to(ROOT).as_posix()
+        found = imports(path)
+        assert not found & {"requests", "httpx", "aiohttp", "sentry_sdk", "posthog", "http", "smtplib", "ftplib"}, (
+            name
+        )
+        for module, places in allowed.items():
+            assert module not in found or name.startswith(places), f"{name} imports {module}"
+
+
+def test_no_file_grows_over_long():
+    for path in sources():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines; a file is one idea"
+
+
+def test_no_large_file():
+    for path in tracked():
+        assert path.stat().st_size <= 400_000, f"{path.relative_to(ROOT)} has {path.stat().st_size} bytes"
+
+
+def test_packages_are_typed_and_say_what_they_are():
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").exists()
+    for path in sources():
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
