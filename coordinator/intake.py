@@ -16,6 +16,8 @@ from fedcore.protocol.messages import ResultOffer, ResultVerdict, Verdict
 
 log = logging.getLogger(__name__)
 
+MAX_CHUNKS = 100_000  # of one result: each costs a byte of memory while it arrives
+
 
 class Intake:
     """Takes results of the live run: of its open step, and late ones within the staleness window."""
@@ -111,8 +113,9 @@ class Intake:
         if not self.may_count(offer.run, offer.step):
             return Verdict.REFUSED, "too late: its step is over"
         most = self._context.config.max_result_bytes
-        if offer.manifest.size > most:
-            reason = f"{offer.manifest.size} bytes; at most {most} are taken"
+        if offer.manifest.size > most or offer.manifest.count > MAX_CHUNKS:
+            size, count = offer.manifest.size, offer.manifest.count
+            reason = f"{size} bytes in {count} chunks; at most {most} in {MAX_CHUNKS} are taken"
             self._mark_refused(device, offer, reason)
             return Verdict.REFUSED, reason
         return None

@@ -44,7 +44,7 @@ from fedcore.protocol.messages import (
     decode_down,
     encode,
 )
-from fedcore.protocol.transport import Received
+from fedcore.protocol.transport import Received, Transport
 from fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings, WireSettings
 from fedcore.sparsity.mask import apply_mask, mask_digest
 
@@ -143,7 +143,7 @@ class Clock:
 class Agent:
     """One device. ``behaviour`` may replace what it does with a task that has arrived whole."""
 
-    broker: LoopBroker
+    broker: LoopBroker | None
     device: str
     directory: Path
     key: str = ""
@@ -152,10 +152,12 @@ class Agent:
     holds_results: bool = False  # computes, and keeps its results back
     behaviour: Callable[[Agent, TaskOffer, Payload], None] | None = None
     seen: list[DownMessage] = field(default_factory=list)
+    transport: Transport = None  # type: ignore[assignment]  # made from the broker where it is not given
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.transport = LoopTransport(self.broker, self.device)
+        if self.broker is not None:
+            self.transport = LoopTransport(self.broker, self.device)
         self.transport.open((topics.down(self.device), topics.down_chunk(self.device)))
         self.receiver: Receiver | None = None
         self.offer: TaskOffer | None = None
