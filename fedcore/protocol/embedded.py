@@ -23,9 +23,7 @@ class EmbeddedBroker:
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         if host not in ("127.0.0.1", "localhost", "::1"):
-            raise ConfigError(
-                f"the embedded broker is for loopback, not {host}; on a network use Mosquitto"
-            )
+            raise ConfigError(f"the embedded broker is for loopback, not {host}; on a network use Mosquitto")
         self.host, self.port = host, port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 30
 CONNECT_TIMEOUT_S = 10.0
+# From the TCP connection to the last subscription's acknowledgement: some brokers never answer a
+# protocol version that they do not know.
+HANDSHAKE_TIMEOUT_S = 5.0
 RECONNECT_BASE_S = 0.5
 # A larger publish than any chunk or message is nobody's of ours.
 MAX_PAYLOAD_BYTES = 16 << 20
@@ -81,7 +84,8 @@ class MqttTransport(Transport):
         self._rng = rng or random.Random()
         self._events: queue.Queue[Event] = queue.Queue()
         self._changed = threading.Condition()
-        self._client: Client | None = None
+        self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
+        self._client: Client | None = None  # the same while its socket is open
         self._ready = False
         self._ended = threading.Event()  # the present connection is over
         self._reason = ""
@@ -104,7 +108,7 @@ class MqttTransport(Transport):
             self._changed.notify_all()
         if client is not None:
             client.disconnect()
-        self._ended.set()
+        self._end()
         if self._thread is not None:
             self._thread.join(CONNECT_TIMEOUT_S)
 
@@ -175,10 +179,9 @@ class MqttTransport(Transport):
 
     def _connection(self, protocol: int) -> bool:
         """One connection from start to end; True if it ever stood with all subscriptions."""
-        client = self._new_client(protocol)
+        client = self._current = self._new_client(protocol)
         self._ended.clear()
         self._reason = "connection lost"
-        stood = False
         try:
             client.connect(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
@@ -187,9 +190,12 @@ class MqttTransport(Transport):
         with self._changed:
             self._client, self._in_flight = client, 0
         client.loop_start()
-        self._ended.wait()
         with self._changed:
-            stood, self._ready = self._ready or self._closing.is_set() or self._stood, False
+            self._changed.wait_for(lambda: self._stood or self._ended.is_set(), HANDSHAKE_TIMEOUT_S)
+        if self._stood:
+            self._ended.wait()
+        with self._changed:
+            stood, self._ready = self._stood, False
             self._changed.notify_all()
         client.disconnect()
         client.loop_stop()
@@ -229,8 +235,10 @@ class MqttTransport(Transport):
     def _on_connect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
-            log.warning("%s:%d: %s", self._host, self._port, self._reason)
-            self._ended.set()
+            # MQTT 5 was a question: the answer no is no news while 3.1.1 is still to be tried.
+            level = logging.DEBUG if client.protocol == MQTTv5 and len(self._protocols) > 1 else logging.WARNING
+            log.log(level, "%s:%d: %s", self._host, self._port, self._reason)
+            self._end()
         elif self._subscriptions:
             client.subscribe([(topic, _subscribe_options(client)) for topic in self._subscriptions])
         else:
@@ -241,21 +249,28 @@ class MqttTransport(Transport):
         if refused:
             self._reason = f"the broker refused a subscription: {refused[0]}; check its access list"
             log.warning("%s:%d: %s", self._host, self._port, self._reason)
-            self._ended.set()
+            self._end()
         else:
             self._stand(client)
 
     def _stand(self, client: Client) -> None:
         with self._changed:
-            if client is not self._client and self._client is not None:
+            if client is not self._current:
                 return
-            self._client, self._ready, self._stood = client, True, True
+            self._ready, self._stood = True, True
+            self._changed.notify_all()
         self._events.put(Connected())
 
     def _on_disconnect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             self._reason = f"connection lost: {reason}"
-        self._ended.set()
+        if client is self._current:
+            self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended.set()
+            self._changed.notify_all()
 
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
@@ -269,7 +284,7 @@ class MqttTransport(Transport):
 
     def _acknowledged(self, client: Client) -> None:
         with self._changed:
-            if client is self._client and self._in_flight:
+            if client is self._current and self._in_flight:
                 self._in_flight -= 1
                 self._changed.notify_all()
 
@@ -277,7 +292,7 @@ class MqttTransport(Transport):
         sent, received = socket_bytes(sock)
         with self._changed:
             self._past = (self._past[0] + sent, self._past[1] + received)
-            if client is self._client:
+            if client is self._current:
                 self._client = None
                 self._ready = False
                 self._changed.notify_all()
