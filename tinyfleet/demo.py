@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 90.0  # until every agent is online; a slow board reads its data first
 POLL_S = 0.25
 RUN_TIMEOUT_S = 3600.0
+BROKER_PATIENCE_S = 10.0
+BROKER_LOOK_S = 2.0
 ENDED = ("finished", "stopped", "failed")
 
 
@@ -70,6 +72,7 @@ class Trained:
     idle_after: dict[str, int] = field(default_factory=dict)
     peaks: PeakWatch = field(default_factory=PeakWatch)
     broker: str = ""
+    interruptions: list[str] = field(default_factory=list)  # processes that ended before their time
 
 
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
@@ -120,6 +123,7 @@ def follow(fleet: Fleet, store: Store, trained: Trained, titles: dict[str, str],
     from tinyfleet.demo_progress import Progress
 
     end = time.monotonic() + RUN_TIMEOUT_S
+    broker = BrokerWatch(fleet)
     with Progress(console, store, titles) as progress:
         while True:
             rows = progress.update()
@@ -127,7 +131,9 @@ def follow(fleet: Fleet, store: Store, trained: Trained, titles: dict[str, str],
                 trained.peaks.sample(name, pid)
             if all(row.state in ENDED for row in rows):
                 break
-            fleet.check()
+            for event in (*map(fleet.obituary, fleet.check()), *broker.look(time.monotonic())):
+                console.print(event, highlight=False, markup=False)
+                trained.interruptions.append(event.splitlines()[0])
             if time.monotonic() > end:
                 raise DemoFailed(
                     f"the runs did not end within {RUN_TIMEOUT_S:.0f} s; logs are in {fleet.directory}"
@@ -136,6 +142,30 @@ def follow(fleet: Fleet, store: Store, trained: Trained, titles: dict[str, str],
     for row in rows:
         if row.state != "finished":
             raise DemoFailed(f"{row.run} {row.state}: {row.reason}; logs are in {fleet.directory}")
+
+
+class BrokerWatch:
+    """Restarts the fleet's own broker once it has been away for a while, as a service manager would."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._away_since: float | None = None
+        self._next_look = 0.0
+
+    def look(self, now: float) -> list[str]:
+        """What happened to the broker; nothing most of the time."""
+        if now < self._next_look:
+            return []
+        self._next_look = now + BROKER_LOOK_S
+        if self._fleet.broker_answers():
+            came_back, self._away_since = self._away_since is not None, None
+            return ["the broker is back"] if came_back else []
+        if self._away_since is None:
+            self._away_since = now
+            return [f"the broker is gone; it is started again in {BROKER_PATIENCE_S:.0f} s"]
+        if now - self._away_since >= BROKER_PATIENCE_S:
+            self._fleet.restart_broker()
+        return []
 
 
 def _online(store: Store) -> int:
@@ -195,6 +225,7 @@ def conclude(
             "broker": trained.broker,
             "data": options.data,
             "seed": options.seed,
+            "interruptions": trained.interruptions,
             "losses": demo_result.losses([*dense_steps, *tiny_steps]),
             "layers": [
                 {"name": layer.name, "active": layer.active, "total": layer.total, "density": layer.density}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -63,6 +65,7 @@ class Fleet:
         self.broker_url = ""
         self._broker: Broker | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lost: set[str] = set()
 
     # -- life ---------------------------------------------------------------------------
 
@@ -93,6 +96,34 @@ class Fleet:
             self._broker.stop()
             self._broker = None
 
+    # -- the broker ---------------------------------------------------------------------
+
+    def stop_broker(self) -> None:
+        """Take a broker of our own away. Raises ``ConfigError`` where it is none."""
+        self._own_broker().stop()
+
+    def restart_broker(self) -> None:
+        """Bring it back, on its old port."""
+        broker = self._own_broker()
+        broker.stop()
+        broker.start()
+
+    def broker_answers(self) -> bool:
+        """Whether the broker's port takes connections; True for one that is not ours to look after."""
+        if self._broker is None:
+            return True
+        address = urlsplit(self.broker_url)
+        try:
+            socket.create_connection((str(address.hostname), int(address.port or 1883)), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _own_broker(self) -> Broker:
+        if self._broker is None:
+            raise ConfigError(f"the {self.broker_kind} broker is not a process of this fleet")
+        return self._broker
+
     # -- parts --------------------------------------------------------------------------
 
     @property
@@ -109,14 +140,31 @@ class Fleet:
         """Where a process writes."""
         return self.directory / f"{name}.log"
 
-    def check(self) -> None:
-        """Raise ``FleetError`` where a process has ended, with the last lines that it wrote."""
-        for name, process in self._processes.items():
-            code = process.poll()
-            if code is not None:
-                raise FleetError(
-                    f"{name} ended with {_exit_text(code)}; its log {self.log_of(name)} ends:\n{self.tail(name)}"
-                )
+    def check(self) -> list[str]:
+        """Names of agents that have ended since the last call; the rest of the fleet goes on without them.
+
+        Raises ``FleetError`` where the coordinator or the last agent has ended, with the end of its log.
+        """
+        ended = [name for name in self._processes if name not in self._lost and not self.alive(name)]
+        self._lost.update(ended)
+        if COORDINATOR in ended or (ended and not any(self.alive(name) for name in self.agents)):
+            raise FleetError(self.obituary(ended[-1]))
+        return ended
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a process: what a power cut does."""
+        self._processes[name].kill()
+        self._processes[name].wait()
+
+    def alive(self, name: str) -> bool:
+        """Whether a process runs."""
+        process = self._processes.get(name)
+        return process is not None and process.poll() is None
+
+    def obituary(self, name: str) -> str:
+        """How a process ended, and the last lines that it wrote."""
+        code = self._processes[name].returncode
+        return f"{name} ended with {_exit_text(code)}; its log {self.log_of(name)} ends:\n{self.tail(name)}"
 
     def tail(self, name: str, lines: int = TAIL_LINES) -> str:
         """The last lines of a process's log."""
@@ -158,6 +206,7 @@ class Fleet:
 
     def start_agent(self, name: str) -> None:
         """Write an agent's configuration and start it; also after it was killed."""
+        self._lost.discard(name)
         config = self.directory / f"{name}.toml"
         config.write_text(self.agent_toml(name), encoding="utf-8")
         self._start(name, "edge_agent.cli", ["run", "--config", str(config)])
@@ -196,7 +245,8 @@ class Fleet:
         """Poll ``ready``. Raises ``FleetError`` where a process ends or the time is over."""
         end = time.monotonic() + timeout_s
         while not ready():
-            self.check()
+            for name in self.check():
+                raise FleetError(self.obituary(name))
             if time.monotonic() > end:
                 raise FleetError(f"{what} did not come up within {timeout_s:.0f} s; logs are in {self.directory}")
             time.sleep(0.05)

@@ -57,8 +57,7 @@ class Progress:
     def _tell(self, rows: list[RunRow]) -> None:
         for row in rows:
             for step in self._store.steps(row.run):
-                # The evaluation of a step comes a little after its end.
-                if step.finished is None or (step.stage == "train" and step.test_accuracy is None):
+                if step.finished is None or _awaits_evaluation(step, row):
                     continue
                 if (row.run, step.step) not in self._told:
                     self._told.add((row.run, step.step))
@@ -130,6 +129,12 @@ def step_line(step: StepRow, rounds: int) -> str:
             parts.append(form.format(value))
     parts += [f"lost {loss['device']} ({loss['reason']})" for loss in step.lost]
     return "  ".join(parts)
+
+
+def _awaits_evaluation(step: StepRow, row: RunRow) -> bool:
+    """A step's evaluation comes a little after its end; one that fell too far behind never comes."""
+    unmeasured = step.stage == "train" and step.test_accuracy is None
+    return unmeasured and row.state == "running" and step.step > row.step - 6
 
 
 def _latest(steps: list[StepRow], value: Callable[[StepRow], float | None], form: str) -> str:

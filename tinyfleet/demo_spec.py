@@ -64,7 +64,8 @@ def demo_spec(
             pretrain_learning_rate=0.05,
         ),
         data=settings,
-        fleet=FleetSettings(min_devices=agents, min_results=1, deadline_s=60.0, grace_s=10.0),
+        # The demo waits for its agents before it submits; a run must start without one that died since.
+        fleet=FleetSettings(min_devices=1, min_results=1, deadline_s=60.0, grace_s=15.0),
         wire=WireSettings(precision="fp16"),
     )
 

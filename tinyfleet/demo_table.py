@@ -14,8 +14,11 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
     for table in (summary_table(result), agents_table(result), exports_table(result)):
         console.print()
         console.print(table)
+    for event in result["interruptions"]:
+        console.print(event, highlight=False, markup=False)
     for loss in result["losses"]:
-        console.print(f"lost: {loss['device']} in step {loss['step']} of {loss['run']}: {loss['reason']}")
+        text = f"lost: {loss['device']} in step {loss['step']} of {loss['run']}: {loss['reason']}"
+        console.print(text, highlight=False, markup=False)
 
 
 def summary_table(result: Mapping[str, Any]) -> Table:

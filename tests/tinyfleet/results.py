@@ -35,6 +35,7 @@ def example_result() -> dict[str, Any]:
              "runtime": "litert"}
         ],
         "broker": "mosquitto", "data": "mnist5k", "seed": 0,
+        "interruptions": ["agent-1 ended with signal SIGKILL"],
         "losses": [{"run": "r", "step": 2, "device": "agent-<1>", "reason": "offline & gone"}],
         "layers": [{"name": "conv1", "active": 50, "total": 1000, "density": 0.05},
                    {"name": "conv2", "active": 500, "total": 10000, "density": 0.05}],

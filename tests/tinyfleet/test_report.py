@@ -51,7 +51,7 @@ def test_the_page_shows_the_numbers_and_escapes_them():
 
 def test_a_result_without_losses_or_numbers(tmp_path):
     result = example_result()
-    result["losses"] = []
+    result["losses"] = result["interruptions"] = []
     result["round_overhead_s"] = {"median": None, "max": None}
     result["bytes"]["up_per_device_round"] = None
     write_report(tmp_path / "sub" / "report.html", result)

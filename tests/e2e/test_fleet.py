@@ -1,0 +1,32 @@
+"""A fleet over each broker, and the live run against the simulated one."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedcore.protocol.codec import decode, encode
+from fedcore.training.registry import create
+from tests.e2e.conftest import brokers, spec_of
+from tinyfleet.simulation import simulate
+
+
+@pytest.mark.parametrize("broker", brokers())
+def test_a_live_run_equals_the_simulated_one(start, broker):
+    """Same spec, same seeds: the same model to the bit, whichever broker carried it and whoever came first."""
+    spec = spec_of(2, 2)
+    running = start(spec, 2, broker=broker)
+    run = running.store.submit_run(spec)
+    row = running.until("the run's end", lambda: running.ended(run), 90.0)
+    assert (row.state, row.reason) == ("finished", "")
+    live = decode(running.store.state_blob(run).read_bytes())
+    simulated = simulate(spec, create("torch"))
+    assert live.meta["round"] == simulated.meta["round"] == 2
+    for name, value in simulated.params.items():
+        assert (live.params[name] == value).all(), name
+    for name, value in simulated.mask.items():
+        assert (live.mask[name] == value).all(), name
+    assert encode(live, precision="fp32") == encode(simulated, precision="fp32")
+    for step in running.store.steps(run):
+        assert step.results == 2
+        assert step.bytes_up > 0
+        assert step.bytes_down > 0
