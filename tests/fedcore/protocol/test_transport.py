@@ -43,9 +43,7 @@ class Network:
         else:
             protocol = self.kind.removeprefix("mosquitto-") if self.kind.startswith("mosquitto") else "auto"
             url = f"mqtt://127.0.0.1:{self.broker.port}"
-            transport = MqttTransport(
-                url, next(self.names), window=window, protocol=protocol, reconnect_max_s=1.0
-            )
+            transport = MqttTransport(url, next(self.names), window=window, protocol=protocol, reconnect_max_s=1.0)
         self.clients.append(transport)
         transport.open(subscriptions, will)
         assert transport.receive(PATIENCE_S) == Connected()
@@ -209,7 +207,13 @@ def test_the_embedded_broker_refuses_the_network():
 
 @pytest.mark.parametrize(
     ("pattern", "topic", "match"),
-    [("a/+/c", "a/b/c", True), ("a/+", "a/b/c", False), ("a/#", "a/b/c", True), ("a/b", "a", False), ("#", "x", True)],
+    [
+        ("a/+/c", "a/b/c", True),
+        ("a/+", "a/b/c", False),
+        ("a/#", "a/b/c", True),
+        ("a/b", "a", False),
+        ("#", "x", True),
+    ],
 )
 def test_topic_matching(pattern, topic, match):
     assert matches(pattern, topic) is match
