@@ -45,11 +45,11 @@ class LiveRun:
     @property
     def training(self) -> bool:
         """True once the state is a model: selection stages have none to evaluate."""
-        return self.state.meta.get("stage") == "train"
+        return bool(self.state.meta.get("stage") == "train")
 
     def counts_late(self, step: int) -> bool:
         """True where a result of an earlier ``step`` is still within the staleness window."""
-        return 0 < self.step - step <= self.spec.fleet.staleness
+        return bool(0 < self.step - step <= self.spec.fleet.staleness)
 
     def open_step(self, cohort: tuple[str, ...], now: float) -> OpenStep:
         """Start the coming step with ``cohort``: on disk first."""

@@ -89,8 +89,8 @@ class ModelProcess:
                 self._waiting -= 1
                 return ModelFailed(str(event["reason"]))
             case "exit":
-                self._child = None
-                waiting, self._waiting = self._waiting, 0
+                waiting = self._waiting
+                self.close()
                 if waiting:
                     return ModelFailed(f"the model process ended with code {event['code']}; its messages are above")
         return None

@@ -111,8 +111,8 @@ def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
     try:
         run = store.submit_run(spec)
         agents[1].holds_results = True
+        until(agents, lambda: all(agent.transport.connected for agent in agents))
         with coordinator(tmp_path / "state", config, url) as process:
-            until(agents, lambda: all(agent.transport.connected for agent in agents))
             while not store.devices() or len(store.devices()) < 2:
                 for agent in agents:
                     agent.hello()

@@ -168,7 +168,7 @@ class Agent:
     # -- what it says -------------------------------------------------------------------
 
     def say(self, message: Message) -> None:
-        if not self.silent:
+        if not self.silent and self.transport.connected:
             self.transport.publish(topics.up(self.device), encode(message))
 
     def hello(self) -> None:
