@@ -45,9 +45,10 @@ def int8_scale(values: FloatArray) -> float:
 def to_bytes(values: FloatArray, kind: str, scale: float) -> bytes:
     """Values divided by ``scale`` (int8, or scaled fp16), as little-endian bytes."""
     if kind == "int8":
-        return np.clip(np.rint(values / np.float32(scale)), -127, 127).astype(np.int8).tobytes()
+        levels = np.clip(np.rint(values / np.float32(scale)), -127, 127)
+        return bytes(levels.astype(np.int8).tobytes())
     scaled = values if scale == 1.0 else values / np.float32(scale)
-    return scaled.astype(_TYPES[kind]).tobytes()
+    return bytes(scaled.astype(_TYPES[kind]).tobytes())
 
 
 def from_bytes(data: AnyArray, kind: str, scale: float) -> FloatArray:

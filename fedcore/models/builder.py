@@ -1,0 +1,92 @@
+"""Writes graphs layer by layer, so that an architecture's file reads like its paper's table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedcore.models.graph import INPUT, Graph, Node, Op
+
+
+class GraphBuilder:
+    """Appends layers; every method returns the new layer's name, and reads the latest one by default.
+
+    Spatial arguments are single numbers, used in every spatial dimension of ``input_shape``.
+    """
+
+    def __init__(self, name: str, input_shape: Sequence[int], classes: int) -> None:
+        self.name, self.input_shape, self.classes = name, tuple(input_shape), classes
+        self._dimensions = len(input_shape) - 1
+        self._nodes: list[Node] = []
+        self._channels = {INPUT: self.input_shape[0]}
+        self.last = INPUT
+
+    def conv(
+        self, name: str, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, source: str | None = None
+    ) -> str:
+        """Convolution without bias, padded to keep the size at stride 1."""
+        source = source or self.last
+        d = self._dimensions
+        node = Node(
+            name,
+            Op.CONV,
+            (source,),
+            self._channels[source],
+            out,
+            (kernel,) * d,
+            (stride,) * d,
+            (kernel // 2,) * d,
+            groups,
+        )
+        return self._append(node, out)
+
+    def conv_norm(
+        self,
+        name: str,
+        out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Op | None = Op.RELU,
+        source: str | None = None,
+    ) -> str:
+        """Convolution, batch norm and, unless None, an activation."""
+        self.conv(name, out, kernel, stride, groups, source)
+        self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out), out)
+        return self.activation(f"{name}.act", activation) if activation else self.last
+
+    def activation(self, name: str, op: Op) -> str:
+        return self._append(Node(name, op, (self.last,)), self._channels[self.last])
+
+    def add(self, name: str, left: str, right: str) -> str:
+        return self._append(Node(name, Op.ADD, (left, right)), self._channels[left])
+
+    def max_pool(self, name: str, kernel: int = 2, stride: int = 2, padding: int = 0) -> str:
+        d = self._dimensions
+        node = Node(
+            name, Op.MAX_POOL, (self.last,), kernel=(kernel,) * d, stride=(stride,) * d, padding=(padding,) * d
+        )
+        return self._append(node, self._channels[self.last])
+
+    def global_avg_pool(self, name: str = "pool") -> str:
+        return self._append(Node(name, Op.GLOBAL_AVG_POOL, (self.last,)), self._channels[self.last])
+
+    def linear(self, name: str, out: int) -> str:
+        """Linear layer with bias; its input must be flat."""
+        node = Node(name, Op.LINEAR, (self.last,), self._channels[self.last], out, bias=True)
+        return self._append(node, out)
+
+    def build(self, blocks: Sequence[Sequence[str]]) -> Graph:
+        """The graph; ``blocks`` are groups of maskable layers from the output to the input."""
+        return Graph(
+            self.name,
+            self.input_shape,
+            self.classes,
+            tuple(self._nodes),
+            tuple(tuple(block) for block in blocks if block),
+        )
+
+    def _append(self, node: Node, channels: int) -> str:
+        self._nodes.append(node)
+        self._channels[node.name] = channels
+        self.last = node.name
+        return node.name

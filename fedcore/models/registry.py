@@ -1,0 +1,63 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fedcore.errors import ConfigError
+from fedcore.models.graph import Graph
+from fedcore.models.mobilenet import mobilenet_v2
+from fedcore.models.resnet import resnet8, resnet18, resnet20
+from fedcore.models.sensor_cnn import sensor_cnn
+from fedcore.models.small_cnn import small_cnn
+from fedcore.models.vgg import vgg11
+from fedcore.run_spec import ModelSettings
+
+MODELS: dict[str, Callable[..., Graph]] = {
+    "small_cnn": small_cnn,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "vgg11": vgg11,
+    "mobilenet_v2": mobilenet_v2,
+    "sensor_cnn": sensor_cnn,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Names of all models."""
+    return tuple(MODELS)
+
+
+def build(settings: ModelSettings) -> Graph:
+    """The graph that ``settings`` describe.
+
+    Raises ``ConfigError`` for an unknown model or argument, or an input that the model cannot take.
+    """
+    if settings.name not in MODELS:
+        near = difflib.get_close_matches(settings.name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODELS)}"
+        raise ConfigError(f"model {settings.name!r} is unknown; {hint}")
+    dimensions = 2 if settings.name == "sensor_cnn" else 3
+    shape = settings.input_shape
+    if len(shape) != dimensions or min(shape) < 1:
+        wanted = "(channels, time)" if dimensions == 2 else "(channels, height, width)"
+        raise ConfigError(f"model {settings.name}: input_shape {shape} is not {wanted}")
+    make = MODELS[settings.name]
+    _check_arguments(settings.name, make, settings.arguments)
+    return make(shape, settings.classes, **settings.arguments)
+
+
+def _check_arguments(name: str, make: Callable[..., Graph], arguments: dict[str, Any]) -> None:
+    known = {key: p for key, p in inspect.signature(make).parameters.items() if p.default is not p.empty}
+    for key, value in arguments.items():
+        if key not in known:
+            raise ConfigError(f"model {name}: unknown argument {key!r}; it takes {', '.join(known)}")
+        wanted = type(known[key].default)
+        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+            raise ConfigError(f"model {name}: {key} is {value!r}; give a value of type {wanted.__name__}")
+        if wanted is not str and not value > 0:
+            raise ConfigError(f"model {name}: {key} is {value!r}; it must be above 0")
