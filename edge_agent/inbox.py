@@ -20,6 +20,8 @@ REPEAT_S = 3.0
 KEPT_BLOBS = 2
 # Left free on the disk for the result and everybody else.
 SPARE_BYTES = 64_000_000
+# The receiver holds one byte a chunk: absurdly small chunks of a large blob are refused.
+MAX_CHUNKS = 1 << 16
 
 
 class Inbox:
@@ -40,6 +42,8 @@ class Inbox:
             raise CodecError(
                 f"blob of {manifest.size} bytes; storage.inbox_limit of this device is {self._max_bytes} bytes"
             )
+        if manifest.count > MAX_CHUNKS:
+            raise CodecError(f"blob of {manifest.count} chunks; at most {MAX_CHUNKS} are taken, send larger ones")
         self._make_room(manifest)
         free = shutil.disk_usage(self._directory).free
         if free < manifest.size + SPARE_BYTES:

@@ -132,6 +132,8 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
     manifest, _ = blob_of(5)
     with pytest.raises(CodecError, match="inbox_limit"):
         Inbox(tmp_path / "i", manifest.size - 1).open(manifest)
+    with pytest.raises(CodecError, match="larger ones"):
+        Inbox(tmp_path / "i", 10**9).open(Manifest(manifest.sha256, 10**6, 1))
     monkeypatch.setattr(module, "SPARE_BYTES", 1 << 60)
     with pytest.raises(CodecError, match="free"):
         Inbox(tmp_path / "j", 10**6).open(manifest)
