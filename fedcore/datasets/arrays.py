@@ -1,0 +1,51 @@
+"""The user's own arrays: an .npz file with x, y and, if there is a test split, x_test, y_test."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from fedcore.arrays import AnyArray
+from fedcore.datasets.dataset import Dataset
+from fedcore.errors import DataError
+
+LAYOUT = "x: (N, channels, ...) uint8 or float; y: (N,) integers from 0"
+
+
+def load(path: Path) -> tuple[Dataset, Dataset | None, str]:
+    """Read the file; nothing in it is unpickled. Raises ``DataError`` where an array is missing or odd."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = {name: file[name] for name in ("x", "y", "x_test", "y_test") if name in file}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no .npz file of plain arrays: {error}") from None
+    if not {"x", "y"} <= parts.keys() or ("x_test" in parts) != ("y_test" in parts):
+        raise DataError(
+            f"{path} holds {', '.join(parts) or 'nothing'}; it must hold {LAYOUT}; or also x_test, y_test"
+        )
+    classes = 1 + max(int(parts[name].max()) for name in ("y", "y_test") if name in parts and len(parts[name]))
+    train = _dataset(parts["x"], parts["y"], classes, f"{path}: x, y")
+    test = (
+        _dataset(parts["x_test"], parts["y_test"], classes, f"{path}: x_test, y_test")
+        if "x_test" in parts
+        else None
+    )
+    if test is not None and test.x.shape[1:] != train.x.shape[1:]:
+        raise DataError(f"{path}: x_test has samples of {test.x.shape[1:]}, x of {train.x.shape[1:]}")
+    return train, test, f"arrays of {path.name}"
+
+
+def _dataset(x: AnyArray, y: AnyArray, classes: int, where: str) -> Dataset:
+    if x.ndim not in (3, 4) or y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or not len(x):
+        raise DataError(f"{where} have shapes {x.shape}, {y.shape} and labels of type {y.dtype}; give {LAYOUT}")
+    if int(y.min()) < 0:
+        raise DataError(f"{where}: label {int(y.min())} is negative; labels count from 0")
+    if x.dtype != np.uint8:
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise DataError(f"{where}: a value of x is not finite")
+    return Dataset(x, y.astype(np.int64), classes)

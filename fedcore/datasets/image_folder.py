@@ -1,0 +1,102 @@
+"""The user's own images: PATH/CLASS/*.png, or PATH/train/CLASS/* and PATH/test/CLASS/*.
+
+Decoded once into one uint8 array, which is cached; the cache is left when names, sizes or times of
+the files change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from fedcore.arrays import AnyArray
+from fedcore.datasets.cache import cache_directory
+from fedcore.datasets.dataset import Dataset
+from fedcore.errors import DataError
+from fedcore.files import write_atomic
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"})
+
+
+def load(path: Path, cache: Path | None = None) -> tuple[Dataset, Dataset | None, str]:
+    """Training part and, where there is one, test part.
+
+    Raises ``DataError`` for a missing folder, an image that cannot be read, or images of several sizes.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; give one with a folder of images for every class")
+    split = (path / "train").is_dir()
+    root = path / "train" if split else path
+    classes = _classes(root)
+    train = _read(root, classes, cache)
+    test = None
+    if split and (path / "test").is_dir():
+        test = _read(path / "test", classes, cache)
+        if test.x.shape[1:] != train.x.shape[1:]:
+            raise DataError(f"{path}: test images are {test.x.shape[1:]}, training images {train.x.shape[1:]}")
+    return train, test, f"images of {path.name}"
+
+
+def _classes(root: Path) -> list[str]:
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if len(classes) < 2:
+        raise DataError(f"{root} has {len(classes)} class folders; it needs two or more, each with its images")
+    return classes
+
+
+def _read(root: Path, classes: list[str], cache: Path | None) -> Dataset:
+    files = [
+        (file, label)
+        for label, name in enumerate(classes)
+        if (root / name).is_dir()
+        for file in sorted((root / name).iterdir())
+        if file.suffix.lower() in SUFFIXES
+    ]
+    if not files:
+        raise DataError(f"{root}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
+    kept = (cache or cache_directory()) / "images" / f"{_fingerprint(root, files)}.npy"
+    labels = np.array([label for _, label in files], np.int64)
+    if kept.exists():
+        return Dataset(np.load(kept, allow_pickle=False), labels, len(classes))
+    images = _decode([file for file, _ in files])
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, images, allow_pickle=False)
+    write_atomic(kept, buffer.getvalue())
+    return Dataset(images, labels, len(classes))
+
+
+def _fingerprint(root: Path, files: list[tuple[Path, int]]) -> str:
+    digest = hashlib.sha256(str(root.resolve()).encode())
+    for file, label in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{label}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _decode(files: list[Path]) -> AnyArray:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise DataError("reading images needs the package pillow: pip install pillow") from None
+    images: AnyArray | None = None
+    for index, file in enumerate(files):
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{file} cannot be read as an image: {error}") from None
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if images is None:
+            images = np.empty((len(files), *pixels.shape), np.uint8)
+        if pixels.shape != images.shape[1:]:
+            raise DataError(
+                f"{file} is {pixels.shape}, {files[0].name} is {images.shape[1:]} (channels, height, width); "
+                "bring all images to one size and colour mode"
+            )
+        images[index] = pixels
+    assert images is not None  # noqa: S101 - files is never empty
+    return images

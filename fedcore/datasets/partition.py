@@ -1,0 +1,138 @@
+"""How one pool of data becomes test data, public data and the devices' own data. The parts never overlap.
+
+The split into test, public and device pool has a fixed seed, so every run is measured on the same test
+data; ``partition.seed`` decides only which device gets which sample of the pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fedcore.arrays import IntArray
+from fedcore.datasets.dataset import Dataset
+from fedcore.datasets.registry import Source, load
+from fedcore.errors import ConfigError, DataError
+from fedcore.methods.method import DeviceData
+from fedcore.run_spec import DataSettings, PartitionSettings
+
+SPLIT_SEED = 20_221_130
+DEVELOPMENT_FRACTION = 0.1
+LEAST_SAMPLES = 20  # of a device: with fewer, a development set and two batches make no sense
+MOST_DRAWS = 10_000
+
+
+class Parts(NamedTuple):
+    """Indices into the source's training part; ``test`` is empty where the source has its own test part."""
+
+    test: IntArray
+    public: IntArray
+    pool: IntArray
+
+
+@lru_cache(maxsize=2)
+def _source(name: str) -> Source:
+    return load(name)
+
+
+def split(labels: IntArray, settings: DataSettings, own_test: bool) -> Parts:
+    """Test, public and pool indices, the first two with every class in proportion."""
+    rng = np.random.default_rng(SPLIT_SEED)
+    rest = np.arange(len(labels))
+    test, rest = (rest[:0], rest) if own_test else _take(rest, labels, settings.test_fraction, rng)
+    if settings.limit and settings.limit < len(rest):
+        rest = np.sort(rng.permutation(rest)[: settings.limit])
+    public, pool = _take(rest, labels, settings.public_fraction, rng)
+    return Parts(test, public, pool)
+
+
+def _take(
+    indices: IntArray, labels: IntArray, fraction: float, rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """(taken, rest): ``fraction`` of every class, at random."""
+    taken = [
+        rng.permutation(members)[: round(fraction * len(members))]
+        for members in (indices[labels[indices] == label] for label in np.unique(labels[indices]))
+    ]
+    chosen = np.sort(np.concatenate([*taken, indices[:0]]))
+    return chosen, np.setdiff1d(indices, chosen, assume_unique=True)
+
+
+def partition_indices(labels: IntArray, settings: PartitionSettings) -> list[IntArray]:
+    """One index array a device, every sample once.
+
+    ``dirichlet``: each class is shared out in proportions drawn from Dirichlet(alpha) (Hsu et al. 2019),
+    drawn again until every device has enough. Raises ``DataError`` where that never happens.
+    """
+    count = settings.devices
+    if settings.kind == "none":
+        return [np.arange(len(labels))]
+    rng = np.random.default_rng([settings.seed, count])
+    if settings.kind == "iid":
+        return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), count)]
+    if len(labels) >= count * LEAST_SAMPLES:
+        for _ in range(MOST_DRAWS):
+            parts = _dirichlet(labels, settings.alpha, count, rng)
+            if min(len(part) for part in parts) >= LEAST_SAMPLES:
+                return parts
+    raise DataError(
+        f"{len(labels)} samples cannot be split over {count} devices with at least {LEAST_SAMPLES} each at "
+        f"alpha {settings.alpha:g}; take fewer devices, a larger alpha or more data"
+    )
+
+
+def _dirichlet(labels: IntArray, alpha: float, count: int, rng: np.random.Generator) -> list[IntArray]:
+    parts: list[list[IntArray]] = [[] for _ in range(count)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(count, alpha))
+        cuts = np.round(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+            part.append(piece)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _parts(settings: DataSettings) -> tuple[Source, Parts]:
+    source = _source(settings.source)
+    return source, split(source.train.y, settings, own_test=source.test is not None)
+
+
+def public_data(settings: DataSettings) -> Dataset:
+    """Data that the coordinator may train on."""
+    source, parts = _parts(settings)
+    return source.train.take(parts.public)
+
+
+def test_data(settings: DataSettings) -> Dataset:
+    """Held-out data: only ever evaluated on."""
+    source, parts = _parts(settings)
+    return source.test if source.test is not None else source.train.take(parts.test)
+
+
+test_data.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest makes of its name
+
+
+def device_data(settings: DataSettings, index: int, name: str) -> DeviceData:
+    """The data of device number ``index``; with ``partition.kind`` "none" all of it.
+
+    The development set is a tenth, chosen by a seed from ``name``: fixed, wherever it is computed.
+    Raises ``ConfigError`` for an index outside the partition, ``DataError`` for too little data.
+    """
+    source, parts = _parts(settings)
+    shares = partition_indices(source.train.y[parts.pool], settings.partition)
+    if not 0 <= index < len(shares):
+        raise ConfigError(f"data.index is {index}, but the partition has devices 0 to {len(shares) - 1}")
+    own = parts.pool[shares[index]]
+    if len(own) < 2:
+        raise DataError(f"device {name} has {len(own)} samples; it needs two at least")
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    order = np.random.default_rng(seed).permutation(own)
+    development = max(1, round(DEVELOPMENT_FRACTION * len(own)))
+    return DeviceData(
+        name,
+        source.train.take(np.sort(order[development:])),
+        source.train.take(np.sort(order[:development])),
+    )
