@@ -1,0 +1,83 @@
+"""Which board this is: from the device tree, else from the processor."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+from device_profiles.limits import total_memory_bytes
+from device_profiles.profile import DeviceProfile, shipped
+
+DEVICE_TREE = "sys/firmware/devicetree/base"
+
+
+def compatible_strings(root: Path = Path("/")) -> tuple[str, ...]:
+    """The device tree's ``compatible`` list, most specific first; empty where there is no device tree."""
+    with contextlib.suppress(OSError):
+        raw = (root / DEVICE_TREE / "compatible").read_bytes()
+        return tuple(part.decode("ascii", "replace") for part in raw.split(b"\0") if part)
+    return ()
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: affinity, and a cgroup's CPU quota rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _cpu_quota(root)
+    return max(1, min(cores, math.ceil(quota))) if quota else cores
+
+
+def _cpu_quota(root: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (root / "sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        folder = root / "sys/fs/cgroup/cpu"
+        limit_us = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period_us = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        return limit_us / period_us if limit_us > 0 else None
+    return None
+
+
+def detect(root: Path = Path("/")) -> DeviceProfile:
+    """The profile of this board, with the memory and cores that are really here.
+
+    A board that is not shipped, or no board at all, is ``generic``.
+    """
+    profiles = shipped()
+    found = profiles["generic"]
+    for word in compatible_strings(root):
+        match = next((p for p in profiles.values() if word in p.compatible), None)
+        if match is not None:
+            found = match
+            break
+    memory, cores = total_memory_bytes(root), usable_cores(root)
+    if found.name != "generic":
+        return replace(found, memory_bytes=memory, cores=cores)
+    title = _model(root) or "generic computer"
+    return replace(
+        found,
+        title=title,
+        cpu=_cpu_name(root) or found.cpu,
+        architecture=platform.machine(),
+        memory_bytes=memory,
+        cores=cores,
+    )
+
+
+def _model(root: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (root / DEVICE_TREE / "model").read_bytes().rstrip(b"\0").decode("utf-8", "replace")
+    return ""
+
+
+def _cpu_name(root: Path) -> str:
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    return ""

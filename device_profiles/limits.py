@@ -1,0 +1,239 @@
+"""Memory limits: what a process may take here, and how a child is held to less.
+
+psutil inside a memory cgroup reports the host's memory, so cgroup files are read too. Polling
+cannot stop a burst: a hard limit does, a cgroup where one may be made, else RLIMIT_DATA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import time
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_PREFIX = "tinyfleet-"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "300M" (10^6), "1.5G", "256Mi" (2^20) or a plain number. Raises ``ValueError``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", str(text).lower())
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(f"size {text!r}; give a number with K, M, G, Ki, Mi or Gi, as in 300M")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def format_size(size: float) -> str:
+    """A short text, such as 300M."""
+    for unit, factor in (("G", 10**9), ("M", 10**6), ("K", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.3g}{unit}"
+    return f"{size:.0f}"
+
+
+# -- what is there ------------------------------------------------------------------------
+
+
+def _read_number(path: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text(encoding="ascii"))
+    return None  # absent, or the word "max"
+
+
+def _own_groups(root: Path) -> dict[str, str]:
+    """Cgroup path of this process by controller; "" is v2."""
+    groups: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):
+                groups[controller] = path
+    return groups
+
+
+def cgroup_memory(root: Path = Path("/")) -> tuple[int, int] | None:
+    """(limit, used) in bytes of the tightest memory cgroup around this process; None without a limit."""
+    groups = _own_groups(root)
+    tops = [
+        (root / "sys/fs/cgroup", groups.get("", "/"), "memory.max", "memory.current"),
+        (
+            root / "sys/fs/cgroup/memory",
+            groups.get("memory", "/"),
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+        ),
+    ]
+    found: list[tuple[int, int]] = []
+    for top, path, limit_name, used_name in tops:
+        folder = top / path.strip("/")
+        while True:
+            limit, used = _read_number(folder / limit_name), _read_number(folder / used_name)
+            # v1 writes "no limit" as a huge number.
+            if limit is not None and used is not None and limit < 1 << 60:
+                found.append((limit, used))
+            if folder in (top, root):
+                break
+            folder = folder.parent
+    return min(found, key=lambda pair: pair[0] - pair[1], default=None)
+
+
+def usable_memory_bytes(root: Path = Path("/")) -> int:
+    """Memory that can be had now: the host's available memory, or what the cgroup leaves, if that is less."""
+    available = int(psutil.virtual_memory().available)
+    group = cgroup_memory(root)
+    return available if group is None else max(0, min(available, group[0] - group[1]))
+
+
+def total_memory_bytes(root: Path = Path("/")) -> int:
+    """The host's memory, or the cgroup's limit, if that is less."""
+    total = int(psutil.virtual_memory().total)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        total = int((root / "proc/meminfo").read_text(encoding="ascii").split("MemTotal:")[1].split()[0]) * 1024
+    group = cgroup_memory(root)
+    return total if group is None else min(total, group[0])
+
+
+# -- limits on a child ------------------------------------------------------------------------
+
+
+class MemoryLimit(Protocol):
+    """A hard limit on one child process. ``kind`` says which is active."""
+
+    kind: str
+
+    def before_exec(self) -> None:
+        """Run in the child between fork and exec."""
+
+    def attach(self, pid: int) -> None:
+        """Run in the parent once the child exists."""
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed in here."""
+        ...
+
+    def close(self) -> None:
+        """Give the limit back, once the child has ended."""
+
+
+class DataLimit:
+    """RLIMIT_DATA: private writable memory, allocations fail beyond it (Linux 4.7 and later)."""
+
+    kind = "RLIMIT_DATA"
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+
+    def before_exec(self) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (self._limit, self._limit))
+
+    def attach(self, pid: int) -> None:
+        """Nothing to do: the child set it itself."""
+
+    def oom_kills(self) -> int:
+        return 0  # allocations fail, nothing is killed
+
+    def close(self) -> None:
+        """Nothing to do: it ends with the child."""
+
+
+class CgroupLimit:
+    """A memory cgroup of its own, v1 or v2; the kernel kills inside it, swap included in the limit."""
+
+    def __init__(self, folder: Path, limit_bytes: int, version: int) -> None:
+        self.kind = f"cgroup v{version}"
+        self._folder, self._version = folder, version
+        folder.mkdir()
+        try:
+            if version == 2:
+                (folder / "memory.max").write_text(str(limit_bytes))
+                with contextlib.suppress(OSError):
+                    (folder / "memory.swap.max").write_text("0")
+                with contextlib.suppress(OSError):
+                    (folder / "memory.oom.group").write_text("1")
+            else:
+                (folder / "memory.limit_in_bytes").write_text(str(limit_bytes))
+                with contextlib.suppress(OSError):
+                    (folder / "memory.memsw.limit_in_bytes").write_text(str(limit_bytes))
+        except OSError:
+            folder.rmdir()
+            raise
+
+    def before_exec(self) -> None:
+        # In the child itself: nothing that it allocates escapes the limit.
+        (self._folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def attach(self, pid: int) -> None:
+        """Nothing to do: the child went in by itself."""
+
+    def oom_kills(self) -> int:
+        name = "memory.events" if self._version == 2 else "memory.oom_control"
+        with contextlib.suppress(OSError):
+            for line in (self._folder / name).read_text(encoding="ascii").splitlines():
+                word, _, number = line.partition(" ")
+                if word == "oom_kill":
+                    return int(number)
+        return 0
+
+    def close(self) -> None:
+        # The kernel needs a moment to let go of a group whose last process has just ended.
+        for _ in range(50):
+            try:
+                self._folder.rmdir()
+                return
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(0.01)
+
+
+def _cgroup_parents(root: Path) -> list[tuple[Path, int]]:
+    """Folders in which a memory cgroup might be made, the process's own first."""
+    groups = _own_groups(root)
+    found = []
+    v2 = root / "sys/fs/cgroup"
+    if (v2 / "cgroup.controllers").exists() and "" in groups:
+        own = v2 / groups[""].strip("/")
+        # A group with processes in it cannot hand its memory to children: a delegated unit puts the
+        # agent into a leaf and leaves the level above to us.
+        found += [(folder, 2) for folder in (own, own.parent) if _hands_memory_on(folder)]
+    v1 = root / "sys/fs/cgroup/memory"
+    if (v1 / "memory.limit_in_bytes").exists() and "memory" in groups:
+        found.append((v1 / groups["memory"].strip("/"), 1))
+    return found
+
+
+def _hands_memory_on(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return "memory" in (folder / "cgroup.subtree_control").read_text(encoding="ascii").split()
+    return False
+
+
+def _sweep(parent: Path) -> None:
+    """Remove empty groups of agents that are gone."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        owner = folder.name.rsplit("-", 1)[-1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def choose_limit(limit_bytes: int, name: str, root: Path = Path("/")) -> MemoryLimit:
+    """The strongest limit that may be set here; ``name`` tells its cgroup from those of other agents.
+
+    Raises ``ValueError`` for a limit that is not positive.
+    """
+    if limit_bytes <= 0:
+        raise ValueError(f"memory limit {limit_bytes} is not positive; leave it out for no limit")
+    safe = re.sub(r"[^a-z0-9-]", "-", name.lower())[:40]
+    for parent, version in _cgroup_parents(root):
+        if os.access(parent, os.W_OK):
+            _sweep(parent)
+            with contextlib.suppress(OSError):
+                folder = parent / f"{_PREFIX}{safe}-{time.monotonic_ns()}-{os.getpid()}"
+                return CgroupLimit(folder, limit_bytes, version)
+    return DataLimit(limit_bytes)
