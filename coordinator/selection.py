@@ -17,12 +17,17 @@ class Selection(Protocol):
 
 
 def random_cohort(candidates: Sequence[DeviceRow], *, size: int, seed: int, step: int) -> tuple[str, ...]:
-    """A uniform random cohort that depends on nothing but (seed, step) and the candidates' names.
+    """A uniform random cohort: ``draw`` among all candidates."""
+    return draw([row.device for row in candidates], size=size, seed=seed, step=step)
 
-    The devices with the lowest hashes win, so a candidate more or less changes the cohort by one
+
+def draw(names: Sequence[str], *, size: int, seed: int, step: int) -> tuple[str, ...]:
+    """``size`` of ``names`` (0: all), sorted, depending on nothing but (seed, step) and the names.
+
+    The names with the lowest hashes win, so a candidate more or less changes the cohort by one
     device at most, and no library's random stream matters.
     """
-    names = sorted(row.device for row in candidates)
-    if size and size < len(names):
-        names = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest())[:size]
-    return tuple(sorted(names))
+    chosen = sorted(names)
+    if size and size < len(chosen):
+        chosen = sorted(chosen, key=lambda name: hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest())[:size]
+    return tuple(sorted(chosen))
