@@ -18,25 +18,25 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSettings(Settings, frozen=True):
     """Which model to train."""
 
-    name: str = "small_cnn"
-    input_shape: tuple[int, ...] = (1, 28, 28)
-    classes: Positive = 10
-    arguments: dict[str, int | float | str] = {}
+    name: str = "small_cnn"  # small_cnn | resnet8 | resnet20 | resnet18 | vgg11 | mobilenet_v2 | sensor_cnn
+    input_shape: tuple[int, ...] = (1, 28, 28)  # channels, height, width; or channels, length
+    classes: Positive = 10  # outputs
+    arguments: dict[str, int | float | str] = {}  # the model's own: width, say
 
 
 class TrainingSettings(Settings, frozen=True):
     """Local training on every device, and its schedule over the rounds."""
 
-    rounds: Positive = 20
-    local_epochs: Positive = 1
-    batch: Positive = 32
-    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05
+    rounds: Positive = 20  # training rounds; selection steps come before them
+    local_epochs: Positive = 1  # E: passes over its own data that a device makes a round
+    batch: Positive = 32  # samples an optimiser step
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # eta_0
     # Geometric decay to this; None: constant.
     final_learning_rate: Annotated[float, Meta(gt=0.0)] | None = None
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
+    momentum: Fraction = 0.9  # of SGD
+    weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4  # of active weights
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
-    pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05
+    pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
 
     def learning_rate_at(self, round_index: int) -> float:
         """eta_r = eta_0 (eta_end / eta_0)^(r / R)."""
@@ -49,10 +49,10 @@ class TrainingSettings(Settings, frozen=True):
 class PartitionSettings(Settings, frozen=True):
     """How one pool of training data is split over simulated or demo devices; ``none`` on real boards."""
 
-    kind: Literal["none", "iid", "dirichlet"] = "none"
-    alpha: Annotated[float, Meta(gt=0.0)] = 0.5
-    devices: Positive = 1
-    seed: int = 0
+    kind: Literal["none", "iid", "dirichlet"] = "none"  # none: every device has its own data
+    alpha: Annotated[float, Meta(gt=0.0)] = 0.5  # of the Dirichlet distribution: the smaller, the more uneven
+    devices: Positive = 1  # how many parts
+    seed: int = 0  # of the split
 
 
 class DataSettings(Settings, frozen=True):
@@ -71,7 +71,7 @@ class FleetSettings(Settings, frozen=True):
     cohort: Count = 0  # devices a round; 0: all that are accepted and online
     min_results: Positive = 1  # fewer than this at the deadline: the round is tried again
     min_devices: Positive = 1  # a run starts when so many accepted devices are online
-    deadline_s: Annotated[float, Meta(gt=0.0)] = 600.0
+    deadline_s: Annotated[float, Meta(gt=0.0)] = 600.0  # of one step
     grace_s: Annotated[float, Meta(ge=0.0)] = 30.0  # how long a round waits for a device that went offline
     staleness: Count = 0  # a late result counts if its base model is at most so many steps old
     max_retries: Count = 3  # of one task on one device (over budget, failed)
@@ -80,16 +80,16 @@ class FleetSettings(Settings, frozen=True):
 class WireSettings(Settings, frozen=True):
     """How payloads travel."""
 
-    precision: Literal["fp32", "fp16", "int8"] = "fp16"
-    compress: bool = True
+    precision: Literal["fp32", "fp16", "int8"] = "fp16"  # of active values; results and tasks alike
+    compress: bool = True  # zstd, where it shrinks
 
 
 class RunSpec(Settings, frozen=True):
     """A whole run. Equal specs on equal data give bit-identical models, live or simulated."""
 
-    name: str = "run"
-    seed: int = 0
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "fedtiny"})
+    name: str = "run"  # the beginning of the run's id
+    seed: int = 0  # of everything random in the run
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "fedtiny"})  # below, by method
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     data: DataSettings = DataSettings()

@@ -61,7 +61,9 @@ class Progress:
                     continue
                 if (row.run, step.step) not in self._told:
                     self._told.add((row.run, step.step))
-                    self._console.print(f"{self._titles[row.run]}: {step_line(step, row.rounds)}", highlight=False)
+                    self._console.print(
+                        f"{self._titles[row.run]}: {step_line(step, row.rounds)}", highlight=False, soft_wrap=True
+                    )
 
     # -- on a terminal ------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fedcore.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from export.report import ExportRow
+
     from fedcore.arrays import Mask
     from fedcore.training.engine import Engine
 
@@ -55,6 +56,7 @@ def export_state(
     for a damaged blob, ``DataError`` where the run's data cannot be read.
     """
     from export.report import export_model
+
     from fedcore.datasets.partition import public_data, test_data
     from fedcore.methods.method import normalization_of
     from fedcore.methods.registry import problem_of

@@ -12,11 +12,13 @@ def main() -> None:
 
     try:
         app(prog_name="tinyfleet")
-    except TinyfleetError as error:
-        if "--debug" in sys.argv:
+    except (TinyfleetError, ValueError) as error:
+        # device_profiles knows nothing of ours: its error is a ValueError with an exit code.
+        code = getattr(error, "exit_code", None)
+        if code is None or "--debug" in sys.argv:
             raise
         sys.stderr.write(f"tinyfleet: {error}\n")
-        sys.exit(error.exit_code)
+        sys.exit(code)
 
 
 __all__ = ["main"]

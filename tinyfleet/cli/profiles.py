@@ -54,8 +54,11 @@ def list_profiles(as_json: Json = False) -> None:
         emit_json(profiles)
         return
     emit_table(
-        ("profile", "board", "memory"),
-        [(name, p.name, megabytes(p.memory_bytes)) for name, p in sorted(profiles.items())],
+        ("profile", "board", "processor", "memory", "figures"),
+        [
+            (name, p.title, p.cpu, megabytes(p.memory_bytes), "measured" if p.verified else "data sheet")
+            for name, p in sorted(profiles.items())
+        ],
         empty="no profile is shipped",
     )
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 # Stands for the page's text colour while matplotlib draws.
 INK = "#010203"
@@ -40,8 +40,6 @@ STYLE: dict[str, Any] = {
     "savefig.facecolor": "none",
 }
 
-PLOTS: tuple[tuple[str, Callable[[Axes, Mapping[str, Any]], None]], ...]
-
 
 def accuracy(axes: Axes, result: Mapping[str, Any]) -> None:
     """Accuracy on held-out test data after each round."""
@@ -64,6 +62,10 @@ def traffic(axes: Axes, result: Mapping[str, Any]) -> None:
             x, y = points(rows, key, 1e-3)
             axes.plot(x, y, style, color=colour, label=f"{_title(result, name)} {key.removeprefix('bytes_')}")
     axes.set(title="bytes per device and round, at the socket", ylabel="kB", xlabel="round", yscale="log")
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.2)
     axes.legend(fontsize=8, ncols=2)
 
 
@@ -71,7 +73,7 @@ def memory(axes: Axes, result: Mapping[str, Any]) -> None:
     """The largest worker of each round."""
     _lines(axes, result, "peak_rss_mb", 1.0)
     axes.set(title="peak memory of the largest worker", ylabel="MB", xlabel="round")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.4)
 
 
 def layers(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -102,7 +104,7 @@ def processes(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.legend(fontsize=8)
 
 
-PLOTS = (
+PLOTS: tuple[tuple[str, Callable[[Axes, Mapping[str, Any]], None]], ...] = (
     ("accuracy", accuracy),
     ("loss", loss),
     ("traffic", traffic),
