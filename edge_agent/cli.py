@@ -72,17 +72,20 @@ def init(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure this board: memory, cores, a small convolution."""
-    from dataclasses import asdict
+    """Measure this board, and keep the result in the state directory for the next start."""
+    from dataclasses import asdict, replace
 
+    from device_profiles.detect import detect
     from device_profiles.measure import measure as measure_board
+    from edge_agent import daemon
 
-    facts = asdict(measure_board())
+    state = daemon.state_directory(_config(options))
+    profile = replace(detect(), measured=measure_board(state))
+    profile.save(state / daemon.PROFILE_FILE)
     if options.json:
-        _write(facts)
-        return
-    for name, value in facts.items():
-        sys.stdout.write(f"{name:28} {value}\n")
+        _write(asdict(profile))
+    else:
+        sys.stdout.write(profile.to_toml())
 
 
 def show_config(options: argparse.Namespace) -> None:

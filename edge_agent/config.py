@@ -5,7 +5,6 @@ Each field carries its description, so that the reference in the docs is generat
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -61,7 +60,9 @@ class LimitSettings(Settings, frozen=True):
         str | int,
         Meta(description='memory of the worker, such as "300M" (10^6 bytes) or "256Mi"; 0: from the board'),
     ] = 0
-    threads: Annotated[int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0: every core")] = 0
+    threads: Annotated[
+        int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0: every core that it may use")
+    ] = 0
     policy: Annotated[
         Policy, Meta(description="fresh: the worker exits after each task; warm: it stays; auto: by memory")
     ] = "auto"
@@ -104,11 +105,6 @@ class AgentConfig(Settings, frozen=True):
     data: Annotated[AgentDataSettings, Meta(description="the device's own data")] = AgentDataSettings()
     limits: Annotated[LimitSettings, Meta(description="what the board grants to training")] = LimitSettings()
     storage: Annotated[StorageSettings, Meta(description="what the agent may keep on disk")] = StorageSettings()
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of the worker, at least 1."""
-        return self.limits.threads or len(os.sched_getaffinity(0))
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> AgentConfig:

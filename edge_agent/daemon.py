@@ -18,6 +18,7 @@ import msgspec
 from device_profiles.limits import usable_memory_bytes
 from edge_agent import identity
 from edge_agent.config import AgentConfig, password_of, size
+from edge_agent.delegation import take_leaf
 from edge_agent.enforcement import WorkerProcess
 from edge_agent.errors import AlreadyRunning, StateError
 from edge_agent.governor import Governor, Plan
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Reading the data of a slow board's SD card, once at start.
 DESCRIBE_TIMEOUT_S = 300.0
+# What ``edge-agent measure`` found, in the state directory.
+PROFILE_FILE = "profile.toml"
 _SECONDS_A_DAY = 86_400.0
 
 
@@ -39,6 +42,7 @@ def run(config: AgentConfig) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises ``TinyfleetError`` where it cannot start."""
     state = state_directory(config)
     with lock(state):
+        take_leaf(os.environ)
         who = identity.obtain(state, config.name)
         board = describe(config, who.device)
         logger.info(
@@ -60,7 +64,7 @@ def assemble(
         state / "governor.json",
         memory_limit_bytes=config.limits.memory_limit_bytes,
         usable_bytes=usable_memory_bytes(),
-        threads=config.threads,
+        threads=config.limits.threads or int(board.profile.get("cores", 1)),
         policy=config.limits.policy,
         engine=config.engine,
     )
@@ -111,7 +115,14 @@ def describe(config: AgentConfig, device: str) -> Board:
     """
     child = Child("edge_agent.worker", ["--policy", "fresh", "--parent", str(os.getpid())])
     try:
-        child.send({"cmd": "describe", "device": device, "data": msgspec.to_builtins(config.data)})
+        child.send(
+            {
+                "cmd": "describe",
+                "device": device,
+                "data": msgspec.to_builtins(config.data),
+                "profile": str(Path(config.state).expanduser() / PROFILE_FILE),
+            }
+        )
         event = child.receive(DESCRIBE_TIMEOUT_S)
     finally:
         child.kill()

@@ -7,17 +7,21 @@ watcher looks at the resident set every 100 ms and stops what the hard limit doe
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
-from device_profiles.limits import choose_limit
+from device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from edge_agent.governor import Plan
 from fedcore.child import Child
+
+logger = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.1
 # C code meets RLIMIT_DATA in its own ways (aborts, segmentation faults): a death this near to it is the limit's.
@@ -56,31 +60,47 @@ class WorkerProcess:
         self.run = run
         self.plan = plan
         self._log = log
-        self._limit = choose_limit(plan.memory_limit_bytes, name) if plan.memory_limit_bytes else None
-        self.kind = "none" if self._limit is None else str(self._limit.kind)
-        # Append mode: the file is cut short under the running worker.
-        with log.open("ab") as stderr:
-            stderr.truncate(0)
-            try:
-                self._child = Child(
-                    "edge_agent.worker",
-                    ["--policy", plan.policy, "--parent", str(os.getpid())],
-                    env=_environment(plan.threads),
-                    before_exec=None if self._limit is None else self._limit.before_exec,
-                    stderr=stderr,
-                )
-            except BaseException:
-                if self._limit is not None:
-                    self._limit.close()
-                raise
+        self._limit, self._child = self._start(name)
+        self.kind = "none" if self._limit is None else self._limit.kind
         if self._limit is not None:
             self._limit.attach(self._child.pid)
-        self._process = psutil.Process(self._child.pid)
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
         self._next_look = 0.0
         self._peak_data_bytes = 0
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
+
+    def _start(self, name: str) -> tuple[MemoryLimit | None, Child]:
+        """The process under the strongest limit that lets it start. Raises ``OSError``."""
+        size = self.plan.memory_limit_bytes
+        if not size:
+            return None, self._spawn(None)
+        limit = choose_limit(size, name)
+        try:
+            return limit, self._spawn(limit)
+        except OSError as error:
+            limit.close()
+            if limit.kind == DataLimit.kind:
+                raise
+            # A cgroup can be made where nothing may be moved into it; the other limit needs no leave.
+            logger.warning("%s cannot be used (%s); %s instead", limit.kind, error, DataLimit.kind)
+        fallback = DataLimit(size)
+        return fallback, self._spawn(fallback)
+
+    def _spawn(self, limit: MemoryLimit | None) -> Child:
+        # Append mode: the file is cut short under the running worker.
+        with self._log.open("ab") as stderr:
+            stderr.truncate(0)
+            try:
+                return Child(
+                    "edge_agent.worker",
+                    ["--policy", self.plan.policy, "--parent", str(os.getpid())],
+                    env=_environment(self.plan.threads),
+                    before_exec=None if limit is None else limit.before_exec,
+                    stderr=stderr,
+                )
+            except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
+                raise OSError(f"the memory limit could not be set: {error}") from None
 
     def send(self, message: Mapping[str, Any]) -> None:
         """One command. The log is kept short here, between tasks."""
@@ -114,7 +134,7 @@ class WorkerProcess:
         """Resident bytes of the worker and its children; a process that is just ending counts as zero."""
         total = 0
         with contextlib.suppress(psutil.Error):
-            memory = self._process.memory_info()
+            memory = psutil.Process(self._child.pid).memory_info()
             total = int(memory.rss)
             self._peak_data_bytes = max(self._peak_data_bytes, int(memory.data))
         for pid in _children(self._child.pid):
@@ -133,7 +153,7 @@ class WorkerProcess:
                 "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
             }
         near = self._peak_data_bytes >= NEAR_LIMIT * self.plan.memory_limit_bytes > 0
-        at_limit = near and "data" in self.kind.lower()
+        at_limit = near and self.kind == DataLimit.kind
         if code != 0 and not killed and (at_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)):
             return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"

@@ -27,6 +27,7 @@ from fedcore.run_spec import RunSpec
 from fedcore.settings import convert
 
 if TYPE_CHECKING:
+    from device_profiles.profile import DeviceProfile
     from fedcore.arrays import Mask
     from fedcore.methods.method import DeviceData
     from fedcore.payload import Payload
@@ -60,10 +61,14 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 
 
 class DescribeCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="describe"):
-    """Say what is here: engines, number of samples of this device, the board's profile."""
+    """Say what is here: engines, number of samples of this device, the board's profile.
+
+    ``profile`` names the file in which an earlier measurement of the board may be.
+    """
 
     device: str
     data: dict[str, Any]
+    profile: str = ""
 
 
 class Trainer:
@@ -78,7 +83,6 @@ class Trainer:
         """Emit ``described``. Raises ``DataError``, ``ConfigError``."""
         from dataclasses import asdict
 
-        from device_profiles.detect import detect
         from fedcore.training.registry import available
 
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
@@ -87,7 +91,7 @@ class Trainer:
                 "event": "described",
                 "engines": list(available()),
                 "samples": len(data.train) + len(data.development),
-                "profile": asdict(detect()),
+                "profile": asdict(_profile(Path(command.profile))),
                 "version": version(),
             }
         )
@@ -128,6 +132,19 @@ class Trainer:
             self._data = None  # the old data goes before the new comes
             self._data = (key, device_data(settings, settings.index, device))
         return self._data[1]
+
+
+def _profile(measured: Path) -> DeviceProfile:
+    """The board as it is now, with what was measured on it."""
+    from dataclasses import replace
+
+    from device_profiles.detect import detect
+    from device_profiles.profile import DeviceProfile, ProfileError
+
+    with contextlib.suppress(OSError, ProfileError):
+        kept = DeviceProfile.from_toml(measured.read_text(encoding="utf-8"), str(measured))
+        return replace(detect(), measured=kept.measured)
+    return detect()
 
 
 class _HeldMasks:

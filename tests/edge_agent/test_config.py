@@ -3,7 +3,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edge_agent import config as configuration
 from edge_agent.config import (
     AgentConfig,
     AgentDataSettings,
@@ -39,7 +38,7 @@ def test_the_command_line_wins_and_none_leaves_the_file_alone(tmp_path):
     path = tmp_path / "agent.toml"
     path.write_text('name = "a"\n[limits]\nmemory_limit = "100M"\nthreads = 2\n', encoding="utf-8")
     config = load(path, {"name": "b", "limits.memory_limit": None})
-    assert (config.name, config.limits.memory_limit_bytes, config.threads) == ("b", 100_000_000, 2)
+    assert (config.name, config.limits.memory_limit_bytes, config.limits.threads) == ("b", 100_000_000, 2)
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path):
@@ -92,8 +91,3 @@ def test_the_password_is_the_first_line(tmp_path):
     path.write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="empty"):
         password_of(BrokerSettings(password_file=str(path)))
-
-
-def test_threads_default_to_every_core(monkeypatch):
-    monkeypatch.setattr(configuration.os, "sched_getaffinity", lambda pid: {0, 1, 2})
-    assert AgentConfig().threads == 3

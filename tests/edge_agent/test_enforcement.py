@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import time
 
@@ -11,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker needs an engine")
 
+from device_profiles.limits import DataLimit, choose_limit
 from edge_agent import enforcement
 from edge_agent.enforcement import WorkerProcess
 from edge_agent.governor import Plan
@@ -18,27 +18,6 @@ from tests.edge_agent.runs import command, first_state, spec_of, task_blob, writ
 
 # The activations of one whole batch of this task need some 230 MB more than those of one sample.
 SHAPE, BATCH = (3, 96, 96), 128
-
-
-class DataLimit:
-    """RLIMIT_DATA, whatever this machine's cgroups allow."""
-
-    kind = "RLIMIT_DATA"
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-
-    def before_exec(self) -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (self.limit, self.limit))
-
-    def attach(self, pid: int) -> None:
-        """Set before exec."""
-
-    def oom_kills(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 @pytest.fixture
@@ -165,3 +144,43 @@ def test_the_log_is_cut_short(start, order, tmp_path):
     worker.send({**order, "micro_batch": 0})
     assert log.stat().st_size < 1000
     assert last_event(worker)[-1]["event"] == "done"
+
+
+def test_a_cgroup_that_cannot_be_entered_gives_way_to_rlimit_data(order, tmp_path, monkeypatch):
+    class Closed(DataLimit):
+        kind = "cgroup v2"
+        closed = False
+
+        def before_exec(self):
+            raise PermissionError("cgroup.procs")
+
+        def close(self):
+            Closed.closed = True
+
+    monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: Closed(size))
+    worker = WorkerProcess("r", Plan(0, 1, "fresh", 1 << 40), "test", tmp_path / "worker.log")
+    try:
+        assert worker.kind == "RLIMIT_DATA"
+        assert Closed.closed
+        worker.send(order)
+        assert last_event(worker)[-1]["event"] == "done"
+    finally:
+        worker.close()
+
+
+@pytest.mark.root
+def test_the_kernel_kills_at_the_cgroup_limit(order, tmp_path, monkeypatch):
+    probe = choose_limit(1 << 30, "probe")
+    probe.close()
+    if not probe.kind.startswith("cgroup"):
+        pytest.skip(f"no memory cgroup can be made here ({probe.kind})")
+    original = WorkerProcess._look
+    monkeypatch.setattr(WorkerProcess, "_look", lambda self: (original(self), setattr(self, "rss_bytes", 0)))
+    worker = WorkerProcess("r", Plan(0, 1, "fresh", 120_000_000), "test", tmp_path / "worker.log")
+    try:
+        worker.send(order)
+        event = last_event(worker)[-1]
+        assert event["event"] == "over_budget", event
+        assert "killed by the kernel" in event["reason"]
+    finally:
+        worker.close()
