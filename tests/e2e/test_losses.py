@@ -11,7 +11,7 @@ from tests.e2e.conftest import Running, spec_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-ROUNDS = 5
+ROUNDS = 4
 
 
 def losses(running: Running, run: str) -> dict[str, list[str]]:
@@ -33,7 +33,7 @@ def check_finished(running: Running, run: str) -> None:
 
 
 def test_a_worker_is_killed(start):
-    spec = spec_of(3, ROUNDS, epochs=40)
+    spec = spec_of(3, ROUNDS, epochs=15)
     running = start(spec, 3)
     run = running.store.submit_run(spec)
     task = running.until("agent-1 trains", lambda: running.training_task(run, "agent-1", after_round=1))
@@ -49,7 +49,7 @@ def test_a_worker_is_killed(start):
 
 
 def test_a_whole_agent_is_killed(start):
-    spec = spec_of(3, ROUNDS, epochs=40)
+    spec = spec_of(3, ROUNDS, epochs=15)
     running = start(spec, 3)
     run = running.store.submit_run(spec)
     task = running.until("agent-2 trains", lambda: running.training_task(run, "agent-2", after_round=1))
@@ -68,7 +68,7 @@ def test_a_whole_agent_is_killed(start):
 
 
 def test_a_killed_agent_comes_back(start):
-    spec = spec_of(2, ROUNDS, epochs=40, grace_s=30.0)
+    spec = spec_of(2, ROUNDS, epochs=15, grace_s=30.0)
     running = start(spec, 2)
     run = running.store.submit_run(spec)
     running.until("agent-0 trains", lambda: running.training_task(run, "agent-0", after_round=1))
@@ -83,7 +83,7 @@ def test_a_killed_agent_comes_back(start):
 
 @pytest.mark.skipif(not MosquittoBroker.available(), reason="Mosquitto is not installed")
 def test_the_broker_is_away_for_ten_seconds(start):
-    spec = spec_of(2, ROUNDS, epochs=40, grace_s=30.0)
+    spec = spec_of(2, ROUNDS, epochs=15, grace_s=30.0)
     running = start(spec, 2, broker="mosquitto")
     run = running.store.submit_run(spec)
     running.until("agent-0 trains", lambda: running.training_task(run, "agent-0", after_round=1))
