@@ -107,8 +107,9 @@ class Trainer:
         task = decode(Path(command.blob).read_bytes(), held=held.get)
         held.keep(task)
         method = create(spec.method, problem_of(spec))
-        engine = self._engine_of(command.engine, command.threads)
+        # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
+        engine = self._engine_of(command.engine, command.threads)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
         result = method.run(task, engine, data, _control(command.micro_batch, self._emit))

@@ -124,7 +124,7 @@ class Coordinator:
             self.take(event)
             event = self.transport.receive(0.0)
 
-    def await_(self, condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+    def await_(self, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
         """Listen until ``condition`` holds; its value."""
         deadline = time.monotonic() + timeout
         while not (value := condition()):
