@@ -1,0 +1,157 @@
+"""Write a trained model in several formats, run every file in its own runtimes, and tell what came out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from export.errors import ExportError
+from export.fold import Inference, fold
+from export.onnx_writer import measured_density, metadata_of, write_onnx
+from export.precision import Float
+from export.quantize import calibrate
+from export.runtimes import Runtime, open_all
+from export.tflite_writer import write_tflite
+from fedcore.arrays import FloatArray, IntArray, Mask, Params
+from fedcore.files import write_atomic
+from fedcore.models.graph import Graph
+from fedcore.sparsity.mask import density
+
+FORMATS = ("onnx-fp32", "tflite-fp32", "tflite-fp16", "tflite-int8")
+# Largest relative error of the logits, and smallest share of equal decisions, that pass.
+MOST_ERROR = {"fp32": 1e-4, "fp16": 1e-2}
+LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRow:
+    """One file in one runtime, on held-out data. ``max_rel_error`` is max |a - b| / max |b| over the logits."""
+
+    format: str
+    precision: str
+    path: str
+    file_bytes: int
+    max_rel_error: float
+    argmax_agreement: float
+    accuracy: float
+    latency_ms: float  # batch 1, one thread
+    runtime: str
+    density: float | None = None  # of the maskable weights, read back from the file (ONNX fp32)
+
+
+def export_model(
+    graph: Graph,
+    params: Params,
+    mask: Mask,
+    directory: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    calibration: FloatArray,
+    x: FloatArray,
+    y: IntArray,
+    reference: Callable[[FloatArray], FloatArray],
+    normalization: Mapping[str, object] | None = None,
+) -> list[ExportRow]:
+    """Write ``formats`` into ``directory`` and verify each file in every runtime that is here.
+
+    ``x`` (N, C, ...) float32 and ``y`` are held-out data, ``reference`` gives the trained model's
+    logits, ``calibration`` sets int8 ranges. Also writes ``export.json``: files with their SHA-256.
+    Raises ``ExportError`` for an unknown format or a layer that cannot be written.
+    """
+    model = fold(graph, params, mask)
+    directory.mkdir(parents=True, exist_ok=True)
+    expected = reference(x)
+    rows: list[ExportRow] = []
+    for name in formats:
+        kind, precision = _parse(name)
+        path = directory / f"{graph.name}-{precision}.{kind}"
+        write_atomic(path, _content(graph, model, kind, precision, mask, calibration, normalization))
+        share = measured_density(path, graph) if kind == "onnx" else None
+        rows += [_row(path, kind, precision, share, runtime, x, y, expected) for runtime in open_all(path)]
+    _write_manifest(graph, directory, rows, normalization)
+    return rows
+
+
+def check(rows: Sequence[ExportRow]) -> None:
+    """Raise ``ExportError`` naming the first file that does not compute what the model does."""
+    for row in rows:
+        error, agreement = MOST_ERROR.get(row.precision, np.inf), LEAST_AGREEMENT[row.precision]
+        if row.max_rel_error > error or row.argmax_agreement < agreement:
+            raise ExportError(
+                f"{row.path} in {row.runtime}: error {row.max_rel_error:.2g}, agreement "
+                f"{row.argmax_agreement:.1%} with the trained model; do not deploy it"
+            )
+
+
+def _parse(name: str) -> tuple[str, str]:
+    kind, _, precision = name.partition("-")
+    if name not in FORMATS:
+        raise ExportError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
+    return kind, precision
+
+
+def _content(
+    graph: Graph,
+    model: Inference,
+    kind: str,
+    precision: str,
+    mask: Mask,
+    calibration: FloatArray,
+    normalization: Mapping[str, object] | None,
+) -> bytes:
+    if kind == "onnx":
+        return write_onnx(model, metadata_of(graph, density(mask), normalization))
+    if precision == "int8":
+        return write_tflite(model, calibrate(model, calibration))
+    return write_tflite(model, Float(half=precision == "fp16"))
+
+
+def _row(
+    path: Path,
+    kind: str,
+    precision: str,
+    share: float | None,
+    runtime: Runtime,
+    x: FloatArray,
+    y: IntArray,
+    expected: FloatArray,
+) -> ExportRow:
+    logits = runtime.run(x)
+    decided = logits.argmax(1)
+    return ExportRow(
+        format=kind,
+        precision=precision,
+        path=str(path),
+        file_bytes=path.stat().st_size,
+        max_rel_error=float(np.abs(logits - expected).max() / max(float(np.abs(expected).max()), 1e-12)),
+        argmax_agreement=float((decided == expected.argmax(1)).mean()),
+        accuracy=float((decided == y).mean()),
+        latency_ms=runtime.latency_ms(x[:1]),
+        runtime=runtime.name,
+        density=share,
+    )
+
+
+def _write_manifest(
+    graph: Graph, directory: Path, rows: Sequence[ExportRow], normalization: Mapping[str, object] | None
+) -> None:
+    """``export.json`` beside the files: what they are, and their hashes."""
+    files = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted({Path(row.path) for row in rows})
+    }
+    manifest = {
+        "model": graph.name,
+        "input_shape": graph.input_shape,
+        "input_layout": {"onnx": "channels first", "tflite": "channels last"},
+        "classes": graph.classes,
+        "normalization": normalization,
+        "sha256": files,
+        "verified": [asdict(row) | {"path": Path(row.path).name} for row in rows],
+    }
+    write_atomic(directory / "export.json", msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
