@@ -74,7 +74,7 @@ class FleetSettings(Settings, frozen=True):
     deadline_s: Annotated[float, Meta(gt=0.0)] = 600.0  # of one step
     grace_s: Annotated[float, Meta(ge=0.0)] = 30.0  # how long a round waits for a device that went offline
     staleness: Count = 0  # a late result counts if its base model is at most so many steps old
-    max_retries: Count = 3  # of one task on one device (over budget, failed)
+    max_retries: Count = 8  # of one task on one device; each over-budget one halves the micro-batch
 
 
 class WireSettings(Settings, frozen=True):

@@ -97,10 +97,10 @@ class FedAvg(Method):
         rate = self.problem.training.learning_rate_at(integer(task, "round"))
         local = train_locally(engine, all_samples(data), self.problem, normalization_of(task), rate, rng, control)
         meta: dict[str, Json] = {"step": task.meta["step"], "samples": local.samples, "loss": local.loss}
-        return Payload(meta, engine.params(), task.mask, self.growth_gradients(task, engine, local, control))
+        return Payload(meta, engine.params(), task.mask, self.growth_gradients(task, engine, data, local, control))
 
     def growth_gradients(
-        self, task: Payload, engine: Engine, local: LocalResult, control: Control
+        self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
     ) -> dict[str, SparseVector]:
         """Nothing grows."""
         return {}

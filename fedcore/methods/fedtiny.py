@@ -12,8 +12,8 @@ from fedcore.methods import bn_selection as selection
 from fedcore.methods import progressive
 from fedcore.methods.checks import checked_samples, integer
 from fedcore.methods.fedavg import CARRIED, FedAvg
-from fedcore.methods.local import LocalResult
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, normalization_of
+from fedcore.methods.local import LocalResult, all_samples
+from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
 from fedcore.methods.progressive import Granularity, Order
 from fedcore.methods.train_fold import TrainFold
 from fedcore.payload import Json, Payload, SparseVector
@@ -45,6 +45,7 @@ class FedTinySettings(Settings, frozen=True):
     order: Order = "backward"
     interval: Positive = 10  # dR
     stop: Count = 100  # R_stop
+    growth_batch: Count = 0  # samples behind a device's growth gradients; 0: its last mini-batch (the paper)
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
 
 
@@ -159,13 +160,19 @@ class FedTiny(FedAvg):
         return super().run(task, engine, data, control)
 
     def growth_gradients(
-        self, task: Payload, engine: Engine, local: LocalResult, control: Control
+        self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
     ) -> dict[str, SparseVector]:
-        """The q_l largest gradients of pruned weights of this round's group, on the last mini-batch."""
+        """The q_l largest gradients of pruned weights of this round's group."""
         counts: Any = task.meta.get("grow")
         if not counts:
             return {}
-        return engine.top_gradients(*local.last_batch, counts, control.micro_batch)
+        batch = local.last_batch
+        if self.settings.growth_batch:
+            own = all_samples(data)
+            chosen = device_seed(self.problem.seed, task, data.name).permutation(len(own))
+            part = own.take(chosen[: self.settings.growth_batch])
+            batch = normalization_of(task)(part.x), part.y
+        return engine.top_gradients(*batch, counts, control.micro_batch)
 
     def _run_statistics(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
         """Step 4: every candidate's statistics on the development set."""
