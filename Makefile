@@ -45,7 +45,7 @@ docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own 
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md
 
 numpy2: $(NUMPY2)/.stamp ## Run the exporter's tests with numpy 2, without torch and tflite-runtime.
-	@$(NUMPY2)/bin/python -m pytest tests/numpy2 $(ARGS)
+	@$(NUMPY2)/bin/python -m pytest tests/numpy2 tests/fedcore/protocol tests/fedcore/sparsity tests/fedcore/models $(ARGS)
 
 clean: ## Remove everything that make made.
 	@rm -rf $(VENV) $(NUMPY2) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

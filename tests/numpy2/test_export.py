@@ -1,0 +1,47 @@
+"""Exporting without torch and with numpy 2: what a gateway with a newer numpy does."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from export.fold import fold
+from export.onnx_writer import write_onnx
+from export.report import check, export_model
+from export.runtimes import OnnxRuntime, missing_runtimes
+from fedcore.models.registry import build
+from fedcore.run_spec import ModelSettings
+from fedcore.sparsity.allocation import erk_counts
+from fedcore.sparsity.mask import apply_mask, density, magnitude_mask
+
+pytestmark = pytest.mark.skipif(int(np.__version__[0]) < 2, reason="this environment has numpy 1")
+
+
+def test_this_environment_has_no_torch():
+    assert importlib.util.find_spec("torch") is None, "make it anew: make clean numpy2"
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "resnet8", "mobilenet_v2", "sensor_cnn"])
+def test_a_sparse_model_is_exported_and_verified(name, tmp_path):
+    shape = (6, 100) if name == "sensor_cnn" else (3, 32, 32)
+    graph = build(ModelSettings(name=name, input_shape=shape, classes=5))
+    params = graph.initial_params(0)
+    mask = magnitude_mask(params, erk_counts({n: graph.params[n].shape for n in graph.maskable}, 0.3))
+    apply_mask(params, mask)
+    x = np.random.default_rng(0).standard_normal((40, *shape)).astype(np.float32)
+    path = tmp_path / "reference.onnx"
+    path.write_bytes(write_onnx(fold(graph, params, mask), {}))
+    reference = OnnxRuntime(path)
+    rows = export_model(
+        graph, params, mask, tmp_path / "out", formats=("onnx-fp32", "tflite-fp32", "tflite-fp16"), calibration=x,
+        x=x, y=reference.run(x).argmax(1), reference=reference.run,
+    )  # fmt: skip
+    check(rows)
+    assert {row.runtime for row in rows} == {"onnxruntime", "ai-edge-litert"}
+    assert rows[0].density == pytest.approx(density(mask))
+
+
+def test_the_runtime_that_needs_numpy_1_is_named():
+    assert "tflite-runtime" in missing_runtimes()
