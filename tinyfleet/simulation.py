@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from coordinator.selection import draw
 from fedcore.arrays import FloatArray, IntArray, Mask
 from fedcore.datasets.partition import device_data, public_data, test_data
 from fedcore.methods.method import Control, DeviceData, Method, normalization_of
@@ -77,12 +76,10 @@ class Simulation:
         self.state = self.method.initial_state(engine, public_data(spec.data))
 
     def cohort(self) -> list[SimulatedDevice]:
-        """The devices of the coming step: all, or a random choice from (seed, step)."""
-        size = self.spec.fleet.cohort or len(self.devices)
-        if size >= len(self.devices):
-            return self.devices
-        rng = np.random.default_rng([self.spec.seed, 4, _step(self.state)])
-        return [self.devices[int(i)] for i in np.sort(rng.choice(len(self.devices), size, replace=False))]
+        """The devices of the coming step, as the coordinator draws them."""
+        by_name = {device.data.name: device for device in self.devices}
+        names = draw(list(by_name), size=self.spec.fleet.cohort, seed=self.spec.seed, step=_step(self.state))
+        return [by_name[name] for name in names]
 
     def step(self) -> StepRecord:
         """Run one step on its cohort and evaluate the new state on held-out test data."""

@@ -2,6 +2,112 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
 import typer
 
+from fedcore.files import write_atomic
+from tinyfleet.cli.output import emit_table
+
 app = typer.Typer(help="Measure tinyfleet itself.", no_args_is_help=True)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows to this file.")]
+
+
+@app.command()
+def wire(
+    json_file: JsonFile = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    density: Annotated[list[float] | None, typer.Option(help="0.01, 0.05, 0.1 and 1; may be repeated.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, int8; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Times are medians of so many runs.")] = 5,
+) -> None:
+    """Bytes of a round in each direction, and the codec's time, by model, density and precision."""
+    from fedcore.models.registry import names
+    from tinyfleet.bench.wire import WireRow, bench_wire
+
+    def told(row: WireRow, done: int, total: int) -> None:
+        typer.echo(f"\r{done}/{total} {row.model} d={row.density:g} {row.precision}      ", err=True, nl=False)
+
+    rows = bench_wire(
+        model or names(), density or (0.01, 0.05, 0.1, 1.0), precision or ("fp16", "int8"), repeats, told
+    )
+    typer.echo("", err=True)
+    _save(json_file, rows)
+    emit_table(
+        (
+            "model",
+            "density",
+            "precision",
+            "down",
+            "down, new mask",
+            "up",
+            "socket down / up",
+            "dense",
+            "enc/dec ms",
+        ),
+        [
+            (
+                r.model,
+                f"{r.density:g}",
+                r.precision,
+                f"{r.bytes_down:,}",
+                f"{r.bytes_down_new_mask:,}",
+                f"{r.bytes_up:,}",
+                "no Mosquitto" if r.socket_bytes_up is None else f"{r.socket_bytes_down:,} / {r.socket_bytes_up:,}",
+                f"{r.dense_bytes:,}",
+                f"{r.encode_ms:.1f} / {r.decode_ms:.1f}",
+            )
+            for r in rows
+        ],
+        empty="nothing was measured",
+    )
+
+
+@app.command()
+def ablation(
+    json_file: JsonFile = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")] = 3,
+    density: Annotated[float, typer.Option(help="Density of every pruned variant.")] = 0.05,
+    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 20,
+    data: Annotated[str, typer.Option(help="Data source, as for the demo.")] = "mnist5k",
+    processes: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 2,
+    directory: Annotated[Path, typer.Option(help="Finished cells; an interrupted run goes on from them.")] = Path(
+        "ablation-out"
+    ),
+) -> None:
+    """What each part of FedTiny is worth: simulated runs of the demo with parts switched off."""
+    from tinyfleet.bench.ablation import VARIANTS, Cell, bench_ablation, summary
+    from tinyfleet.demo_spec import demo_spec
+
+    def told(cell: Cell, done: int, total: int) -> None:
+        typer.echo(f"{done}/{total} {cell.variant}, seed {cell.seed}: {cell.accuracy_final:.1%}", err=True)
+
+    base = demo_spec("fedtiny", rounds, density, data=data)
+    cells = bench_ablation(base, range(seeds), VARIANTS, directory, processes, told)
+    _save(json_file, cells)
+    emit_table(
+        ("variant", "density", "accuracy, median", "last 5 rounds", "seeds", "bytes up"),
+        [
+            (
+                row["variant"],
+                f"{row['density']:.2%}",
+                f"{row['accuracy_median']:.1%}",
+                f"{row['accuracy_last5_median']:.1%}",
+                " ".join(f"{value:.1%}" for value in row["accuracy_seeds"]),
+                f"{row['bytes_up_round']:,}",
+            )
+            for row in summary(cells)
+        ],
+        empty="nothing was measured",
+    )
+
+
+def _save(path: Path | None, rows: list[Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = msgspec.json.encode([dataclasses.asdict(row) for row in rows])
+        write_atomic(path, msgspec.json.format(content, indent=2) + b"\n")
