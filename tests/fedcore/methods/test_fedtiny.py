@@ -7,12 +7,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedcore.protocol.codec import quantise
-
 from fedcore.errors import ConfigError, ResultError
 from fedcore.methods import bn_selection, progressive
 from fedcore.methods.registry import create
 from fedcore.payload import Payload, SparseVector
+from fedcore.protocol.codec import quantise
 from fedcore.sparsity.mask import active_counts, density, largest, magnitude_mask
 from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
