@@ -10,6 +10,8 @@ ARCH := $(shell uname -m)
 CONSTRAINTS := constraints/$(if $(wildcard constraints/$(ARCH).txt),$(ARCH),other).txt
 PIP_FLAGS := -qq --disable-pip-version-check --no-input --root-user-action=ignore
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --no-compile -c $(CONSTRAINTS)
+# All cores, where pip takes one. Without byte code an agent would hold the compiler's memory too.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 # PyTorch's own index of CPU builds, asked only where the configured index has none.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 NUMPY2 := .venv-numpy2
@@ -69,12 +71,14 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-venv constraints/common.txt $(CONSTRAINTS)
 
 $(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml
 	@echo "setup: the packages of the demo"
-	@$(PIP) -e '.[demo]'
+	@$(PIP) --config-settings editable_mode=compat -e '.[demo]'
+	@$(COMPILE) || true
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-demo
 	@echo "setup: the packages of the tests and checks"
-	@$(PIP) -e '.[dev]'
+	@$(PIP) --config-settings editable_mode=compat -e '.[dev]'
+	@$(COMPILE) || true
 	@touch $@
 
 $(NUMPY2)/.stamp: pyproject.toml
