@@ -222,6 +222,7 @@ def conclude(
             "agents": _agents(store, trained, [*dense_tasks, *tiny_tasks]),
             "coordinator": _coordinator(trained),
             "exports": rows,
+            "export_failure": _export_failure(exported.rows),
             "broker": trained.broker,
             "data": options.data,
             "seed": options.seed,
@@ -259,6 +260,18 @@ def dataclass_dict(row: Any) -> dict[str, Any]:
     import dataclasses
 
     return {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(row).items()}
+
+
+def _export_failure(rows: list[Any]) -> str:
+    """What is wrong with the files; "" where each computes what the trained model does."""
+    from export.errors import ExportError
+    from export.report import check
+
+    try:
+        check(rows)
+    except ExportError as error:
+        return str(error)
+    return ""
 
 
 def _blob(store: Store, row: RunRow) -> Path:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.report import FORMATS, ExportRow, export_model
 from fedcore.run_spec import RunSpec
 
 if TYPE_CHECKING:
-    from export.report import ExportRow
-
     from fedcore.arrays import Mask
     from fedcore.training.engine import Engine
 
-FORMATS = ("onnx-fp32", "tflite-fp32", "tflite-fp16", "tflite-int8")
 CALIBRATION_SAMPLES = 256
 
 
@@ -55,10 +53,8 @@ def export_state(
     int8 is calibrated on public data; all numbers come from held-out test data. Raises ``CodecError``
     for a damaged blob, ``DataError`` where the run's data cannot be read.
     """
-    from export.report import export_model
-
     from fedcore.datasets.partition import public_data, test_data
-    from fedcore.methods.method import normalization_of
+    from fedcore.methods.method import normalization_entry, normalization_of
     from fedcore.methods.registry import problem_of
     from fedcore.protocol.codec import decode
 
@@ -81,6 +77,7 @@ def export_state(
         x=x,
         y=y,
         reference=engine.predict,
+        normalization=normalization_entry(normalise),
     )
     layers = [_layer(name, graph.params[name].size, state.mask) for name in graph.maskable]
     return Exported(rows, evaluation.accuracy, evaluation.loss, layers)

@@ -43,10 +43,12 @@ def demo(
     """Train a dense and a tiny model on a fleet of processes, export the tiny one, and say what it cost."""
     from rich.console import Console
 
-    from tinyfleet.demo import DemoOptions, run_demo, write_json
+    from tinyfleet.demo import DemoFailed, DemoOptions, run_demo, write_json
     from tinyfleet.demo_table import print_result
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     options = DemoOptions(
         out=out,
         method=method,
@@ -68,6 +70,8 @@ def demo(
     if json_file is not None:
         write_json(json_file, result)
     print_result(console, result)
+    if result["export_failure"]:
+        raise DemoFailed(result["export_failure"])
     console.print(f"\nreport: {result['report']}\nmodels: {out / 'model'}")
     if not keep:
         shutil.rmtree(out / "fleet", ignore_errors=True)

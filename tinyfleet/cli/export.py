@@ -32,8 +32,11 @@ def export(
     engine: Annotated[str, typer.Option(help="Engine that the files are compared with.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Write the model of RUN as ONNX and TFLite, run each file in its own runtime and compare."""
-    from tinyfleet.exporting import FORMATS
+    """Write the model of RUN as ONNX and TFLite, run each file in its own runtime and compare.
+
+    Fails where a file does not compute what the model does.
+    """
+    from export.report import FORMATS
 
     unknown = [name for name in formats or () if name not in FORMATS]
     if unknown:
@@ -57,6 +60,7 @@ def export(
 
 
 def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str], engine: str, *, as_json: bool) -> None:
+    from export.report import check
     from fedcore.training import registry as engines
     from tinyfleet.exporting import export_state
 
@@ -69,6 +73,7 @@ def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str], engine: st
                 "exports": [dataclasses.asdict(row) for row in exported.rows],
             }
         )
+        check(exported.rows)
         return
     typer.echo(f"trained model: accuracy {exported.accuracy:.1%}, density {exported.density:.4f}")
     emit_table(
@@ -88,3 +93,4 @@ def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str], engine: st
         ],
         empty="no file was written",
     )
+    check(exported.rows)
