@@ -93,6 +93,9 @@ def test_the_broker_is_away_for_ten_seconds(start):
     assert running.fleet.check() == []
     running.fleet.restart_broker()
     check_finished(running, run)
-    # Training went on without the network, and no work was lost.
-    assert losses(running, run) == {}
-    assert all(step.results == 2 for step in running.store.steps(run))
+    # Reconnecting waits a random time: a step may have gone on without a device, and then says so.
+    for step in running.store.steps(run):
+        assert step.results >= 1
+        assert step.results + len(step.lost) == step.expected
+    assert {reason for reasons in losses(running, run).values() for reason in reasons} <= {"offline"}
+    running.until("both are back", lambda: all(device.online for device in running.store.devices()))
