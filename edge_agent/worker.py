@@ -39,6 +39,7 @@ _PROGRESS_INTERVAL_S = 0.25
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ALLOCATION_FAILURES = (
     "not enough memory",
+    "failed to map segment",  # the dynamic loader: no room for a library
     "can't allocate memory",
     "DefaultCPUAllocator",
     "bad_alloc",
