@@ -80,7 +80,7 @@ def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str], engine: st
         ("format", "runtime", "bytes", "max error", "agreement", "accuracy", "latency", "file"),
         [
             (
-                r.format,
+                f"{r.format} {r.precision}",
                 r.runtime,
                 f"{r.file_bytes:,}",
                 f"{r.max_rel_error:.1e}",
