@@ -21,6 +21,8 @@ AGENTS = 4
 SEED = 0
 SOURCE = "mnist5k"
 
+LIMIT = 5_000  # training samples of the whole fleet: larger data sets would not end in minutes
+
 QUICK_ROUNDS = 4
 QUICK_LIMIT = 600  # training samples of the whole fleet
 

@@ -28,6 +28,9 @@ def demo(
     broker: Annotated[
         str, typer.Option(help="auto, mosquitto, embedded, or mqtt://HOST:PORT of a running one.")
     ] = ("auto"),
+    limit: Annotated[
+        int, typer.Option(min=0, help="Training samples of the whole fleet at most; 0: all of the data.")
+    ] = demo_spec.LIMIT,
     memory_limit: Annotated[str, typer.Option(help='Of each worker, such as "300M"; 0: from the board.')] = "0",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")
@@ -59,7 +62,7 @@ def demo(
         seed=seed,
         broker=broker,
         memory_limit=int(memory_limit) if memory_limit.isdigit() else memory_limit,
-        limit=demo_spec.QUICK_LIMIT if quick else 0,
+        limit=demo_spec.QUICK_LIMIT if quick else limit,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
