@@ -16,7 +16,7 @@ from fedcore.run_spec import (
 
 METHOD = "fedtiny"
 DENSITY = 0.05
-ROUNDS = 20
+ROUNDS = 10
 AGENTS = 4
 SEED = 0
 SOURCE = "mnist5k"

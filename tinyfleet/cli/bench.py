@@ -72,7 +72,7 @@ def ablation(
     json_file: JsonFile = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")] = 3,
     density: Annotated[float, typer.Option(help="Density of every pruned variant.")] = 0.05,
-    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
     data: Annotated[str, typer.Option(help="Data source, as for the demo.")] = "mnist5k",
     processes: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 2,
     directory: Annotated[Path, typer.Option(help="Finished cells; an interrupted run goes on from them.")] = Path(
