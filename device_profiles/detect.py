@@ -9,7 +9,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from device_profiles.limits import total_memory_bytes
+from device_profiles.limits import group_and_above, own_groups, total_memory_bytes
 from device_profiles.profile import DeviceProfile, shipped
 
 DEVICE_TREE = "sys/firmware/devicetree/base"
@@ -31,15 +31,20 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _cpu_quota(root: Path) -> float | None:
-    with contextlib.suppress(OSError, ValueError):
-        limit, period = (root / "sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return int(limit) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        folder = root / "sys/fs/cgroup/cpu"
-        limit_us = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
-        period_us = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
-        return limit_us / period_us if limit_us > 0 else None
-    return None
+    """Cores' worth of time that the tightest group around this process leaves; None without a limit."""
+    groups = own_groups(root)
+    quotas = []
+    for folder in group_and_above(root / "sys/fs/cgroup", groups.get("", "/")):
+        with contextlib.suppress(OSError, ValueError):  # "max 100000" is no limit
+            limit, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            quotas.append(int(limit) / int(period))
+    for folder in group_and_above(root / "sys/fs/cgroup/cpu", groups.get("cpu", "/")):
+        with contextlib.suppress(OSError, ValueError):
+            limit_us = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+            period_us = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+            if limit_us > 0:  # -1 is no limit
+                quotas.append(limit_us / period_us)
+    return min(quotas, default=None)
 
 
 def detect(root: Path = Path("/")) -> DeviceProfile:

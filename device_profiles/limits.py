@@ -45,7 +45,7 @@ def _read_number(path: Path) -> int | None:
     return None  # absent, or the word "max"
 
 
-def _own_groups(root: Path) -> dict[str, str]:
+def own_groups(root: Path) -> dict[str, str]:
     """Cgroup path of this process by controller; "" is v2."""
     groups: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -56,9 +56,15 @@ def _own_groups(root: Path) -> dict[str, str]:
     return groups
 
 
+def group_and_above(top: Path, path: str) -> list[Path]:
+    """The folder of cgroup ``path`` in the hierarchy mounted at ``top``, and those around it; each may limit."""
+    folder = top / path.strip("/")
+    return [folder, *(above for above in folder.parents if above.is_relative_to(top))]
+
+
 def cgroup_memory(root: Path = Path("/")) -> tuple[int, int] | None:
     """(limit, used) in bytes of the tightest memory cgroup around this process; None without a limit."""
-    groups = _own_groups(root)
+    groups = own_groups(root)
     tops = [
         (root / "sys/fs/cgroup", groups.get("", "/"), "memory.max", "memory.current"),
         (
@@ -70,30 +76,31 @@ def cgroup_memory(root: Path = Path("/")) -> tuple[int, int] | None:
     ]
     found: list[tuple[int, int]] = []
     for top, path, limit_name, used_name in tops:
-        folder = top / path.strip("/")
-        while True:
+        for folder in group_and_above(top, path):
             limit, used = _read_number(folder / limit_name), _read_number(folder / used_name)
             # v1 writes "no limit" as a huge number.
             if limit is not None and used is not None and limit < 1 << 60:
                 found.append((limit, used))
-            if folder in (top, root):
-                break
-            folder = folder.parent
     return min(found, key=lambda pair: pair[0] - pair[1], default=None)
+
+
+def _meminfo(root: Path, key: str) -> int | None:
+    """A line of /proc/meminfo in bytes (it counts in 1024, whatever its unit says)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((root / "proc/meminfo").read_text(encoding="ascii").split(f"{key}:")[1].split()[0]) * 1024
+    return None
 
 
 def usable_memory_bytes(root: Path = Path("/")) -> int:
     """Memory that can be had now: the host's available memory, or what the cgroup leaves, if that is less."""
-    available = int(psutil.virtual_memory().available)
+    available = _meminfo(root, "MemAvailable") or int(psutil.virtual_memory().available)
     group = cgroup_memory(root)
     return available if group is None else max(0, min(available, group[0] - group[1]))
 
 
 def total_memory_bytes(root: Path = Path("/")) -> int:
     """The host's memory, or the cgroup's limit, if that is less."""
-    total = int(psutil.virtual_memory().total)
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        total = int((root / "proc/meminfo").read_text(encoding="ascii").split("MemTotal:")[1].split()[0]) * 1024
+    total = _meminfo(root, "MemTotal") or int(psutil.virtual_memory().total)
     group = cgroup_memory(root)
     return total if group is None else min(total, group[0])
 
@@ -193,7 +200,7 @@ class CgroupLimit:
 
 def _cgroup_parents(root: Path) -> list[tuple[Path, int]]:
     """Folders in which a memory cgroup might be made, the process's own first."""
-    groups = _own_groups(root)
+    groups = own_groups(root)
     found = []
     v2 = root / "sys/fs/cgroup"
     if (v2 / "cgroup.controllers").exists() and "" in groups:

@@ -79,7 +79,10 @@ def profile_of(data: dict[str, Any], where: str = "profile") -> DeviceProfile:
     """A profile from plain data. Raises ``ProfileError`` for unknown or missing keys and wrong types."""
     data = dict(data)
     if "compatible" in data:
-        data["compatible"] = tuple(data["compatible"])
+        words = data["compatible"]
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise ProfileError(f'{where}: compatible is {words!r}; give a list of texts, as in ["maker,board"]')
+        data["compatible"] = tuple(words)
     if isinstance(data.get("measured"), dict):
         data["measured"] = _checked(Measurement, data["measured"], f"{where}: measured")
     profile: DeviceProfile = _checked(DeviceProfile, data, where)
@@ -131,6 +134,8 @@ def read(path: Path) -> DeviceProfile:
         return DeviceProfile.from_toml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ProfileError(f"{path}: no such profile") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: cannot be read as a profile: {error}") from None
 
 
 def shipped() -> dict[str, DeviceProfile]:

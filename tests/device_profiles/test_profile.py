@@ -40,6 +40,9 @@ def test_shipped_profiles_are_consistent():
         ('name="x"\ntitle="x"\ncpu="x"\ncores=1\nmemory_bytes=1\nmemmory=2', "unknown key 'memmory'"),
         ('name="x"\ntitle="x"\ncpu="x"\ncores="4"\nmemory_bytes=1', "cores is '4'"),
         ('name="x"\ntitle="x"\ncpu="x"\ncores=true\nmemory_bytes=1', "cores is True"),
+        ('compatible = "maker,board"', "a list of texts"),
+        ("compatible = [1, 2]", "a list of texts"),
+        ("compatible = 3", "compatible is 3"),
         ('name="x"\ntitle="x"\ncpu="x"\ncores=-1\nmemory_bytes=1', "negative"),
     ],
 )
@@ -55,6 +58,20 @@ def test_saving_and_a_missing_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["p.toml"]
     with pytest.raises(ProfileError, match="no such profile"):
         read(tmp_path / "q.toml")
+
+
+def test_a_file_that_is_no_profile(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    for path in (tmp_path, tmp_path / "binary.toml"):
+        with pytest.raises(ProfileError, match="cannot be read as a profile"):
+            read(path)
+
+
+def test_torch_is_held_back_only_where_newer_builds_die():
+    """Illegal instruction on ARMv8.0 (Cortex-A53, A57, A72); an A76 runs them, so must not be held back for it."""
+    for profile in shipped().values():
+        old = any(core in profile.cpu for core in ("Cortex-A53", "Cortex-A57", "Cortex-A72"))
+        assert profile.torch_at_most == ("2.9" if old else ""), profile.name
 
 
 def board(root, compatible, memory_kb=500_000, **files):
@@ -95,6 +112,32 @@ def test_a_container_s_limits_count(tmp_path):
     found = detect(root)
     assert (found.memory_bytes, found.cores) == (100_000_000, 1)
     assert usable_cores(tmp_path / "nowhere") >= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "content"),
+    [
+        ("0::/system.slice/agent.service", "system.slice/agent.service/cpu.max", "100000 100000"),
+        ("0::/system.slice/agent.service", "system.slice/cpu.max", "50000 100000"),
+        ("1:cpu,cpuacct:/docker/x", "cpu/docker/x/cpu.cfs_quota_us", "80000"),
+    ],
+)
+def test_a_quota_counts_wherever_around_the_process_it_is_set(tmp_path, monkeypatch, line, name, content):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    own, quota = tmp_path / "proc/self/cgroup", tmp_path / "sys/fs/cgroup" / name
+    for path, given_text in ((own, line), (quota, content), (quota.parent / "cpu.cfs_period_us", "100000")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(given_text + "\n")
+    assert usable_cores(tmp_path) == 1
+
+
+def test_no_quota_leaves_all_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    (tmp_path / "sys/fs/cgroup/cpu").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
+    (tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores(tmp_path) == 8
 
 
 def test_measuring_gives_plausible_figures(tmp_path):
