@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import tempfile
@@ -11,43 +12,67 @@ from pathlib import Path
 
 from device_profiles.detect import usable_cores
 from device_profiles.limits import usable_memory_bytes
-from device_profiles.profile import Measurement
+from device_profiles.profile import Measurement, ProfileError
 
 REPEATS = 7
+# A slow board or card repeats less, so that all probes together stay below 20 s: 16 MB take 1.6 s at the
+# 10 MB/s that an SD card of speed class 10 promises.
+FEWEST_REPEATS, PROBE_BUDGET_S = 2, 4.0
 COPY_BYTES = 64_000_000
-DISK_BYTES = 32_000_000
+DISK_BYTES = 16_000_000
+ENGINES = ("numpy", "torch")
 
 Progress = Callable[[str, int, int], None]
 
 
-def _median_rate(work: float, run: Callable[[], object]) -> float:
-    """``work`` per second, median of ``REPEATS`` runs after one to warm up."""
+def _median_rate(work: float, run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """``work`` per second, median of up to ``REPEATS`` runs after one to warm up, within ``PROBE_BUDGET_S``."""
+    begin = clock()
     run()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
+    times: list[float] = []
+    while len(times) < FEWEST_REPEATS or (len(times) < REPEATS and clock() - begin < PROBE_BUDGET_S):
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return work / statistics.median(times)
 
 
+# Dense 3x3 convolution: images, channels in and out, height and width.
+BATCH, CHANNELS, SIZE = 4, 64, 32
+CONVOLUTION_FLOPS = 2.0 * BATCH * CHANNELS * CHANNELS * 9 * SIZE * SIZE
+
+
 def convolution_gflops() -> float:
-    """Dense 3x3 convolution, 64 to 64 channels at 32x32, batch 4, as im2col and one matrix product."""
+    """As im2col and one matrix product: what an engine without torch can count on."""
     import numpy as np
     from numpy.lib.stride_tricks import sliding_window_view
 
-    batch, channels, size = 4, 64, 32
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((batch, channels, size + 2, size + 2), np.float32)
-    weights = rng.standard_normal((channels, channels * 9), np.float32)
+    x = rng.standard_normal((BATCH, CHANNELS, SIZE + 2, SIZE + 2), np.float32)
+    weights = rng.standard_normal((CHANNELS, CHANNELS * 9), np.float32)
 
     def run() -> object:
         windows = sliding_window_view(x, (3, 3), axis=(2, 3))  # type: ignore[call-overload]
-        columns = windows.transpose(1, 4, 5, 0, 2, 3).reshape(channels * 9, -1)
+        columns = windows.transpose(1, 4, 5, 0, 2, 3).reshape(CHANNELS * 9, -1)
         return weights @ columns
 
-    flops = 2.0 * batch * channels * channels * 9 * size * size
-    return _median_rate(flops, run) / 1e9
+    return _median_rate(CONVOLUTION_FLOPS, run) / 1e9
+
+
+def torch_convolution_gflops() -> float:
+    """The same convolution by torch, on one thread of the processor."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x = torch.randn(BATCH, CHANNELS, SIZE, SIZE)
+        weights = torch.randn(CHANNELS, CHANNELS, 3, 3)
+        with torch.no_grad():
+            rate = _median_rate(CONVOLUTION_FLOPS, lambda: torch.nn.functional.conv2d(x, weights, padding=1))
+    finally:
+        torch.set_num_threads(threads)
+    return rate / 1e9
 
 
 def memory_bandwidth_gbs() -> float:
@@ -74,26 +99,41 @@ def disk_write_mbs(directory: Path) -> float:
     return _median_rate(DISK_BYTES, run) / 1e6
 
 
-def measure(directory: Path | None = None, progress: Progress = lambda probe, done, total: None) -> Measurement:
-    """Run all probes, in some ten seconds; ``directory`` is where the disk is measured (the working one)."""
-    # Threads of the linear algebra library would measure the whole board, not one core.
+def measure(
+    directory: Path | None = None,
+    progress: Progress = lambda probe, done, total: None,
+    engine: str = "numpy",
+) -> Measurement:
+    """Run all probes, in some ten seconds; ``directory`` is where the disk is measured (the working one).
+
+    ``engine`` runs the convolution. Raises ``ProfileError`` for one that is unknown or not installed.
+    """
+    if engine not in ENGINES:
+        raise ProfileError(f"engine {engine!r} cannot measure; choose one of {', '.join(ENGINES)}")
+    if importlib.util.find_spec(engine) is None:
+        raise ProfileError(f"engine {engine!r} is not installed; install it, or measure with another")
+    # Threads of the linear algebra library would measure the whole board, not one core. It reads this when
+    # it is loaded: numpy must not have been imported before.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Each probe fills the field of its name: another probe is another line here and another field there.
     probes: list[tuple[str, Callable[[], float]]] = [
-        ("convolution_gflops", convolution_gflops),
+        ("usable_memory_bytes", usable_memory_bytes),  # first: the others take some
+        ("cores", usable_cores),
+        ("convolution_gflops", torch_convolution_gflops if engine == "torch" else convolution_gflops),
         ("memory_bandwidth_gbs", memory_bandwidth_gbs),
         ("disk_write_mbs", lambda: disk_write_mbs(directory or Path.cwd())),
     ]
-    usable = usable_memory_bytes()
     found: dict[str, float] = {}
     for index, (name, probe) in enumerate(probes):
         progress(name, index, len(probes))
-        found[name] = round(probe(), 3)
+        found[name] = probe()
     progress("", len(probes), len(probes))
     return Measurement(
-        usable_memory_bytes=usable,
-        cores=usable_cores(),
-        convolution_gflops=found["convolution_gflops"],
-        memory_bandwidth_gbs=found["memory_bandwidth_gbs"],
-        disk_write_mbs=found["disk_write_mbs"],
+        usable_memory_bytes=int(found["usable_memory_bytes"]),
+        cores=int(found["cores"]),
+        convolution_gflops=round(found["convolution_gflops"], 3),
+        memory_bandwidth_gbs=round(found["memory_bandwidth_gbs"], 3),
+        disk_write_mbs=round(found["disk_write_mbs"], 3),
+        engine=engine,
     )

@@ -25,7 +25,7 @@ class Measurement:
     cores: int  # by affinity and CPU quota
     convolution_gflops: float  # 3x3, 64 channels, 32x32, one thread, as im2col and a matrix product
     memory_bandwidth_gbs: float  # copying 64 MB, bytes read and written
-    disk_write_mbs: float  # 32 MB, flushed
+    disk_write_mbs: float  # 16 MB, flushed
     engine: str = "numpy"  # what ran the convolution
 
 

@@ -1,0 +1,73 @@
+"""Measuring: real probes on this machine, and the clock of a slow one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+
+import pytest
+
+from device_profiles import measure as probes
+from device_profiles.measure import measure
+from device_profiles.profile import Measurement, ProfileError
+
+
+def test_measuring_gives_plausible_figures(tmp_path):
+    told = []
+    start = time.monotonic()
+    found = measure(tmp_path, lambda probe, done, total: told.append((probe, done, total)))
+    assert time.monotonic() - start < 20
+    assert [(done, total) for _, done, total in told] == [(n, 5) for n in range(6)]
+    fields = {field.name for field in dataclasses.fields(Measurement)} - {"engine"}
+    assert {probe for probe, _, _ in told[:-1]} == fields, "each probe is told by the name of the field it fills"
+    assert 0.01 < found.convolution_gflops < 10_000
+    assert 0.05 < found.memory_bandwidth_gbs < 5_000
+    assert found.disk_write_mbs > 0.1
+    assert found.cores >= 1
+    assert found.usable_memory_bytes > 1_000_000
+    assert found.engine == "numpy"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_torch_s_convolution_leaves_its_threads_as_they_were():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert 0.01 < probes.torch_convolution_gflops() < 10_000
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("engine", "remedy"), [("abacus", "choose one of numpy, torch"), ("torch", "install it")])
+def test_an_engine_that_is_not_here(monkeypatch, engine, remedy):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ProfileError, match=remedy):
+        measure(engine=engine)
+
+
+def rate_when_a_run_takes(seconds):
+    """(rate, runs) of ten units of work on a clock that moves only while the work runs; the third hiccups."""
+    now, runs = 0.0, 0
+
+    def run():
+        nonlocal now, runs
+        runs += 1
+        now += seconds * (50 if runs == 3 and seconds < 0.01 else 1)
+
+    return probes._median_rate(10.0, run, clock=lambda: now), runs
+
+
+def test_the_median_bears_a_hiccup():
+    rate, runs = rate_when_a_run_takes(0.001)
+    assert rate == pytest.approx(10_000)
+    assert runs == 1 + probes.REPEATS
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(1.6, 3), (3.2, 3), (1.0, 4), (0.1, 8)])
+def test_a_slow_probe_repeats_less(seconds, runs):
+    assert rate_when_a_run_takes(seconds) == (pytest.approx(10.0 / seconds), runs)
