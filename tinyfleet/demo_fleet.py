@@ -221,7 +221,8 @@ class Fleet:
             "name": name,
             "state": str(self.directory / name),
             "engine": self.settings.engine,
-            "broker": {"url": self.broker_url},
+            # The embedded broker leaves an MQTT 5 connect with a will unanswered: asking costs five seconds.
+            "broker": {"url": self.broker_url, "protocol": "3.1.1" if self.broker_kind == "embedded" else "auto"},
             "data": {**msgspec.to_builtins(self.settings.data), "index": index},
             "limits": {"memory_limit": self.settings.memory_limit, "threads": 1},
         }
