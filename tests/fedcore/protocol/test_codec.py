@@ -65,7 +65,9 @@ def test_what_arrives_stays_as_it_is_however_often_it_travels(payload, precision
     for name, vector in payload.gradients.items():
         assert np.array_equal(vector.positions, first.gradients[name].positions)
         peak = np.abs(vector.values).max(initial=0)
-        np.testing.assert_allclose(first.gradients[name].values, vector.values, atol=peak * 2**-11)
+        np.testing.assert_allclose(
+            first.gradients[name].values, vector.values, atol=peak * 2**-11 + 1e-37
+        )  # below: float32 has no precision left
 
 
 @given(payloads(), st.sampled_from(["fp32", "fp16", "int8"]))
