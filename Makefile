@@ -46,7 +46,7 @@ check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between pa
 docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own definitions.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md
 
-numpy2: $(NUMPY2)/.stamp ## Run the exporter's tests with numpy 2, without torch and tflite-runtime.
+numpy2: $(NUMPY2)/.stamp ## Run the tests that need no engine with numpy 2, without torch and tflite-runtime.
 	@$(NUMPY2)/bin/python -m pytest tests/numpy2 tests/fedcore/protocol tests/fedcore/sparsity tests/fedcore/models $(ARGS)
 
 clean: ## Remove everything that make made.

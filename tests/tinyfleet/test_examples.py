@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tinyfleet.cli.runs import read_spec
-from tinyfleet.demo_spec import demo_spec
+from tinyfleet.demo_spec import LIMIT, demo_spec
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.toml"))
 
@@ -17,6 +17,6 @@ def test_every_example_is_a_run(path):
 
 def test_the_demos_example_is_the_demo():
     example = read_spec(next(path for path in EXAMPLES if path.stem == "fedtiny-mnist"))
-    demo = demo_spec()
+    demo = demo_spec(limit=LIMIT)
     for part in ("method", "model", "training", "data", "seed", "wire"):
         assert getattr(example, part) == getattr(demo, part), part
