@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from edge_agent import health
+from device_profiles.sensors import read_health
 from edge_agent.assignment import Assignments
 from edge_agent.config import AgentConfig
 from edge_agent.governor import Governor
@@ -315,7 +315,7 @@ class Supervisor:
         return {
             "rss_bytes": float(self._process.memory_info().rss),
             "worker_rss_bytes": float(self.assignments.worker_rss_bytes),
-            **health.read(self._state),
+            **read_health(disk=self._state),
         }
 
     def _step(self, event: LinkEvent) -> None:
