@@ -20,6 +20,7 @@ _FRAME = struct.Struct("<32sI")
 # With its frame and the MQTT header a chunk passes brokers that stop at 128 KB (AWS IoT Core).
 DEFAULT_CHUNK_BYTES = 96 * 1024 - _FRAME.size
 MAX_BLOB_BYTES = 1 << 30
+MAX_CHUNKS = 1 << 20
 _READ_BYTES = 1 << 16
 
 
@@ -83,13 +84,15 @@ class Receiver:
     Files while it grows: ``SHA256.part`` (sparse, full length) and ``SHA256.have`` (one byte a chunk).
     A chunk's bytes are written before its mark. Marks are not flushed one by one: after a power cut a
     mark may stand for lost bytes, which the hash in ``finish`` finds, and the blob is fetched anew.
-    Raises ``CodecError`` for a manifest that promises more than ``max_bytes``.
+    Raises ``CodecError`` for a manifest that promises more than ``max_bytes`` or ``MAX_CHUNKS``.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, max_bytes: int = MAX_BLOB_BYTES) -> None:
         if manifest.size > max_bytes:
             raise CodecError(f"blob of {manifest.size} bytes; at most {max_bytes} are taken")
-        # A mark a chunk: a lying chunk size must not make the marks larger than the blob.
+        # There is a mark in memory for every chunk: tiny chunks must not make many of them.
+        if manifest.count > MAX_CHUNKS:
+            raise CodecError(f"blob in {manifest.count} chunks; at most {MAX_CHUNKS} are taken")
         self.manifest = manifest
         self._path = directory / manifest.sha256
         self._part = directory / f"{manifest.sha256}.part"

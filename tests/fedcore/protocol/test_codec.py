@@ -195,7 +195,6 @@ def test_wide_gaps(positions):
 @pytest.mark.parametrize(("density", "precision", "most"), [(0.01, "fp16", 300_000), (0.01, "int8", 170_000)])
 def test_resnet18_is_small_on_the_wire(density, precision, most):
     from fedcore.models.registry import build
-
     from fedcore.run_spec import ModelSettings
 
     graph = build(ModelSettings(name="resnet18", input_shape=(3, 32, 32), classes=10))
