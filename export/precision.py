@@ -15,6 +15,9 @@ from fedcore.arrays import FloatArray
 if TYPE_CHECKING:
     from export.tflite_writer import TfliteWriter
 
+# Leaves 127 / 128 of int32 to the sum of products that the bias is added to, and keeps a bias to 24 bits.
+MOST_BIAS_STEPS = 2**24
+
 
 class Precision(Protocol):
     """What the writer asks at each point where precisions differ."""
@@ -117,14 +120,18 @@ class Int8:
     def weights(self, writer: TfliteWriter, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         others = tuple(i for i in range(weight.ndim) if i != axis)
         peak = np.abs(weight).max() if axis is None else np.abs(weight).max(axis=others)
-        # A dead filter still needs a scale: its bias is stored in it.
-        scale = np.maximum(np.atleast_1d(peak).astype(np.float64), 1e-6) / 127.0
+        exact_bias = np.asarray(layer.bias, np.float64)
+        source_scale = float(self.quantization(layer.inputs[0]).scale)
+        # Biases are stored in steps of (input scale x weight scale). A dead or nearly dead filter would
+        # make that step so small that its bias leaves int32, so the bias sets a floor under the scale.
+        peak_bias = np.abs(exact_bias).max() if axis is None else np.abs(exact_bias)
+        floor = np.maximum(peak_bias / (source_scale * MOST_BIAS_STEPS), 1e-6 / 127.0)
+        scale = np.maximum(np.atleast_1d(peak).astype(np.float64) / 127.0, floor)
         shaped = scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
         stored = np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8)
         zeros = np.zeros(len(scale), np.int64)
-        bias_scale = scale * float(self.quantization(layer.inputs[0]).scale)
-        bias = np.rint(np.asarray(layer.bias, np.float64) / bias_scale)
-        bias = np.clip(bias, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        bias_scale = scale * source_scale
+        bias = np.rint(exact_bias / bias_scale).astype(np.int32)
         file = writer.file
         return [
             file.constant(layer.node.weight, stored, Quantization(scale, zeros, axis or 0)),
