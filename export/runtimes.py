@@ -17,6 +17,7 @@ from fedcore.arrays import FloatArray
 
 LATENCY_RUNS = 50
 WARM_UP_RUNS = 5
+BATCH = 64  # a whole test set at once takes gigabytes of activations
 
 
 class Runtime(Protocol):
@@ -57,17 +58,18 @@ class OnnxRuntime:
         self._input = self._session.get_inputs()[0].name
 
     def run(self, x: FloatArray) -> FloatArray:
-        logits: FloatArray = self._session.run(None, {self._input: x})[0]
-        return logits
+        return np.concatenate([self._once(x[start : start + BATCH]) for start in range(0, len(x), BATCH)])
 
     def latency_ms(self, sample: FloatArray) -> float:
-        return _median_ms(lambda: self.run(sample))
+        return _median_ms(lambda: self._once(sample))
+
+    def _once(self, x: FloatArray) -> FloatArray:
+        logits: FloatArray = self._session.run(None, {self._input: x})[0]
+        return logits
 
 
 class TfliteRuntime:
     """LiteRT or tflite-runtime, whichever ``interpreter`` is."""
-
-    BATCH = 64
 
     def __init__(self, path: Path, name: str, interpreter: Any, **options: Any) -> None:
         self.name = name
@@ -76,10 +78,7 @@ class TfliteRuntime:
         self._batch = 0
 
     def run(self, x: FloatArray) -> FloatArray:
-        parts = []
-        for start in range(0, len(x), self.BATCH):
-            parts.append(self._once(nhwc(x[start : start + self.BATCH])))
-        return np.concatenate(parts)
+        return np.concatenate([self._once(nhwc(x[start : start + BATCH])) for start in range(0, len(x), BATCH)])
 
     def latency_ms(self, sample: FloatArray) -> float:
         value = nhwc(sample)

@@ -43,5 +43,21 @@ def test_a_sparse_model_is_exported_and_verified(name, tmp_path):
     assert rows[0].density == pytest.approx(density(mask))
 
 
+def test_int8_is_calibrated_and_verified(tmp_path):
+    graph = build(ModelSettings(name="resnet8", input_shape=(3, 32, 32), classes=5))
+    params = graph.initial_params(0)
+    mask = magnitude_mask(params, erk_counts({n: graph.params[n].shape for n in graph.maskable}, 0.05))
+    apply_mask(params, mask)
+    x = np.random.default_rng(0).standard_normal((40, 3, 32, 32)).astype(np.float32)
+    path = tmp_path / "reference.onnx"
+    path.write_bytes(write_onnx(fold(graph, params, mask), {}))
+    reference = OnnxRuntime(path)
+    (row,) = export_model(
+        graph, params, mask, tmp_path, formats=("tflite-int8",), calibration=x, x=x,
+        y=reference.run(x).argmax(1), reference=reference.run,
+    )  # fmt: skip
+    assert row.max_rel_error < 0.1, row
+
+
 def test_the_runtime_that_needs_numpy_1_is_named():
     assert "tflite-runtime" in missing_runtimes()

@@ -1,0 +1,84 @@
+"""What a report refuses, and what it says of files that nothing here can run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from export import runtimes
+from export.errors import ExportError
+from export.fold import fold
+from export.onnx_writer import write_onnx
+from export.report import ExportRow, check, export_model
+from export.runtimes import BATCH, OnnxRuntime
+from tests.export.test_export import realistic, samples
+from tests.fedcore.training.graphs import one_dimensional_graph
+
+ROW = ExportRow("onnx", "fp32", "model-fp32.onnx", 1, 0.0, 1.0, 0.5, 0.1, "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("precision", "most", "least"), [("fp32", 1e-4, 0.999), ("fp16", 5e-3, 0.99), ("int8", 10.0, 0.9)]
+)
+def test_the_limits(precision, most, least):
+    row = replace(ROW, precision=precision, max_rel_error=most, argmax_agreement=least)
+    check([row])
+    worse = [replace(row, argmax_agreement=least - 0.01)]
+    if precision != "int8":
+        worse.append(replace(row, max_rel_error=most * 1.01))
+    for bad in worse:
+        with pytest.raises(ExportError, match=r"model-fp32\.onnx in onnxruntime"):
+            check([row, bad])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("error", [np.nan, np.inf])
+def test_logits_that_are_not_numbers_are_refused(precision, error):
+    with pytest.raises(ExportError, match="do not deploy it"):
+        check([replace(ROW, precision=precision, max_rel_error=float(error))])
+
+
+def exported(directory, count=3):
+    graph = one_dimensional_graph()
+    params, mask = realistic(graph)
+    x = samples(graph, count)
+    return export_model(
+        graph, params, mask, directory, formats=("onnx-fp32", "onnx-fp32"), calibration=x, x=x,
+        y=np.zeros(count, np.int64), reference=lambda x: np.ones((len(x), 4), np.float32),
+    )  # fmt: skip
+
+
+def test_a_file_without_its_runtime_is_listed_as_unverified(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes, "missing_runtimes", lambda: {"onnxruntime": "not installed"})
+    assert exported(tmp_path) == []
+    manifest = json.loads((tmp_path / "export.json").read_text())
+    assert manifest["unverified"] == ["sensor-fp32.onnx"]
+    assert manifest["sha256"].keys() == {"sensor-fp32.onnx"}
+    assert manifest["verified"] == []
+
+
+def test_verified_files_are_not_listed_as_unverified(tmp_path):
+    assert {row.runtime for row in exported(tmp_path)} == {"onnxruntime"}
+    assert json.loads((tmp_path / "export.json").read_text())["unverified"] == []
+
+
+def test_nothing_is_verified_on_no_samples(tmp_path):
+    with pytest.raises(ExportError, match="held-out samples"):
+        exported(tmp_path, count=0)
+
+
+def test_batches_give_what_single_samples_give(tmp_path):
+    graph = one_dimensional_graph()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(write_onnx(fold(graph, *realistic(graph)), {}))
+    runtime, x = OnnxRuntime(path), samples(graph, BATCH + 3)
+    logits = runtime.run(x)
+    assert logits.shape == (BATCH + 3, 4)
+    alone = np.concatenate([runtime.run(x[i : i + 1]) for i in (0, BATCH - 1, BATCH, BATCH + 2)])
+    np.testing.assert_allclose(logits[[0, BATCH - 1, BATCH, BATCH + 2]], alone, rtol=1e-5, atol=1e-6)
