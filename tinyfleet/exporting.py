@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from export.report import FORMATS, ExportRow, export_model
 from fedcore.run_spec import RunSpec
 
@@ -63,7 +65,10 @@ def export_state(
     normalise = normalization_of(state)
     test = test_data(spec.data)
     x, y = normalise(test.x), test.y
-    calibration = normalise(public_data(spec.data).x[:CALIBRATION_SAMPLES])
+    public = public_data(spec.data)
+    # Spread over all of it: data sets are often sorted by class, and the first few are then one or two.
+    spread = np.linspace(0, len(public) - 1, min(len(public), CALIBRATION_SAMPLES)).astype(np.int64)
+    calibration = normalise(public.x[spread])
     engine.load(graph, state.params, state.mask)
     evaluation = engine.evaluate(x, y)
     directory.mkdir(parents=True, exist_ok=True)
