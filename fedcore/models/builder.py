@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedcore.models.graph import INPUT, Graph, Node, Op
+from fedcore.errors import ConfigError
+from fedcore.models.graph import INPUT, Graph, Node, Op, WeightNorm
+from fedcore.models.layers import VP_RELU_GAIN
+
+NORMS = {"batch": WeightNorm.NONE, "nsconv": WeightNorm.ACTIVE, "nsconv-all": WeightNorm.ALL}
 
 
 class GraphBuilder:
     """Appends layers; every method returns the new layer's name, and reads the latest one by default.
 
     Spatial arguments are single numbers, used in every spatial dimension of ``input_shape``.
+    ``norm`` is what follows a convolution: "batch" (batch norm), or nothing because the convolution's own
+    weights are normalised, over a filter's active entries ("nsconv") or all of them ("nsconv-all").
     """
 
-    def __init__(self, name: str, input_shape: Sequence[int], classes: int) -> None:
+    def __init__(self, name: str, input_shape: Sequence[int], classes: int, norm: str = "batch") -> None:
+        if norm not in NORMS:
+            raise ConfigError(f"model {name}: norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
+        self._weight_norm = NORMS[norm]
         self.name, self.input_shape, self.classes = name, tuple(input_shape), classes
         self._dimensions = len(input_shape) - 1
         self._nodes: list[Node] = []
@@ -23,7 +32,7 @@ class GraphBuilder:
     def conv(
         self, name: str, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, source: str | None = None
     ) -> str:
-        """Convolution without bias, padded to keep the size at stride 1."""
+        """Convolution padded to keep the size at stride 1; it has a bias where no batch norm follows."""
         source = source or self.last
         d = self._dimensions
         node = Node(
@@ -36,6 +45,8 @@ class GraphBuilder:
             (stride,) * d,
             (kernel // 2,) * d,
             groups,
+            bias=bool(self._weight_norm),
+            weight_norm=self._weight_norm,
         )
         return self._append(node, out)
 
@@ -49,13 +60,16 @@ class GraphBuilder:
         activation: Op | None = Op.RELU,
         source: str | None = None,
     ) -> str:
-        """Convolution, batch norm and, unless None, an activation."""
+        """Convolution, batch norm (or normalised weights) and, unless None, an activation."""
         self.conv(name, out, kernel, stride, groups, source)
-        self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out), out)
+        if not self._weight_norm:
+            self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out), out)
         return self.activation(f"{name}.act", activation) if activation else self.last
 
     def activation(self, name: str, op: Op) -> str:
-        return self._append(Node(name, op, (self.last,)), self._channels[self.last])
+        """An activation; after normalised weights a ReLU preserves the variance."""
+        gain = VP_RELU_GAIN if self._weight_norm and op is Op.RELU else 1.0
+        return self._append(Node(name, op, (self.last,), gain=gain), self._channels[self.last])
 
     def add(self, name: str, left: str, right: str) -> str:
         return self._append(Node(name, Op.ADD, (left, right)), self._channels[left])

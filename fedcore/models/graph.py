@@ -16,13 +16,21 @@ import numpy as np
 from fedcore.arrays import Mask, Params
 
 
+class WeightNorm(StrEnum):
+    """How a convolution normalises its own weights before use: NSConv (FedMef, section 3.3)."""
+
+    NONE = ""
+    ACTIVE = "active"  # mean and variance of a filter's active entries
+    ALL = "all"  # of all its entries, masked ones as the zeros they are
+
+
 class Op(StrEnum):
     """The layer kinds that every engine and every exporter must know."""
 
     CONV = "conv"  # 1-D or 2-D by len(kernel); depthwise where groups == in_channels
     LINEAR = "linear"
     BATCH_NORM = "batch_norm"
-    RELU = "relu"
+    RELU = "relu"  # times ``gain``: the variance-preserving ReLU where that is not 1
     RELU6 = "relu6"
     ADD = "add"
     MAX_POOL = "max_pool"
@@ -48,11 +56,18 @@ class Node:
     padding: tuple[int, ...] = ()
     groups: int = 1
     bias: bool = False
+    weight_norm: WeightNorm = WeightNorm.NONE
+    gain: float = 1.0
 
     @property
     def weight(self) -> str:
         """Name of the weight tensor (conv, linear and batch norm)."""
         return f"{self.name}.weight"
+
+    @property
+    def filter_gain(self) -> str:
+        """Name of the learnt gain of every filter (normalised convolutions)."""
+        return f"{self.name}.gain"
 
 
 class Role(StrEnum):
@@ -62,6 +77,7 @@ class Role(StrEnum):
     BIAS = "bias"
     NORM_SCALE = "norm_scale"
     NORM_SHIFT = "norm_shift"
+    GAIN = "gain"  # of a filter with normalised weights
     RUNNING_MEAN = "running_mean"
     RUNNING_VAR = "running_var"
 
@@ -128,6 +144,8 @@ class Graph:
                 specs[f"{n.name}.bias"] = ParamSpec(per_channel, Role.NORM_SHIFT)
                 specs[f"{n.name}.running_mean"] = ParamSpec(per_channel, Role.RUNNING_MEAN)
                 specs[f"{n.name}.running_var"] = ParamSpec(per_channel, Role.RUNNING_VAR)
+            if n.weight_norm:
+                specs[n.filter_gain] = ParamSpec((n.out_channels,), Role.GAIN)
             if n.bias:
                 specs[f"{n.name}.bias"] = ParamSpec((n.out_channels,), Role.BIAS)
         return specs
@@ -190,7 +208,7 @@ class Graph:
                 fan = spec.shape[0] * math.prod(spec.shape[2:]) if len(spec.shape) > 2 else spec.shape[1]
                 values = rng.standard_normal(spec.shape, dtype=np.float32)
                 params[name] = values * np.float32(math.sqrt(2.0 / fan))
-            elif spec.role in (Role.NORM_SCALE, Role.RUNNING_VAR):
+            elif spec.role in (Role.NORM_SCALE, Role.RUNNING_VAR, Role.GAIN):
                 params[name] = np.ones(spec.shape, np.float32)
             else:
                 params[name] = np.zeros(spec.shape, np.float32)

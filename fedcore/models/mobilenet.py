@@ -16,13 +16,13 @@ def _scaled(channels: int, width: float) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-def mobilenet_v2(input_shape: tuple[int, ...], classes: int, width: float = 1.0) -> Graph:
+def mobilenet_v2(input_shape: tuple[int, ...], classes: int, width: float = 1.0, norm: str = "batch") -> Graph:
     """Inverted residuals; a pruning block a row of the table, the head's 1x1 convolution with the last.
 
     Depthwise convolutions stay dense: they hold 3 % of the weights, and a filter of nine weights at
     density 0.05 would mostly be dead.
     """
-    b = GraphBuilder("mobilenet_v2", input_shape, classes)
+    b = GraphBuilder("mobilenet_v2", input_shape, classes, norm)
     b.conv_norm("stem", _scaled(32, width), activation=Op.RELU6)
     channels = _scaled(32, width)
     blocks: list[list[str]] = []

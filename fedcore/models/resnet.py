@@ -38,9 +38,11 @@ def _residual(b: GraphBuilder, widths: Sequence[int], depth: int, stem_width: in
     return stages
 
 
-def cifar_resnet(name: str, depth: int, input_shape: tuple[int, ...], classes: int, width: int = 16) -> Graph:
+def cifar_resnet(
+    name: str, depth: int, input_shape: tuple[int, ...], classes: int, width: int = 16, norm: str = "batch"
+) -> Graph:
     """ResNet with three stages of ``depth`` blocks (widths w, 2w, 4w), projection shortcuts; a block a stage."""
-    b = GraphBuilder(name, input_shape, classes)
+    b = GraphBuilder(name, input_shape, classes, norm)
     b.conv_norm("stem", width)
     stages = _residual(b, (width, 2 * width, 4 * width), depth, width)
     b.global_avg_pool()
@@ -48,23 +50,25 @@ def cifar_resnet(name: str, depth: int, input_shape: tuple[int, ...], classes: i
     return b.build([[layer for block in stage for layer in block] for stage in reversed(stages)])
 
 
-def resnet8(input_shape: tuple[int, ...], classes: int, width: int = 16) -> Graph:
+def resnet8(input_shape: tuple[int, ...], classes: int, width: int = 16, norm: str = "batch") -> Graph:
     """ResNet8: one block a stage."""
-    return cifar_resnet("resnet8", 1, input_shape, classes, width)
+    return cifar_resnet("resnet8", 1, input_shape, classes, width, norm)
 
 
-def resnet20(input_shape: tuple[int, ...], classes: int, width: int = 16) -> Graph:
+def resnet20(input_shape: tuple[int, ...], classes: int, width: int = 16, norm: str = "batch") -> Graph:
     """ResNet20: three blocks a stage."""
-    return cifar_resnet("resnet20", 3, input_shape, classes, width)
+    return cifar_resnet("resnet20", 3, input_shape, classes, width, norm)
 
 
-def resnet18(input_shape: tuple[int, ...], classes: int, width: int = 64, stem: str = "cifar") -> Graph:
+def resnet18(
+    input_shape: tuple[int, ...], classes: int, width: int = 64, stem: str = "cifar", norm: str = "batch"
+) -> Graph:
     """ResNet18 with a 3x3 stem, or the 7x7 stem and pool of ImageNet (``stem="imagenet"``).
 
     Five pruning blocks, output to input: the output layer itself is never masked, so the output side
     is the last residual unit, apart from the rest of its stage; then the stages.
     """
-    b = GraphBuilder("resnet18", input_shape, classes)
+    b = GraphBuilder("resnet18", input_shape, classes, norm)
     if stem == "imagenet":
         b.conv_norm("stem", width, kernel=7, stride=2)
         b.max_pool("stem.pool", 3, 2, 1)

@@ -8,13 +8,13 @@ from fedcore.models.graph import Graph
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
-def vgg11(input_shape: tuple[int, ...], classes: int, width: int = 64) -> Graph:
+def vgg11(input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "batch") -> Graph:
     """Five stages of 3x3 convolutions, each followed by a 2x2 pool while the image is larger than one pixel.
 
     Five pruning blocks, output to input. The first stage is the stem, which is never masked, so the
     last stage makes two blocks, one a convolution.
     """
-    b = GraphBuilder("vgg11", input_shape, classes)
+    b = GraphBuilder("vgg11", input_shape, classes, norm)
     names: list[list[str]] = []
     size = min(input_shape[1:])
     for index, widths in enumerate(STAGES):
