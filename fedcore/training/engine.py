@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from fedcore.arrays import FloatArray, IntArray, Mask, Params
 from fedcore.models.graph import Graph
@@ -13,12 +14,23 @@ from fedcore.payload import SparseVector
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """Settings of one optimiser step: SGD with momentum and weight decay (none on masked entries)."""
+    """Settings of one optimiser step: SGD with momentum and weight decay (none on masked entries).
+
+    With ``keep`` under 1 each layer's weight gradient sees only that share of its input, the largest |a|
+    (FedMef, section 3.3). ``penalty`` is lambda of lambda ||theta||^2 over the marked weights.
+    """
 
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
     micro_batch: int = 0  # samples per forward pass; 0: the whole batch at once
+    keep: float = 1.0
+    cache: Literal["fp32", "fp16"] = "fp32"  # precision of the kept share
+    penalty: float = 0.0
+
+
+GROWTH = StepSettings(learning_rate=0.0)
+"""Growth gradients of a whole batch, exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,14 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def mark(self, positions: Mapping[str, IntArray]) -> None:
+        """Flat positions of the weights that ``StepSettings.penalty`` draws to zero; ``load`` clears them."""
+
+    @abstractmethod
+    def marked_norm(self) -> float:
+        """The 2-norm of all marked weights together."""
+
+    @abstractmethod
     def update_statistics(self, x: FloatArray, micro_batch: int = 0) -> None:
         """One forward pass in training mode: moves batch-norm running statistics only (momentum 0.1)."""
 
@@ -72,10 +92,24 @@ class Engine(ABC):
 
     @abstractmethod
     def top_gradients(
-        self, x: FloatArray, y: IntArray, counts: Mapping[str, int], micro_batch: int = 0
+        self, x: FloatArray, y: IntArray, counts: Mapping[str, int], settings: StepSettings = GROWTH
     ) -> dict[str, SparseVector]:
         """Per weight name, the ``counts[name]`` largest-|gradient| entries among PRUNED positions.
 
         Positions are flat positions in the whole tensor. Working memory is O(count) a layer: no dense
-        gradient of the layer is ever held (FedTiny, section 3.3).
+        gradient of the layer is ever held (FedTiny, section 3.3). Of a normalised convolution it is the
+        gradient with respect to the normalised weight before the mask. Of ``settings`` micro-batch, keep and
+        cache apply.
+        """
+
+    @abstractmethod
+    def dense_gradients(
+        self, x: FloatArray, y: IntArray, names: Iterable[str], objective: Literal["loss", "flow"] = "loss"
+    ) -> Params:
+        """The whole gradient of the named weights, pruned positions included, in training mode.
+
+        ``objective`` is the mean cross-entropy, or the sum of all logits ("flow": ``y`` is ignored).
+        Running statistics do not move. It takes a dense layer's memory: for coordinators and for methods
+        that cannot do without. Of a normalised convolution it is the gradient with respect to the normalised
+        weight before the mask.
         """

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
-from fedcore.models.graph import STATISTICS, Graph, Node
+from fedcore.arrays import AnyArray, FloatArray, IntArray, Mask, Params
+from fedcore.models.graph import STATISTICS, Graph, Node, Op
 from fedcore.payload import SparseVector
 from fedcore.sparsity.topk import StreamingTopK
-from fedcore.training.engine import Engine, Evaluation, StepSettings
-from fedcore.training.torch_forward import Capture, Mode, forward
+from fedcore.training.activation_pruning import Pruning, Scratch
+from fedcore.training.allocator import keep_freed_memory
+from fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
+from fedcore.training.torch_forward import Mode, forward
+from fedcore.training.torch_layers import Collect, Collector, convolution_gradients
 
 BN_MOMENTUM = 0.1
 TILE_ELEMENTS = 1 << 16  # of a weight gradient held at once while the largest entries are picked
@@ -30,10 +34,12 @@ class TorchEngine(Engine):
     name = "torch"
 
     def __init__(self, threads: int = 1, device: str = "cpu") -> None:
+        keep_freed_memory()
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         self._device = torch.device(device)
+        self._scratch = Scratch()
         if device != "cpu":
             self.name = f"torch-{device}"
         self._tensors: dict[str, torch.Tensor] = {}
@@ -42,10 +48,9 @@ class TorchEngine(Engine):
 
     def load(self, graph: Graph, params: Params, mask: Mask) -> None:
         self._graph = graph
-        self._tensors = {
-            name: torch.from_numpy(params[name]).to(self._device, torch.float32, copy=True) for name in graph.params
-        }
-        self._active = {name: torch.from_numpy(active).to(self._device) for name, active in mask.items()}
+        self._tensors = {name: self._placed(params[name], torch.float32, copy=True) for name in graph.params}
+        self._active = {name: self._placed(active, torch.bool) for name, active in mask.items()}
+        self._marked: dict[str, torch.Tensor] = {}
         for name, active in self._active.items():
             self._tensors[name].mul_(active)
         self._trained = [name for name, spec in graph.params.items() if spec.role not in STATISTICS]
@@ -53,9 +58,27 @@ class TorchEngine(Engine):
 
     def params(self) -> Params:
         return {
-            name: tensor.detach().to("cpu", copy=True).numpy().astype(np.float32, copy=False)
+            name: np.array(tensor.detach().to("cpu").numpy(), np.float32, order="C")
             for name, tensor in self._tensors.items()
         }
+
+    def _placed(self, values: AnyArray, dtype: torch.dtype, *, copy: bool = False) -> torch.Tensor:
+        """``values`` on the device; images and their kernels with channels innermost, which trains faster."""
+        tensor = torch.from_numpy(values).to(self._device, dtype, copy=copy)
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    def mark(self, positions: Mapping[str, IntArray]) -> None:
+        self._marked = {
+            name: torch.from_numpy(np.stack(np.unravel_index(flat, self._graph.params[name].shape))).to(
+                self._device
+            )
+            for name, flat in positions.items()
+            if len(flat)
+        }
+
+    def marked_norm(self) -> float:
+        squares = [self._tensors[name][tuple(at)].detach().square().sum() for name, at in self._marked.items()]
+        return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
     # -- training -----------------------------------------------------------------------
 
@@ -63,7 +86,8 @@ class TorchEngine(Engine):
         weights = [self._tensors[name].requires_grad_(True) for name in self._trained]
         parts = list(self._micro_batches(x, y, settings.micro_batch))
         # k micro-batches together move the statistics as far as one batch does.
-        mode = Mode(training=True, momentum=1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts)))
+        momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
+        mode = Mode(training=True, momentum=momentum, active=self._active, pruning=self._pruning(settings))
         gradients: list[torch.Tensor] = []
         total = 0.0
         for part_x, part_y in parts:
@@ -81,11 +105,19 @@ class TorchEngine(Engine):
             weight.requires_grad_(False)
         return total
 
+    def _pruning(self, settings: StepSettings) -> Pruning | None:
+        if settings.keep >= 1.0:
+            return None
+        return Pruning(settings.keep, torch.float16 if settings.cache == "fp16" else torch.float32, self._scratch)
+
     def _apply(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], settings: StepSettings) -> None:
         """SGD. Masked gradients keep weights and momentum at exactly zero where masked."""
         if settings.weight_decay:
             torch._foreach_add_(gradients, weights, alpha=settings.weight_decay)
         for name, gradient in zip(self._trained, gradients, strict=True):
+            if settings.penalty and name in self._marked:
+                at = tuple(self._marked[name])
+                gradient[at] += 2.0 * settings.penalty * self._tensors[name][at]
             if name in self._active:
                 gradient.mul_(self._active[name])
         if settings.momentum:
@@ -101,7 +133,8 @@ class TorchEngine(Engine):
     def update_statistics(self, x: FloatArray, micro_batch: int = 0) -> None:
         labels = np.zeros(len(x), np.int64)
         parts = list(self._micro_batches(x, labels, micro_batch))
-        mode = Mode(training=True, momentum=1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts)))
+        momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
+        mode = Mode(training=True, momentum=momentum, active=self._active)
         with torch.no_grad():
             for part, _ in parts:
                 forward(self._graph, self._tensors, part, mode)
@@ -124,47 +157,82 @@ class TorchEngine(Engine):
         return np.concatenate(parts) if parts else np.empty((0, self._graph.classes), np.float32)
 
     def _logits(self, x: FloatArray) -> torch.Tensor:
-        return forward(self._graph, self._tensors, torch.from_numpy(x).to(self._device), Mode(training=False))
+        mode = Mode(training=False, active=self._active)
+        return forward(self._graph, self._tensors, self._placed(x, torch.float32), mode)
 
-    # -- growth -------------------------------------------------------------------------
+    # -- gradients of pruned weights ----------------------------------------------------
 
     def top_gradients(
-        self, x: FloatArray, y: IntArray, counts: Mapping[str, int], micro_batch: int = 0
+        self, x: FloatArray, y: IntArray, counts: Mapping[str, int], settings: StepSettings = GROWTH
     ) -> dict[str, SparseVector]:
-        layers = [node for node in self._graph.nodes if counts.get(node.weight, 0) > 0]
-        parts = list(self._micro_batches(x, y, micro_batch))
-        # One pass serves all layers; with micro-batches one pass a layer, so that only one layer's
-        # input and output gradient of the whole batch are ever held.
-        groups = [layers] if layers and len(parts) == 1 else [[layer] for layer in layers]
+        layers = [
+            node for node in self._graph.nodes if counts.get(node.weight, 0) > 0 and node.weight in self._active
+        ]
+        parts = list(self._micro_batches(x, y, settings.micro_batch))
         found: dict[str, SparseVector] = {}
-        for group in groups:
-            captured = [self._capture(part_x, part_y, len(part_y) / len(y), group) for part_x, part_y in parts]
-            for node in group:
-                inputs = torch.cat([part[node.name][0] for part in captured])
-                gradients = torch.cat([part[node.name][1] for part in captured])
+        pruning = self._pruning(settings)
+        if len(parts) == 1:
+            # Each layer's gradient is searched as the backward pass comes by: nothing waits for another layer.
+            def search(node: Node, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+                found[node.weight] = self._largest(node, inputs, gradient, counts[node.weight])
+
+            self._backward(*parts[0], layers, search, pruning)
+        else:
+            # One pass a layer, so that only one layer's input and output gradient of the whole batch are held.
+            for node in layers:
+                held: list[tuple[torch.Tensor, torch.Tensor]] = []
+                for part_x, part_y in parts:
+
+                    def hold(node: Node, inputs: torch.Tensor, gradient: torch.Tensor, share: float) -> None:
+                        held.append((inputs.clone(), gradient * share))  # noqa: B023 - called within this turn
+
+                    share = len(part_y) / len(y)
+                    self._backward(part_x, part_y, [node], partial(hold, share=share), pruning)
+                inputs, gradients = (torch.cat(tensors) for tensors in zip(*held, strict=True))
                 found[node.weight] = self._largest(node, inputs, gradients, counts[node.weight])
         return {name: found.get(name) or StreamingTopK(0).result() for name in counts}
 
-    def _capture(
-        self, x: torch.Tensor, y: torch.Tensor, share: float, layers: Sequence[Node]
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Input and output gradient of each layer; no weight gradient is computed."""
-        capture = Capture({node.name for node in layers})
-        logits = forward(self._graph, self._tensors, x, Mode(training=True, momentum=None), capture)
-        loss = functional.cross_entropy(logits, y) * share
-        outputs = [capture.outputs[node.name] for node in layers]
-        gradients = torch.autograd.grad(loss, outputs)
-        return {
-            node.name: (capture.inputs[node.name], gradient)
-            for node, gradient in zip(layers, gradients, strict=True)
-        }
+    def dense_gradients(
+        self, x: FloatArray, y: IntArray, names: Iterable[str], objective: Literal["loss", "flow"] = "loss"
+    ) -> Params:
+        wanted = set(names)
+        found: Params = {}
+
+        def take(node: Node, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+            shape = self._graph.params[node.weight].shape
+            whole = _weight_gradient(node, inputs, gradient, shape)
+            found[node.weight] = np.array(whole.cpu().numpy(), np.float32, order="C")
+
+        (part,) = self._micro_batches(x, y, 0)
+        layers = [node for node in self._graph.nodes if node.weight in wanted and node.op in (Op.CONV, Op.LINEAR)]
+        self._backward(*part, layers, take, None, objective)
+        return found
+
+    def _backward(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        layers: Sequence[Node],
+        collect: Collect,
+        pruning: Pruning | None,
+        objective: str = "loss",
+    ) -> None:
+        """One backward pass that hands each layer's input and output gradient to ``collect``.
+
+        It goes no deeper than the first of ``layers`` and computes no weight gradient of its own.
+        """
+        if not layers:
+            return
+        collector = Collector(frozenset(node.name for node in layers), collect, self._device)
+        mode = Mode(training=True, momentum=None, active=self._active, pruning=pruning, collector=collector)
+        logits = forward(self._graph, self._tensors, x, mode)
+        loss = functional.cross_entropy(logits, y) if objective == "loss" else logits.sum()
+        torch.autograd.grad(loss, [collector.token], allow_unused=True)
 
     def _largest(self, node: Node, inputs: torch.Tensor, gradients: torch.Tensor, count: int) -> SparseVector:
         """Stream the weight gradient in tiles of output channels, keeping the largest pruned entries."""
         top = StreamingTopK(count)
-        active = self._active.get(node.weight)
-        if active is None:
-            return top.result()  # a dense layer has no pruned weight to grow
+        active = self._active[node.weight]
         shape = self._graph.params[node.weight].shape
         fan_in = int(np.prod(shape[1:]))
         # A grouped convolution ties output to input channels: its small gradient is one tile.
@@ -182,20 +250,17 @@ class TorchEngine(Engine):
         parts = 1 if size <= 0 else -(-len(y) // size)
         for index in np.array_split(np.arange(len(y)), parts):
             rows = slice(int(index[0]), int(index[-1]) + 1)
-            yield torch.from_numpy(x[rows]).to(self._device), torch.from_numpy(y[rows]).to(self._device)
+            yield self._placed(x[rows], torch.float32), torch.from_numpy(y[rows]).to(self._device)
 
 
 def _weight_gradient(
     node: Node, inputs: torch.Tensor, gradients: torch.Tensor, shape: tuple[int, ...]
 ) -> torch.Tensor:
     """Gradient of the weights that make these output channels."""
-    if not node.kernel:
-        return gradients.T @ inputs
     weight_like = torch.empty(shape, device=inputs.device)
-    dilation = [1] * len(node.kernel)
-    result: Any = torch.ops.aten.convolution_backward(
-        gradients.contiguous(), inputs, weight_like, None, list(node.stride), list(node.padding), dilation,
-        False, [0] * len(node.kernel), node.groups, (False, True, False),
-    )  # fmt: skip
-    gradient: torch.Tensor = result[1]
+    if weight_like.dim() == 4:
+        weight_like = weight_like.contiguous(memory_format=torch.channels_last)
+        gradients = gradients.contiguous(memory_format=torch.channels_last)
+    gradient = convolution_gradients(node, gradients, inputs, weight_like, (False, True, False))[1]
+    assert gradient is not None  # noqa: S101 - it was asked for
     return gradient

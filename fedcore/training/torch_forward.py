@@ -10,33 +10,31 @@ import torch
 from torch.nn import functional
 
 from fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
+from fedcore.training.activation_pruning import Pruning
+from fedcore.training.torch_layers import Collector, CompactReLU, Convolution, Kernel, convolve
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How batch norm behaves. Training uses batch statistics; ``momentum`` None leaves the running ones alone."""
+    """How layers behave.
+
+    Training uses batch statistics; ``momentum`` None leaves the running ones alone. ``active`` are the
+    weights' masks, ``pruning`` how inputs are cached for the weight gradients (None: as they are);
+    ``collector`` is shown inputs and output gradients of its layers.
+    """
 
     training: bool
     momentum: float | None = None
+    active: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pruning: Pruning | None = None
+    collector: Collector | None = None
 
 
-@dataclass(slots=True)
-class Capture:
-    """Collects inputs and outputs of the named layers; outputs carry gradients even where no weight does."""
-
-    layers: set[str]
-    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
-    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
-
-
-_NOTHING = Capture(set())
 # Layers whose backward pass does not read their own output, so that a ReLU may overwrite it.
 _OVERWRITABLE = frozenset({Op.CONV, Op.LINEAR, Op.BATCH_NORM, Op.ADD})
 
 
-def forward(
-    graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode, capture: Capture = _NOTHING
-) -> torch.Tensor:
+def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode) -> torch.Tensor:
     """Logits (N, classes). An activation is released after its last reader, unless autograd holds it."""
     readers = Counter(source for node in graph.nodes for source in node.inputs)
     consumers = dict(readers)
@@ -49,13 +47,8 @@ def forward(
             if not readers[name]:
                 del values[name]
         first = node.inputs[0]
-        overwrite = consumers[first] == 1 and kinds.get(first) in _OVERWRITABLE and first not in capture.layers
+        overwrite = consumers[first] == 1 and kinds.get(first) in _OVERWRITABLE
         output = _layer(node, sources, tensors, mode, overwrite)
-        if node.name in capture.layers:
-            capture.inputs[node.name] = sources[0].detach()
-            if not output.requires_grad:
-                output.requires_grad_(True)
-            capture.outputs[node.name] = output
         values[node.name] = output
         del sources
     return values[graph.output]
@@ -66,19 +59,19 @@ def _layer(
 ) -> torch.Tensor:
     x = sources[0]
     match node.op:
-        case Op.CONV:
-            convolve = functional.conv1d if len(node.kernel) == 1 else functional.conv2d
-            return convolve(
-                x, tensors[node.weight], _bias(node, tensors), node.stride, node.padding, 1, node.groups
-            )
-        case Op.LINEAR:
-            return functional.linear(x, tensors[node.weight], _bias(node, tensors))
+        case Op.CONV | Op.LINEAR:
+            weight, bias, gain = tensors[node.weight], _bias(node, tensors), tensors.get(node.filter_gain)
+            collector = mode.collector if mode.collector and node.name in mode.collector.layers else None
+            if gain is None and mode.pruning is None and collector is None:
+                return convolve(node, x, weight, bias)
+            kernel = Kernel(node, mode.active.get(node.weight), mode.pruning, collector)
+            token = collector.token if collector else None
+            result: torch.Tensor = Convolution.apply(x, weight, bias, gain, token, kernel)  # type: ignore[no-untyped-call]
+            return result
         case Op.BATCH_NORM:
             return _batch_norm(node, x, tensors, mode)
-        case Op.RELU:
-            return functional.relu(x, inplace=overwrite)
-        case Op.RELU6:
-            return functional.relu6(x, inplace=overwrite)
+        case Op.RELU | Op.RELU6:
+            return _relu(node, x, mode, overwrite)
         case Op.ADD:
             return sources[0] + sources[1]
         case Op.MAX_POOL:
@@ -92,6 +85,16 @@ def _layer(
 
 def _bias(node: Node, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     return tensors[f"{node.name}.bias"] if node.bias else None
+
+
+def _relu(node: Node, x: torch.Tensor, mode: Mode, overwrite: bool) -> torch.Tensor:
+    if node.gain == 1.0 and mode.pruning is None:
+        activation = functional.relu if node.op is Op.RELU else functional.relu6
+        return activation(x, inplace=overwrite)
+    ceiling = None if node.op is Op.RELU else 6.0
+    packed = mode.pruning is not None
+    y: torch.Tensor = CompactReLU.apply(x, node.gain, ceiling, overwrite, packed)  # type: ignore[no-untyped-call]
+    return y
 
 
 def _batch_norm(node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode) -> torch.Tensor:

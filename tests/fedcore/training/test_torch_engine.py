@@ -180,7 +180,10 @@ def test_top_gradients_with_micro_batches_are_those_of_the_whole_batch():
     engine, _ = loaded(graph, mask)
     x, y = batch(graph, 16)
     counts = dict.fromkeys(graph.maskable, 6)
-    whole, parts = engine.top_gradients(x, y, counts), engine.top_gradients(x, y, counts, micro_batch=3)
+    whole, parts = (
+        engine.top_gradients(x, y, counts),
+        engine.top_gradients(x, y, counts, StepSettings(0.0, micro_batch=3)),
+    )
     for name in counts:
         assert np.array_equal(whole[name].positions, parts[name].positions)
         np.testing.assert_allclose(whole[name].values, parts[name].values, rtol=1e-4)
