@@ -44,14 +44,13 @@ class Workbench:
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Write the run's initial state to ``target``, atomically."""
         self._open(spec)
-        method = methods.create(spec.method, self._problem)
-        state = method.initial_state(self._engine, public_data(spec.data))
+        state = self._method.initial_state(self._engine, public_data(spec.data))
         write_atomic(target, codec.encode(state, precision="fp32"))
 
     def evaluate(self, spec: RunSpec, state: Path) -> Evaluation:
         """Loss and accuracy of a state under its mask, on test data that no training or selection sees."""
         self._open(spec)
-        payload = codec.decode(state.read_bytes())
+        payload = self._method.deployed(codec.decode(state.read_bytes()))
         self._engine.load(self._problem.graph, payload.params, payload.mask)
         data = self._test()
         return self._engine.evaluate(normalization_of(payload)(data.x), data.y, EVALUATION_BATCH)
@@ -60,6 +59,7 @@ class Workbench:
         if spec == self._spec:
             return
         self._problem: Problem = methods.problem_of(spec)
+        self._method = methods.create(spec.method, self._problem)
         self._engine: Engine = engines.create(self._engine_name, self._threads)
         self._test_data: Dataset | None = None
         self._spec = spec

@@ -115,7 +115,7 @@ class Trainer:
         begin = time.monotonic()
         result = method.run(task, engine, data, _control(command.micro_batch, self._emit))
         train_s = time.monotonic() - begin
-        write_atomic(Path(command.result), _encoded(result, task, spec))
+        write_atomic(Path(command.result), _encoded(result, task, spec, method.upload_precision))
         self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": engine.name})
 
     def _engine_of(self, name: str, threads: int) -> Engine:
@@ -178,16 +178,17 @@ def _control(micro_batch: int, emit: Emit) -> Any:
             last = now
             emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
 
-    return Control(micro_batch, progress)
+    return Control(micro_batch, progress=progress)
 
 
-def _encoded(result: Payload, task: Payload, spec: RunSpec) -> bytes:
+def _encoded(result: Payload, task: Payload, spec: RunSpec, own_precision: str | None) -> bytes:
     """The result's blob; its mask stays at home where the coordinator sent the same one."""
     from fedcore.protocol.codec import encode
     from fedcore.sparsity.mask import mask_digest
 
     same = bool(task.mask) and mask_digest(result.mask) == mask_digest(task.mask)
-    return encode(result, precision=spec.wire.precision, send_mask=not same, compress=spec.wire.compress)
+    precision = own_precision or spec.wire.precision
+    return encode(result, precision=precision, send_mask=not same, compress=spec.wire.compress)
 
 
 def version() -> str:

@@ -35,6 +35,9 @@ class TrainingSettings(Settings, frozen=True):
     final_learning_rate: Annotated[float, Meta(gt=0.0)] | None = None
     momentum: Fraction = 0.9  # of SGD
     weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4  # of active weights
+    # Share of a layer's input cached for its weight gradient, the largest |a|; below 1 it is approximate.
+    activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    activation_precision: Literal["fp32", "fp16"] = "fp32"  # of that share
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
     pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
 

@@ -57,11 +57,12 @@ def export_state(
     """
     from fedcore.datasets.partition import public_data, test_data
     from fedcore.methods.method import normalization_entry, normalization_of
-    from fedcore.methods.registry import problem_of
+    from fedcore.methods.registry import create, problem_of
     from fedcore.protocol.codec import decode
 
-    graph = problem_of(spec).graph
-    state = decode(blob.read_bytes())
+    problem = problem_of(spec)
+    graph = problem.graph
+    state = create(spec.method, problem).deployed(decode(blob.read_bytes()))
     normalise = normalization_of(state)
     test = test_data(spec.data)
     x, y = normalise(test.x), test.y
@@ -92,12 +93,13 @@ def evaluate_state(spec: RunSpec, blob: Path, engine: Engine) -> float:
     """Accuracy of the state in ``blob`` on held-out test data."""
     from fedcore.datasets.partition import test_data
     from fedcore.methods.method import normalization_of
-    from fedcore.methods.registry import problem_of
+    from fedcore.methods.registry import create, problem_of
     from fedcore.protocol.codec import decode
 
-    state = decode(blob.read_bytes())
+    problem = problem_of(spec)
+    state = create(spec.method, problem).deployed(decode(blob.read_bytes()))
     test = test_data(spec.data)
-    engine.load(problem_of(spec).graph, state.params, state.mask)
+    engine.load(problem.graph, state.params, state.mask)
     return engine.evaluate(normalization_of(state)(test.x), test.y).accuracy
 
 

@@ -40,12 +40,26 @@ class StepRecord:
     seconds: float
 
 
+class SimulatedMemory:
+    """What a simulated device remembers: the latest payload."""
+
+    def __init__(self) -> None:
+        self._kept: Payload | None = None
+
+    def read(self, step: int) -> Payload | None:
+        return self._kept
+
+    def write(self, step: int, payload: Payload) -> None:
+        self._kept = payload
+
+
 class SimulatedDevice:
     """One device: its data, and the mask that it holds."""
 
     def __init__(self, data: DeviceData) -> None:
         self.data = data
         self._held: tuple[str, Mask] | None = None
+        self._memory = SimulatedMemory()
 
     def holds(self, digest: str) -> bool:
         """Whether a task may come without this mask."""
@@ -55,8 +69,10 @@ class SimulatedDevice:
         """Decode a task, run it, encode its result."""
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
         self._held = (mask_digest(task.mask), task.mask) if task.mask else None
-        result = method.run(task, engine, self.data, Control())
-        return encode(result, precision=spec.wire.precision, send_mask=False, compress=spec.wire.compress)
+        result = method.run(task, engine, self.data, Control(memory=self._memory))
+        same = self._held is not None and mask_digest(result.mask) == self._held[0]
+        precision = method.upload_precision or spec.wire.precision
+        return encode(result, precision=precision, send_mask=not same, compress=spec.wire.compress)
 
 
 def device_names(count: int) -> tuple[str, ...]:
@@ -110,7 +126,7 @@ class Simulation:
             loss=metrics.get("loss"),
             test_loss=evaluation.loss if evaluation else None,
             test_accuracy=evaluation.accuracy if evaluation else None,
-            density=density(self.state.mask),
+            density=density(self.method.deployed(self.state).mask),
             bytes_down=down // len(cohort),
             bytes_up=up // len(cohort),
             seconds=time.perf_counter() - started,
@@ -118,7 +134,8 @@ class Simulation:
 
     def evaluate(self) -> Evaluation:
         """The current model on held-out test data."""
-        self.engine.load(self.method.problem.graph, self.state.params, self.state.mask)
+        model = self.method.deployed(self.state)
+        self.engine.load(self.method.problem.graph, model.params, model.mask)
         x, y = self.test_arrays()
         return self.engine.evaluate(x, y)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
+from fedcore.accounting import Cost, training_flops, training_memory
 from fedcore.arrays import Mask
 from fedcore.datasets.dataset import Dataset, Normalization
 from fedcore.methods.checks import checked_samples, integer
@@ -16,6 +17,7 @@ from fedcore.methods.method import (
     DeviceData,
     Fold,
     Method,
+    Problem,
     device_seed,
     normalization_entry,
     normalization_of,
@@ -70,6 +72,24 @@ class FedAvg(Method):
         meta: dict[str, Json] = {key: state.meta[key] for key in CARRIED}
         return Payload(meta, state.params, state.mask)
 
+    def cost(self, task: Payload, samples: int, development: int) -> Cost:
+        training = self.problem.training
+        flops = training_flops(self.problem.graph, task.mask, training.local_epochs * samples)
+        return Cost(flops, self.training_memory(task.mask))
+
+    def training_memory(self, mask: Mask, extra: int = 0) -> int:
+        """Bytes of a training step under ``mask``, and ``extra``."""
+        settings = self.step_settings(1.0, Control())
+        return training_memory(
+            self.problem.graph,
+            mask,
+            self.problem.training.batch,
+            momentum=settings.momentum > 0,
+            keep=settings.keep,
+            value=2 if settings.cache == "fp16" else 4,
+            extra=extra,
+        )
+
     def begin_fold(self, state: Payload) -> Fold:
         return TrainFold(self.problem.graph, state.mask)
 
@@ -94,10 +114,20 @@ class FedAvg(Method):
     def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
         engine.load(self.problem.graph, task.params, task.mask)
         rng = device_seed(self.problem.seed, task, data.name)
-        rate = self.problem.training.learning_rate_at(integer(task, "round"))
-        local = train_locally(engine, all_samples(data), self.problem, normalization_of(task), rate, rng, control)
+        local = self.train(task, engine, all_samples(data), rng, control)
         meta: dict[str, Json] = {"step": task.meta["step"], "samples": local.samples, "loss": local.loss}
         return Payload(meta, engine.params(), task.mask, self.growth_gradients(task, engine, data, local, control))
+
+    def train(
+        self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control
+    ) -> LocalResult:
+        """The local epochs of one round on the loaded model."""
+        settings = self.step_settings(self.learning_rate(task), control)
+        return train_locally(engine, data, self.problem, normalization_of(task), settings, rng, control)
+
+    def learning_rate(self, task: Payload) -> float:
+        """eta_r of the task's round."""
+        return self.problem.training.learning_rate_at(integer(task, "round"))
 
     def growth_gradients(
         self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
@@ -122,8 +152,11 @@ class Static(FedAvg):
     settings_type = StaticSettings
 
     def initial_mask(self) -> Mask:
-        """A random mask with ERK or uniform layer densities."""
-        graph = self.problem.graph
-        shapes = {name: graph.params[name].shape for name in graph.maskable}
-        rng = np.random.default_rng([self.problem.seed, 2])
-        return random_mask(shapes, ALLOCATIONS[self.settings.allocation](shapes, self.settings.density), rng)
+        return random_start(self.problem, self.settings.density, self.settings.allocation)
+
+
+def random_start(problem: Problem, density: float, allocation: str) -> Mask:
+    """A random mask with ERK or uniform layer densities, drawn from the run's seed."""
+    shapes = {name: problem.graph.params[name].shape for name in problem.graph.maskable}
+    rng = np.random.default_rng([problem.seed, 2])
+    return random_mask(shapes, ALLOCATIONS[allocation](shapes, density), rng)

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from msgspec import Meta
-
+from fedcore.accounting import Cost, parameter_bytes, working_bytes
 from fedcore.datasets.dataset import Dataset
-from fedcore.errors import ConfigError
 from fedcore.methods import bn_selection as selection
-from fedcore.methods import progressive
+from fedcore.methods.adjusting import Adjusting, AdjustmentSettings
 from fedcore.methods.checks import checked_samples, integer
-from fedcore.methods.fedavg import CARRIED, FedAvg
-from fedcore.methods.local import LocalResult, all_samples
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
-from fedcore.methods.progressive import Granularity, Order
-from fedcore.methods.train_fold import TrainFold
-from fedcore.payload import Json, Payload, SparseVector
+from fedcore.methods.method import Control, DeviceData, Fold, normalization_of
+from fedcore.payload import Json, Payload
 from fedcore.protocol.codec import quantise
-from fedcore.run_spec import Count, Fraction, Positive, Settings
+from fedcore.run_spec import Count, Fraction, Positive
 from fedcore.sparsity.mask import apply_mask, magnitude_mask
-from fedcore.sparsity.schedule import is_adjustment_round
 from fedcore.training.engine import Engine
 
 STATISTICS, SELECTION, TRAIN = "bn_statistics", "bn_selection", "train"
 
 
-class FedTinySettings(Settings, frozen=True):
+class FedTinySettings(AdjustmentSettings, frozen=True):
     """FedTiny's hyper-parameters, with the paper's values where it gives them."""
 
     name: Literal["fedtiny"] = "fedtiny"
-    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
     pretrained: bool = True  # off: candidates are magnitude masks of random weights
     # Adaptive batch-norm selection.
     selection: bool = True  # off: the uniform magnitude mask, unselected
@@ -39,27 +31,13 @@ class FedTinySettings(Settings, frozen=True):
     allocation: Literal["uniform", "erk"] = "uniform"  # d_l: d itself (the paper), or ERK's
     statistics_passes: Positive = 10
     between_device_variance: bool = False  # add the variance of the devices' means (law of total variance)
-    # Progressive pruning.
-    progressive: bool = True
-    granularity: Granularity = "block"
-    order: Order = "backward"
-    interval: Positive = 10  # dR
-    stop: Count = 100  # R_stop
-    growth_batch: Count = 0  # samples behind a device's growth gradients; 0: its last mini-batch (the paper)
-    scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
 
 
-class FedTiny(FedAvg):
+class FedTiny(Adjusting):
     """Stages: ``bn_statistics`` -> ``bn_selection`` -> ``train`` with an adjustment every dR rounds."""
 
     name = "fedtiny"
     settings_type = FedTinySettings
-
-    def __init__(self, settings: FedTinySettings, problem: Problem) -> None:
-        super().__init__(settings, problem)
-        if not problem.graph.maskable:
-            raise ConfigError(f"model {problem.graph.name} has no maskable layer to prune")
-        self.groups = progressive.groups(problem.graph, settings.granularity, settings.order)
 
     # -- coordinator half ---------------------------------------------------------------
 
@@ -73,29 +51,26 @@ class FedTiny(FedAvg):
         pool = selection.draw_candidates(graph, s.density, size, self.problem.seed, s.spread, s.allocation)
         mask = magnitude_mask(parent, selection.union_counts(pool))
         apply_mask(parent, mask)
-        state.meta |= {"adjustments": 0, "stage": STATISTICS if size > 1 else TRAIN}
+        state.meta["stage"] = STATISTICS if size > 1 else TRAIN
         if size > 1:
             state.meta["candidates"] = [dict(counts) for counts in pool]
         return Payload(state.meta, parent, mask)
 
     def configure_round(self, state: Payload) -> Payload:
-        carried: dict[str, Json] = {key: state.meta[key] for key in CARRIED}
-        if state.meta["stage"] == TRAIN:
-            carried["grow"] = dict(self.adjustment(state))
-        else:
-            carried["candidates"] = state.meta["candidates"]
-        return Payload(carried, state.params, state.mask)
+        task = super().configure_round(state)
+        if state.meta["stage"] != TRAIN:
+            task.meta["candidates"] = state.meta["candidates"]
+        return task
 
-    def adjustment(self, state: Payload) -> dict[str, int]:
-        """q_l of this round's group, empty between adjustments: one computation for growth and pruning alike.
-
-        Groups rotate by the adjustment counter; the cosine's clock is the round.
-        """
-        s, round_index = self.settings, integer(state, "round")
-        if not s.progressive or not is_adjustment_round(round_index, s.interval, s.stop):
-            return {}
-        group = self.groups[integer(state, "adjustments") % len(self.groups)]
-        return progressive.adjustment_counts(state.mask, group, round_index, s.stop, s.scale)
+    def cost(self, task: Payload, samples: int, development: int) -> Cost:
+        stage = task.meta["stage"]
+        if stage == TRAIN:
+            return super().cost(task, samples, development)
+        graph, pool = self.problem.graph, self._pool(task)
+        passes = self.settings.statistics_passes if stage == STATISTICS else 1
+        forward = sum(graph.flops(magnitude_mask(task.params, counts)) for counts in pool)
+        memory = parameter_bytes(graph, task.mask) + working_bytes(graph, self.problem.training.batch)
+        return Cost(float(forward * passes * development), memory)
 
     def begin_fold(self, state: Payload) -> Fold:
         graph, stage = self.problem.graph, state.meta["stage"]
@@ -103,7 +78,7 @@ class FedTiny(FedAvg):
             return selection.StatisticsFold(graph, len(self._pool(state)))
         if stage == SELECTION:
             return selection.LossFold(len(self._pool(state)))
-        return TrainFold(graph, state.mask, self.adjustment(state))
+        return super().begin_fold(state)
 
     def fold(self, fold: Any, result: Payload) -> None:
         weight = checked_samples(result)
@@ -119,12 +94,7 @@ class FedTiny(FedAvg):
             return self._finish_statistics(state, fold)
         if isinstance(fold, selection.LossFold):
             return self._finish_selection(state, fold)
-        after = super().finish_round(state, fold)
-        counts = self.adjustment(state)
-        if counts:
-            after.params, after.mask = progressive.adjust(after.params, after.mask, fold.gradients(), counts)
-            after.meta["adjustments"] = integer(state, "adjustments") + 1
-        return after
+        return super().finish_round(state, fold)
 
     def _finish_statistics(self, state: Payload, fold: selection.StatisticsFold) -> Payload:
         """Step 5: the devices' statistics become one set a candidate."""
@@ -158,21 +128,6 @@ class FedTiny(FedAvg):
             case "bn_selection":
                 return self._run_selection(task, engine, data)
         return super().run(task, engine, data, control)
-
-    def growth_gradients(
-        self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
-    ) -> dict[str, SparseVector]:
-        """The q_l largest gradients of pruned weights of this round's group."""
-        counts: Any = task.meta.get("grow")
-        if not counts:
-            return {}
-        batch = local.last_batch
-        if self.settings.growth_batch:
-            own = all_samples(data)
-            chosen = device_seed(self.problem.seed, task, data.name).permutation(len(own))
-            part = own.take(chosen[: self.settings.growth_batch])
-            batch = normalization_of(task)(part.x), part.y
-        return engine.top_gradients(*batch, counts, control.micro_batch)
 
     def _run_statistics(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
         """Step 4: every candidate's statistics on the development set."""

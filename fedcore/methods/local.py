@@ -21,6 +21,27 @@ class LocalResult(NamedTuple):
     last_batch: tuple[FloatArray, IntArray]
 
 
+class Progress:
+    """Counts steps and losses, reports them, and stops training that has diverged."""
+
+    def __init__(self, steps: int, control: Control) -> None:
+        self.step = 0
+        self._steps, self._control = steps, control
+        self._sum, self._seen = 0.0, 0
+
+    def add(self, loss: float, samples: int, learning_rate: float) -> None:
+        """One step's mean loss. Raises ``ResultError`` where it is not finite."""
+        if not np.isfinite(loss):
+            raise ResultError(f"training diverged (loss {loss}) at learning rate {learning_rate:g}; lower it")
+        self.step += 1
+        self._sum, self._seen = self._sum + loss * samples, self._seen + samples
+        self._control.progress(self.step, self._steps, loss)
+
+    @property
+    def mean_loss(self) -> float:
+        return self._sum / self._seen
+
+
 def all_samples(data: DeviceData) -> Dataset:
     """Everything the device has: the development set only ever selects a mask, before training starts."""
     x = np.concatenate([data.train.x, data.development.x])
@@ -33,7 +54,7 @@ def train_locally(
     data: Dataset,
     problem: Problem,
     normalization: Normalization,
-    learning_rate: float,
+    settings: StepSettings,
     rng: np.random.Generator,
     control: Control,
 ) -> LocalResult:
@@ -42,17 +63,12 @@ def train_locally(
     Raises ``ResultError`` where the loss is no longer finite.
     """
     training = problem.training
-    settings = StepSettings(learning_rate, training.momentum, training.weight_decay, control.micro_batch)
     steps = training.local_epochs * max(1, -(-len(data) // training.batch))
-    step, loss_sum, seen = 0, 0.0, 0
+    progress = Progress(steps, control)
     for _ in range(training.local_epochs):
         for x, y in batches(data, training.batch, normalization, rng):
-            loss = engine.train_step(x, y, settings)
-            if not np.isfinite(loss):
-                raise ResultError(f"training diverged (loss {loss}) at learning rate {learning_rate:g}; lower it")
-            step, loss_sum, seen = step + 1, loss_sum + loss * len(y), seen + len(y)
-            control.progress(step, steps, loss)
-    return LocalResult(len(data), loss_sum / seen, (x, y))
+            progress.add(engine.train_step(x, y, settings), len(y), settings.learning_rate)
+    return LocalResult(len(data), progress.mean_loss, (x, y))
 
 
 def pretrain(engine: Engine, public: Dataset, problem: Problem, normalization: Normalization) -> Params:

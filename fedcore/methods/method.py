@@ -6,15 +6,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from fedcore.accounting import Cost
 from fedcore.datasets.dataset import Dataset, Normalization
 from fedcore.models.graph import Graph
 from fedcore.payload import Json, Payload
 from fedcore.run_spec import Settings, TrainingSettings
-from fedcore.training.engine import Engine
+from fedcore.training.engine import Engine, StepSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,33 @@ class DeviceData:
     development: Dataset
 
 
+class DeviceMemory(Protocol):
+    """What a device remembers of a run between its tasks, for methods with personal state."""
+
+    def read(self, step: int) -> Payload | None:
+        """What was last written before ``step``: a repeated task sees what its first try saw."""
+
+    def write(self, step: int, payload: Payload) -> None:
+        """Remember ``payload`` as of ``step``."""
+
+
+class Forgetful:
+    """Remembers nothing: for methods without personal state."""
+
+    def read(self, step: int) -> Payload | None:
+        return None
+
+    def write(self, step: int, payload: Payload) -> None:
+        return None
+
+
 @dataclass(slots=True)
 class Control:
-    """What the board imposes on a task while it runs, and how the task reports."""
+    """What the board imposes on a task while it runs, what the device remembers, and how the task reports."""
 
     micro_batch: int = 0  # samples a forward pass; 0: whole batches
+    keep: float = 1.0  # share of each layer's input cached for its weight gradient; a method may ask for less
+    memory: DeviceMemory = field(default_factory=Forgetful)
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
 
 
@@ -70,6 +93,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
+    upload_precision: ClassVar[Literal["fp32", "fp16", "int8"] | None] = None  # of results; None: the run's
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         self.settings = settings
@@ -101,6 +125,28 @@ class Method(ABC):
         """True once all training rounds are done."""
         done = state.meta["round"]
         return isinstance(done, int) and done >= self.problem.training.rounds
+
+    def deployed(self, state: Payload) -> Payload:
+        """The model to evaluate and to export: the state's own, unless the method trains something else."""
+        return state
+
+    # -- what a task costs a device ------------------------------------------------------
+
+    @abstractmethod
+    def cost(self, task: Payload, samples: int, development: int) -> Cost:
+        """Analytic cost of one task to a device with so many samples, the development set counted in."""
+
+    def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
+        """Settings of the optimiser's steps; the sparser of the run's and the board's caches holds."""
+        training = self.problem.training
+        return StepSettings(
+            learning_rate,
+            training.momentum,
+            training.weight_decay,
+            control.micro_batch,
+            min(training.activation_keep, control.keep),
+            training.activation_precision,
+        )
 
     # -- device half --------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fedcore.arrays import FloatArray, Mask, Params
 from fedcore.errors import ResultError
 from fedcore.models.graph import Graph
 from fedcore.payload import SparseVector
+from fedcore.sparsity.channels import channel_factors
 from fedcore.sparsity.mask import active_counts, adjust_layer, largest
 from fedcore.sparsity.schedule import cosine_count
 
@@ -51,18 +52,28 @@ def check_gradients(gradients: Mapping[str, SparseVector], counts: Mapping[str, 
 
 
 def adjust(
-    params: Params, mask: Mask, gradients: Mapping[str, FloatArray], counts: Mapping[str, int]
+    params: Params,
+    mask: Mask,
+    gradients: Mapping[str, FloatArray],
+    counts: Mapping[str, int],
+    channel_exponent: float = 0.0,
 ) -> tuple[Params, Mask]:
     """Grow the q_l pruned positions with the largest |aggregated gradient| at value 0, prune the q_l smallest
     |w| among those active before (step 4). Active counts are unchanged.
+
+    With ``channel_exponent`` both scores are weighed with the strength of the weight's channels.
     """
     params, mask = dict(params), dict(mask)
     for name, count in counts.items():
         if not count:
             continue
         inactive = np.flatnonzero(~mask[name].reshape(-1))
-        grown = largest(gradients[name].reshape(-1)[inactive], inactive, count)
-        mask[name], pruned = adjust_layer(mask[name], params[name], grown)
+        slopes, magnitudes = gradients[name], params[name]
+        if channel_exponent:
+            factors = channel_factors(params[name], channel_exponent)
+            slopes, magnitudes = slopes * factors, magnitudes * factors
+        grown = largest(slopes.reshape(-1)[inactive], inactive, count)
+        mask[name], pruned = adjust_layer(mask[name], magnitudes, grown)
         weights = params[name].copy()
         weights.reshape(-1)[pruned] = 0.0
         weights.reshape(-1)[grown] = 0.0

@@ -8,13 +8,14 @@ from typing import Any
 
 from fedcore.errors import ConfigError
 from fedcore.methods.fedavg import FedAvg, Static
+from fedcore.methods.fedmef import FedMef
 from fedcore.methods.fedtiny import FedTiny
 from fedcore.methods.method import Method, Problem
 from fedcore.models.registry import build
 from fedcore.run_spec import RunSpec
 from fedcore.settings import convert
 
-METHODS: tuple[type[Method], ...] = (FedAvg, Static, FedTiny)
+METHODS: tuple[type[Method], ...] = (FedAvg, Static, FedTiny, FedMef)
 
 
 def names() -> tuple[str, ...]:

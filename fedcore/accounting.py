@@ -1,0 +1,111 @@
+"""What training costs on paper: FLOPs from true active counts, bytes of memory of a sparse runtime.
+
+A FLOP count is 2 a multiply-add; a training step is the forward pass F and 2 F backward, half for the
+input's gradient and half for the weights'. Memory is what a runtime must hold that stores masked tensors as
+values and bitmaps; what a process really takes is measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from fedcore.arrays import Mask
+from fedcore.models.graph import INPUT, STATISTICS, Graph, Op
+
+VALUE = 4  # bytes of a float32
+ENTRY = 8  # bytes of a position and a value in a top-K buffer
+
+
+class Cost(NamedTuple):
+    """FLOPs of one task, and the most memory it takes at a time, in bytes."""
+
+    flops: float
+    memory: int
+
+
+def training_flops(graph: Graph, mask: Mask, samples: float) -> float:
+    """Forward and backward over so many samples in all."""
+    return 3.0 * graph.flops(mask) * samples
+
+
+def gradient_flops(graph: Graph, mask: Mask, dense: Iterable[str], samples: float) -> float:
+    """Forward and input gradients under the mask, and the whole weight gradient of the ``dense`` weights."""
+    whole = sum(layer_flops(graph, name) for name in dense)
+    return (2.0 * graph.flops(mask) + whole) * samples
+
+
+def layer_flops(graph: Graph, weight: str) -> int:
+    """Forward FLOPs of one dense layer for one sample."""
+    node = weight.removesuffix(".weight")
+    return 2 * graph.params[weight].size * math.prod(graph.shapes[node][1:])
+
+
+def parameter_bytes(graph: Graph, mask: Mask) -> int:
+    """Values of all arrays, of masked ones the active entries and a bitmap of all."""
+    total = 0
+    for name, spec in graph.params.items():
+        total += (active_size(graph, mask, name) * VALUE) + (math.ceil(spec.size / 8) if name in mask else 0)
+    return total
+
+
+def active_size(graph: Graph, mask: Mask, name: str) -> int:
+    """Entries of an array that are not masked."""
+    return int(np.count_nonzero(mask[name])) if name in mask else graph.params[name].size
+
+
+def trained_size(graph: Graph, mask: Mask) -> int:
+    """Entries that have a gradient: active ones, statistics not counted."""
+    return sum(active_size(graph, mask, name) for name, spec in graph.params.items() if spec.role not in STATISTICS)
+
+
+def activation_bytes(graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE) -> int:
+    """What the forward pass leaves for the backward pass of one batch.
+
+    Weighted layers hold their input (with ``keep`` < 1 that share of it at ``value`` bytes, and a bitmap),
+    batch norms their input whole. An activation function works in place: a later layer's input serves it,
+    or a bitmap where that input is pruned or absent.
+    """
+    held: set[str] = set()
+    total = 0.0
+    readers = {source: node for node in graph.nodes for source in node.inputs}
+    for node in graph.nodes:
+        source = node.inputs[0]
+        count = math.prod(graph.shapes[source])
+        if node.op in (Op.CONV, Op.LINEAR):
+            if keep < 1.0:
+                total += count * (keep * value + 1 / 8)
+            elif source not in held:
+                total += count * VALUE
+                held.add(source)
+        elif node.op in (Op.BATCH_NORM, Op.MAX_POOL):
+            if source not in held:
+                total += count * VALUE
+                held.add(source)
+        elif node.op in (Op.RELU, Op.RELU6):
+            reader = readers.get(node.name)
+            weighted = reader is not None and reader.op in (Op.CONV, Op.LINEAR, Op.MAX_POOL)
+            if keep < 1.0 or not weighted:
+                total += count / 8
+    return math.ceil(total * batch)
+
+
+def working_bytes(graph: Graph, batch: int) -> int:
+    """The largest input and output that a layer needs at once."""
+    sizes = [
+        sum(math.prod(graph.shapes[source]) for source in node.inputs) + math.prod(graph.shapes[node.name])
+        for node in graph.nodes
+    ]
+    return max(sizes, default=math.prod(graph.shapes[INPUT])) * batch * VALUE
+
+
+def training_memory(
+    graph: Graph, mask: Mask, batch: int, *, momentum: bool, keep: float = 1.0, value: int = VALUE, extra: int = 0
+) -> int:
+    """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients)."""
+    state = trained_size(graph, mask) * VALUE * (2 if momentum else 1)
+    activations = activation_bytes(graph, batch, keep, value) + working_bytes(graph, batch)
+    return parameter_bytes(graph, mask) + state + activations + extra

@@ -1,0 +1,144 @@
+"""Federated training whose mask is adjusted every dR rounds: what FedTiny and FedMef share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from msgspec import Meta
+
+from fedcore.accounting import ENTRY, Cost, gradient_flops
+from fedcore.datasets.dataset import Dataset
+from fedcore.errors import ConfigError
+from fedcore.methods import progressive
+from fedcore.methods.checks import integer
+from fedcore.methods.extrusion import extrude, marked_weights
+from fedcore.methods.fedavg import FedAvg
+from fedcore.methods.local import LocalResult, all_samples
+from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
+from fedcore.methods.progressive import Granularity, Order
+from fedcore.methods.train_fold import TrainFold
+from fedcore.payload import Payload, SparseVector
+from fedcore.run_spec import Count, Positive, Settings
+from fedcore.sparsity.schedule import is_adjustment_round
+from fedcore.training.engine import Engine
+
+
+class AdjustmentSettings(Settings, frozen=True):
+    """When and how the mask is adjusted, and whether the weights to go are extruded before."""
+
+    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
+    # Progressive pruning.
+    progressive: bool = True
+    granularity: Granularity = "block"
+    order: Order = "backward"
+    interval: Positive = 10  # dR
+    stop: Count = 100  # R_stop
+    growth_batch: Count = 0  # samples behind a device's growth gradients; 0: its last mini-batch (the paper)
+    scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
+    # Power of the channels' strength in the scores; above 0 weak channels empty, and compaction removes them.
+    channel_exponent: Annotated[float, Meta(ge=0.0, le=4.0)] = 0.0
+    # Budget-aware extrusion.
+    extrusion: bool = False
+    extrusion_steps: Count = 0  # T; 0: the steps of one local round
+    extrusion_strength: Annotated[float, Meta(ge=0.0)] = 1e-3  # lambda
+
+
+class Adjusting(FedAvg):
+    """Sparse FedAvg with growth and pruning in adjustment rounds; what mask it starts from is a subclass's."""
+
+    settings_type: ClassVar[type[Settings]] = AdjustmentSettings
+
+    def __init__(self, settings: Any, problem: Problem) -> None:
+        super().__init__(settings, problem)
+        if not problem.graph.maskable:
+            raise ConfigError(f"model {problem.graph.name} has no maskable layer to prune")
+        self.groups = progressive.groups(problem.graph, settings.granularity, settings.order)
+
+    # -- coordinator half ---------------------------------------------------------------
+
+    def initial_state(self, engine: Engine, public: Dataset) -> Payload:
+        state = super().initial_state(engine, public)
+        state.meta["adjustments"] = 0
+        return state
+
+    def configure_round(self, state: Payload) -> Payload:
+        task = super().configure_round(state)
+        if state.meta["stage"] == "train":
+            task.meta["grow"] = dict(self.adjustment(state))
+        return task
+
+    def adjustment(self, state: Payload) -> dict[str, int]:
+        """q_l of this round's group, empty between adjustments: one computation for growth and pruning alike.
+
+        Groups rotate by the adjustment counter; the cosine's clock is the round.
+        """
+        s, round_index = self.settings, integer(state, "round")
+        if not s.progressive or not is_adjustment_round(round_index, s.interval, s.stop):
+            return {}
+        group = self.groups[integer(state, "adjustments") % len(self.groups)]
+        return progressive.adjustment_counts(state.mask, group, round_index, s.stop, s.scale)
+
+    def begin_fold(self, state: Payload) -> Fold:
+        return TrainFold(self.problem.graph, state.mask, self.adjustment(state))
+
+    def finish_round(self, state: Payload, fold: Any) -> Payload:
+        after = super().finish_round(state, fold)
+        counts = self.adjustment(state)
+        if counts:
+            exponent = self.settings.channel_exponent
+            after.params, after.mask = progressive.adjust(
+                after.params, after.mask, fold.gradients(), counts, exponent
+            )
+            after.meta["adjustments"] = integer(state, "adjustments") + 1
+        return after
+
+    def cost(self, task: Payload, samples: int, development: int) -> Cost:
+        counts: Any = task.meta.get("grow")
+        own = super().cost(task, samples, development)
+        if not counts:
+            return own
+        growth = min(samples, self.settings.growth_batch or self.problem.training.batch)
+        flops = own.flops + gradient_flops(self.problem.graph, task.mask, counts, growth)
+        if self.settings.extrusion:
+            training = self.problem.training
+            extra = self.settings.extrusion_steps * training.batch - training.local_epochs * samples
+            flops += max(0.0, 3.0 * self.problem.graph.flops(task.mask) * extra)
+        return Cost(flops, own.memory + 2 * ENTRY * max(counts.values()))
+
+    # -- device half --------------------------------------------------------------------
+
+    def train(
+        self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control
+    ) -> LocalResult:
+        """The local epochs; before an adjustment with the weights that are to go pressed to zero."""
+        counts: Any = task.meta.get("grow")
+        if not counts or not self.settings.extrusion:
+            return super().train(task, engine, data, rng, control)
+        return extrude(
+            engine,
+            data,
+            self.problem,
+            normalization_of(task),
+            self.step_settings(self.learning_rate(task), control),
+            rng,
+            control,
+            marked_weights(task.params, task.mask, counts),
+            strength=self.settings.extrusion_strength,
+            budget=self.settings.extrusion_steps,
+        )
+
+    def growth_gradients(
+        self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
+    ) -> dict[str, SparseVector]:
+        """The q_l largest gradients of pruned weights of this round's group."""
+        counts: Any = task.meta.get("grow")
+        if not counts:
+            return {}
+        batch = local.last_batch
+        if self.settings.growth_batch:
+            own = all_samples(data)
+            chosen = device_seed(self.problem.seed, task, data.name).permutation(len(own))
+            part = own.take(chosen[: self.settings.growth_batch])
+            batch = normalization_of(task)(part.x), part.y
+        return engine.top_gradients(*batch, counts, self.step_settings(0.0, control))

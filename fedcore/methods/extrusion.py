@@ -1,0 +1,74 @@
+"""Budget-aware extrusion (FedMef, section 3.2): move what marked weights know into the others before they go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from fedcore.arrays import IntArray, Mask, Params
+from fedcore.datasets.dataset import Dataset, Normalization, batches
+from fedcore.methods.local import LocalResult, Progress
+from fedcore.methods.method import Control, Problem
+from fedcore.sparsity.mask import smallest
+from fedcore.training.engine import Engine, StepSettings
+
+
+def marked_weights(params: Params, mask: Mask, counts: Mapping[str, int]) -> dict[str, IntArray]:
+    """theta_low: the q_l smallest |w| of each layer's ACTIVE weights, as flat positions."""
+    marked = {}
+    for name, count in counts.items():
+        active = np.flatnonzero(mask[name].reshape(-1))
+        marked[name] = smallest(params[name].reshape(-1)[active], active, count)
+    return marked
+
+
+def extrusion_rate(step: int, budget: int, norm: float, base: float, initial: float) -> float:
+    """mu_t = max(eta_r, beta_t), beta_t = (2T - 2t) / (2T - t) (2 sigmoid(||theta_low||) - 1) eta_0.
+
+    It falls to the round's own rate ``base`` as the marked weights vanish or the budget of T steps is spent.
+    """
+    share = (2.0 * budget - 2.0 * step) / (2.0 * budget - step)
+    return max(base, share * math.tanh(norm / 2.0) * initial)  # 2 sigmoid(x) - 1 = tanh(x / 2)
+
+
+def extrude(
+    engine: Engine,
+    data: Dataset,
+    problem: Problem,
+    normalization: Normalization,
+    settings: StepSettings,
+    rng: np.random.Generator,
+    control: Control,
+    marked: Mapping[str, IntArray],
+    *,
+    strength: float,
+    budget: int,
+) -> LocalResult:
+    """A local round whose last ``budget`` steps (0: all of it) minimise L + strength ||theta_low||^2.
+
+    The marked set stays fixed. With a budget beyond the local round more epochs follow.
+    Raises ``ResultError`` where the loss is no longer finite.
+    """
+    training = problem.training
+    round_steps = training.local_epochs * max(1, -(-len(data) // training.batch))
+    budget = budget or round_steps
+    steps = max(round_steps, budget)
+    progress = Progress(steps, control)
+    engine.mark(marked)
+    while progress.step < steps:
+        for x, y in batches(data, training.batch, normalization, rng):
+            t = progress.step - (steps - budget)
+            own = settings
+            if t >= 0:
+                rate = extrusion_rate(
+                    t, budget, engine.marked_norm(), settings.learning_rate, training.learning_rate
+                )
+                own = replace(settings, learning_rate=rate, penalty=strength)
+            progress.add(engine.train_step(x, y, own), len(y), own.learning_rate)
+            if progress.step == steps:
+                break
+    engine.mark({})
+    return LocalResult(len(data), progress.mean_loss, (x, y))
