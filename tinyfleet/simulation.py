@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.selection import draw
+from fedcore.accounting import Cost
 from fedcore.arrays import FloatArray, IntArray, Mask
 from fedcore.datasets.partition import device_data, public_data, test_data
 from fedcore.methods.method import Control, DeviceData, Method, normalization_of
@@ -38,6 +39,8 @@ class StepRecord:
     bytes_down: int
     bytes_up: int
     seconds: float
+    flops: float = 0.0  # analytic, of the device with the most data
+    memory: int = 0  # analytic peak in bytes, likewise
 
 
 class SimulatedMemory:
@@ -81,10 +84,20 @@ def device_names(count: int) -> tuple[str, ...]:
 
 
 class Simulation:
-    """Runs a spec step by step. Raises ``DataError`` and ``ConfigError`` as its parts do."""
+    """Runs a spec step by step. Raises ``DataError`` and ``ConfigError`` as its parts do.
 
-    def __init__(self, spec: RunSpec, engine: Engine, names: Sequence[str] | None = None) -> None:
-        self.spec, self.engine = spec, engine
+    ``evaluate`` tells after which training rounds (the first is 1) the model is evaluated; nothing else
+    depends on it.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: Engine,
+        names: Sequence[str] | None = None,
+        evaluate: Callable[[int], bool] = lambda finished: True,
+    ) -> None:
+        self.spec, self.engine, self._due = spec, engine, evaluate
         self.method = create(spec.method, problem_of(spec))
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
@@ -98,7 +111,7 @@ class Simulation:
         return [by_name[name] for name in names]
 
     def step(self) -> StepRecord:
-        """Run one step on its cohort and evaluate the new state on held-out test data."""
+        """Run one step on its cohort and, where that is due, evaluate the new state on held-out test data."""
         started = time.perf_counter()
         state, wire = self.state, self.spec.wire
         task = self.method.configure_round(state)
@@ -109,6 +122,7 @@ class Simulation:
         }
         fold, down, up = self.method.begin_fold(state), 0, 0
         cohort = self.cohort()
+        cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
             blob = blobs[device.holds(digest)]
             reply = device.run(blob, self.method, self.engine, self.spec)
@@ -116,12 +130,13 @@ class Simulation:
             down, up = down + len(blob), up + len(reply)
         self.state = self.method.finish_round(state, fold)
         stage = str(state.meta["stage"])
-        evaluation = self.evaluate() if stage == "train" else None
+        finished = int(self.state.meta["round"])  # type: ignore[arg-type]
+        evaluation = self.evaluate() if stage == "train" and self._due(finished) else None
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),
             stage=stage,
-            round=int(self.state.meta["round"]),  # type: ignore[arg-type]
+            round=finished,
             devices=len(cohort),
             loss=metrics.get("loss"),
             test_loss=evaluation.loss if evaluation else None,
@@ -130,7 +145,12 @@ class Simulation:
             bytes_down=down // len(cohort),
             bytes_up=up // len(cohort),
             seconds=time.perf_counter() - started,
+            flops=cost.flops,
+            memory=cost.memory,
         )
+
+    def _cost(self, task: Payload, data: DeviceData) -> Cost:
+        return self.method.cost(task, _samples(data), len(data.development))
 
     def evaluate(self) -> Evaluation:
         """The current model on held-out test data."""
@@ -156,6 +176,10 @@ def simulate(
     while not simulation.finished:
         on_step(simulation.step())
     return simulation.state
+
+
+def _samples(data: DeviceData) -> int:
+    return len(data.train) + len(data.development)
 
 
 def _step(state: Payload) -> int:
