@@ -95,7 +95,8 @@ class CellSpec:
 
     def evaluated(self, finished: int) -> bool:
         """Whether the model is evaluated after so many training rounds."""
-        return finished > self.spec.training.rounds - self.last or finished % self.evaluate_every == 0
+        late = finished > self.spec.training.rounds - self.last
+        return finished > 0 and (late or finished % self.evaluate_every == 0)
 
 
 def shipped() -> dict[str, Path]:
