@@ -1,0 +1,148 @@
+"""FedDST (Bibikar et al. 2022, arXiv 2112.09824): devices adjust their own masks, the coordinator merges them."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from fedcore.accounting import ENTRY, Cost, gradient_flops
+from fedcore.arrays import FloatArray, IntArray, Mask
+from fedcore.datasets.dataset import batches
+from fedcore.errors import ConfigError
+from fedcore.methods.checks import integer
+from fedcore.methods.fedavg import FedAvg, random_start
+from fedcore.methods.holder_fold import HolderFold, prune_to
+from fedcore.methods.local import Progress, all_samples
+from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
+from fedcore.methods.progressive import adjustment_counts
+from fedcore.payload import Json, Payload
+from fedcore.run_spec import Count, Positive, Settings
+from fedcore.sparsity.mask import active_counts, adjust_layer, density
+from fedcore.sparsity.schedule import is_adjustment_round
+from fedcore.training.engine import Engine
+
+
+class FedDstSettings(Settings, frozen=True):
+    """A random mask that devices adjust every ``interval`` rounds."""
+
+    name: Literal["feddst"] = "feddst"
+    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
+    allocation: Literal["erk", "uniform"] = "erk"
+    interval: Positive = 10  # dR
+    stop: Count = 100  # R_stop
+    scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
+    adjust_epochs: Count = 0  # trained after the readjustment; 0: half of the round's steps, rounded down
+    pretrained: bool = True
+
+
+class FedDst(FedAvg):
+    """In an adjustment round a device trains, prunes its smallest weights, regrows where the gradient is large,
+    trains on, and sends its own mask. A weight's new value is its mean over the devices that hold it; each
+    layer is then pruned by magnitude to its active count.
+    """
+
+    name = "feddst"
+    settings_type: ClassVar[type[Settings]] = FedDstSettings
+
+    def __init__(self, settings: Any, problem: Problem) -> None:
+        super().__init__(settings, problem)
+        epochs = problem.training.local_epochs
+        if settings.adjust_epochs >= epochs and settings.adjust_epochs:
+            raise ConfigError(
+                f"adjust_epochs {settings.adjust_epochs} leaves none of the {epochs} local epochs before the "
+                "readjustment; lower it, or 0 for half of the round's steps"
+            )
+
+    # -- coordinator half ---------------------------------------------------------------
+
+    def initial_mask(self) -> Mask:
+        return random_start(self.problem, self.settings.density, self.settings.allocation)
+
+    def adjustment(self, state: Payload) -> dict[str, int]:
+        """q_l of every layer, empty between adjustments."""
+        s, round_index = self.settings, integer(state, "round")
+        if not is_adjustment_round(round_index, s.interval, s.stop):
+            return {}
+        return adjustment_counts(state.mask, list(state.mask), round_index, s.stop, s.scale)
+
+    def configure_round(self, state: Payload) -> Payload:
+        task = super().configure_round(state)
+        task.meta["adjust"] = dict(self.adjustment(state))
+        return task
+
+    def begin_fold(self, state: Payload) -> Fold:
+        counts = active_counts(state.mask)
+        return HolderFold(self.problem.graph, counts, counts)
+
+    def finish_round(self, state: Payload, fold: Any) -> Payload:
+        params = fold.mean(state.params)
+        mask = prune_to(params, fold.held(), active_counts(state.mask))
+        meta: dict[str, Json] = dict(state.meta)
+        meta["step"] = integer(state, "step") + 1
+        meta["round"] = integer(state, "round") + 1
+        meta["metrics"] = {"loss": fold.number("loss"), "samples": fold.weight, "density": density(mask)}
+        return Payload(meta, params, mask)
+
+    def cost(self, task: Payload, samples: int, development: int) -> Cost:
+        own = super().cost(task, samples, development)
+        counts: Any = task.meta.get("adjust")
+        if not counts:
+            return own
+        batch = min(samples, self.problem.training.batch)
+        flops = own.flops + gradient_flops(self.problem.graph, task.mask, counts, batch)
+        return Cost(flops, own.memory + 2 * ENTRY * max(counts.values()))
+
+    # -- device half --------------------------------------------------------------------
+
+    def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
+        counts: Any = task.meta.get("adjust")
+        if not counts:
+            return super().run(task, engine, data, control)
+        training, own = self.problem.training, all_samples(data)
+        rng, normalization = device_seed(self.problem.seed, task, data.name), normalization_of(task)
+        settings = self.step_settings(self.learning_rate(task), control)
+        engine.load(self.problem.graph, task.params, task.mask)
+        mask, steps, before = task.mask, *self.steps(len(own))
+        progress = Progress(steps, control)
+        epochs = (batches(own, training.batch, normalization, rng) for _ in range(training.local_epochs))
+        for x, y in chain.from_iterable(epochs):
+            progress.add(engine.train_step(x, y, settings), len(y), settings.learning_rate)
+            if progress.step == before:
+                mask = self.readjust(engine, task.mask, counts, (x, y), control)
+        meta: dict[str, Json] = {"step": task.meta["step"], "samples": len(own), "loss": progress.mean_loss}
+        return Payload(meta, engine.params(), mask)
+
+    def steps(self, samples: int) -> tuple[int, int]:
+        """Steps of a round, and those before the readjustment: at least one, which gives its gradients.
+
+        Half of the steps, not of the epochs, so that a round of one epoch trains on with its new mask too.
+        """
+        training = self.problem.training
+        epoch = max(1, -(-samples // training.batch))
+        if epoch > 1 and samples - (epoch - 1) * training.batch == 1:
+            epoch -= 1  # ``batches`` merges a last batch of one sample into the one before it
+        steps = training.local_epochs * epoch
+        after = self.settings.adjust_epochs * epoch or steps // 2
+        return steps, steps - after
+
+    def readjust(
+        self,
+        engine: Engine,
+        mask: Mask,
+        counts: dict[str, int],
+        batch: tuple[FloatArray, IntArray],
+        control: Control,
+    ) -> Mask:
+        """Regrow the q_l largest gradients of pruned weights at value 0, prune the q_l smallest active weights.
+
+        Leaves the engine with the new mask, its momentum cleared.
+        """
+        params = engine.params()
+        gradients = engine.top_gradients(*batch, counts, self.step_settings(0.0, control))
+        own = dict(mask)
+        for name, vector in gradients.items():
+            own[name], _ = adjust_layer(mask[name], params[name], vector.positions)
+        engine.load(self.problem.graph, params, own)  # pruned weights become zero; regrown ones were
+        return own
