@@ -113,7 +113,7 @@ class Trainer:
         engine = self._engine_of(command.engine, command.threads)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
-        result = method.run(task, engine, data, _control(command.micro_batch, self._emit))
+        result = method.run(task, engine, data, _control(command, self._emit))
         train_s = time.monotonic() - begin
         write_atomic(Path(command.result), _encoded(result, task, spec, method.upload_precision))
         self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": engine.name})
@@ -165,8 +165,14 @@ class _HeldMasks:
             self._store.put(task.mask)
 
 
-def _control(micro_batch: int, emit: Emit) -> Any:
+def memory_directory(command: TaskCommand) -> Path:
+    """Where the run's personal state is: under its masks, with which it goes when the run ends."""
+    return Path(command.masks) / "memory"
+
+
+def _control(command: TaskCommand, emit: Emit) -> Any:
     """The method's ``Control``: progress goes out at most four times a second."""
+    from edge_agent.device_memory import FileMemory
     from fedcore.methods.method import Control
 
     last = -_PROGRESS_INTERVAL_S
@@ -178,7 +184,7 @@ def _control(micro_batch: int, emit: Emit) -> Any:
             last = now
             emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
 
-    return Control(micro_batch, progress=progress)
+    return Control(command.micro_batch, memory=FileMemory(memory_directory(command)), progress=progress)
 
 
 def _encoded(result: Payload, task: Payload, spec: RunSpec, own_precision: str | None) -> bytes:
