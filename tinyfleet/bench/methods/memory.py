@@ -1,0 +1,162 @@
+"""What one device's training step takes, measured: peak resident memory of a fresh process.
+
+``python -m tinyfleet.bench.methods.memory`` reads ``{"spec": ..., "kind": "lightest" | "heaviest"}`` from its
+input and writes one line of JSON. Both kinds are tasks of the training stage, the lightest and the heaviest
+by the method's own account: an ordinary round and, where the method has them, one that adjusts the mask.
+The data is random and the weights are untrained: neither has a share in memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from fedcore.datasets.dataset import Dataset
+from fedcore.errors import DataError, TinyfleetError
+from fedcore.methods.method import Control, DeviceData, Method
+from fedcore.methods.registry import create, problem_of
+from fedcore.payload import Payload
+from fedcore.run_spec import RunSpec
+from fedcore.training.engine import Engine, StepSettings
+
+Kind = Literal["lightest", "heaviest"]
+
+BATCHES = 2
+DEVELOPMENT = 4  # samples; in the step before training every candidate sees them, and none of it is measured
+MOST_STEPS = 50  # before training begins
+TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Resident memory in MB (10^6 bytes): before the step, model loaded, and its peak."""
+
+    baseline_mb: float
+    peak_mb: float
+
+
+class _Request(msgspec.Struct):
+    spec: RunSpec
+    kind: Kind
+
+
+def measure(spec: RunSpec, kind: Kind) -> Measured:
+    """Measure in a child. Raises ``DataError`` where that fails, with what the child said."""
+    request = msgspec.json.encode({"spec": spec, "kind": kind})
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "tinyfleet.bench.methods.memory"],
+            input=request,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+        return msgspec.json.decode(child.stdout, type=Measured)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"measuring memory took more than {TIMEOUT_S:g} s") from None
+    except (subprocess.CalledProcessError, msgspec.DecodeError) as error:
+        said = getattr(error, "stderr", None) or str(error).encode()
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"measuring memory failed: {''.join(last)}") from None
+
+
+def measured_spec(spec: RunSpec) -> RunSpec:
+    """``spec`` without what has no share in a step's memory: equal ones need measuring once."""
+    training = msgspec.structs.replace(spec.training, pretrain_epochs=0, local_epochs=1)
+    return RunSpec(method=spec.method, model=spec.model, training=training, wire=spec.wire)
+
+
+def measure_here(spec: RunSpec, kind: Kind) -> Measured:
+    """Measure in this process, which must be fresh: whatever it freed before would hide what the step takes."""
+    from fedcore.training.allocator import return_freed_memory
+    from fedcore.training.registry import create as create_engine
+
+    spec = measured_spec(spec)
+    engine = create_engine("torch")
+    return_freed_memory()  # the engine keeps it; the peak is to be what is in use
+    method = create(spec.method, problem_of(spec))
+    data = _device(spec)
+    task = _task(method, _first_training_state(method, engine, data), kind, len(data.train) + DEVELOPMENT)
+    # Whatever torch sets up in its first step is no part of a method's memory.
+    engine.load(method.problem.graph, task.params, task.mask)
+    x = np.zeros((2, *spec.model.input_shape), np.float32)
+    engine.train_step(x, np.zeros(2, np.int64), StepSettings(1e-6))
+    engine.load(method.problem.graph, task.params, task.mask)
+    gc.collect()
+    _reset_peak()
+    baseline = _status("VmRSS")
+    method.run(task, engine, data, Control())
+    return Measured(baseline / 1e6, _status("VmHWM") / 1e6)
+
+
+def _first_training_state(method: Method, engine: Engine, data: DeviceData) -> Payload:
+    """The state at the beginning of the training stage; the steps before it run on one device."""
+    state = method.initial_state(engine, data.train)
+    for _ in range(MOST_STEPS):
+        if state.meta["stage"] == "train":
+            return state
+        fold = method.begin_fold(state)
+        method.fold(fold, method.run(method.configure_round(state), engine, data, Control()))
+        state = method.finish_round(state, fold)
+    raise DataError(f"method {method.name} did not reach its training stage within {MOST_STEPS} steps")
+
+
+def _task(method: Method, state: Payload, kind: Kind, samples: int) -> Payload:
+    """The training task with the least or the most analytic memory, FLOPs second, over all rounds."""
+
+    def at(round_index: int) -> Payload:
+        return method.configure_round(Payload(state.meta | {"round": round_index}, state.params, state.mask))
+
+    def weight(round_index: int) -> tuple[float, float]:
+        cost = method.cost(at(round_index), samples, DEVELOPMENT)
+        return cost.memory, cost.flops
+
+    rounds = range(method.problem.training.rounds)
+    return at(min(rounds, key=weight) if kind == "lightest" else max(rounds, key=weight))
+
+
+def _device(spec: RunSpec) -> DeviceData:
+    """Two batches of random images in all."""
+    rng, shape = np.random.default_rng(0), spec.model.input_shape
+    count = max(BATCHES * spec.training.batch, 2 * DEVELOPMENT)
+    x = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    y = np.arange(count, dtype=np.int64) % spec.model.classes
+    data = Dataset(x, y, spec.model.classes)
+    order = np.arange(count)
+    return DeviceData("measured", data.take(order[DEVELOPMENT:]), data.take(order[:DEVELOPMENT]))
+
+
+def _reset_peak() -> None:
+    """Begin VmHWM anew (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status(key: str) -> int:
+    """Bytes of one line of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise DataError(f"/proc/self/status has no {key}: this kernel cannot tell a process's memory")
+
+
+def main() -> int:
+    """One request, one answer."""
+    request: Any = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
+    try:
+        answer = measure_here(request.spec, request.kind)
+    except (TinyfleetError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
