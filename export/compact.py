@@ -1,0 +1,176 @@
+"""Remove channels that do nothing, so that a sparse model's file is smaller and faster in ordinary runtimes.
+
+Three facts, used until nothing changes:
+
+- A filter without weights gives a constant, its bias, and so do the ReLU and the pool after it.
+- A reader takes a constant channel into its own bias, if it pads nothing: at a padded border the constant is
+  zero. A padded reader takes all constant channels in from one of them, with the weights summed in proportion.
+- A channel that no reader has a weight for goes, filter and all. Tensors tied by an addition, an activation,
+  a pool or a depthwise convolution have their channels in common: a channel goes from all of them or none.
+
+The outputs are the same but for rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import ExportError
+from export.fold import Inference, Layer
+from fedcore.arrays import BoolArray
+from fedcore.models.graph import INPUT, Op
+
+Numbers = NDArray[np.float64]
+
+
+def compact(model: Inference) -> Inference:
+    """The model without dead channels; at least one stays in every layer, and all of the input and output."""
+    while True:
+        smaller = _without_unread(_fold_constants(model))
+        if all(a.shape == b.shape for a, b in zip(model.layers, smaller.layers, strict=True)):
+            return smaller
+        model = smaller
+
+
+def multiply_adds(model: Inference) -> int:
+    """Multiply-adds of one sample in conv and linear layers, zero weights included; two FLOPs each."""
+    return sum(layer.weight.size * math.prod(layer.shape[1:]) for layer in model.layers if layer.weight is not None)
+
+
+def _fold_constants(model: Inference) -> Inference:
+    """Every weight that reads a constant moves into a bias, or onto one constant channel of the layer's input."""
+    # Value of every channel of a tensor, NaN where it is not one number everywhere for every input.
+    constants: dict[str, Numbers] = {INPUT: np.full(model.input_shape[0], np.nan)}
+    layers = []
+    for layer in model.layers:
+        sources = [constants[name] for name in layer.inputs]
+        absorbs = layer.weight is not None and not _opaque(model, layer)
+        layers.append(_absorb(layer, sources[0]) if absorbs else layer)
+        constants[layer.name] = _constants(model, layers[-1], sources)
+    return replace(model, layers=tuple(layers))
+
+
+def _constants(model: Inference, layer: Layer, sources: list[Numbers]) -> Numbers:
+    if _opaque(model, layer):
+        return np.full(layer.shape[0], np.nan)
+    match layer.op:
+        case Op.CONV | Op.LINEAR:
+            weight, bias = _arrays(layer, len(sources[0]))
+            return np.where(weight.any(axis=(1, 2)), np.nan, bias)
+        case Op.RELU:
+            return np.maximum(sources[0], 0.0)
+        case Op.RELU6:
+            return np.clip(sources[0], 0.0, 6.0)
+        case Op.ADD:
+            return sources[0] + sources[1]
+        case _:
+            return sources[0]
+
+
+def _absorb(layer: Layer, source: Numbers) -> Layer:
+    """The layer without weights for zeros, and with as few as can be for other constants."""
+    weight, bias = _arrays(layer, len(source))
+    # A dense layer has a weight for every input channel, a depthwise one for its own: then the rows are inputs.
+    inputs = np.moveaxis(weight, 0, 1) if _depthwise(layer) else weight
+    inputs[:, source == 0.0] = 0.0
+    lone = ~np.isnan(source) & (source != 0.0)
+    if lone.any() and not any(layer.node.padding):
+        moved = inputs[:, lone].sum(axis=2) * source[lone]
+        if _depthwise(layer):
+            bias[lone] += moved[0]
+        else:
+            bias += moved.sum(axis=1)
+        inputs[:, lone] = 0.0
+    elif lone.any() and not _depthwise(layer):
+        # The same channel for every reader of this tensor; the largest, so that no weight grows by division.
+        chosen = int(np.argmax(np.where(lone, np.abs(source), 0.0)))
+        merged = (inputs[:, lone] * (source[lone] / source[chosen])[:, None]).sum(axis=1)
+        inputs[:, lone] = 0.0
+        inputs[:, chosen] = merged
+    return _with(layer, weight, bias)
+
+
+def _without_unread(model: Inference) -> Inference:
+    """The model without the channels that no layer has a weight for."""
+    groups = _groups(model)
+    widths = {INPUT: model.input_shape[0]} | {layer.name: layer.shape[0] for layer in model.layers}
+    keep = {group: np.zeros(widths[group], np.bool_) for group in set(groups.values())}
+    for name in (INPUT, model.output):
+        keep[groups[name]][:] = True
+    for layer in model.layers:
+        if _opaque(model, layer):
+            for name in (*layer.inputs, layer.name):
+                keep[groups[name]][:] = True
+        elif layer.weight is not None and not _depthwise(layer):
+            channels = keep[groups[layer.inputs[0]]]
+            channels |= _arrays(layer, len(channels))[0].any(axis=(0, 2))
+    for channels in keep.values():
+        channels[0] |= not channels.any()
+    layers = (
+        layer if _opaque(model, layer) else _shrunk(layer, keep[groups[layer.inputs[0]]], keep[groups[layer.name]])
+        for layer in model.layers
+    )
+    return replace(model, layers=tuple(layers))
+
+
+def _shrunk(layer: Layer, inputs: BoolArray, outputs: BoolArray) -> Layer:
+    count = int(outputs.sum())
+    if layer.op is Op.FLATTEN:
+        return replace(layer, shape=(count * (layer.shape[0] // len(outputs)),))
+    layer = replace(layer, shape=(count, *layer.shape[1:]))
+    if layer.weight is None:
+        return layer
+    weight, bias = _arrays(layer, len(inputs))
+    weight = weight[outputs] if _depthwise(layer) else weight[outputs][:, inputs]
+    columns = weight[0].size if layer.op is Op.LINEAR else int(inputs.sum())
+    groups = count if _depthwise(layer) else 1
+    node = replace(layer.node, in_channels=columns, out_channels=count, groups=groups)
+    return replace(_with(layer, weight, bias[outputs]), node=node)
+
+
+def _groups(model: Inference) -> dict[str, str]:
+    """Tensor -> name of the first tensor of those that have their channels in common with it."""
+    groups = {INPUT: INPUT}
+    for layer in model.layers:
+        if _opaque(model, layer) or (layer.weight is not None and not _depthwise(layer)):
+            groups[layer.name] = layer.name
+            continue
+        first, *others = (groups[name] for name in layer.inputs)
+        groups[layer.name] = first
+        for other in others:
+            groups = {name: first if group == other else group for name, group in groups.items()}
+    return groups
+
+
+def _depthwise(layer: Layer) -> bool:
+    node = layer.node
+    return layer.op is Op.CONV and 1 < node.groups == node.in_channels == node.out_channels
+
+
+def _opaque(model: Inference, layer: Layer) -> bool:
+    """Whether a layer is left as it is, with all channels before and after it."""
+    if layer.op is Op.CONV:
+        return layer.node.groups > 1 and not _depthwise(layer)
+    if layer.op is not Op.FLATTEN:
+        return False
+    # Only a linear layer knows which of a flat image's numbers are one channel.
+    readers = [reader for reader in model.layers if layer.name in reader.inputs]
+    return layer.name == model.output or any(reader.op is not Op.LINEAR for reader in readers)
+
+
+def _arrays(layer: Layer, channels: int) -> tuple[Numbers, Numbers]:
+    """Copies of weights (out, in, positions) and bias; a linear layer may read several positions a channel."""
+    if layer.weight is None or layer.bias is None:
+        raise ExportError(f"layer {layer.name} has no weights to compact")
+    rows = len(layer.weight)
+    weight = layer.weight.reshape(rows, 1 if _depthwise(layer) else channels, -1)
+    return weight.astype(np.float64), layer.bias.astype(np.float64)
+
+
+def _with(layer: Layer, weight: Numbers, bias: Numbers) -> Layer:
+    shape = (len(weight), -1) if layer.op is Op.LINEAR else (*weight.shape[:2], *layer.node.kernel)
+    return replace(layer, weight=weight.reshape(shape).astype(np.float32), bias=bias.astype(np.float32))
