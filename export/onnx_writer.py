@@ -83,11 +83,13 @@ def _nodes(layer: Layer, inputs: list[str], name: str, weights: list[TensorProto
 
 
 def measured_density(path: Path, graph: Graph) -> float:
-    """Share of maskable weights that are not zero in an ONNX file, read back from it."""
+    """Weights that are not zero in an ONNX file, read back from it, as a share of the graph's maskable ones.
+
+    Removed weights count as the zeros that they stand for.
+    """
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    arrays = [weights[name] for name in graph.maskable]
-    total = sum(array.size for array in arrays)
-    return sum(int(np.count_nonzero(array)) for array in arrays) / total if total else 1.0
+    total = sum(graph.params[name].size for name in graph.maskable)
+    return sum(int(np.count_nonzero(weights[name])) for name in graph.maskable) / total if total else 1.0
 
 
 def metadata_of(graph: Graph, density: float, normalization: Mapping[str, object] | None) -> dict[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from export.compact import compact as compacted
+from export.compact import multiply_adds
 from export.errors import ExportError
 from export.fold import Inference, fold
 from export.onnx_writer import measured_density, metadata_of, write_onnx
@@ -41,7 +43,8 @@ class ExportRow:
     accuracy: float
     latency_ms: float  # batch 1, one thread
     runtime: str
-    density: float | None = None  # of the maskable weights, read back from the file (ONNX fp32)
+    density: float | None = None  # nonzero share of the model's maskable weights, read from the file (ONNX fp32)
+    multiply_adds: int | None = None  # of one sample, in the layers as they stand in the file
 
 
 def export_model(
@@ -56,8 +59,11 @@ def export_model(
     y: IntArray,
     reference: Callable[[FloatArray], FloatArray],
     normalization: Mapping[str, object] | None = None,
+    compact: bool = True,
 ) -> list[ExportRow]:
     """Write ``formats`` into ``directory`` and verify each file in every runtime that is here.
+
+    ``compact``: without the channels that do nothing, so that the files are smaller and faster.
 
     ``x`` (N, C, ...) float32 and ``y`` are held-out data, ``reference`` gives the trained model's
     logits, ``calibration`` sets int8 ranges. Also writes ``export.json``: files with their SHA-256.
@@ -67,6 +73,8 @@ def export_model(
     if not len(x):
         raise ExportError("there are no held-out samples to verify the files with; give test data")
     model = fold(graph, params, mask)
+    if compact:
+        model = compacted(model)
     directory.mkdir(parents=True, exist_ok=True)
     expected = reference(x)
     rows: list[ExportRow] = []
@@ -76,7 +84,8 @@ def export_model(
         write_atomic(path, _content(graph, model, kind, precision, mask, calibration, normalization))
         paths.append(path)
         share = measured_density(path, graph) if kind == "onnx" else None
-        rows += [_row(path, kind, precision, share, runtime, x, y, expected) for runtime in open_all(path)]
+        found = [_row(path, kind, precision, share, runtime, x, y, expected) for runtime in open_all(path)]
+        rows += [replace(row, multiply_adds=multiply_adds(model)) for row in found]
     _write_manifest(graph, directory, paths, rows, normalization)
     return rows
 
