@@ -18,25 +18,10 @@ CHUNK = 1 << 20  # entries unpacked at a time, a multiple of 8
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """How inputs are kept for the backward pass: which share of them, in which precision, unpacked where."""
+    """How inputs are kept for the backward pass: which share of them, in which precision."""
 
     keep: float
     dtype: torch.dtype
-    scratch: Scratch
-
-
-class Scratch:
-    """One buffer into which every layer's input is unpacked in turn: only one is ever whole."""
-
-    def __init__(self) -> None:
-        self._buffer: torch.Tensor | None = None
-
-    def take(self, count: int, device: torch.device) -> torch.Tensor:
-        """The first ``count`` floats of the buffer, set to zero. Valid until the next call."""
-        if self._buffer is None or self._buffer.numel() < count or self._buffer.device != device:
-            self._buffer = None  # the old one goes before the new one comes
-            self._buffer = torch.empty(count, device=device)
-        return self._buffer[:count].zero_()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +51,8 @@ def threshold(flat: torch.Tensor, keep: float) -> float:
     # An odd stride visits every residue of the powers of two by which tensors are laid out.
     stride = max(1, flat.numel() // SAMPLE) | 1
     sample = flat[::stride].abs()
-    rank = max(1, sample.numel() - round(keep * sample.numel()))
-    return float(torch.kthvalue(sample, min(rank + 1, sample.numel())).values)
+    kept = max(1, round(keep * sample.numel()))
+    return float(torch.kthvalue(sample, sample.numel() - kept + 1).values)
 
 
 def compress(flat: torch.Tensor, pruning: Pruning) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,9 +67,9 @@ def compress(flat: torch.Tensor, pruning: Pruning) -> tuple[torch.Tensor, torch.
     return torch.cat(bits), torch.cat(values)
 
 
-def expand(bitmap: torch.Tensor, values: torch.Tensor, shape: Shape, scratch: Scratch) -> torch.Tensor:
-    """The pruned tensor, in ``scratch``."""
-    flat = scratch.take(int(np.prod(shape.sizes)), bitmap.device)
+def expand(bitmap: torch.Tensor, values: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """The pruned tensor."""
+    flat = torch.zeros(int(np.prod(shape.sizes)), device=bitmap.device)
     used = 0
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -14,7 +15,7 @@ from fedcore.arrays import AnyArray, FloatArray, IntArray, Mask, Params
 from fedcore.models.graph import STATISTICS, Graph, Node, Op
 from fedcore.payload import SparseVector
 from fedcore.sparsity.topk import StreamingTopK
-from fedcore.training.activation_pruning import Pruning, Scratch
+from fedcore.training.activation_pruning import Pruning
 from fedcore.training.allocator import keep_freed_memory
 from fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from fedcore.training.torch_forward import Mode, forward
@@ -39,7 +40,6 @@ class TorchEngine(Engine):
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         self._device = torch.device(device)
-        self._scratch = Scratch()
         if device != "cpu":
             self.name = f"torch-{device}"
         self._tensors: dict[str, torch.Tensor] = {}
@@ -83,52 +83,72 @@ class TorchEngine(Engine):
     # -- training -----------------------------------------------------------------------
 
     def train_step(self, x: FloatArray, y: IntArray, settings: StepSettings) -> float:
-        weights = [self._tensors[name].requires_grad_(True) for name in self._trained]
         parts = list(self._micro_batches(x, y, settings.micro_batch))
         # k micro-batches together move the statistics as far as one batch does.
         momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
         mode = Mode(training=True, momentum=momentum, active=self._active, pruning=self._pruning(settings))
-        gradients: list[torch.Tensor] = []
+        sums: dict[str, torch.Tensor] = {}
         total = 0.0
-        for part_x, part_y in parts:
+        for index, (part_x, part_y) in enumerate(parts):
             share = len(part_y) / len(y)
-            loss = functional.cross_entropy(forward(self._graph, self._tensors, part_x, mode), part_y) * share
-            part = list(torch.autograd.grad(loss, weights))
-            if gradients:
-                torch._foreach_add_(gradients, part)
-            else:
-                gradients = part
-            total += float(loss.detach())
-        with torch.no_grad():
-            self._apply(weights, gradients, settings)
-        for weight in weights:
-            weight.requires_grad_(False)
+            with self._receiving(sums, settings if index == len(parts) - 1 else None):
+                loss = functional.cross_entropy(forward(self._graph, self._tensors, part_x, mode), part_y) * share
+                total += float(loss.detach())
+                torch.autograd.backward([loss])
         return total
+
+    @contextlib.contextmanager
+    def _receiving(self, sums: dict[str, torch.Tensor], settings: StepSettings | None) -> Iterator[None]:
+        """Take each gradient as the backward pass gives it, and with ``settings`` update its weight at once.
+
+        A weight serves one layer, whose backward pass is over by then: so no two gradients of a step are
+        ever held, unless micro-batches have to be summed.
+        """
+
+        def receive(name: str, weight: torch.Tensor) -> None:
+            gradient = weight.grad
+            assert gradient is not None  # noqa: S101 - it has just been accumulated
+            weight.grad = None
+            if name in sums:
+                gradient.add_(sums.pop(name))
+            if settings is None:
+                sums[name] = gradient
+            else:
+                with torch.no_grad():
+                    self._update(name, weight, gradient, settings)
+
+        handles = []
+        for name in self._trained:
+            weight = self._tensors[name].requires_grad_(True)
+            hook = partial(receive, name)
+            handles.append(weight.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for name in self._trained:
+                self._tensors[name].requires_grad_(False)
 
     def _pruning(self, settings: StepSettings) -> Pruning | None:
         if settings.keep >= 1.0:
             return None
-        return Pruning(settings.keep, torch.float16 if settings.cache == "fp16" else torch.float32, self._scratch)
+        return Pruning(settings.keep, torch.float16 if settings.cache == "fp16" else torch.float32)
 
-    def _apply(self, weights: list[torch.Tensor], gradients: list[torch.Tensor], settings: StepSettings) -> None:
+    def _update(self, name: str, weight: torch.Tensor, gradient: torch.Tensor, settings: StepSettings) -> None:
         """SGD. Masked gradients keep weights and momentum at exactly zero where masked."""
         if settings.weight_decay:
-            torch._foreach_add_(gradients, weights, alpha=settings.weight_decay)
-        for name, gradient in zip(self._trained, gradients, strict=True):
-            if settings.penalty and name in self._marked:
-                at = tuple(self._marked[name])
-                gradient[at] += 2.0 * settings.penalty * self._tensors[name][at]
-            if name in self._active:
-                gradient.mul_(self._active[name])
+            gradient.add_(weight, alpha=settings.weight_decay)
+        if settings.penalty and name in self._marked:
+            at = tuple(self._marked[name])
+            gradient[at] += 2.0 * settings.penalty * weight[at]
+        if name in self._active:
+            gradient.mul_(self._active[name])
         if settings.momentum:
-            if not self._momentum:
-                self._momentum = dict(zip(self._trained, gradients, strict=True))
-            else:
-                velocity = [self._momentum[name] for name in self._trained]
-                torch._foreach_mul_(velocity, settings.momentum)
-                torch._foreach_add_(velocity, gradients)
-            gradients = [self._momentum[name] for name in self._trained]
-        torch._foreach_add_(weights, gradients, alpha=-settings.learning_rate)
+            velocity = self._momentum.get(name)
+            gradient = gradient if velocity is None else velocity.mul_(settings.momentum).add_(gradient)
+            self._momentum[name] = gradient
+        weight.add_(gradient, alpha=-settings.learning_rate)
 
     def update_statistics(self, x: FloatArray, micro_batch: int = 0) -> None:
         labels = np.zeros(len(x), np.int64)

@@ -39,6 +39,11 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
     readers = Counter(source for node in graph.nodes for source in node.inputs)
     consumers = dict(readers)
     kinds = {node.name: node.op for node in graph.nodes}
+    # A layer read by one weighted layer alone gets a gradient that nobody else holds.
+    sole = {node.name: False for node in graph.nodes}
+    for node in graph.nodes:
+        if node.op in (Op.CONV, Op.LINEAR) and readers[node.inputs[0]] == 1:
+            sole[node.inputs[0]] = True
     values = {INPUT: x}
     for node in graph.nodes:
         sources = [values[name] for name in node.inputs]
@@ -48,14 +53,19 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
                 del values[name]
         first = node.inputs[0]
         overwrite = consumers[first] == 1 and kinds.get(first) in _OVERWRITABLE
-        output = _layer(node, sources, tensors, mode, overwrite)
+        output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
         values[node.name] = output
         del sources
     return values[graph.output]
 
 
 def _layer(
-    node: Node, sources: list[torch.Tensor], tensors: Mapping[str, torch.Tensor], mode: Mode, overwrite: bool
+    node: Node,
+    sources: list[torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
+    mode: Mode,
+    overwrite: bool,
+    own_gradient: bool,
 ) -> torch.Tensor:
     x = sources[0]
     match node.op:
@@ -71,7 +81,7 @@ def _layer(
         case Op.BATCH_NORM:
             return _batch_norm(node, x, tensors, mode)
         case Op.RELU | Op.RELU6:
-            return _relu(node, x, mode, overwrite)
+            return _relu(node, x, mode, overwrite, own_gradient)
         case Op.ADD:
             return sources[0] + sources[1]
         case Op.MAX_POOL:
@@ -87,13 +97,13 @@ def _bias(node: Node, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | Non
     return tensors[f"{node.name}.bias"] if node.bias else None
 
 
-def _relu(node: Node, x: torch.Tensor, mode: Mode, overwrite: bool) -> torch.Tensor:
+def _relu(node: Node, x: torch.Tensor, mode: Mode, overwrite: bool, own_gradient: bool) -> torch.Tensor:
     if node.gain == 1.0 and mode.pruning is None:
         activation = functional.relu if node.op is Op.RELU else functional.relu6
         return activation(x, inplace=overwrite)
     ceiling = None if node.op is Op.RELU else 6.0
     packed = mode.pruning is not None
-    y: torch.Tensor = CompactReLU.apply(x, node.gain, ceiling, overwrite, packed)  # type: ignore[no-untyped-call]
+    y: torch.Tensor = CompactReLU.apply(x, node.gain, ceiling, packed, overwrite, own_gradient)  # type: ignore[no-untyped-call]
     return y
 
 

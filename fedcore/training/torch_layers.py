@@ -46,19 +46,46 @@ def convolve(node: Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
 
 def normalized_weight(
     weight: torch.Tensor, gain: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``fedcore.models.layers.normalized_weight`` in torch: also z = (W - mean) / s and s, for the gradient."""
+) -> torch.Tensor:
+    """``fedcore.models.layers.normalized_weight`` in torch."""
+    used, _ = _standardized(weight, active, norm)
+    used.mul_(gain[:, None])
+    if active is not None and norm is WeightNorm.ALL:
+        used.mul_(_rows(active))
+    return _unrow(used, weight)
+
+
+def _standardized(
+    weight: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Z = (W - mean) / s of every filter, zero where an entry does not count, and s."""
     count, counted = _counted(weight, active, norm)
-    flat = weight.flatten(1)
-    centred = flat - flat.sum(1, keepdim=True) / count
+    flat = _rows(weight)
+    z = flat - flat.sum(1, keepdim=True) / count
     if counted is not None:
-        centred.mul_(counted)
-    scale = centred.square().sum(1, keepdim=True).clamp_min_(NORM_FLOOR).sqrt_()
-    z = centred.div_(scale)
-    used = z * gain[:, None]
-    if active is not None:
-        used.mul_(active.flatten(1))
-    return used.view_as(weight), z, scale
+        z.mul_(counted)
+    scale = _row_dot(z, z).clamp_min_(NORM_FLOOR).sqrt_()
+    return z.div_(scale), scale
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A filter a row; a view where images have their channels innermost."""
+    if tensor.dim() != 4:
+        return tensor.flatten(1)
+    return tensor.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1)
+
+
+def _unrow(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``_rows``."""
+    if like.dim() != 4:
+        return rows.view_as(like)
+    out, inputs, height, width = like.shape
+    return rows.view(out, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def _row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Sum of a * b over every row, (rows, 1), without their product in memory."""
+    return torch.einsum("ij,ij->i", a, b)[:, None]
 
 
 def _counted(
@@ -67,7 +94,7 @@ def _counted(
     """(N of every filter, which entries it counts; None: all)."""
     if active is None or norm is WeightNorm.ALL:
         return weight[0].numel(), None
-    rows = active.flatten(1)
+    rows = _rows(active)
     return rows.sum(1, keepdim=True).clamp_min_(1), rows
 
 
@@ -81,20 +108,21 @@ def normalized_weight_gradient(
     """Gradients of W and of the gains from that of the normalised weight.
 
     With H = m g G / s: dL/dW_j = H_j - sum(H) / N - z_j sum(H z) for counted entries; the last term is absent
-    where the floor holds s.
+    where the floor holds s. ``gradient`` is overwritten.
     """
-    _, z, scale = normalized_weight(weight, gain, active, norm)
+    z, scale = _standardized(weight, active, norm)
     count, counted = _counted(weight, active, norm)
-    own = gradient.flatten(1)
+    h = _rows(gradient)
     if active is not None:
-        own = own * active.flatten(1)
-    gains = (own * z).sum(1)
-    h = own * (gain[:, None] / scale)
-    slope = (h * z).sum(1, keepdim=True) * (scale * scale > NORM_FLOOR)
-    h = h - h.sum(1, keepdim=True) / count - z * slope
+        h.mul_(_rows(active))
+    of_gain = _row_dot(h, z)[:, 0]
+    h.mul_(gain[:, None] / scale)
+    mean = h.sum(1, keepdim=True) / count
+    slope = _row_dot(h, z) * (scale * scale > NORM_FLOOR)
+    h.sub_(mean).addcmul_(z, slope, value=-1.0)
     if counted is not None:
         h.mul_(counted)
-    return h.view_as(weight), gains
+    return _unrow(h, weight), of_gain
 
 
 class Convolution(torch.autograd.Function):
@@ -130,28 +158,41 @@ class Convolution(torch.autograd.Function):
         (gradient,) = outputs
         kernel: Kernel = ctx.kernel
         weight, gain, *cached = ctx.saved_tensors
-        used = _used_weight(weight, gain, kernel)
         if not cached:  # no weight gradient is wanted, so no value of the input is read
-            x = gradient.new_empty(1).expand(ctx.input_shape)
+            x = _untouched(ctx.input_shape, gradient)
         elif len(cached) == 1:
             x = cached[0]
         else:
-            x = expand(cached[0], cached[1], ctx.shape, kernel.pruning.scratch)  # type: ignore[union-attr]
+            x = expand(cached[0], cached[1], ctx.shape)
         if kernel.collector is not None:
             kernel.collector.collect(kernel.node, x, gradient)
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2])
-        of_input, of_weight, of_bias = convolution_gradients(kernel.node, gradient, x, used, wanted)
-        of_gain = None
+        # The weight's gradient first: the unpacked input is gone before the input's gradient comes.
+        wanted = (False, ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2])
+        of_weight = of_bias = of_gain = of_input = None
+        if any(wanted):
+            # Of the weight only the shape is read.
+            _, of_weight, of_bias = convolution_gradients(kernel.node, gradient, x, weight, wanted)
         if gain is not None and of_weight is not None:
             norm = kernel.node.weight_norm
             of_weight, of_gain = normalized_weight_gradient(of_weight, weight, gain, kernel.active, norm)
+        del x, cached
+        if ctx.needs_input_grad[0]:
+            used = _used_weight(weight, gain, kernel)
+            shaped = _untouched(ctx.input_shape, gradient)
+            of_input = convolution_gradients(kernel.node, gradient, shaped, used, (True, False, False))[0]
         return of_input, of_weight, of_bias, of_gain, None, None
+
+
+def _untouched(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
+    """A tensor of which only the shape and layout are read: no page of it is ever touched."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def _used_weight(weight: torch.Tensor, gain: torch.Tensor | None, kernel: Kernel) -> torch.Tensor:
     if gain is None:
         return weight
-    return normalized_weight(weight, gain, kernel.active, kernel.node.weight_norm)[0]
+    return normalized_weight(weight, gain, kernel.active, kernel.node.weight_norm)
 
 
 def convolution_gradients(
@@ -173,18 +214,27 @@ def convolution_gradients(
 
 
 class CompactReLU(torch.autograd.Function):
-    """gain max(0, x), or min(max(0, x), ceiling); in place where allowed, holding one bit a value if ``packed``."""
+    """gain max(0, x), or min(max(0, x), ceiling), holding one bit a value if ``packed``.
+
+    ``overwrite``: x may be overwritten; ``own_gradient``: so may the output's gradient, which nobody else has.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, gain: float, ceiling: float | None, overwrite: bool, packed: bool
+        ctx: Any,
+        x: torch.Tensor,
+        gain: float,
+        ceiling: float | None,
+        packed: bool,
+        overwrite: bool,
+        own_gradient: bool,
     ) -> torch.Tensor:
         if overwrite:
             ctx.mark_dirty(x)
         else:
             x = x.clone(memory_format=torch.preserve_format)
         x.clamp_(0.0, ceiling)
-        ctx.gain, ctx.ceiling, ctx.shape = gain, ceiling, None
+        ctx.gain, ctx.ceiling, ctx.own_gradient, ctx.shape = gain, ceiling, own_gradient, None
         if packed and any(ctx.needs_input_grad):
             flat, ctx.shape = flat_memory(x)
             ctx.save_for_backward(pack(_open(flat, ceiling)))
@@ -202,10 +252,10 @@ class CompactReLU(torch.autograd.Function):
             passing = _open(saved, ctx.ceiling)
         else:
             passing = ctx.shape.view(unpack(saved, gradient.numel()))
-        result = gradient * passing
+        result = gradient.mul_(passing) if ctx.own_gradient else gradient * passing
         if ctx.gain != 1.0:
             result.mul_(ctx.gain)
-        return result, None, None, None, None
+        return result, None, None, None, None, None
 
 
 def _open(y: torch.Tensor, ceiling: float | None) -> torch.Tensor:
