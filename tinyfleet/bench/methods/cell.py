@@ -99,6 +99,11 @@ def _row(spec: CellSpec, records: Sequence[StepRecord], reason: str, seconds: fl
     )
 
 
+def failed_cell(spec: CellSpec, reason: str) -> Cell:
+    """The row of a run that left nothing else."""
+    return _row(spec, [], reason, 0.0)
+
+
 def cell_path(directory: Path, spec: CellSpec) -> Path:
     """The file of a finished cell."""
     return directory / f"cell-{spec.key}.json"
