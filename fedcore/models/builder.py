@@ -30,7 +30,14 @@ class GraphBuilder:
         self.last = INPUT
 
     def conv(
-        self, name: str, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, source: str | None = None
+        self,
+        name: str,
+        out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        source: str | None = None,
+        gain: float = 1.0,
     ) -> str:
         """Convolution padded to keep the size at stride 1; it has a bias where no batch norm follows."""
         source = source or self.last
@@ -47,6 +54,7 @@ class GraphBuilder:
             groups,
             bias=bool(self._weight_norm),
             weight_norm=self._weight_norm,
+            gain=gain,
         )
         return self._append(node, out)
 
@@ -61,7 +69,9 @@ class GraphBuilder:
         source: str | None = None,
     ) -> str:
         """Convolution, batch norm (or normalised weights) and, unless None, an activation."""
-        self.conv(name, out, kernel, stride, groups, source)
+        # ReLU6 clips at a fixed height, so that its gain has to stand before it.
+        gain = VP_RELU_GAIN if self._weight_norm and activation is Op.RELU6 else 1.0
+        self.conv(name, out, kernel, stride, groups, source, gain)
         if not self._weight_norm:
             self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out), out)
         return self.activation(f"{name}.act", activation) if activation else self.last

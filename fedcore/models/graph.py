@@ -44,7 +44,11 @@ BN_EPSILON = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One layer. ``inputs`` name earlier nodes, or ``"input"`` for the model's input."""
+    """One layer. ``inputs`` name earlier nodes, or ``"input"`` for the model's input.
+
+    ``gain`` multiplies a ReLU's output (variance preservation); of a convolution with normalised weights it
+    is the value at which its filters' learnt gains start.
+    """
 
     name: str
     op: Op
@@ -202,13 +206,16 @@ class Graph:
     def initial_params(self, seed: int) -> Params:
         """Kaiming-normal weights (fan-out for conv, as He et al. 2015), zero biases, identity norms."""
         rng = np.random.default_rng(seed)
+        gains = {node.filter_gain: node.gain for node in self.nodes}
         params: Params = {}
         for name, spec in self.params.items():
             if spec.role is Role.WEIGHT:
                 fan = spec.shape[0] * math.prod(spec.shape[2:]) if len(spec.shape) > 2 else spec.shape[1]
                 values = rng.standard_normal(spec.shape, dtype=np.float32)
                 params[name] = values * np.float32(math.sqrt(2.0 / fan))
-            elif spec.role in (Role.NORM_SCALE, Role.RUNNING_VAR, Role.GAIN):
+            elif spec.role is Role.GAIN:
+                params[name] = np.full(spec.shape, gains[name], np.float32)
+            elif spec.role in (Role.NORM_SCALE, Role.RUNNING_VAR):
                 params[name] = np.ones(spec.shape, np.float32)
             else:
                 params[name] = np.zeros(spec.shape, np.float32)
