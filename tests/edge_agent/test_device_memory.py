@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent import device_memory
 from edge_agent.device_memory import FileMemory
-from edge_agent.worker import TaskCommand, memory_directory
+from edge_agent.worker import TaskCommand, _control, memory_directory
 from fedcore.errors import CodecError
 from fedcore.payload import Payload
 
@@ -134,7 +134,12 @@ def test_a_kill_leaves_the_old_memory_or_the_new_one(tmp_path, after):
     assert value(memory.read(4)) == 3.5
 
 
-def test_it_lies_with_the_masks_of_the_run(tmp_path):
-    """So that it goes when they go."""
-    command = TaskCommand("porch", "blob", "result", str(tmp_path / "masks" / "run"), {}, {})
+def test_a_task_remembers_with_the_masks_of_its_run(tmp_path):
+    """So that the memory goes when they go."""
+    command = TaskCommand("porch", "blob", "result", str(tmp_path / "masks" / "run"), {}, {}, micro_batch=4)
+    control = _control(command, lambda event: None)
+    control.memory.write(1, payload(1.0))
+    assert control.micro_batch == 4
     assert memory_directory(command).is_relative_to(command.masks)
+    assert files(memory_directory(command)) == ["memory-1.bin"]
+    assert value(_control(command, lambda event: None).memory.read(2)) == 1.0
