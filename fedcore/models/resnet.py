@@ -14,13 +14,16 @@ def _basic_block(b: GraphBuilder, name: str, width: int, stride: int, project: b
     source = b.last
     layers = [f"{name}.conv1", f"{name}.conv2"]
     b.conv_norm(layers[0], width, stride=stride)
-    main = b.conv_norm(layers[1], width, activation=None)
+    main = b.conv_norm(layers[1], width, activation=None, summed=project)
     shortcut = source
     if project:
         layers.append(f"{name}.shortcut")
-        shortcut = b.conv_norm(layers[-1], width, kernel=1, stride=stride, activation=None, source=source)
+        shortcut = b.conv_norm(
+            layers[-1], width, kernel=1, stride=stride, activation=None, source=source, summed=True
+        )
     b.add(f"{name}.add", main, shortcut)
-    b.activation(f"{name}.act", Op.RELU)
+    # An identity shortcut is positive already: a gain would multiply it block after block.
+    b.activation(f"{name}.act", Op.RELU, preserve=project)
     return layers
 
 

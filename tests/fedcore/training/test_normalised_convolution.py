@@ -129,20 +129,19 @@ def test_growth_gradients_are_those_of_the_weight_before_the_mask(norm):
 
 @pytest.mark.parametrize("name", ["small_cnn", "resnet8", "resnet20", "resnet18", "mobilenet_v2", "vgg11"])
 def test_networks_without_batch_norm_carry_their_signal(name):
-    """Freshly made: nothing dies; residual sums add a variance of one a block, no more."""
+    """Freshly made: nothing dies or explodes, however many layers."""
     arguments = {"norm": "nsconv"} | ({"width": 0.25} if name == "mobilenet_v2" else {"width": 16})
     graph = build(ModelSettings(name, (3, 32, 32), 10, arguments))
     assert not any(n.op is Op.BATCH_NORM for n in graph.nodes)
     gains = {n.gain for n in graph.nodes if n.op is Op.RELU}
-    assert gains <= {VP_RELU_GAIN}
+    assert gains <= {1.0, VP_RELU_GAIN}
     convolutions = [n for n in graph.nodes if n.op is Op.CONV]
     assert all(n.weight_norm and n.bias and graph.params[n.filter_gain].role is Role.GAIN for n in convolutions)
     engine = TorchEngine()
     engine.load(graph, graph.initial_params(0), {})
     logits = engine.predict(batch(graph, 16)[0])
     assert np.isfinite(logits).all()
-    blocks = sum(n.op is Op.ADD for n in graph.nodes)
-    assert 0.05 < logits.std() < 3 * 2 ** (blocks / 2)
+    assert 0.05 < logits.std() < 20
 
 
 @pytest.mark.parametrize("norm", ["nsconv", "nsconv-all"])
