@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from tinyfleet.bench.methods.cell import Cell
 from tinyfleet.bench.methods.tables import Summary, summaries
@@ -101,9 +101,13 @@ def against(
         axes.errorbar(
             [x for x, _ in points], mean, [low, high], color=colour, marker=marker, capsize=2, label=name, lw=1.4
         )
-    axes.set(xscale="log", xlabel=label, ylabel="accuracy, %")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=label, ylabel="accuracy, %")
+    if metric == "memory_measured_mb":
+        axes.set_xlim(left=0)
+    else:
+        axes.set_xscale("log")
+        for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     _name_lines(axes)
 
 
@@ -119,6 +123,7 @@ def convergence(axes: Axes, rows: Sequence[Cell], styles: Mapping[str, tuple[str
             if density == DENSE:
                 break
     axes.set(xlabel="round", ylabel="accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _name_lines(axes)
 
 
