@@ -102,7 +102,7 @@ class LiveRun:
             lost=step.lost(),
             loss=_number(measured.get("loss")),
             accuracy=_number(measured.get("accuracy")),
-            density=density(state.mask),
+            density=density(self.method.deployed(state).mask),
         )
         ledger.finish_step(self.run, step.step, sha256, _integer(state, "round"), summary)
         log.info(
