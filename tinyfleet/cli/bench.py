@@ -10,9 +10,11 @@ import msgspec
 import typer
 
 from fedcore.files import write_atomic
+from tinyfleet.cli import bench_methods
 from tinyfleet.cli.output import emit_table
 
 app = typer.Typer(help="Measure tinyfleet itself.", no_args_is_help=True)
+app.command("methods")(bench_methods.methods)
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows to this file.")]
 
