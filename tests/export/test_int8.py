@@ -69,3 +69,12 @@ def test_a_very_sparse_model_decides_as_the_trained_one(share, tmp_path):
     rows = int8_rows(graph, params, mask, tmp_path)
     check(rows)
     assert all(row.max_rel_error < 0.05 for row in rows), rows
+
+
+def test_a_relu_that_let_nothing_pass_when_calibrated(tmp_path):
+    """Its range is empty though its layer has weights: XNNPACK refused the layer's scales."""
+    graph = one_dimensional_graph()
+    params, _ = realistic(graph)
+    params["wide_norm.bias"][:] = -30.0
+    rows = int8_rows(graph, params, {}, tmp_path)
+    assert all(row.max_rel_error < 0.01 for row in rows), rows
