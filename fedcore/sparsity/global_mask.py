@@ -24,10 +24,16 @@ def global_count(scores: Mapping[str, FloatArray], density: float) -> int:
 def global_mask(scores: Mapping[str, FloatArray], density: float, within: Mask | None = None) -> Mask:
     """Keep the ``global_count`` largest scores (none negative) over all layers together.
 
-    Each layer keeps its best weight, whatever the others have. Ties go to the earlier layer, then to the
-    lower position. With ``within`` only its active weights can stay: pruning in steps never revives one.
+    With ``within`` only its active weights can stay: pruning in steps never revives one.
     """
-    count = global_count(scores, density)
+    return keep_largest(scores, global_count(scores, density), within)
+
+
+def keep_largest(scores: Mapping[str, FloatArray], count: int, within: Mask | None = None) -> Mask:
+    """Keep the ``count`` largest scores (none negative), at least one a layer, whatever the others have.
+
+    Ties go to the earlier layer, then to the lower position.
+    """
     names = list(scores)
     flat = np.concatenate([scores[name].reshape(-1) for name in names])
     open_ = np.ones(len(flat), np.bool_)

@@ -65,4 +65,4 @@ def test_a_run_with_8_bit_uploads_keeps_the_mask(engine):
                 again = quantise({name: result.params[name]}, "int8")[name]
                 assert np.array_equal(result.params[name], again), "a weight arrives as one of 255 levels"
             assert not np.array_equal(state.params[name], quantise({name: state.params[name]}, "int8")[name])
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.8 * losses[0], "it learns"

@@ -122,4 +122,4 @@ def test_a_run_over_the_codec_keeps_the_mask(engine):
         for name, active in state.mask.items():
             assert not state.params[name][~active].any()
     assert density(state.mask) == pytest.approx(0.1, rel=0.01)
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.8 * losses[0], "it learns"

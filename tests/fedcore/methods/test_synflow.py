@@ -144,4 +144,4 @@ def test_a_run_over_the_codec_keeps_the_mask(engine):
         assert mask_digest(state.mask) == mask_digest(first.mask)
         for name, active in state.mask.items():
             assert not state.params[name][~active].any()
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.8 * losses[0], "it learns"
