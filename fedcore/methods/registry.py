@@ -8,14 +8,35 @@ from typing import Any
 
 from fedcore.errors import ConfigError
 from fedcore.methods.fedavg import FedAvg, Static
+from fedcore.methods.feddst import FedDst
 from fedcore.methods.fedmef import FedMef
+from fedcore.methods.fedrts import FedRts
 from fedcore.methods.fedtiny import FedTiny
+from fedcore.methods.fl_pqsu import FlPqsu
+from fedcore.methods.lotteryfl import LotteryFl
 from fedcore.methods.method import Method, Problem
+from fedcore.methods.prunefl import PruneFl
+from fedcore.methods.snip import Snip
+from fedcore.methods.synflow import SynFlow
+from fedcore.methods.tinyfleet import TinyFleet
 from fedcore.models.registry import build
 from fedcore.run_spec import RunSpec
 from fedcore.settings import convert
 
-METHODS: tuple[type[Method], ...] = (FedAvg, Static, FedTiny, FedMef)
+METHODS: tuple[type[Method], ...] = (
+    FedAvg,
+    Static,
+    FedTiny,
+    FedMef,
+    Snip,
+    SynFlow,
+    FlPqsu,
+    PruneFl,
+    FedDst,
+    LotteryFl,
+    FedRts,
+    TinyFleet,
+)
 
 
 def names() -> tuple[str, ...]:

@@ -1,0 +1,74 @@
+"""The method of tinyfleet itself: a gradually pruned start, then rounds like those of FedMef on the boards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from fedcore.arrays import FloatArray, Mask
+from fedcore.datasets.dataset import Dataset
+from fedcore.methods.adjusting import Adjusting, AdjustmentSettings
+from fedcore.methods.gradual import Ranking, prune_gradually
+from fedcore.methods.method import Control, normalization_of
+from fedcore.methods.progressive import Granularity
+from fedcore.payload import Payload
+from fedcore.run_spec import Count
+from fedcore.sparsity.allocation import ALLOCATIONS
+from fedcore.sparsity.lamp import lamp_mask
+from fedcore.sparsity.mask import magnitude_mask
+from fedcore.training.engine import Engine, StepSettings
+
+
+class TinyFleetSettings(AdjustmentSettings, frozen=True):
+    """Settings of the default method."""
+
+    name: Literal["tinyfleet"] = "tinyfleet"
+    pretrained: bool = True
+    pruning_epochs: Count = 0  # of gradual pruning on public data; 0: as many as of pre-training
+    allocation: Literal["lamp", "erk", "uniform"] = "lamp"  # how the density is shared among layers
+    granularity: Granularity = "entire"
+    extrusion: bool = True
+    # Scaled activation pruning: share of each layer's input cached for its weight gradient; 1 is exact.
+    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
+
+
+class TinyFleet(Adjusting):
+    """The coordinator prunes a pre-trained model step by step on public data; devices train and adjust it."""
+
+    name = "tinyfleet"
+    settings_type = TinyFleetSettings
+
+    def initial_state(self, engine: Engine, public: Dataset) -> Payload:
+        state = super().initial_state(engine, public)
+        s, training = self.settings, self.problem.training
+        state.params, state.mask = prune_gradually(
+            engine,
+            public,
+            self.problem,
+            normalization_of(state),
+            state.params,
+            s.density,
+            s.pruning_epochs or training.pretrain_epochs,
+            ranking(s.allocation),
+        )
+        return state
+
+    def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
+        """The least of the method's, the run's and the board's keep ratios."""
+        settings = super().step_settings(learning_rate, control)
+        return replace(settings, keep=min(settings.keep, self.settings.keep))
+
+
+def ranking(allocation: str) -> Ranking:
+    """The rule by which gradual pruning chooses its next mask."""
+    if allocation == "lamp":
+        return lamp_mask
+    count = ALLOCATIONS[allocation]
+
+    def by_layer(weights: dict[str, FloatArray], density: float, mask: Mask) -> Mask:
+        # Weights outside the mask are zero: the largest are inside as long as counts fall.
+        return magnitude_mask(weights, count({name: w.shape for name, w in weights.items()}, density))
+
+    return by_layer
