@@ -1,0 +1,37 @@
+"""Methods whose devices keep or send masks of their own, over a real broker: equal to the simulation to the bit."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from fedcore.protocol.codec import decode, encode
+from fedcore.training.registry import create
+from tests.e2e.conftest import spec_of
+from tinyfleet.simulation import simulate
+
+METHODS = {
+    "feddst": {"name": "feddst", "interval": 1, "stop": 4},
+    "lotteryfl": {"name": "lotteryfl", "accuracy_threshold": 0.05},
+    "prunefl": {"name": "prunefl", "interval": 1},
+    "fedrts": {"name": "fedrts", "interval": 1, "stop": 4},
+    "fl_pqsu": {"name": "fl_pqsu"},
+    "fedmef": {"name": "fedmef", "interval": 1, "stop": 4},
+    "tinyfleet": {"name": "tinyfleet", "interval": 1, "stop": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_live_run_equals_the_simulated_one(start, name):
+    norm = "nsconv" if name in {"fedmef", "tinyfleet"} else "batch"
+    base = spec_of(2, 3)
+    model = msgspec.structs.replace(base.model, arguments=base.model.arguments | {"norm": norm})
+    spec = msgspec.structs.replace(base, method=METHODS[name] | {"density": 0.2}, model=model)
+    running = start(spec, 2, broker="embedded")
+    run = running.store.submit_run(spec)
+    row = running.until("the run's end", lambda: running.ended(run), 100.0)
+    assert (row.state, row.reason) == ("finished", "")
+    live = decode(running.store.state_blob(run).read_bytes())
+    assert encode(live, precision="fp32") == encode(simulate(spec, create("torch")), precision="fp32")
+    assert all(step.results == 2 for step in running.store.steps(run))
