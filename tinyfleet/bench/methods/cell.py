@@ -15,6 +15,7 @@ from fedcore.errors import TinyfleetError
 from fedcore.files import write_atomic
 from fedcore.training.engine import Engine
 from tinyfleet.bench.methods.config import CellSpec
+from tinyfleet.bench.methods.deployment import Deployed, deployed_cost
 from tinyfleet.simulation import Simulation, StepRecord
 
 
@@ -46,6 +47,10 @@ class Cell:
     memory_analytic_mb: float | None = None
     peak_rss_mb: float | None = None  # of one device's training step, measured in a process of its own
     baseline_rss_mb: float | None = None  # of that process before the step
+    multiply_adds: int | None = None  # of the deployed model's ONNX file, its dead channels gone
+    multiply_adds_dense: int | None = None  # of the same network whole
+    onnx_bytes: int | None = None
+    onnx_latency_ms: float | None = None  # onnxruntime, one thread, batch 1
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)  # training round, accuracy
 
@@ -57,18 +62,23 @@ def run_cell(spec: CellSpec, engine: Engine, told: Callable[[int], None] = lambd
     """
     started = time.perf_counter()
     records: list[StepRecord] = []
+    deployed: Deployed | None = None
     reason = ""
     try:
         simulation = Simulation(spec.spec, engine, evaluate=spec.evaluated)
         while not simulation.finished:
             records.append(simulation.step())
             told(records[-1].round)
+        method = simulation.method
+        deployed = deployed_cost(method.problem.graph, method.deployed(simulation.state))
     except (TinyfleetError, ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-    return _row(spec, records, reason, time.perf_counter() - started)
+    return _row(spec, records, deployed, reason, time.perf_counter() - started)
 
 
-def _row(spec: CellSpec, records: Sequence[StepRecord], reason: str, seconds: float) -> Cell:
+def _row(
+    spec: CellSpec, records: Sequence[StepRecord], deployed: Deployed | None, reason: str, seconds: float
+) -> Cell:
     curve = [(record.round, record.test_accuracy) for record in records if record.test_accuracy is not None]
     before = [0, *(record.round for record in records)]
     rounds = [record for record, earlier in zip(records, before, strict=False) if record.round > earlier]
@@ -94,6 +104,10 @@ def _row(spec: CellSpec, records: Sequence[StepRecord], reason: str, seconds: fl
         bytes_down_round=statistics.fmean(r.bytes_down for r in rounds) if rounds else None,
         bytes_total=float(sum(record.bytes_up + record.bytes_down for record in records)) if records else None,
         memory_analytic_mb=max(record.memory for record in records) / 1e6 if records else None,
+        multiply_adds=deployed.multiply_adds if deployed else None,
+        multiply_adds_dense=deployed.multiply_adds_dense if deployed else None,
+        onnx_bytes=deployed.file_bytes if deployed else None,
+        onnx_latency_ms=deployed.latency_ms if deployed else None,
         seconds=seconds,
         curve=curve,
     )
@@ -101,7 +115,7 @@ def _row(spec: CellSpec, records: Sequence[StepRecord], reason: str, seconds: fl
 
 def failed_cell(spec: CellSpec, reason: str) -> Cell:
     """The row of a run that left nothing else."""
-    return _row(spec, [], reason, 0.0)
+    return _row(spec, [], None, reason, 0.0)
 
 
 def cell_path(directory: Path, spec: CellSpec) -> Path:

@@ -24,6 +24,9 @@ METRICS = (
     "bytes_total",
     "memory_analytic_mb",
     "memory_measured_mb",
+    "multiply_adds",
+    "onnx_bytes",
+    "onnx_latency_ms",
     "seconds",
 )
 
@@ -152,7 +155,21 @@ def _costs(entries: Sequence[Summary]) -> Iterator[str]:
     )
     yield ""
     yield from _table(
-        ("method", "density", "final", "GFLOPs", "× dense", "kB up", "kB down", "MB", "MB measured", "s"),
+        (
+            "method",
+            "density",
+            "final",
+            "GFLOPs",
+            "× dense",
+            "kB up",
+            "kB down",
+            "MB",
+            "MB measured",
+            "s",
+            "M MACs deployed",
+            "ONNX kB",
+            "ONNX ms",
+        ),
         [
             (
                 entry.method,
@@ -165,6 +182,9 @@ def _costs(entries: Sequence[Summary]) -> Iterator[str]:
                 number(entry, "memory_analytic_mb", lambda v: f"{v:.2f}"),
                 number(entry, "memory_measured_mb", lambda v: f"{v:.1f}"),
                 number(entry, "seconds", lambda v: f"{v:.0f}"),
+                number(entry, "multiply_adds", lambda v: f"{v / 1e6:.2f}"),
+                number(entry, "onnx_bytes", lambda v: f"{v / 1e3:.0f}"),
+                number(entry, "onnx_latency_ms", lambda v: f"{v:.2f}"),
             )
             for entry in entries
         ],
