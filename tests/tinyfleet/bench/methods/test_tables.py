@@ -40,8 +40,8 @@ def test_markdown_has_methods_by_densities_costs_and_failures():
     assert "| fedavg | 92.0 ± 2.6 |  |  |" in text
     assert "| fedtiny |  | 82.0 (80.0 to 84.0) | 70.0, 1 failed |" in text
     assert "| static |  | failed | 50.0 |" in text
-    assert "| fedtiny | 10 % | 10.00 % | 0.2 | 0.100 | 100.0 | 200.0 | 4.10 | 10.1 | 30 |" in text
-    assert "| static | 1 % | 1.00 % | 0.02 | 0.010 | 10.0 | 20.0 | 4.01 |  | 30 |" in text
+    assert "| fedtiny | 10 % | 10.00 % | 0.2 | 0.100 | 100.0 | 200.0 | 4.10 | 10.1 | 30 |  |  |  |" in text
+    assert "| static | 1 % | 1.00 % | 0.02 | 0.010 | 10.0 | 20.0 | 4.01 |  | 30 |  |  |  |" in text
     assert "- static, density 0.1, seed 0: ResultError: no data" in text
     assert [line for line in text if line.startswith("## ")] == [
         "## digits, iid",
