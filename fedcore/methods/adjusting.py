@@ -115,18 +115,21 @@ class Adjusting(FedAvg):
         counts: Any = task.meta.get("grow")
         if not counts or not self.settings.extrusion:
             return super().train(task, engine, data, rng, control)
-        return extrude(
+        settings = self.step_settings(self.learning_rate(task), control)
+        local = extrude(
             engine,
             data,
             self.problem,
             normalization_of(task),
-            self.step_settings(self.learning_rate(task), control),
+            settings,
             rng,
             control,
             marked_weights(task.params, task.mask, counts),
             strength=self.settings.extrusion_strength,
             budget=self.settings.extrusion_steps,
         )
+        self.move_statistics(task, engine, data, rng, settings)
+        return local
 
     def growth_gradients(
         self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control

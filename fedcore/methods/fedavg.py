@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from msgspec import Meta
 
 from fedcore.accounting import Cost, training_flops, training_memory
 from fedcore.arrays import Mask
-from fedcore.datasets.dataset import Dataset, Normalization
+from fedcore.datasets.dataset import Dataset, Normalization, batches
 from fedcore.methods.checks import checked_samples, integer
 from fedcore.methods.local import LocalResult, all_samples, pretrain, train_locally
 from fedcore.methods.method import (
@@ -27,7 +28,7 @@ from fedcore.payload import Json, Payload, SparseVector
 from fedcore.run_spec import Settings
 from fedcore.sparsity.allocation import ALLOCATIONS
 from fedcore.sparsity.mask import apply_mask, density, random_mask
-from fedcore.training.engine import Engine
+from fedcore.training.engine import Engine, StepSettings
 
 CARRIED = ("step", "stage", "round", "normalization")
 
@@ -123,7 +124,20 @@ class FedAvg(Method):
     ) -> LocalResult:
         """The local epochs of one round on the loaded model."""
         settings = self.step_settings(self.learning_rate(task), control)
-        return train_locally(engine, data, self.problem, normalization_of(task), settings, rng, control)
+        local = train_locally(engine, data, self.problem, normalization_of(task), settings, rng, control)
+        self.move_statistics(task, engine, data, rng, settings)
+        return local
+
+    def move_statistics(
+        self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, settings: StepSettings
+    ) -> None:
+        """Where training took batch norm's running statistics for constants: forward passes that move them."""
+        if not settings.fixed_norm:
+            return
+        training = self.problem.training
+        passes = batches(data, training.batch, normalization_of(task), rng)
+        for x, _ in islice(passes, training.statistics_batches):
+            engine.update_statistics(x, settings.micro_batch)
 
     def learning_rate(self, task: Payload) -> float:
         """eta_r of the task's round."""

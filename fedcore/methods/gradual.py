@@ -1,4 +1,4 @@
-"""Gradual pruning at the coordinator (Zhu and Gupta 2017, arXiv 1710.01878): a sparse start, trained and not cut."""
+"""Gradual pruning at the coordinator (Zhu and Gupta 2017, arXiv 1710.01878): a sparse start, trained, not cut."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class TorchEngine(Engine):
         parts = list(self._micro_batches(x, y, settings.micro_batch))
         # k micro-batches together move the statistics as far as one batch does.
         momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
-        mode = Mode(training=True, momentum=momentum, active=self._active, pruning=self._pruning(settings))
+        mode = Mode(True, momentum, self._active, self._pruning(settings), fixed_norm=settings.fixed_norm)
         sums: dict[str, torch.Tensor] = {}
         total = 0.0
         for index, (part_x, part_y) in enumerate(parts):
@@ -190,13 +190,13 @@ class TorchEngine(Engine):
         ]
         parts = list(self._micro_batches(x, y, settings.micro_batch))
         found: dict[str, SparseVector] = {}
-        pruning = self._pruning(settings)
+        pruning, fixed = self._pruning(settings), settings.fixed_norm
         if len(parts) == 1:
             # Each layer's gradient is searched as the backward pass comes by: nothing waits for another layer.
             def search(node: Node, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
                 found[node.weight] = self._largest(node, inputs, gradient, counts[node.weight])
 
-            self._backward(*parts[0], layers, search, pruning)
+            self._backward(*parts[0], layers, search, pruning, fixed_norm=fixed)
         else:
             # One pass a layer, so that only one layer's input and output gradient of the whole batch are held.
             for node in layers:
@@ -207,7 +207,8 @@ class TorchEngine(Engine):
                         held.append((inputs.clone(), gradient * share))  # noqa: B023 - called within this turn
 
                     share = len(part_y) / len(y)
-                    self._backward(part_x, part_y, [node], partial(hold, share=share), pruning)
+                    collect = partial(hold, share=share)
+                    self._backward(part_x, part_y, [node], collect, pruning, fixed_norm=fixed)
                 inputs, gradients = (torch.cat(tensors) for tensors in zip(*held, strict=True))
                 found[node.weight] = self._largest(node, inputs, gradients, counts[node.weight])
         return {name: found.get(name) or StreamingTopK(0).result() for name in counts}
@@ -236,6 +237,7 @@ class TorchEngine(Engine):
         collect: Collect,
         pruning: Pruning | None,
         objective: str = "loss",
+        fixed_norm: bool = False,
     ) -> None:
         """One backward pass that hands each layer's input and output gradient to ``collect``.
 
@@ -244,7 +246,7 @@ class TorchEngine(Engine):
         if not layers:
             return
         collector = Collector(frozenset(node.name for node in layers), collect, self._device)
-        mode = Mode(training=True, momentum=None, active=self._active, pruning=pruning, collector=collector)
+        mode = Mode(True, None, self._active, pruning, collector, fixed_norm)
         logits = forward(self._graph, self._tensors, x, mode)
         loss = functional.cross_entropy(logits, y) if objective == "loss" else logits.sum()
         torch.autograd.grad(loss, [collector.token], allow_unused=True)

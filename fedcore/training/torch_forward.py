@@ -20,7 +20,8 @@ class Mode:
 
     Training uses batch statistics; ``momentum`` None leaves the running ones alone. ``active`` are the
     weights' masks, ``pruning`` how inputs are cached for the weight gradients (None: as they are);
-    ``collector`` is shown inputs and output gradients of its layers.
+    ``collector`` is shown inputs and output gradients of its layers. ``fixed_norm`` takes running statistics
+    for constants in training too: a convolution and the batch norm behind it are then one affine layer.
     """
 
     training: bool
@@ -28,6 +29,7 @@ class Mode:
     active: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pruning: Pruning | None = None
     collector: Collector | None = None
+    fixed_norm: bool = False
 
 
 # Layers whose backward pass does not read their own output, so that a ReLU may overwrite it.
@@ -40,6 +42,7 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
     consumers = dict(readers)
     kinds = {node.name: node.op for node in graph.nodes}
     # A layer read by one weighted layer alone gets a gradient that nobody else holds.
+    norms = _fixed_norms(graph, readers) if mode.fixed_norm else {}
     sole = {node.name: False for node in graph.nodes}
     for node in graph.nodes:
         if node.op in (Op.CONV, Op.LINEAR) and readers[node.inputs[0]] == 1:
@@ -53,7 +56,12 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
                 del values[name]
         first = node.inputs[0]
         overwrite = consumers[first] == 1 and kinds.get(first) in _OVERWRITABLE
-        output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
+        if node.name in norms:
+            output = _weighted(node, sources[0], tensors, mode, norms[node.name])
+        elif node.op is Op.BATCH_NORM and node.inputs[0] in norms:
+            output = sources[0]
+        else:
+            output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
         values[node.name] = output
         del sources
     return values[graph.output]
@@ -70,14 +78,7 @@ def _layer(
     x = sources[0]
     match node.op:
         case Op.CONV | Op.LINEAR:
-            weight, bias, gain = tensors[node.weight], _bias(node, tensors), tensors.get(node.filter_gain)
-            collector = mode.collector if mode.collector and node.name in mode.collector.layers else None
-            if gain is None and mode.pruning is None and collector is None:
-                return convolve(node, x, weight, bias)
-            kernel = Kernel(node, mode.active.get(node.weight), mode.pruning, collector)
-            token = collector.token if collector else None
-            result: torch.Tensor = Convolution.apply(x, weight, bias, gain, token, kernel)  # type: ignore[no-untyped-call]
-            return result
+            return _weighted(node, x, tensors, mode, None)
         case Op.BATCH_NORM:
             return _batch_norm(node, x, tensors, mode)
         case Op.RELU | Op.RELU6:
@@ -95,6 +96,40 @@ def _layer(
 
 def _bias(node: Node, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     return tensors[f"{node.name}.bias"] if node.bias else None
+
+
+def _fixed_norms(graph: Graph, readers: Mapping[str, int]) -> dict[str, Node]:
+    """The batch norm behind each convolution whose output nothing else reads."""
+    kinds = {node.name: node for node in graph.nodes}
+    return {
+        node.inputs[0]: node
+        for node in graph.nodes
+        if node.op is Op.BATCH_NORM
+        and readers[node.inputs[0]] == 1
+        and (source := kinds.get(node.inputs[0])) is not None
+        and source.op is Op.CONV
+        and not source.weight_norm
+    }
+
+
+def _weighted(
+    node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode, norm: Node | None
+) -> torch.Tensor:
+    """A convolution or linear layer, with the affine map of a fixed ``norm`` behind it."""
+    weight, bias, gain = tensors[node.weight], _bias(node, tensors), tensors.get(node.filter_gain)
+    if norm is not None:
+        gain = tensors[norm.weight] * torch.rsqrt(tensors[f"{norm.name}.running_var"] + BN_EPSILON)
+        shift = (
+            tensors[f"{norm.name}.running_mean"] if bias is None else tensors[f"{norm.name}.running_mean"] - bias
+        )
+        bias = tensors[f"{norm.name}.bias"] - shift * gain
+    collector = mode.collector if mode.collector and node.name in mode.collector.layers else None
+    if gain is None and mode.pruning is None and collector is None:
+        return convolve(node, x, weight, bias)
+    kernel = Kernel(node, mode.active.get(node.weight), mode.pruning, collector)
+    token = collector.token if collector else None
+    result: torch.Tensor = Convolution.apply(x, weight, bias, gain, token, kernel)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _relu(node: Node, x: torch.Tensor, mode: Mode, overwrite: bool, own_gradient: bool) -> torch.Tensor:

@@ -128,7 +128,8 @@ def normalized_weight_gradient(
 class Convolution(torch.autograd.Function):
     """A convolution or linear layer whose weights may be normalised and whose cached input may be pruned.
 
-    The normalised weight is computed again for the backward pass: only W and the gains are held.
+    ``gain`` (out,) multiplies the filters, normalised or not. The weight that is used is computed again for
+    the backward pass: only W and the gains are held.
     """
 
     @staticmethod
@@ -173,14 +174,23 @@ class Convolution(torch.autograd.Function):
             # Of the weight only the shape is read.
             _, of_weight, of_bias = convolution_gradients(kernel.node, gradient, x, weight, wanted)
         if gain is not None and of_weight is not None:
-            norm = kernel.node.weight_norm
-            of_weight, of_gain = normalized_weight_gradient(of_weight, weight, gain, kernel.active, norm)
+            of_weight, of_gain = _through_gain(of_weight, weight, gain, kernel)
         del x, cached
         if ctx.needs_input_grad[0]:
             used = _used_weight(weight, gain, kernel)
             shaped = _untouched(ctx.input_shape, gradient)
             of_input = convolution_gradients(kernel.node, gradient, shaped, used, (True, False, False))[0]
         return of_input, of_weight, of_bias, of_gain, None, None
+
+
+def _through_gain(
+    gradient: torch.Tensor, weight: torch.Tensor, gain: torch.Tensor, kernel: Kernel
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of weight and gain from that of ``_used_weight``, which is overwritten."""
+    if kernel.node.weight_norm:
+        return normalized_weight_gradient(gradient, weight, gain, kernel.active, kernel.node.weight_norm)
+    of_gain = _row_dot(_rows(gradient), _rows(weight))[:, 0]
+    return gradient.mul_(gain.view(-1, *[1] * (weight.dim() - 1))), of_gain
 
 
 def _untouched(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
@@ -192,6 +202,8 @@ def _untouched(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
 def _used_weight(weight: torch.Tensor, gain: torch.Tensor | None, kernel: Kernel) -> torch.Tensor:
     if gain is None:
         return weight
+    if not kernel.node.weight_norm:
+        return weight * gain.view(-1, *[1] * (weight.dim() - 1))
     return normalized_weight(weight, gain, kernel.active, kernel.node.weight_norm)
 
 
