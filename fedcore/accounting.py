@@ -62,12 +62,14 @@ def trained_size(graph: Graph, mask: Mask) -> int:
     return sum(active_size(graph, mask, name) for name, spec in graph.params.items() if spec.role not in STATISTICS)
 
 
-def activation_bytes(graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE) -> int:
+def activation_bytes(
+    graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE, fixed_norm: bool = False
+) -> int:
     """What the forward pass leaves for the backward pass of one batch.
 
     Weighted layers hold their input (with ``keep`` < 1 that share of it at ``value`` bytes, and a bitmap),
-    batch norms their input whole. An activation function works in place: a later layer's input serves it,
-    or a bitmap where that input is pruned or absent.
+    batch norms their input whole unless their statistics are fixed. An activation function works in place:
+    a later layer's input serves it, or a bitmap where that input is pruned or absent.
     """
     held: set[str] = set()
     total = 0.0
@@ -81,6 +83,8 @@ def activation_bytes(graph: Graph, batch: int, keep: float = 1.0, value: int = V
             elif source not in held:
                 total += count * VALUE
                 held.add(source)
+        elif node.op is Op.BATCH_NORM and fixed_norm:
+            continue
         elif node.op in (Op.BATCH_NORM, Op.MAX_POOL):
             if source not in held:
                 total += count * VALUE
@@ -103,9 +107,17 @@ def working_bytes(graph: Graph, batch: int) -> int:
 
 
 def training_memory(
-    graph: Graph, mask: Mask, batch: int, *, momentum: bool, keep: float = 1.0, value: int = VALUE, extra: int = 0
+    graph: Graph,
+    mask: Mask,
+    batch: int,
+    *,
+    momentum: bool,
+    keep: float = 1.0,
+    value: int = VALUE,
+    fixed_norm: bool = False,
+    extra: int = 0,
 ) -> int:
     """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients)."""
     state = trained_size(graph, mask) * VALUE * (2 if momentum else 1)
-    activations = activation_bytes(graph, batch, keep, value) + working_bytes(graph, batch)
+    activations = activation_bytes(graph, batch, keep, value, fixed_norm) + working_bytes(graph, batch)
     return parameter_bytes(graph, mask) + state + activations + extra

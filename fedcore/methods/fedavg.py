@@ -75,7 +75,10 @@ class FedAvg(Method):
 
     def cost(self, task: Payload, samples: int, development: int) -> Cost:
         training = self.problem.training
-        flops = training_flops(self.problem.graph, task.mask, training.local_epochs * samples)
+        graph = self.problem.graph
+        flops = training_flops(graph, task.mask, training.local_epochs * samples)
+        if training.norm_statistics == "running":
+            flops += graph.flops(task.mask) * min(samples, training.statistics_batches * training.batch)
         return Cost(flops, self.training_memory(task.mask))
 
     def training_memory(self, mask: Mask, extra: int = 0) -> int:
@@ -88,6 +91,7 @@ class FedAvg(Method):
             momentum=settings.momentum > 0,
             keep=settings.keep,
             value=2 if settings.cache == "fp16" else 4,
+            fixed_norm=settings.fixed_norm,
             extra=extra,
         )
 

@@ -166,7 +166,12 @@ class Convolution(torch.autograd.Function):
         else:
             x = expand(cached[0], cached[1], ctx.shape)
         if kernel.collector is not None:
-            kernel.collector.collect(kernel.node, x, gradient)
+            # A fixed batch norm behind the layer scales its filters: the gradient is that of W all the same.
+            scaled = (
+                gradient if gain is None or kernel.node.weight_norm else gradient * _per_channel(gain, gradient)
+            )
+            kernel.collector.collect(kernel.node, x, scaled)
+            del scaled
         # The weight's gradient first: the unpacked input is gone before the input's gradient comes.
         wanted = (False, ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2])
         of_weight = of_bias = of_gain = of_input = None
@@ -197,6 +202,10 @@ def _untouched(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
     """A tensor of which only the shape and layout are read: no page of it is ever touched."""
     layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _per_channel(gain: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return gain.view(1, -1, *[1] * (like.dim() - 2))
 
 
 def _used_weight(weight: torch.Tensor, gain: torch.Tensor | None, kernel: Kernel) -> torch.Tensor:

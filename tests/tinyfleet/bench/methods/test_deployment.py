@@ -27,4 +27,4 @@ def test_emptied_channels_are_gone_and_others_are_not():
     assert small.multiply_adds_dense == whole.multiply_adds_dense
     assert small.multiply_adds < 0.6 * whole.multiply_adds
     assert small.file_bytes < 0.6 * whole.file_bytes
-    assert 0 < small.latency_ms
+    assert small.latency_ms > 0
