@@ -63,12 +63,12 @@ def trained_size(graph: Graph, mask: Mask) -> int:
 
 
 def activation_bytes(
-    graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE, fixed_norm: bool = False
+    graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE, pruned_norm: bool = False
 ) -> int:
     """What the forward pass leaves for the backward pass of one batch.
 
     Weighted layers hold their input (with ``keep`` < 1 that share of it at ``value`` bytes, and a bitmap),
-    batch norms their input whole unless their statistics are fixed. An activation function works in place:
+    batch norms their input, whole unless ``pruned_norm``. An activation function works in place:
     a later layer's input serves it, or a bitmap where that input is pruned or absent.
     """
     held: set[str] = set()
@@ -83,8 +83,8 @@ def activation_bytes(
             elif source not in held:
                 total += count * VALUE
                 held.add(source)
-        elif node.op is Op.BATCH_NORM and fixed_norm:
-            continue
+        elif node.op is Op.BATCH_NORM and pruned_norm and keep < 1.0:
+            total += count * (keep * value + 1 / 8)
         elif node.op in (Op.BATCH_NORM, Op.MAX_POOL):
             if source not in held:
                 total += count * VALUE
@@ -114,10 +114,10 @@ def training_memory(
     momentum: bool,
     keep: float = 1.0,
     value: int = VALUE,
-    fixed_norm: bool = False,
+    pruned_norm: bool = False,
     extra: int = 0,
 ) -> int:
     """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients)."""
     state = trained_size(graph, mask) * VALUE * (2 if momentum else 1)
-    activations = activation_bytes(graph, batch, keep, value, fixed_norm) + working_bytes(graph, batch)
+    activations = activation_bytes(graph, batch, keep, value, pruned_norm) + working_bytes(graph, batch)
     return parameter_bytes(graph, mask) + state + activations + extra

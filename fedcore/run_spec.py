@@ -38,9 +38,8 @@ class TrainingSettings(Settings, frozen=True):
     # Share of a layer's input cached for its weight gradient, the largest |a|; below 1 it is approximate.
     activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     activation_precision: Literal["fp32", "fp16"] = "fp32"  # of that share
-    # What batch norm divides by on devices. Running statistics are constants: it caches nothing for them.
-    norm_statistics: Literal["batch", "running"] = "batch"
-    statistics_batches: Positive = 10  # of forward passes after local training that move running statistics
+    # With activation_keep < 1, prune batch norm's cache as well: its input gradient is approximate then.
+    activation_norms: bool = False
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
     pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
 

@@ -116,7 +116,7 @@ class Adjusting(FedAvg):
         if not counts or not self.settings.extrusion:
             return super().train(task, engine, data, rng, control)
         settings = self.step_settings(self.learning_rate(task), control)
-        local = extrude(
+        return extrude(
             engine,
             data,
             self.problem,
@@ -128,8 +128,6 @@ class Adjusting(FedAvg):
             strength=self.settings.extrusion_strength,
             budget=self.settings.extrusion_steps,
         )
-        self.move_statistics(task, engine, data, rng, settings)
-        return local
 
     def growth_gradients(
         self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ from msgspec import Meta
 
 from fedcore.accounting import Cost, training_flops, training_memory
 from fedcore.arrays import Mask
-from fedcore.datasets.dataset import Dataset, Normalization, batches
+from fedcore.datasets.dataset import Dataset, Normalization
 from fedcore.methods.checks import checked_samples, integer
 from fedcore.methods.local import LocalResult, all_samples, pretrain, train_locally
 from fedcore.methods.method import (
@@ -28,7 +27,7 @@ from fedcore.payload import Json, Payload, SparseVector
 from fedcore.run_spec import Settings
 from fedcore.sparsity.allocation import ALLOCATIONS
 from fedcore.sparsity.mask import apply_mask, density, random_mask
-from fedcore.training.engine import Engine, StepSettings
+from fedcore.training.engine import Engine
 
 CARRIED = ("step", "stage", "round", "normalization")
 
@@ -77,8 +76,6 @@ class FedAvg(Method):
         training = self.problem.training
         graph = self.problem.graph
         flops = training_flops(graph, task.mask, training.local_epochs * samples)
-        if training.norm_statistics == "running":
-            flops += graph.flops(task.mask) * min(samples, training.statistics_batches * training.batch)
         return Cost(flops, self.training_memory(task.mask))
 
     def training_memory(self, mask: Mask, extra: int = 0) -> int:
@@ -91,7 +88,7 @@ class FedAvg(Method):
             momentum=settings.momentum > 0,
             keep=settings.keep,
             value=2 if settings.cache == "fp16" else 4,
-            fixed_norm=settings.fixed_norm,
+            pruned_norm=settings.pruned_norm,
             extra=extra,
         )
 
@@ -128,20 +125,7 @@ class FedAvg(Method):
     ) -> LocalResult:
         """The local epochs of one round on the loaded model."""
         settings = self.step_settings(self.learning_rate(task), control)
-        local = train_locally(engine, data, self.problem, normalization_of(task), settings, rng, control)
-        self.move_statistics(task, engine, data, rng, settings)
-        return local
-
-    def move_statistics(
-        self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, settings: StepSettings
-    ) -> None:
-        """Where training took batch norm's running statistics for constants: forward passes that move them."""
-        if not settings.fixed_norm:
-            return
-        training = self.problem.training
-        passes = batches(data, training.batch, normalization_of(task), rng)
-        for x, _ in islice(passes, training.statistics_batches):
-            engine.update_statistics(x, settings.micro_batch)
+        return train_locally(engine, data, self.problem, normalization_of(task), settings, rng, control)
 
     def learning_rate(self, task: Payload) -> float:
         """eta_r of the task's round."""

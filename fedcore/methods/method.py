@@ -146,7 +146,7 @@ class Method(ABC):
             control.micro_batch,
             min(training.activation_keep, control.keep),
             training.activation_precision,
-            fixed_norm=training.norm_statistics == "running",
+            pruned_norm=training.activation_norms,
         )
 
     # -- device half --------------------------------------------------------------------

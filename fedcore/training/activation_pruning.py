@@ -22,6 +22,7 @@ class Pruning:
 
     keep: float
     dtype: torch.dtype
+    norms: bool = False  # batch norms' caches too
 
 
 @dataclass(frozen=True, slots=True)

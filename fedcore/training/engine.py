@@ -26,7 +26,7 @@ class StepSettings:
     micro_batch: int = 0  # samples per forward pass; 0: the whole batch at once
     keep: float = 1.0
     cache: Literal["fp32", "fp16"] = "fp32"  # precision of the kept share
-    fixed_norm: bool = False  # batch norm's running statistics are constants: nothing is cached for it
+    pruned_norm: bool = False  # with ``keep`` < 1 batch norm's cache is pruned too, its input gradient approximate
     penalty: float = 0.0
 
 

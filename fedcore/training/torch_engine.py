@@ -19,10 +19,10 @@ from fedcore.training.activation_pruning import Pruning
 from fedcore.training.allocator import keep_freed_memory
 from fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from fedcore.training.torch_forward import Mode, forward
-from fedcore.training.torch_layers import Collect, Collector, convolution_gradients
+from fedcore.training.torch_growth import largest_pruned, weight_gradient
+from fedcore.training.torch_layers import Collect, Collector
 
 BN_MOMENTUM = 0.1
-TILE_ELEMENTS = 1 << 16  # of a weight gradient held at once while the largest entries are picked
 
 
 class TorchEngine(Engine):
@@ -86,7 +86,7 @@ class TorchEngine(Engine):
         parts = list(self._micro_batches(x, y, settings.micro_batch))
         # k micro-batches together move the statistics as far as one batch does.
         momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
-        mode = Mode(True, momentum, self._active, self._pruning(settings), fixed_norm=settings.fixed_norm)
+        mode = Mode(True, momentum, self._active, self._pruning(settings))
         sums: dict[str, torch.Tensor] = {}
         total = 0.0
         for index, (part_x, part_y) in enumerate(parts):
@@ -133,7 +133,8 @@ class TorchEngine(Engine):
     def _pruning(self, settings: StepSettings) -> Pruning | None:
         if settings.keep >= 1.0:
             return None
-        return Pruning(settings.keep, torch.float16 if settings.cache == "fp16" else torch.float32)
+        dtype = torch.float16 if settings.cache == "fp16" else torch.float32
+        return Pruning(settings.keep, dtype, settings.pruned_norm)
 
     def _update(self, name: str, weight: torch.Tensor, gradient: torch.Tensor, settings: StepSettings) -> None:
         """SGD. Masked gradients keep weights and momentum at exactly zero where masked."""
@@ -190,13 +191,15 @@ class TorchEngine(Engine):
         ]
         parts = list(self._micro_batches(x, y, settings.micro_batch))
         found: dict[str, SparseVector] = {}
-        pruning, fixed = self._pruning(settings), settings.fixed_norm
+        pruning = self._pruning(settings)
         if len(parts) == 1:
             # Each layer's gradient is searched as the backward pass comes by: nothing waits for another layer.
             def search(node: Node, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-                found[node.weight] = self._largest(node, inputs, gradient, counts[node.weight])
+                found[node.weight] = largest_pruned(
+                    node, inputs, gradient, self._active[node.weight], counts[node.weight]
+                )
 
-            self._backward(*parts[0], layers, search, pruning, fixed_norm=fixed)
+            self._backward(*parts[0], layers, search, pruning)
         else:
             # One pass a layer, so that only one layer's input and output gradient of the whole batch are held.
             for node in layers:
@@ -208,9 +211,11 @@ class TorchEngine(Engine):
 
                     share = len(part_y) / len(y)
                     collect = partial(hold, share=share)
-                    self._backward(part_x, part_y, [node], collect, pruning, fixed_norm=fixed)
+                    self._backward(part_x, part_y, [node], collect, pruning)
                 inputs, gradients = (torch.cat(tensors) for tensors in zip(*held, strict=True))
-                found[node.weight] = self._largest(node, inputs, gradients, counts[node.weight])
+                found[node.weight] = largest_pruned(
+                    node, inputs, gradients, self._active[node.weight], counts[node.weight]
+                )
         return {name: found.get(name) or StreamingTopK(0).result() for name in counts}
 
     def dense_gradients(
@@ -221,7 +226,7 @@ class TorchEngine(Engine):
 
         def take(node: Node, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
             shape = self._graph.params[node.weight].shape
-            whole = _weight_gradient(node, inputs, gradient, shape)
+            whole = weight_gradient(node, inputs, gradient, shape)
             found[node.weight] = np.array(whole.cpu().numpy(), np.float32, order="C")
 
         (part,) = self._micro_batches(x, y, 0)
@@ -237,7 +242,6 @@ class TorchEngine(Engine):
         collect: Collect,
         pruning: Pruning | None,
         objective: str = "loss",
-        fixed_norm: bool = False,
     ) -> None:
         """One backward pass that hands each layer's input and output gradient to ``collect``.
 
@@ -246,26 +250,10 @@ class TorchEngine(Engine):
         if not layers:
             return
         collector = Collector(frozenset(node.name for node in layers), collect, self._device)
-        mode = Mode(True, None, self._active, pruning, collector, fixed_norm)
+        mode = Mode(True, None, self._active, pruning, collector)
         logits = forward(self._graph, self._tensors, x, mode)
         loss = functional.cross_entropy(logits, y) if objective == "loss" else logits.sum()
         torch.autograd.grad(loss, [collector.token], allow_unused=True)
-
-    def _largest(self, node: Node, inputs: torch.Tensor, gradients: torch.Tensor, count: int) -> SparseVector:
-        """Stream the weight gradient in tiles of output channels, keeping the largest pruned entries."""
-        top = StreamingTopK(count)
-        active = self._active[node.weight]
-        shape = self._graph.params[node.weight].shape
-        fan_in = int(np.prod(shape[1:]))
-        # A grouped convolution ties output to input channels: its small gradient is one tile.
-        tile = shape[0] if node.groups > 1 else max(4, TILE_ELEMENTS // fan_in)
-        for start in range(0, shape[0], tile):
-            rows = slice(start, min(start + tile, shape[0]))
-            gradient = _weight_gradient(node, inputs, gradients[:, rows], (rows.stop - rows.start, *shape[1:]))
-            pruned = torch.nonzero(active[rows].reshape(-1).logical_not()).reshape(-1)
-            values = gradient.reshape(-1)[pruned].cpu().numpy()
-            top.push(pruned.cpu().numpy() + start * fan_in, values)
-        return top.result()
 
     def _micro_batches(self, x: FloatArray, y: IntArray, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Even parts of at most ``size`` samples, on the engine's device."""
@@ -273,16 +261,3 @@ class TorchEngine(Engine):
         for index in np.array_split(np.arange(len(y)), parts):
             rows = slice(int(index[0]), int(index[-1]) + 1)
             yield self._placed(x[rows], torch.float32), torch.from_numpy(y[rows]).to(self._device)
-
-
-def _weight_gradient(
-    node: Node, inputs: torch.Tensor, gradients: torch.Tensor, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Gradient of the weights that make these output channels."""
-    weight_like = torch.empty(shape, device=inputs.device)
-    if weight_like.dim() == 4:
-        weight_like = weight_like.contiguous(memory_format=torch.channels_last)
-        gradients = gradients.contiguous(memory_format=torch.channels_last)
-    gradient = convolution_gradients(node, gradients, inputs, weight_like, (False, True, False))[1]
-    assert gradient is not None  # noqa: S101 - it was asked for
-    return gradient

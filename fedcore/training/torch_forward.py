@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
 from fedcore.training.activation_pruning import Pruning
-from fedcore.training.torch_layers import Collector, CompactReLU, Convolution, Kernel, convolve
+from fedcore.training.torch_layers import Collector, Convolution, Kernel, convolve
+from fedcore.training.torch_norm import PrunedBatchNorm
+from fedcore.training.torch_relu import CompactReLU
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,7 @@ class Mode:
 
     Training uses batch statistics; ``momentum`` None leaves the running ones alone. ``active`` are the
     weights' masks, ``pruning`` how inputs are cached for the weight gradients (None: as they are);
-    ``collector`` is shown inputs and output gradients of its layers. ``fixed_norm`` takes running statistics
-    for constants in training too: a convolution and the batch norm behind it are then one affine layer.
+    ``collector`` is shown inputs and output gradients of its layers.
     """
 
     training: bool
@@ -29,7 +30,6 @@ class Mode:
     active: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pruning: Pruning | None = None
     collector: Collector | None = None
-    fixed_norm: bool = False
 
 
 # Layers whose backward pass does not read their own output, so that a ReLU may overwrite it.
@@ -42,7 +42,6 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
     consumers = dict(readers)
     kinds = {node.name: node.op for node in graph.nodes}
     # A layer read by one weighted layer alone gets a gradient that nobody else holds.
-    norms = _fixed_norms(graph, readers) if mode.fixed_norm else {}
     sole = {node.name: False for node in graph.nodes}
     for node in graph.nodes:
         if node.op in (Op.CONV, Op.LINEAR) and readers[node.inputs[0]] == 1:
@@ -56,12 +55,7 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
                 del values[name]
         first = node.inputs[0]
         overwrite = consumers[first] == 1 and kinds.get(first) in _OVERWRITABLE
-        if node.name in norms:
-            output = _weighted(node, sources[0], tensors, mode, norms[node.name])
-        elif node.op is Op.BATCH_NORM and node.inputs[0] in norms:
-            output = sources[0]
-        else:
-            output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
+        output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
         values[node.name] = output
         del sources
     return values[graph.output]
@@ -78,9 +72,9 @@ def _layer(
     x = sources[0]
     match node.op:
         case Op.CONV | Op.LINEAR:
-            return _weighted(node, x, tensors, mode, None)
+            return _weighted(node, x, tensors, mode)
         case Op.BATCH_NORM:
-            return _batch_norm(node, x, tensors, mode)
+            return _batch_norm(node, x, tensors, mode, overwrite)
         case Op.RELU | Op.RELU6:
             return _relu(node, x, mode, overwrite, own_gradient)
         case Op.ADD:
@@ -98,31 +92,9 @@ def _bias(node: Node, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | Non
     return tensors[f"{node.name}.bias"] if node.bias else None
 
 
-def _fixed_norms(graph: Graph, readers: Mapping[str, int]) -> dict[str, Node]:
-    """The batch norm behind each convolution whose output nothing else reads."""
-    kinds = {node.name: node for node in graph.nodes}
-    return {
-        node.inputs[0]: node
-        for node in graph.nodes
-        if node.op is Op.BATCH_NORM
-        and readers[node.inputs[0]] == 1
-        and (source := kinds.get(node.inputs[0])) is not None
-        and source.op is Op.CONV
-        and not source.weight_norm
-    }
-
-
-def _weighted(
-    node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode, norm: Node | None
-) -> torch.Tensor:
-    """A convolution or linear layer, with the affine map of a fixed ``norm`` behind it."""
+def _weighted(node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode) -> torch.Tensor:
+    """A convolution or linear layer."""
     weight, bias, gain = tensors[node.weight], _bias(node, tensors), tensors.get(node.filter_gain)
-    if norm is not None:
-        gain = tensors[norm.weight] * torch.rsqrt(tensors[f"{norm.name}.running_var"] + BN_EPSILON)
-        shift = (
-            tensors[f"{norm.name}.running_mean"] if bias is None else tensors[f"{norm.name}.running_mean"] - bias
-        )
-        bias = tensors[f"{norm.name}.bias"] - shift * gain
     collector = mode.collector if mode.collector and node.name in mode.collector.layers else None
     if gain is None and mode.pruning is None and collector is None:
         return convolve(node, x, weight, bias)
@@ -142,8 +114,17 @@ def _relu(node: Node, x: torch.Tensor, mode: Mode, overwrite: bool, own_gradient
     return y
 
 
-def _batch_norm(node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode) -> torch.Tensor:
+def _batch_norm(
+    node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode, overwrite: bool
+) -> torch.Tensor:
     scale, shift = tensors[node.weight], tensors[f"{node.name}.bias"]
+    if mode.training and mode.pruning is not None and mode.pruning.norms:
+        running = None
+        if mode.momentum is not None:
+            running = (tensors[f"{node.name}.running_mean"], tensors[f"{node.name}.running_var"])
+        how = (running, mode.momentum or 0.0, overwrite, mode.pruning)
+        result: torch.Tensor = PrunedBatchNorm.apply(x, scale, shift, *how)  # type: ignore[no-untyped-call]
+        return result
     if mode.training and mode.momentum is None:
         return functional.batch_norm(x, None, None, scale, shift, training=True, eps=BN_EPSILON)
     mean, var = tensors[f"{node.name}.running_mean"], tensors[f"{node.name}.running_var"]

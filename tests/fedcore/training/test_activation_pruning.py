@@ -23,7 +23,8 @@ from fedcore.training.activation_pruning import (  # noqa: E402
 from fedcore.training.engine import StepSettings  # noqa: E402
 from fedcore.training.registry import create  # noqa: E402
 from fedcore.training.torch_engine import TorchEngine  # noqa: E402
-from fedcore.training.torch_layers import CompactReLU, Convolution, Kernel, convolve  # noqa: E402
+from fedcore.training.torch_layers import Convolution, Kernel, convolve  # noqa: E402
+from fedcore.training.torch_relu import CompactReLU  # noqa: E402
 from tests.fedcore.training.graphs import batch, conv, masked, one_dimensional_graph, residual_graph  # noqa: E402
 
 

@@ -11,7 +11,7 @@ from fedcore.models.graph import Op, Role, WeightNorm  # noqa: E402
 from fedcore.models.layers import NORM_FLOOR, VP_RELU_GAIN, normalized_weight  # noqa: E402
 from fedcore.models.registry import build  # noqa: E402
 from fedcore.run_spec import ModelSettings  # noqa: E402
-from fedcore.training import torch_layers  # noqa: E402
+from fedcore.training import torch_layers, torch_nsconv  # noqa: E402
 from fedcore.training.engine import StepSettings  # noqa: E402
 from fedcore.training.torch_engine import TorchEngine  # noqa: E402
 from fedcore.training.torch_forward import Mode, forward  # noqa: E402
@@ -54,7 +54,7 @@ def test_torch_computes_what_numpy_computes(norm, shape):
     for mask in (active, None):
         ours = normalized_weight(weight, gain, mask, norm)
         tensors = [torch.from_numpy(a) if a is not None else None for a in (weight, gain, mask)]
-        found = torch_layers.normalized_weight(*tensors, norm)
+        found = torch_nsconv.normalized_weight(*tensors, norm)
         np.testing.assert_allclose(found.numpy(), ours, rtol=1e-5, atol=1e-6)
 
 

@@ -191,18 +191,18 @@ def test_top_gradients_with_micro_batches_are_those_of_the_whole_batch():
 
 def test_top_gradients_hold_no_dense_gradient(monkeypatch):
     """The largest tensor that the weight-gradient kernel ever returns is one tile."""
-    import fedcore.training.torch_engine as module
+    from fedcore.training import torch_growth
 
     sizes = []
-    inner = module._weight_gradient
+    inner = torch_growth.weight_gradient
 
     def spy(*args):
         gradient = inner(*args)
         sizes.append(gradient.numel())
         return gradient
 
-    monkeypatch.setattr(module, "_weight_gradient", spy)
-    monkeypatch.setattr(module, "TILE_ELEMENTS", 64)
+    monkeypatch.setattr(torch_growth, "weight_gradient", spy)
+    monkeypatch.setattr(torch_growth, "TILE_ELEMENTS", 64)
     graph = residual_graph()
     engine, _ = loaded(graph, masked(graph, 0.3))
     engine.top_gradients(*batch(graph, 8), {"hidden.weight": 5})

@@ -1,0 +1,89 @@
+"""The normalised weights of NSConv and their gradient, in torch, with next to nothing in memory besides."""
+
+from __future__ import annotations
+
+import torch
+
+from fedcore.models.graph import WeightNorm
+from fedcore.models.layers import NORM_FLOOR
+
+
+def normalized_weight(
+    weight: torch.Tensor, gain: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
+) -> torch.Tensor:
+    """``fedcore.models.layers.normalized_weight`` in torch."""
+    used, _ = _standardized(weight, active, norm)
+    used.mul_(gain[:, None])
+    if active is not None and norm is WeightNorm.ALL:
+        used.mul_(rows(active))
+    return _unrow(used, weight)
+
+
+def _standardized(
+    weight: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Z = (W - mean) / s of every filter, zero where an entry does not count, and s."""
+    count, counted = _counted(weight, active, norm)
+    flat = rows(weight)
+    z = flat - flat.sum(1, keepdim=True) / count
+    if counted is not None:
+        z.mul_(counted)
+    scale = row_dot(z, z).clamp_min_(NORM_FLOOR).sqrt_()
+    return z.div_(scale), scale
+
+
+def rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A filter a row; a view where images have their channels innermost."""
+    if tensor.dim() != 4:
+        return tensor.flatten(1)
+    return tensor.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1)
+
+
+def _unrow(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``_rows``."""
+    if like.dim() != 4:
+        return flat.view_as(like)
+    out, inputs, height, width = like.shape
+    return flat.view(out, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Sum of a * b over every row, (rows, 1), without their product in memory."""
+    return torch.einsum("ij,ij->i", a, b)[:, None]
+
+
+def _counted(
+    weight: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
+) -> tuple[torch.Tensor | int, torch.Tensor | None]:
+    """(N of every filter, which entries it counts; None: all)."""
+    if active is None or norm is WeightNorm.ALL:
+        return weight[0].numel(), None
+    flags = rows(active)
+    return flags.sum(1, keepdim=True).clamp_min_(1), flags
+
+
+def normalized_weight_gradient(
+    gradient: torch.Tensor,
+    weight: torch.Tensor,
+    gain: torch.Tensor,
+    active: torch.Tensor | None,
+    norm: WeightNorm,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of W and of the gains from that of the normalised weight.
+
+    With H = m g G / s: dL/dW_j = H_j - sum(H) / N - z_j sum(H z) for counted entries; the last term is absent
+    where the floor holds s. ``gradient`` is overwritten.
+    """
+    z, scale = _standardized(weight, active, norm)
+    count, counted = _counted(weight, active, norm)
+    h = rows(gradient)
+    if active is not None:
+        h.mul_(rows(active))
+    of_gain = row_dot(h, z)[:, 0]
+    h.mul_(gain[:, None] / scale)
+    mean = h.sum(1, keepdim=True) / count
+    slope = row_dot(h, z) * (scale * scale > NORM_FLOOR)
+    h.sub_(mean).addcmul_(z, slope, value=-1.0)
+    if counted is not None:
+        h.mul_(counted)
+    return _unrow(h, weight), of_gain
