@@ -12,6 +12,7 @@ from fedcore.errors import ResultError
 from fedcore.methods.method import Problem
 from fedcore.models.graph import Graph
 from fedcore.models.layers import normalized_weight
+from fedcore.sparsity.channels import channel_factors
 from fedcore.training.engine import Engine, StepSettings
 
 CUTS = 30  # times the mask shrinks
@@ -48,11 +49,12 @@ def prune_gradually(
     density: float,
     epochs: int,
     ranking: Ranking,
+    channel_exponent: float = 0.0,
 ) -> tuple[Params, Mask]:
     """Train ``params`` for ``epochs`` on public data while the mask shrinks to ``density``.
 
-    The learning rate falls linearly from that of pre-training to zero. Raises ``ResultError`` where the loss
-    is no longer finite.
+    With ``channel_exponent`` the ranking weighs weights with the strength of their channels. The learning rate
+    falls linearly from that of pre-training to zero. Raises ``ResultError`` where the loss is no longer finite.
     """
     training, graph = problem.training, problem.graph
     rng = np.random.default_rng([problem.seed, 5])
@@ -67,7 +69,10 @@ def prune_gradually(
                 cut = due
                 params = engine.params()
                 share = density_at(CUT_SHARE * cut / CUTS, density)
-                mask = ranking(effective_weights(graph, params, mask), share, mask)
+                scores = effective_weights(graph, params, mask)
+                if channel_exponent:
+                    scores = {name: w * channel_factors(w, channel_exponent) for name, w in scores.items()}
+                mask = ranking(scores, share, mask)
                 engine.load(graph, params, mask)
             rate = training.pretrain_learning_rate * max(1e-3, 1.0 - step / steps)
             loss = engine.train_step(x, y, StepSettings(rate, training.momentum, training.weight_decay))

@@ -31,7 +31,9 @@ class TinyFleetSettings(AdjustmentSettings, frozen=True):
     granularity: Granularity = "entire"
     extrusion: bool = True
     # Scaled activation pruning: share of each layer's input cached for its weight gradient; 1 is exact.
-    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
+    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.3
+    cache: Literal["fp32", "fp16"] = "fp16"  # precision of that share
+    norms: bool = True  # prune the caches of batch norms as well
 
 
 class TinyFleet(Adjusting):
@@ -52,13 +54,14 @@ class TinyFleet(Adjusting):
             s.density,
             s.pruning_epochs or training.pretrain_epochs,
             ranking(s.allocation),
+            s.channel_exponent,
         )
         return state
 
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
-        """The least of the method's, the run's and the board's keep ratios."""
-        settings = super().step_settings(learning_rate, control)
-        return replace(settings, keep=min(settings.keep, self.settings.keep))
+        """The least of the method's, the run's and the board's keep ratios; the method's own cache."""
+        settings, own = super().step_settings(learning_rate, control), self.settings
+        return replace(settings, keep=min(settings.keep, own.keep), cache=own.cache, pruned_norm=own.norms)
 
 
 def ranking(allocation: str) -> Ranking:

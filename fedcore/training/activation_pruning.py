@@ -64,7 +64,7 @@ def compress(flat: torch.Tensor, pruning: Pruning) -> tuple[torch.Tensor, torch.
         part = flat[start : start + CHUNK]
         kept = part.abs() >= bound if bound > 0 else part != 0
         bits.append(pack(kept))
-        values.append(part.masked_select(kept).to(pruning.dtype))
+        values.append(part[_positions(kept)].to(pruning.dtype))
     return torch.cat(bits), torch.cat(values)
 
 
@@ -74,11 +74,17 @@ def expand(bitmap: torch.Tensor, values: torch.Tensor, shape: Shape) -> torch.Te
     used = 0
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]
-        kept = unpack(bitmap[start // 8 : (start + CHUNK) // 8], part.numel())
-        count = int(kept.count_nonzero())
-        part.masked_scatter_(kept, values[used : used + count].to(flat.dtype))
-        used += count
+        positions = _positions(unpack(bitmap[start // 8 : (start + CHUNK) // 8], part.numel()))
+        part[positions] = values[used : used + len(positions)].to(flat.dtype)
+        used += len(positions)
     return shape.view(flat)
+
+
+def _positions(flags: torch.Tensor) -> torch.Tensor:
+    """Where ``flags`` are set. numpy finds them twice as fast as torch selects by a mask."""
+    if flags.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(flags.numpy()))
+    return torch.nonzero(flags).view(-1)
 
 
 def pack(flags: torch.Tensor) -> torch.Tensor:
