@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedcore.methods.registry import create, problem_of
 from fedcore.sparsity.schedule import is_adjustment_round
 
 if TYPE_CHECKING:
@@ -26,15 +27,12 @@ def steady_steps(spec: RunSpec, steps: Iterable[StepRow]) -> list[StepRow]:
     Left out: the first (the mask travels for the first time), adjustment rounds (growth gradients go
     up) and the rounds after them (the new mask goes down).
     """
-    method = spec.method
-    if method["name"] != "fedtiny":
-        changing: set[int] = set() if method["name"] == "fedavg" else {0}
-    else:
-        interval, stop = int(method.get("interval", 10)), int(method.get("stop", 100))
-        adjusted = {r for r in range(spec.training.rounds) if is_adjustment_round(r, interval, stop)}
-        if not method.get("progressive", True):
-            adjusted = set()
-        changing = {0} | adjusted | {r + 1 for r in adjusted}
+    own = create(spec.method, problem_of(spec)).settings
+    changing = {0} if hasattr(own, "density") else set()  # a dense model has no mask to send
+    if getattr(own, "progressive", hasattr(own, "interval")):
+        last = getattr(own, "stop", spec.training.rounds)
+        adjusted = {r for r in range(spec.training.rounds) if is_adjustment_round(r, own.interval, last)}
+        changing |= adjusted | {r + 1 for r in adjusted}
     return [step for step in training_steps(steps) if step.round not in changing]
 
 

@@ -88,6 +88,8 @@ def _method(name: str, rounds: int, density: float) -> dict[str, Any]:
             "interval": 1,
             "stop": max(1, round(0.7 * rounds)),
         }
+    if name in {"fedmef", "tinyfleet"}:
+        return {"name": name, "density": density, "interval": 1, "stop": max(1, round(0.7 * rounds))}
     return {"name": name, "density": density}
 
 

@@ -26,9 +26,10 @@ class TinyFleetSettings(AdjustmentSettings, frozen=True):
 
     name: Literal["tinyfleet"] = "tinyfleet"
     pretrained: bool = True
-    pruning_epochs: Count = 0  # of gradual pruning on public data; 0: as many as of pre-training
+    pruning_epochs: Count = 0  # of gradual pruning on public data; 0: three times those of pre-training
     allocation: Literal["lamp", "erk", "uniform"] = "lamp"  # how the density is shared among layers
     granularity: Granularity = "entire"
+    scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.05  # a good mask is adjusted gently
     extrusion: bool = True
     # Scaled activation pruning: share of each layer's input cached for its weight gradient; 1 is exact.
     keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.3
@@ -52,7 +53,7 @@ class TinyFleet(Adjusting):
             normalization_of(state),
             state.params,
             s.density,
-            s.pruning_epochs or training.pretrain_epochs,
+            s.pruning_epochs or 3 * training.pretrain_epochs,
             ranking(s.allocation),
             s.channel_exponent,
         )
