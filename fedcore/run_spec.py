@@ -94,7 +94,7 @@ class RunSpec(Settings, frozen=True):
 
     name: str = "run"  # the beginning of the run's id
     seed: int = 0  # of everything random in the run
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "fedtiny"})  # below, by method
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "tinyfleet"})  # below, by method
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     data: DataSettings = DataSettings()

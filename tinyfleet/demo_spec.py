@@ -14,7 +14,7 @@ from fedcore.run_spec import (
     WireSettings,
 )
 
-METHOD = "fedtiny"
+METHOD = "tinyfleet"
 DENSITY = 0.05
 ROUNDS = 10
 AGENTS = 4
@@ -89,7 +89,9 @@ def _method(name: str, rounds: int, density: float) -> dict[str, Any]:
             "stop": max(1, round(0.7 * rounds)),
         }
     if name in {"fedmef", "tinyfleet"}:
-        return {"name": name, "density": density, "interval": 1, "stop": max(1, round(0.7 * rounds))}
+        schedule = {"interval": 1, "stop": max(1, round(0.7 * rounds))}
+        epochs = {"pruning_epochs": 40} if name == "tinyfleet" else {}
+        return {"name": name, "density": density, **schedule, **epochs}
     return {"name": name, "density": density}
 
 

@@ -53,7 +53,7 @@ def test_a_submitted_run_reads_back_as_plain_data(ledger):
     run = ledger.submit_run(spec)
     row = ledger.run(run)
     assert row.run.startswith("my-run-")
-    assert (row.state, row.method, row.rounds, row.spec["seed"]) == ("submitted", "fedtiny", 20, 3)
+    assert (row.state, row.method, row.rounds, row.spec["seed"]) == ("submitted", "tinyfleet", 20, 3)
     assert json.loads(json.dumps(dataclasses.asdict(row)))["name"] == "My Run!"
     assert ledger.state_blob(run) is None
     assert ledger.submit_run(spec) != run

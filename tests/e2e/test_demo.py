@@ -54,7 +54,7 @@ def check_files(document: Document, out: Path) -> None:
 
 def test_quick_demo(tmp_path):
     ran, document = run_demo(tmp_path / "out", "--quick", "--data", "digits", "--agents", "2", "--rounds", "2")
-    assert document.method == "fedtiny"
+    assert document.method == "tinyfleet"
     assert document.rounds == 2
     assert document.density <= 0.055
     assert [agent.name for agent in document.agents] == ["agent-0", "agent-1"]

@@ -16,7 +16,7 @@ def test_every_example_is_a_run(path):
 
 
 def test_the_demos_example_is_the_demo():
-    example = read_spec(next(path for path in EXAMPLES if path.stem == "fedtiny-mnist"))
+    example = read_spec(next(path for path in EXAMPLES if path.stem == "tinyfleet-mnist"))
     demo = demo_spec(limit=LIMIT)
     for part in ("method", "model", "training", "data", "seed", "wire"):
         assert getattr(example, part) == getattr(demo, part), part
