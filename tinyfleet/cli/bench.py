@@ -70,6 +70,54 @@ def wire(
 
 
 @app.command()
+def caches(
+    json_file: JsonFile = None,
+    model: Annotated[list[str] | None, typer.Option(help="resnet18; may be repeated.")] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Samples of a training step.")] = 64,
+) -> None:
+    """Memory and time of a training step with exact and with pruned activation caches, in fresh processes."""
+    from tinyfleet.bench.caches import CacheRow, bench_caches
+
+    def told(row: CacheRow, done: int, total: int) -> None:
+        typer.echo(
+            f"\r{done}/{total} {row.model} {row.norm} keep {row.keep:g} {row.cache}      ", err=True, nl=False
+        )
+
+    rows = bench_caches(model or ["resnet18"], batch, told)
+    typer.echo("", err=True)
+    _save(json_file, rows)
+    exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and row.keep == 1.0}
+    emit_table(
+        (
+            "model",
+            "norm",
+            "keep",
+            "cache",
+            "norms pruned",
+            "peak MB",
+            "of exact batch norm",
+            "analytic MB",
+            "s/step",
+        ),
+        [
+            (
+                row.model,
+                row.norm,
+                f"{row.keep:g}",
+                row.cache,
+                "yes" if row.pruned_norms else "",
+                f"{row.peak_mb:.0f}",
+                f"{row.peak_mb / exact[row.model]:.2f}",
+                f"{row.activations_analytic_mb:.0f}",
+                f"{row.seconds_step:.2f}",
+            )
+            for row in rows
+        ],
+        empty="nothing was measured",
+    )
+
+
+@app.command()
 def ablation(
     json_file: JsonFile = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")] = 3,

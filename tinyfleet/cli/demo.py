@@ -16,7 +16,9 @@ def demo(
     data: Annotated[
         str, typer.Option(help="mnist5k, fashion-mnist, digits, image-folder:PATH or arrays:FILE.npz.")
     ] = demo_spec.SOURCE,
-    method: Annotated[str, typer.Option(help="Of the tiny model: tinyfleet, fedtiny, fedmef, static, ... (docs/methods.md).")] = demo_spec.METHOD,
+    method: Annotated[
+        str, typer.Option(help="Of the tiny model: tinyfleet, fedtiny, fedmef, static, ... (docs/methods.md).")
+    ] = demo_spec.METHOD,
     density: Annotated[float, typer.Option(min=0.001, max=1.0, help="Share of prunable weights that stays.")] = (
         demo_spec.DENSITY
     ),

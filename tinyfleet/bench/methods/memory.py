@@ -12,7 +12,6 @@ import gc
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -25,6 +24,7 @@ from fedcore.methods.registry import create, problem_of
 from fedcore.payload import Payload
 from fedcore.run_spec import RunSpec
 from fedcore.training.engine import Engine, StepSettings
+from tinyfleet.bench.rss import peak_bytes, reset_peak, resident_bytes
 
 Kind = Literal["lightest", "heaviest"]
 
@@ -90,10 +90,10 @@ def measure_here(spec: RunSpec, kind: Kind) -> Measured:
     engine.train_step(x, np.zeros(2, np.int64), StepSettings(1e-6))
     engine.load(method.problem.graph, task.params, task.mask)
     gc.collect()
-    _reset_peak()
-    baseline = _status("VmRSS")
+    reset_peak()
+    baseline = resident_bytes()
     method.run(task, engine, data, Control())
-    return Measured(baseline / 1e6, _status("VmHWM") / 1e6)
+    return Measured(baseline / 1e6, peak_bytes() / 1e6)
 
 
 def _first_training_state(method: Method, engine: Engine, data: DeviceData) -> Payload:
@@ -131,19 +131,6 @@ def _device(spec: RunSpec) -> DeviceData:
     data = Dataset(x, y, spec.model.classes)
     order = np.arange(count)
     return DeviceData("measured", data.take(order[DEVELOPMENT:]), data.take(order[:DEVELOPMENT]))
-
-
-def _reset_peak() -> None:
-    """Begin VmHWM anew (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _status(key: str) -> int:
-    """Bytes of one line of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise DataError(f"/proc/self/status has no {key}: this kernel cannot tell a process's memory")
 
 
 def main() -> int:
