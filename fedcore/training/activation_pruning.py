@@ -91,15 +91,25 @@ def pack(flags: torch.Tensor) -> torch.Tensor:
     """Bools (n,) -> ceil(n / 8) bytes, the first flag in the lowest bit."""
     if flags.device.type == "cpu":
         return torch.from_numpy(np.packbits(flags.numpy(), bitorder="little"))
-    padded = torch.nn.functional.pad(flags.to(torch.uint8), (0, -flags.numel() % 8)).view(-1, 8)
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=flags.device)
-    return (padded * powers).sum(1, dtype=torch.uint8)
+    return pack_anywhere(flags)
 
 
 def unpack(bits: torch.Tensor, count: int) -> torch.Tensor:
     """The inverse of ``pack``: ``count`` bools."""
     if bits.device.type == "cpu":
         return torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="little").view(np.bool_))
+    return unpack_anywhere(bits, count)
+
+
+def pack_anywhere(flags: torch.Tensor) -> torch.Tensor:
+    """``pack`` on any device."""
+    padded = torch.nn.functional.pad(flags.to(torch.uint8), (0, -flags.numel() % 8)).view(-1, 8)
+    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=flags.device)
+    return (padded * powers).sum(1, dtype=torch.uint8)
+
+
+def unpack_anywhere(bits: torch.Tensor, count: int) -> torch.Tensor:
+    """``unpack`` on any device."""
     shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
     flags: torch.Tensor = ((bits[:, None] >> shifts) & 1).view(-1)[:count].bool()
     return flags

@@ -17,8 +17,10 @@ from fedcore.training.activation_pruning import (  # noqa: E402
     expand,
     flat_memory,
     pack,
+    pack_anywhere,
     threshold,
     unpack,
+    unpack_anywhere,
 )
 from fedcore.training.engine import StepSettings  # noqa: E402
 from fedcore.training.registry import create  # noqa: E402
@@ -37,6 +39,8 @@ def test_bitmaps_come_back(flags):
     tensor = torch.tensor(flags, dtype=torch.bool)
     assert unpack(pack(tensor), len(flags)).tolist() == flags
     assert len(pack(tensor)) == -(-len(flags) // 8)
+    assert torch.equal(pack_anywhere(tensor), pack(tensor))  # what runs on a GPU
+    assert unpack_anywhere(pack(tensor), len(flags)).tolist() == flags
 
 
 @settings(max_examples=50, deadline=None)
