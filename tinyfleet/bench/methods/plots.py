@@ -42,6 +42,8 @@ AXES = {
     "bytes": ("bytes_up_round", 1e-3, "kB up, a device and round"),
     "flops": ("flops_round_max", 1e-9, "GFLOPs of a device's most expensive round"),
     "memory": ("memory_measured_mb", 1.0, "MB of a training step, measured above the process's baseline"),
+    "multiply-adds": ("multiply_adds", 1e-6, "million multiply-adds of the deployed model, dead channels gone"),
+    "latency": ("onnx_latency_ms", 1.0, "ms a sample of the deployed model, onnxruntime on one thread"),
 }
 
 
