@@ -57,6 +57,8 @@ def write_plots(rows: Sequence[Cell], directory: Path) -> list[Path]:
         place, entries = f"{dataset}, {partition}", summaries(here)
         slug = re.sub(r"[^a-z0-9.]+", "-", place.lower()).strip("-")
         for name, (metric, factor, label) in AXES.items():
+            if not any(metric in entry.metrics for entry in entries):
+                continue
             figure = Figure(figsize=(6.4, 4.0), layout="constrained")
             with matplotlib.rc_context(STYLE):
                 against(figure.subplots(), entries, colours, metric, factor, label)
