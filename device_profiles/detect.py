@@ -9,7 +9,8 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from device_profiles.limits import group_and_above, own_groups, total_memory_bytes
+from device_profiles.cgroups import group_and_above, own_groups
+from device_profiles.limits import total_memory_bytes
 from device_profiles.profile import DeviceProfile, shipped
 
 DEVICE_TREE = "sys/firmware/devicetree/base"

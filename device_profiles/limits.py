@@ -16,8 +16,17 @@ from typing import Protocol
 
 import psutil
 
+from device_profiles.cgroups import (
+    PREFIX,
+    CgroupLimit,
+    group_and_above,
+    memory_parents,
+    own_groups,
+    read_number,
+    sweep,
+)
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-_PREFIX = "tinyfleet-"
 
 
 def parse_size(text: str) -> int:
@@ -39,29 +48,6 @@ def format_size(size: float) -> str:
 # -- what is there ------------------------------------------------------------------------
 
 
-def _read_number(path: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return int(path.read_text(encoding="ascii"))
-    return None  # absent, or the word "max"
-
-
-def own_groups(root: Path) -> dict[str, str]:
-    """Cgroup path of this process by controller; "" is v2."""
-    groups: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            for controller in controllers.split(","):
-                groups[controller] = path
-    return groups
-
-
-def group_and_above(top: Path, path: str) -> list[Path]:
-    """The folder of cgroup ``path`` in the hierarchy mounted at ``top``, and those around it; each may limit."""
-    folder = top / path.strip("/")
-    return [folder, *(above for above in folder.parents if above.is_relative_to(top))]
-
-
 def cgroup_memory(root: Path = Path("/")) -> tuple[int, int] | None:
     """(limit, used) in bytes of the tightest memory cgroup around this process; None without a limit."""
     groups = own_groups(root)
@@ -77,7 +63,7 @@ def cgroup_memory(root: Path = Path("/")) -> tuple[int, int] | None:
     found: list[tuple[int, int]] = []
     for top, path, limit_name, used_name in tops:
         for folder in group_and_above(top, path):
-            limit, used = _read_number(folder / limit_name), _read_number(folder / used_name)
+            limit, used = read_number(folder / limit_name), read_number(folder / used_name)
             # v1 writes "no limit" as a huge number.
             if limit is not None and used is not None and limit < 1 << 60:
                 found.append((limit, used))
@@ -148,87 +134,6 @@ class DataLimit:
         """Nothing to do: it ends with the child."""
 
 
-class CgroupLimit:
-    """A memory cgroup of its own, v1 or v2; the kernel kills inside it, swap included in the limit."""
-
-    def __init__(self, folder: Path, limit_bytes: int, version: int) -> None:
-        self.kind = f"cgroup v{version}"
-        self._folder, self._version = folder, version
-        folder.mkdir()
-        try:
-            if version == 2:
-                (folder / "memory.max").write_text(str(limit_bytes))
-                with contextlib.suppress(OSError):
-                    (folder / "memory.swap.max").write_text("0")
-                with contextlib.suppress(OSError):
-                    (folder / "memory.oom.group").write_text("1")
-            else:
-                (folder / "memory.limit_in_bytes").write_text(str(limit_bytes))
-                with contextlib.suppress(OSError):
-                    (folder / "memory.memsw.limit_in_bytes").write_text(str(limit_bytes))
-        except OSError:
-            folder.rmdir()
-            raise
-
-    def before_exec(self) -> None:
-        # In the child itself: nothing that it allocates escapes the limit.
-        (self._folder / "cgroup.procs").write_text(str(os.getpid()))
-
-    def attach(self, pid: int) -> None:
-        """Nothing to do: the child went in by itself."""
-
-    def oom_kills(self) -> int:
-        name = "memory.events" if self._version == 2 else "memory.oom_control"
-        with contextlib.suppress(OSError):
-            for line in (self._folder / name).read_text(encoding="ascii").splitlines():
-                word, _, number = line.partition(" ")
-                if word == "oom_kill":
-                    return int(number)
-        return 0
-
-    def close(self) -> None:
-        # The kernel needs a moment to let go of a group whose last process has just ended.
-        for _ in range(50):
-            try:
-                self._folder.rmdir()
-                return
-            except FileNotFoundError:
-                return
-            except OSError:
-                time.sleep(0.01)
-
-
-def _cgroup_parents(root: Path) -> list[tuple[Path, int]]:
-    """Folders in which a memory cgroup might be made, the process's own first."""
-    groups = own_groups(root)
-    found = []
-    v2 = root / "sys/fs/cgroup"
-    if (v2 / "cgroup.controllers").exists() and "" in groups:
-        own = v2 / groups[""].strip("/")
-        # A group with processes in it cannot hand its memory to children: a delegated unit puts the
-        # agent into a leaf and leaves the level above to us.
-        found += [(folder, 2) for folder in (own, own.parent) if _hands_memory_on(folder)]
-    v1 = root / "sys/fs/cgroup/memory"
-    if (v1 / "memory.limit_in_bytes").exists() and "memory" in groups:
-        found.append((v1 / groups["memory"].strip("/"), 1))
-    return found
-
-
-def _hands_memory_on(folder: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return "memory" in (folder / "cgroup.subtree_control").read_text(encoding="ascii").split()
-    return False
-
-
-def _sweep(parent: Path) -> None:
-    """Remove empty groups of agents that are gone."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        owner = folder.name.rsplit("-", 1)[-1]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
 def choose_limit(limit_bytes: int, name: str, root: Path = Path("/")) -> MemoryLimit:
     """The strongest limit that may be set here; ``name`` tells its cgroup from those of other agents.
 
@@ -237,10 +142,10 @@ def choose_limit(limit_bytes: int, name: str, root: Path = Path("/")) -> MemoryL
     if limit_bytes <= 0:
         raise ValueError(f"memory limit {limit_bytes} is not positive; leave it out for no limit")
     safe = re.sub(r"[^a-z0-9-]", "-", name.lower())[:40]
-    for parent, version in _cgroup_parents(root):
+    for parent, version in memory_parents(root):
         if os.access(parent, os.W_OK):
-            _sweep(parent)
+            sweep(parent)
             with contextlib.suppress(OSError):
-                folder = parent / f"{_PREFIX}{safe}-{time.monotonic_ns()}-{os.getpid()}"
+                folder = parent / f"{PREFIX}{safe}-{time.monotonic_ns()}-{os.getpid()}"
                 return CgroupLimit(folder, limit_bytes, version)
     return DataLimit(limit_bytes)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from device_profiles import limits
+from device_profiles.cgroups import CgroupLimit
 from device_profiles.limits import (
-    CgroupLimit,
     DataLimit,
     cgroup_memory,
     choose_limit,
@@ -139,5 +139,5 @@ def test_groups_of_dead_agents_are_swept():
 
 
 def test_where_no_group_can_be_made_the_rlimit_takes_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "_cgroup_parents", lambda root: [(Path("/proc"), 1), (tmp_path / "none", 2)])
+    monkeypatch.setattr(limits, "memory_parents", lambda root: [(Path("/proc"), 1), (tmp_path / "none", 2)])
     assert choose_limit(50_000_000, "x").kind == "RLIMIT_DATA"
