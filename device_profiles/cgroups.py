@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
 import time
 from pathlib import Path
 
 PREFIX = "tinyfleet-"
+LEAF = "command"
+PERIOD_US = 100_000
+V1_MEMORY = "memory.limit_in_bytes"
+V1_MEMORY_AND_SWAP = "memory.memsw.limit_in_bytes"
 
 
 def read_number(path: Path) -> int | None:
@@ -35,53 +41,139 @@ def group_and_above(top: Path, path: str) -> list[Path]:
 
 
 class CgroupLimit:
-    """A memory cgroup of its own, v1 or v2; the kernel kills inside it, swap included in the limit."""
+    """A memory cgroup of its own, v1 or v2; the kernel kills inside it, swap included in the limit.
 
-    def __init__(self, folder: Path, limit_bytes: int, version: int) -> None:
+    ``whole_tree``: for a program that makes such groups itself. Theirs count inside this one, the kernel kills
+    one process as it would on a whole machine, and ``close`` ends every process that is left.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int, version: int, *, whole_tree: bool = False) -> None:
         self.kind = f"cgroup v{version}"
-        self._folder, self._version = folder, version
+        self.folder, self.version = folder, version
+        # Whether swap is held too: the kernel may count none.
+        self.holds_swap = False
+        self._whole_tree = whole_tree
+        self._home = folder
         folder.mkdir()
         try:
-            if version == 2:
-                (folder / "memory.max").write_text(str(limit_bytes))
-                with contextlib.suppress(OSError):
-                    (folder / "memory.swap.max").write_text("0")
-                with contextlib.suppress(OSError):
-                    (folder / "memory.oom.group").write_text("1")
-            else:
-                (folder / "memory.limit_in_bytes").write_text(str(limit_bytes))
-                with contextlib.suppress(OSError):
-                    (folder / "memory.memsw.limit_in_bytes").write_text(str(limit_bytes))
+            self._set(limit_bytes)
         except OSError:
-            folder.rmdir()
+            _remove(folder)
             raise
+
+    def _set(self, limit_bytes: int) -> None:
+        folder = self.folder
+        names = ("memory.max", "memory.swap.max") if self.version == 2 else (V1_MEMORY, V1_MEMORY_AND_SWAP)
+        (folder / names[0]).write_text(str(limit_bytes))
+        with contextlib.suppress(OSError):
+            (folder / names[1]).write_text("0" if self.version == 2 else str(limit_bytes))
+            self.holds_swap = True
+        if self.version == 2 and self._whole_tree:
+            # A group that hands memory on holds no process itself, and only one that does is found by
+            # memory_parents: without the leaf, a group made inside would be made beside this one.
+            (folder / "cgroup.subtree_control").write_text("+memory")
+            self._home = folder / LEAF
+            self._home.mkdir()
+        elif self.version == 2:
+            with contextlib.suppress(OSError):
+                (folder / "memory.oom.group").write_text("1")
 
     def before_exec(self) -> None:
         # In the child itself: nothing that it allocates escapes the limit.
-        (self._folder / "cgroup.procs").write_text(str(os.getpid()))
+        (self._home / "cgroup.procs").write_text(str(os.getpid()))
 
     def attach(self, pid: int) -> None:
         """Nothing to do: the child went in by itself."""
 
     def oom_kills(self) -> int:
-        name = "memory.events" if self._version == 2 else "memory.oom_control"
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
         with contextlib.suppress(OSError):
-            for line in (self._folder / name).read_text(encoding="ascii").splitlines():
+            for line in (self.folder / name).read_text(encoding="ascii").splitlines():
                 word, _, number = line.partition(" ")
                 if word == "oom_kill":
                     return int(number)
         return 0
 
     def close(self) -> None:
-        # The kernel needs a moment to let go of a group whose last process has just ended.
-        for _ in range(50):
-            try:
-                self._folder.rmdir()
-                return
-            except FileNotFoundError:
-                return
-            except OSError:
-                time.sleep(0.01)
+        _end(self.folder, kill=self._whole_tree)
+
+
+class CpuQuota:
+    """CPU time for a tree of processes: ``cores`` seconds a second, all its threads together.
+
+    A v1 group of its own, or a line in the v2 memory group that the tree is in.
+    """
+
+    def __init__(self, folder: Path, cores: float, version: int) -> None:
+        self.kind = f"cgroup v{version}"
+        self._folder, self._version = folder, version
+        quota_us = max(1000, round(cores * PERIOD_US))  # the kernel takes no less than a millisecond
+        if version == 2:
+            (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+            return
+        folder.mkdir()
+        try:
+            (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
+        except OSError:
+            _remove(folder)
+            raise
+
+    def before_exec(self) -> None:
+        """Run in the child between fork and exec."""
+        if self._version == 1:
+            (self._folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def close(self) -> None:
+        """Give the group back; a v2 one is its memory limit's to remove."""
+        if self._version == 1:
+            _end(self._folder, kill=True)
+
+
+def choose_quota(cores: float, memory: object, name: str, root: Path = Path("/")) -> CpuQuota | None:
+    """A quota in ``memory``'s group (v2), in a group of its own (v1), or None where none may be set."""
+    with contextlib.suppress(OSError):
+        if isinstance(memory, CgroupLimit) and memory.version == 2:
+            return CpuQuota(memory.folder, cores, 2)
+        top = root / "sys/fs/cgroup/cpu"
+        parent = top / own_groups(root).get("cpu", "/").strip("/")
+        if (top / "cpu.cfs_quota_us").exists() or (parent / "cpu.cfs_quota_us").exists():
+            sweep(parent)
+            return CpuQuota(group_folder(parent, name), cores, 1)
+    return None
+
+
+def group_folder(parent: Path, name: str) -> Path:
+    """Where a new group of this process goes; the owner's process id at its end lets ``sweep`` find orphans."""
+    safe = re.sub(r"[^a-z0-9-]", "-", name.lower())[:40]
+    return parent / f"{PREFIX}{safe}-{time.monotonic_ns()}-{os.getpid()}"
+
+
+def _end(folder: Path, *, kill: bool) -> None:
+    """Remove a group. The kernel needs a moment to let go of one whose last process has just ended."""
+    for _ in range(50):
+        if kill:
+            for procs in folder.rglob("cgroup.procs"):
+                with contextlib.suppress(OSError, ValueError):
+                    for pid in filter(None, map(int, procs.read_text(encoding="ascii").split())):
+                        os.kill(pid, signal.SIGKILL)
+        if _remove(folder):
+            return
+        time.sleep(0.01)
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a group and the groups in it; False where one is in use."""
+    try:
+        for inner in folder.iterdir():
+            if inner.is_dir():
+                _remove(inner)
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def memory_parents(root: Path) -> list[tuple[Path, int]]:
@@ -111,5 +203,4 @@ def sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*"):
         owner = folder.name.rsplit("-", 1)[-1]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            _remove(folder)

@@ -10,16 +10,15 @@ import contextlib
 import os
 import re
 import resource
-import time
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
 from device_profiles.cgroups import (
-    PREFIX,
     CgroupLimit,
     group_and_above,
+    group_folder,
     memory_parents,
     own_groups,
     read_number,
@@ -134,18 +133,16 @@ class DataLimit:
         """Nothing to do: it ends with the child."""
 
 
-def choose_limit(limit_bytes: int, name: str, root: Path = Path("/")) -> MemoryLimit:
+def choose_limit(limit_bytes: int, name: str, root: Path = Path("/"), *, whole_tree: bool = False) -> MemoryLimit:
     """The strongest limit that may be set here; ``name`` tells its cgroup from those of other agents.
 
-    Raises ``ValueError`` for a limit that is not positive.
+    ``whole_tree`` as in ``CgroupLimit``. Raises ``ValueError`` for a limit that is not positive.
     """
     if limit_bytes <= 0:
         raise ValueError(f"memory limit {limit_bytes} is not positive; leave it out for no limit")
-    safe = re.sub(r"[^a-z0-9-]", "-", name.lower())[:40]
     for parent, version in memory_parents(root):
         if os.access(parent, os.W_OK):
             sweep(parent)
             with contextlib.suppress(OSError):
-                folder = parent / f"{PREFIX}{safe}-{time.monotonic_ns()}-{os.getpid()}"
-                return CgroupLimit(folder, limit_bytes, version)
+                return CgroupLimit(group_folder(parent, name), limit_bytes, version, whole_tree=whole_tree)
     return DataLimit(limit_bytes)

@@ -110,7 +110,7 @@ def test_a_cgroup_kills_what_takes_too_much_and_goes_away():
     limit = choose_limit(100_000_000, "My Agent!")
     if not isinstance(limit, CgroupLimit):
         pytest.skip("no memory cgroup can be made here")
-    folder = limit._folder
+    folder = limit.folder
     assert folder.name.startswith("tinyfleet-my-agent--")
     assert allocate(limit, 20_000_000).stdout == "20000000\n"
     assert limit.oom_kills() == 0
@@ -130,11 +130,11 @@ def test_groups_of_dead_agents_are_swept():
         pytest.skip("no memory cgroup can be made here")
     gone = subprocess.Popen(["true"])
     gone.wait()
-    dead = limit._folder.parent / f"tinyfleet-dead-1-{gone.pid}"
+    dead = limit.folder.parent / f"tinyfleet-dead-1-{gone.pid}"
     dead.mkdir()
     choose_limit(50_000_000, "other").close()
     assert not dead.exists()
-    assert limit._folder.exists(), "a living agent's group stays"
+    assert limit.folder.exists(), "a living agent's group stays"
     limit.close()
 
 

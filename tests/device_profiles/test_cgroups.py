@@ -1,0 +1,75 @@
+"""Groups for a whole tree of processes, and CPU quotas; v2 on a fake hierarchy, v1 on the real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from device_profiles.cgroups import CgroupLimit, choose_quota, memory_parents
+from device_profiles.limits import DataLimit, choose_limit
+
+
+@pytest.fixture
+def v2_root(tmp_path):
+    """A process in /unit/agent, below a group that hands memory on."""
+    unit = tmp_path / "sys/fs/cgroup/unit"
+    (unit / "agent").mkdir(parents=True)
+    (unit.parent / "cgroup.controllers").write_text("cpu memory")
+    (unit / "cgroup.subtree_control").write_text("cpu memory")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/unit/agent\n")
+    return tmp_path
+
+
+def test_a_group_made_inside_a_v2_tree_stays_inside(v2_root):
+    limit = choose_limit(100_000_000, "board", v2_root, whole_tree=True)
+    assert isinstance(limit, CgroupLimit)
+    assert (limit.folder / "memory.max").read_text() == "100000000"
+    assert (limit.folder / "memory.swap.max").read_text() == "0"
+    assert limit.holds_swap
+    assert not (limit.folder / "memory.oom.group").exists(), "one process is killed, as on a board"
+    limit.before_exec()
+    assert (limit.folder / "command/cgroup.procs").read_text() == str(os.getpid())
+    # What the kernel would show, then:
+    (v2_root / "proc/self/cgroup").write_text(f"0::/unit/{limit.folder.name}/command\n")
+    (limit.folder / "cgroup.subtree_control").write_text("memory")
+    assert memory_parents(v2_root) == [(limit.folder, 2)]
+
+
+def test_a_v2_quota_is_a_line_in_the_memory_group(v2_root):
+    limit = choose_limit(100_000_000, "board", v2_root, whole_tree=True)
+    quota = choose_quota(1.5, limit, "board", v2_root)
+    assert quota is not None
+    assert (limit.folder / "cpu.max").read_text() == "150000 100000"
+    quota.close()
+    assert limit.folder.exists()
+
+
+def test_without_a_cpu_hierarchy_there_is_no_quota(tmp_path):
+    assert choose_quota(1.0, DataLimit(1 << 30), "board", tmp_path) is None
+
+
+@pytest.mark.root
+def test_closing_ends_the_whole_tree_and_removes_groups_inside():
+    limit = choose_limit(100_000_000, "tree", whole_tree=True)
+    if not isinstance(limit, CgroupLimit):
+        pytest.skip("no memory cgroup can be made here")
+    quota = choose_quota(0.5, limit, "tree")
+    assert quota is not None
+    inner = limit.folder / "inner"
+    inner.mkdir()
+
+    def enter():
+        limit.before_exec()
+        quota.before_exec()
+
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=enter)
+    start = time.monotonic()
+    quota.close()
+    limit.close()
+    assert child.wait(5) == -9
+    assert time.monotonic() - start < 2
+    assert not limit.folder.exists()
