@@ -36,9 +36,8 @@ class FedRtsSettings(Settings, frozen=True):
     interval: Positive = 10  # dR
     stop: Count = 300  # R_stop
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.2  # of the cosine schedule of K - kappa
-    gamma: Annotated[float, Meta(ge=0.0, le=1.0)] = (
-        0.5  # the aggregate's part of an outcome; the rest is the devices'
-    )
+    # The aggregate's part of an outcome; the rest is the devices'.
+    gamma: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
     strength: Annotated[float, Meta(gt=0.0)] = 10.0  # lambda: observations that one outcome counts for
     pretrained: bool = True
 
