@@ -66,7 +66,7 @@ def test_closing_ends_the_whole_tree_and_removes_groups_inside():
         limit.before_exec()
         quota.before_exec()
 
-    child = subprocess.Popen(["sleep", "60"], preexec_fn=enter)
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=enter)  # noqa: PLW1509 - no threads here
     start = time.monotonic()
     quota.close()
     limit.close()
