@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from device_profiles.cgroups import group_and_above, own_groups
+from device_profiles.emulated import emulated_board, sysfs_root
 from device_profiles.limits import total_memory_bytes
 from device_profiles.profile import DeviceProfile, shipped
 
@@ -27,6 +28,8 @@ def compatible_strings(root: Path = Path("/")) -> tuple[str, ...]:
 def usable_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use: affinity, and a cgroup's CPU quota rounded up."""
     cores = len(os.sched_getaffinity(0))
+    if root == Path("/") and emulated_board() is not None:
+        return cores  # the quota stands for slow cores then, not for few
     quota = _cpu_quota(root)
     return max(1, min(cores, math.ceil(quota))) if quota else cores
 
@@ -48,11 +51,23 @@ def _cpu_quota(root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def detect(root: Path = Path("/")) -> DeviceProfile:
+def detect(root: Path | None = None) -> DeviceProfile:
     """The profile of this board, with the memory and cores that are really here.
 
-    A board that is not shipped, or no board at all, is ``generic``.
+    A board that is not shipped, or no board at all, is ``generic``. Without ``root`` the environment is asked for
+    an emulated board (``device_profiles.emulated``) and for a faked root, and raises ``ProfileError`` if it names
+    a board that is unknown.
     """
+    if root is None:
+        emulated = emulated_board()
+        if emulated is not None:
+            return replace(
+                emulated,
+                title=f"{emulated.title} (emulated)",
+                memory_bytes=min(emulated.memory_bytes, total_memory_bytes()),
+                cores=min(emulated.cores, usable_cores()),
+            )
+        root = sysfs_root()
     profiles = shipped()
     found = profiles["generic"]
     for word in compatible_strings(root):

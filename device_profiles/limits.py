@@ -76,16 +76,22 @@ def _meminfo(root: Path, key: str) -> int | None:
     return None
 
 
+def _own_limit() -> int:
+    """RLIMIT_DATA of this process in bytes, which its children inherit; huge without one."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return 1 << 62 if soft == resource.RLIM_INFINITY else soft
+
+
 def usable_memory_bytes(root: Path = Path("/")) -> int:
-    """Memory that can be had now: the host's available memory, or what the cgroup leaves, if that is less."""
-    available = _meminfo(root, "MemAvailable") or int(psutil.virtual_memory().available)
+    """Memory that can be had now: what is available on the host, or what a limit here leaves, if that is less."""
+    available = min(_own_limit(), _meminfo(root, "MemAvailable") or int(psutil.virtual_memory().available))
     group = cgroup_memory(root)
     return available if group is None else max(0, min(available, group[0] - group[1]))
 
 
 def total_memory_bytes(root: Path = Path("/")) -> int:
-    """The host's memory, or the cgroup's limit, if that is less."""
-    total = _meminfo(root, "MemTotal") or int(psutil.virtual_memory().total)
+    """The host's memory, or the cgroup's limit or this process's own, if that is less."""
+    total = min(_own_limit(), _meminfo(root, "MemTotal") or int(psutil.virtual_memory().total))
     group = cgroup_memory(root)
     return total if group is None else min(total, group[0])
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from device_profiles.emulated import sysfs_root
 from device_profiles.limits import usable_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ Sensor = Callable[[Path, Path], float | None]
 
 def free_memory_bytes(root: Path, disk: Path) -> float | None:
     """What can be had now, the control groups around this process counted."""
-    return float(usable_memory_bytes(root))
+    # A faked root may have /sys alone: memory is the real one then.
+    return float(usable_memory_bytes(root if (root / "proc").exists() else Path("/")))
 
 
 def free_disk_bytes(root: Path, disk: Path) -> float | None:
@@ -81,9 +83,13 @@ SENSORS: Mapping[str, Sensor] = {
 
 
 def read_health(
-    root: Path = Path("/"), disk: Path | None = None, sensors: Mapping[str, Sensor] = SENSORS
+    root: Path | None = None, disk: Path | None = None, sensors: Mapping[str, Sensor] = SENSORS
 ) -> dict[str, float]:
-    """All figures that this board has, by name; ``disk`` is a directory on the disk that counts (``root``)."""
+    """All figures that this board has, by name; ``disk`` is a directory on the disk that counts (``root``).
+
+    Without ``root`` the real files are read, or those that an emulation fakes.
+    """
+    root = sysfs_root() if root is None else root
     health: dict[str, float] = {}
     for name, sensor in sensors.items():
         try:

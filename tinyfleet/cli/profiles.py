@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_facts, emit_json, emit_table, megabytes
 
 app = typer.Typer(help="Detect, measure, list and show board profiles.", no_args_is_help=True)
@@ -16,7 +15,7 @@ app = typer.Typer(help="Detect, measure, list and show board profiles.", no_args
 
 @app.command()
 def detect(
-    root: Annotated[Path, typer.Option(help="Where /sys and /proc are.")] = Path("/"),
+    root: Annotated[Path | None, typer.Option(help="Where /sys and /proc are.")] = None,
     as_json: Json = False,
     as_toml: Annotated[bool, typer.Option("--toml", help="Print TOML, as the shipped profiles are.")] = False,
 ) -> None:
@@ -66,12 +65,10 @@ def list_profiles(as_json: Json = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="As `profile list` names it.")], as_json: Json = False) -> None:
     """One shipped board."""
-    from device_profiles.profile import shipped
+    from device_profiles.emulated import board
 
-    profiles = shipped()
-    if name not in profiles:
-        raise ConfigError(f"profile {name!r} is unknown; choose one of {', '.join(sorted(profiles))}")
+    profile = board(name)
     if as_json:
-        emit_json(profiles[name])
+        emit_json(profile)
     else:
-        typer.echo(profiles[name].to_toml())
+        typer.echo(profile.to_toml())

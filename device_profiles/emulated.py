@@ -1,0 +1,33 @@
+"""Environment variables that tell a program which board is emulated around it: for tests, not for boards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from device_profiles.profile import DeviceProfile, ProfileError, shipped
+
+# The shipped profile that detection is to find, whatever the machine is.
+BOARD_VARIABLE = "TINYFLEET_EMULATED_BOARD"
+# Where /sys (and /proc, if it is there) are read in place of the real ones.
+ROOT_VARIABLE = "TINYFLEET_SYSFS_ROOT"
+
+
+def emulated_board(environment: Mapping[str, str] = os.environ) -> DeviceProfile | None:
+    """The board that is emulated around this process, or None. Raises ``ProfileError`` for an unknown name."""
+    name = environment.get(BOARD_VARIABLE)
+    return board(name, f"{BOARD_VARIABLE}: ") if name else None
+
+
+def board(name: str, where: str = "") -> DeviceProfile:
+    """A shipped profile by its name. Raises ``ProfileError``."""
+    profiles = shipped()
+    if name not in profiles:
+        raise ProfileError(f"{where}board {name!r} is unknown; choose one of {', '.join(profiles)}")
+    return profiles[name]
+
+
+def sysfs_root(environment: Mapping[str, str] = os.environ) -> Path:
+    """The root below which the board's files are read: ``/``, unless they are faked."""
+    return Path(environment.get(ROOT_VARIABLE) or "/")
