@@ -61,7 +61,8 @@ def test_sensors_and_device_tree_come_from_the_faked_root(monkeypatch, tmp_path)
 def test_a_limit_on_the_process_itself_counts_as_its_memory():
     code = (
         "import json, resource; resource.setrlimit(resource.RLIMIT_DATA, (300_000_000, 300_000_000));"
-        "from device_profiles import limits as l; print(json.dumps([l.total_memory_bytes(), l.usable_memory_bytes()]))"
+        "from device_profiles.limits import total_memory_bytes, usable_memory_bytes;"
+        "print(json.dumps([total_memory_bytes(), usable_memory_bytes()]))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     total, usable = json.loads(ran.stdout)
