@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet.cli import bench, demo, devices, doctor, export, processes, profiles, runs, simulate
+from tinyfleet.cli import bench, demo, devices, doctor, emulate, export, processes, profiles, runs, simulate
 
 app = typer.Typer(
     name="tinyfleet",
@@ -32,6 +32,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
+app.command("emulate")(emulate.emulate)
 app.command("coordinator", **processes.PASS_ON)(processes.coordinator)
 app.command("agent", **processes.PASS_ON)(processes.agent)
 app.add_typer(runs.app, name="run")
