@@ -114,10 +114,26 @@ def status(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{name:12} {value}\n")
 
 
+def sensors(options: argparse.Namespace) -> None:
+    """Say what the sensors of this board read now."""
+    from device_profiles.sensors.read import read_all
+    from device_profiles.sensors.sensor import shown
+
+    config = _config(options)
+    state = Path(config.state).expanduser()
+    settings = config.sensors.options(state if state.is_dir() else None)
+    readings = read_all(disabled=config.sensors.disabled, options=settings)
+    if options.json:
+        _write({"sensors": readings})
+        return
+    for reading in readings:
+        sys.stdout.write(f"{reading.name:14} {reading.state:9} {shown(reading):12} {reading.note}".rstrip() + "\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for function in (run, init, measure, show_config, status):
+    for function in (run, init, measure, show_config, status, sensors):
         name = function.__name__.replace("_", "-")
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.set_defaults(command=function)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from device_profiles.sensors import read_health
+from device_profiles.sensors.read import read_health
 from edge_agent.assignment import Assignments
 from edge_agent.config import AgentConfig
 from edge_agent.governor import Governor
@@ -122,6 +122,7 @@ class Supervisor:
             clock=clock,
         )
         self._process = psutil.Process()
+        self._sensors, self._sensor_options = config.sensors, config.sensors.options(state)
         self._status = StatusFile(state / "status.json", identity.device, self.session)
         self._heartbeat_s = 5.0
         self._next_hello = self._next_heartbeat = self._next_offers = 0.0
@@ -315,7 +316,7 @@ class Supervisor:
         return {
             "rss_bytes": float(self._process.memory_info().rss),
             "worker_rss_bytes": float(self.assignments.worker_rss_bytes),
-            **read_health(disk=self._state),
+            **read_health(disabled=self._sensors.disabled, options=self._sensor_options),
         }
 
     def _step(self, event: LinkEvent) -> None:

@@ -13,7 +13,7 @@ from device_profiles import detect as detection
 from device_profiles.detect import detect, usable_cores
 from device_profiles.emulated import BOARD_VARIABLE, ROOT_VARIABLE, emulated_board, sysfs_root
 from device_profiles.profile import ProfileError
-from device_profiles.sensors import read_health
+from device_profiles.sensors.read import read_all, read_health
 
 
 def test_the_emulated_board_is_detected(monkeypatch):
@@ -53,6 +53,7 @@ def test_sensors_and_device_tree_come_from_the_faked_root(monkeypatch, tmp_path)
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     health = read_health()
     assert health["temperature_c"] == 83.0
+    assert {reading.name: reading.state for reading in read_all()}["temperature"] == "warning"
     assert health["free_memory_bytes"] > 0
     assert detect().name == "pi-5"
     assert str(sysfs_root({})) == "/"

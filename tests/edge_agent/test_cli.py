@@ -105,3 +105,18 @@ def test_status_is_written_once_a_change(tmp_path, capsys):
     assert (code, facts["link"], facts["running"], facts["pid"]) == (0, "accepted", True, os.getpid())
     status.write("stopped", "idle", None)
     assert json.loads(run(capsys, "status", "--state", tmp_path, "--json")[1])["running"] is False
+
+
+def test_sensors(tmp_path, capsys):
+    path = tmp_path / "agent.toml"
+    path.write_text('[sensors]\ndisabled = ["load"]\ndisk_warning = "9000000G"\n', encoding="utf-8")
+    code, out, _ = run(capsys, "sensors", "--config", path, "--state", tmp_path, "--json")
+    found = {reading["name"]: reading for reading in json.loads(out)["sensors"]}
+    assert code == 0
+    assert found["memory"]["value"] > 0
+    assert (found["disk"]["state"], "load" in found) == ("warning", False)
+    code, out, _ = run(capsys, "sensors", "--config", path, "--state", tmp_path / "none yet")
+    assert (code, [line.split()[:2] for line in out.splitlines() if line.startswith("disk ")]) == (
+        0,
+        [["disk", "warning"]],
+    )

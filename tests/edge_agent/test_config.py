@@ -3,6 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from device_profiles.sensors.sensor import Options as SensorOptions
 from edge_agent.config import (
     AgentConfig,
     AgentDataSettings,
@@ -14,6 +15,7 @@ from edge_agent.config import (
     load,
     password_of,
 )
+from edge_agent.sensor_settings import SensorSettings
 from fedcore.errors import ConfigError
 
 
@@ -59,11 +61,22 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
         ("limits.policy", "hot", "policy"),
         ("storage.outbox_limit", "x", "x"),
         ("broker.protocol", "4", "protocol"),
+        ("sensors.disabled", ["tempertaure"], "did you mean 'temperature'"),
+        ("sensors.temperature_warning_c", 95.0, "95.0 is above temperature_critical_c 85.0"),
+        ("sensors.battery_critical_percent", 101.0, "battery_critical_percent"),
+        ("sensors.disk_warning", "some", "some"),
+        ("sensors.memory_critical", "1G", "memory_warning_bytes 64000000 is below"),
     ],
 )
 def test_bad_values_are_named(key, value, words):
     with pytest.raises(ConfigError, match=words):
         load(None, {key: value})
+
+
+def test_the_sensors_options_are_the_settings(tmp_path):
+    assert SensorSettings().options(tmp_path) == SensorOptions(disk=tmp_path)
+    settings = load(None, {"sensors.temperature_critical_c": 99.0, "sensors.disk_warning": "2Gi"}).sensors
+    assert settings.options() == SensorOptions(temperature_critical_c=99.0, disk_warning_bytes=2 << 30)
 
 
 def test_an_index_beyond_the_partition_is_an_error():
@@ -76,7 +89,10 @@ def test_a_missing_file_is_a_config_error(tmp_path):
         load(tmp_path / "none.toml", {})
 
 
-@pytest.mark.parametrize("kind", [AgentConfig, BrokerSettings, AgentDataSettings, LimitSettings, StorageSettings])
+@pytest.mark.parametrize(
+    "kind",
+    [AgentConfig, BrokerSettings, AgentDataSettings, LimitSettings, StorageSettings, SensorSettings],
+)
 def test_every_field_is_described(kind):
     notes = descriptions(kind)
     assert set(notes) == {item.name for item in msgspec.structs.fields(kind)}

@@ -50,6 +50,7 @@ def test_every_command_has_help(tinyfleet):
         ("profile", "measure"),
         ("profile", "list"),
         ("profile", "show"),
+        ("profile", "sensors"),
         ("bench", "wire"),
         ("coordinator", "run"),
         ("agent", "run"),

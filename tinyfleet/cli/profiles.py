@@ -43,6 +43,28 @@ def measure(as_json: Json = False) -> None:
         emit_facts(dataclasses.asdict(measurement).items())
 
 
+@app.command()
+def sensors(
+    root: Annotated[Path | None, typer.Option(help="Where /sys and /proc are.")] = None,
+    disk: Annotated[Path | None, typer.Option(help="A directory on the disk that counts; else the root.")] = None,
+    disable: Annotated[list[str] | None, typer.Option(help="A sensor to leave out; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How this board is doing now: heat, throttling, clocks, power, memory, disk."""
+    from device_profiles.sensors.read import read_all
+    from device_profiles.sensors.sensor import Options, shown
+
+    readings = read_all(root, disable or (), Options(disk=disk))
+    if as_json:
+        emit_json(readings)
+        return
+    emit_table(
+        ("sensor", "state", "value", "note"),
+        [(reading.name, reading.state.value, shown(reading), reading.note) for reading in readings],
+        empty="no sensor was found",
+    )
+
+
 @app.command("list")
 def list_profiles(as_json: Json = False) -> None:
     """The shipped boards."""

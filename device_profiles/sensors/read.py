@@ -1,0 +1,92 @@
+"""Reads the sensors: every module of ``checks`` is one, and none that fails stops another."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import logging
+import math
+import pkgutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from device_profiles.emulated import sysfs_root
+from device_profiles.sensors import checks
+from device_profiles.sensors.sensor import Options, Reading, Sensor, State
+
+logger = logging.getLogger(__name__)
+
+_DEFAULTS = Options()
+
+
+class UnknownSensor(ValueError):
+    """A sensor's name is not known; the message tells the nearest."""
+
+    exit_code = 2
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """All sensors, sorted: the modules of ``checks``. None is imported for this."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(checks.__path__)))
+
+
+def check_names(given: Iterable[str]) -> None:
+    """Raise ``UnknownSensor`` for the first name that is no sensor's."""
+    for name in given:
+        if name not in names():
+            near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names())}"
+            raise UnknownSensor(f"sensor {name!r} is unknown; {hint}")
+
+
+def load(name: str) -> Sensor:
+    """The sensor in the module called ``name``. Raises whatever importing it raises."""
+    sensor = importlib.import_module(f"{checks.__name__}.{name}").SENSOR
+    if not isinstance(sensor, Sensor) or sensor.name != name:
+        raise TypeError(f"{checks.__name__}.{name}.SENSOR is {sensor!r}; give a Sensor called {name!r}")
+    return sensor
+
+
+def read_all(root: Path | None = None, disabled: Iterable[str] = (), options: Options = _DEFAULTS) -> list[Reading]:
+    """What every sensor of this board says, by name; those in ``disabled`` are not even imported.
+
+    ``root`` is where /sys and /proc are; without it the real ones are read, or those that an emulation fakes.
+    Raises ``UnknownSensor`` for a name in ``disabled``.
+    """
+    return [reading for _, reading in _readings(root, disabled, options)]
+
+
+def read_health(
+    root: Path | None = None, disabled: Iterable[str] = (), options: Options = _DEFAULTS
+) -> dict[str, float]:
+    """The figures of a heartbeat by name; what this board lacks or does not tell is left out.
+
+    Files alone are read: no tool is started, since a heartbeat may not wait for one.
+    """
+    found = _readings(root, disabled, replace(options, tools=False))
+    return {figure: reading.value for figure, reading in found if figure and reading.value is not None}
+
+
+def _readings(root: Path | None, disabled: Iterable[str], options: Options) -> Iterator[tuple[str, Reading]]:
+    """Pairs (heartbeat's figure, reading)."""
+    place = sysfs_root() if root is None else root
+    left_out = frozenset(disabled)
+    check_names(sorted(left_out))
+    for name in names():
+        if name in left_out:
+            continue
+        figure = ""
+        try:
+            sensor = load(name)
+            figure = sensor.figure
+            reading = sensor.read(place, options)
+            if reading is not None and reading.value is not None and not math.isfinite(reading.value):
+                raise ValueError(f"{reading.value} is not a number")
+        except Exception as error:  # noqa: BLE001  whatever a driver answers, the other sensors are read
+            logger.debug("sensor %s: %s", name, error)
+            reading = Reading(name, None, state=State.UNKNOWN, note=f"{type(error).__name__}: {error}")
+        if reading is not None:
+            yield figure, reading
