@@ -50,6 +50,7 @@ class DemoOptions:
     broker: str = "auto"
     memory_limit: str | int = 0
     limit: int = 0
+    boards: tuple[str, ...] = ()  # emulated around the agents, in turn
 
     def spec(self, method: str) -> RunSpec:
         """The demo's run of one method. Raises ``ConfigError`` for one that does not exist."""
@@ -85,13 +86,21 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     work = options.out / "fleet"
     fleet = Fleet(
         work,
-        FleetSettings(options.agents, specs["tiny"].data, broker=options.broker, memory_limit=options.memory_limit),
+        FleetSettings(
+            options.agents,
+            specs["tiny"].data,
+            broker=options.broker,
+            memory_limit=options.memory_limit,
+            boards=options.boards,
+        ),
     )
     _forget(work)
     with fleet:
         console.print(
             f"{options.agents} agents and a coordinator start ({fleet.broker_kind} broker, {fleet.broker_url})"
         )
+        for name, told in fleet.emulated.items():
+            console.print(f"{name} under {told.limits.board}: {'; '.join(told.emulated)}")
         trained = train(fleet, specs, console)
     console.print("the fleet has stopped; exporting the tiny model and running every file")
     return conclude(options, specs, fleet.state, trained, started)

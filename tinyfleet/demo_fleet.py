@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -17,8 +18,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from device_profiles.emulated import BOARD_VARIABLE
 from fedcore.errors import ConfigError, TinyfleetError
 from fedcore.run_spec import DataSettings
+from tinyfleet.emulation import Emulated, plan_here
+from tinyfleet.emulation_run import Box
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class FleetSettings:
     broker: str = "auto"
     memory_limit: str | int = 0
     engine: str = "auto"
+    boards: tuple[str, ...] = ()  # emulated around the agents, in turn
 
 
 class Fleet:
@@ -66,6 +71,7 @@ class Fleet:
         self._broker: Broker | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lost: set[str] = set()
+        self._boxes: dict[str, Box] = {}
 
     # -- life ---------------------------------------------------------------------------
 
@@ -92,6 +98,9 @@ class Fleet:
         for group in (agents, coordinator):
             _stop_all(group)
         self._processes.clear()
+        for box in self._boxes.values():
+            box.close()
+        self._boxes.clear()
         if self._broker is not None:
             self._broker.stop()
             self._broker = None
@@ -130,6 +139,11 @@ class Fleet:
     def agents(self) -> tuple[str, ...]:
         """The agents' names, in the order of their parts of the data."""
         return tuple(f"agent-{index}" for index in range(self.settings.agents))
+
+    @property
+    def emulated(self) -> Mapping[str, Emulated]:
+        """What each agent's emulated board holds and misses, by the agent's name."""
+        return {name: box.told() for name, box in self._boxes.items()}
 
     @property
     def pids(self) -> Mapping[str, int]:
@@ -209,7 +223,17 @@ class Fleet:
         self._lost.discard(name)
         config = self.directory / f"{name}.toml"
         config.write_text(self.agent_toml(name), encoding="utf-8")
-        self._start(name, "edge_agent.cli", ["run", "--config", str(config)])
+        self._start(name, "edge_agent.cli", ["run", "--config", str(config)], self._box(name))
+
+    def _box(self, name: str) -> Box | None:
+        """The limits of the agent's board, set anew; None where no board is emulated."""
+        boards = self.settings.boards
+        if not boards:
+            return None
+        if name in self._boxes:
+            self._boxes.pop(name).close()
+        self._boxes[name] = Box(plan_here(boards[self.agents.index(name) % len(boards)]))
+        return self._boxes[name]
 
     def agent_toml(self, name: str) -> str:
         """agent.toml of one demo agent."""
@@ -228,17 +252,22 @@ class Fleet:
         }
         return as_toml(convert(document, AgentConfig, "the demo's agent"))
 
-    def _start(self, name: str, module: str, arguments: list[str]) -> None:
+    def _start(self, name: str, module: str, arguments: list[str], box: Box | None = None) -> None:
         """Start ``main`` of a module in a session of its own, so that Ctrl-C reaches only the demo."""
         code = f"from {module} import main; main()"
         with self.log_of(name).open("ab") as output:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                self._processes[name] = subprocess.Popen(
+                    [sys.executable, "-c", code, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=None if box is None else {**os.environ, BOARD_VARIABLE: box.limits.board},
+                    preexec_fn=None if box is None else box.before_exec,  # noqa: PLW1509 - limits come first
+                )
+            except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
+                raise FleetError(f"{name}: its board's limits cannot be set here: {error}") from None
 
     # -- waiting ------------------------------------------------------------------------
 

@@ -34,6 +34,9 @@ def demo(
         int, typer.Option(min=0, help="Training samples of the whole fleet at most; 0: all of the data.")
     ] = demo_spec.LIMIT,
     memory_limit: Annotated[str, typer.Option(help='Of each worker, such as "300M"; 0: from the board.')] = "0",
+    boards: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Emulate these boards around the agents, in turn.")
+    ] = "",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")
     ] = None,
@@ -65,6 +68,7 @@ def demo(
         broker=broker,
         memory_limit=int(memory_limit) if memory_limit.isdigit() else memory_limit,
         limit=demo_spec.QUICK_LIMIT if quick else limit,
+        boards=tuple(filter(None, (name.strip() for name in boards.split(",")))),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

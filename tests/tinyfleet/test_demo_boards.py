@@ -1,0 +1,58 @@
+"""The demo's agents under emulated boards, in turn; their groups go when the fleet stops."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from device_profiles.profile import ProfileError
+from fedcore.run_spec import DataSettings
+from tinyfleet.demo_fleet import Fleet, FleetSettings
+
+
+def fleet_of(path, *boards, agents=3):
+    fleet = Fleet(path, FleetSettings(agents, DataSettings(), boards=boards))
+    fleet.broker_url = "mqtt://127.0.0.1:1"  # none: the agents wait for it
+    return fleet
+
+
+def environment(pid):
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def test_agents_get_the_boards_in_turn_and_again_after_a_restart(tmp_path):
+    fleet = fleet_of(tmp_path, "pi-zero-2w", "pi-4b")
+    try:
+        for name in fleet.agents:
+            fleet.start_agent(name)
+        assert [told.limits.board for told in fleet.emulated.values()] == ["pi-zero-2w", "pi-4b", "pi-zero-2w"]
+        fleet.kill("agent-1")
+        fleet.start_agent("agent-1")
+        deadline = time.monotonic() + 5  # until exec
+        while b"TINYFLEET_EMULATED_BOARD=pi-4b" not in environment(fleet.pids["agent-1"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert len(fleet.emulated) == 3
+    finally:
+        fleet.stop()
+    assert not fleet.emulated
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/tinyfleet-emulate-*-{os.getpid()}"))
+
+
+def test_without_boards_nothing_is_emulated(tmp_path):
+    fleet = fleet_of(tmp_path, agents=1)
+    try:
+        fleet.start_agent("agent-0")
+        assert not fleet.emulated
+    finally:
+        fleet.stop()
+
+
+def test_an_unknown_board_is_refused_before_an_agent_starts(tmp_path):
+    fleet = fleet_of(tmp_path, "pi-99")
+    with pytest.raises(ProfileError, match="'pi-99' is unknown"):
+        fleet.start_agent("agent-0")
+    assert not fleet.pids
