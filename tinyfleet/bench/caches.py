@@ -1,37 +1,17 @@
-"""What a training step takes with exact and with pruned activation caches, each measured in a fresh process.
-
-``python -m tinyfleet.bench.caches`` reads one request as JSON from its input and answers with one line.
-"""
+"""What a training step takes with exact and with pruned activation caches, each measured in a fresh process."""
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-import numpy as np
+from fedcore.accounting import activation_bytes
+from fedcore.models.registry import build
+from fedcore.run_spec import ModelSettings
+from fedcore.training.probe import Probe, probe
 
-from fedcore.errors import DataError
-from tinyfleet.bench.rss import peak_bytes, reset_peak, resident_bytes
-
-DENSITY = 0.05  # of the mask; the torch engine holds masked tensors densely all the same
-
-
-class Request(msgspec.Struct, frozen=True):
-    """One configuration of a training step."""
-
-    model: str
-    norm: str  # "batch", "nsconv"
-    keep: float
-    cache: Literal["fp32", "fp16"] = "fp32"
-    pruned_norms: bool = False
-    batch: int = 64
-    steps: int = 3
+INPUT_SHAPE, CLASSES = (3, 32, 32), 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +30,29 @@ class CacheRow:
     seconds_step: float
 
 
-def configurations(model: str, batch: int) -> Iterator[Request]:
+def configurations(model: str, batch: int) -> Iterator[Probe]:
     """Exact and pruned, with batch norm and with normalised weights."""
     for norm in ("batch", "nsconv"):
-        yield Request(model, norm, 1.0, batch=batch)
+        yield configuration(model, norm, batch, 1.0)
         for keep in (0.5, 0.3):
-            yield Request(model, norm, keep, batch=batch)
-        yield Request(model, norm, 0.3, "fp16", batch=batch)
-    yield Request(model, "batch", 0.3, "fp16", pruned_norms=True, batch=batch)
+            yield configuration(model, norm, batch, keep)
+        yield configuration(model, norm, batch, 0.3, "fp16")
+    yield configuration(model, "batch", batch, 0.3, "fp16", pruned_norms=True)
+
+
+def configuration(
+    model: str,
+    norm: str,
+    batch: int,
+    keep: float,
+    cache: Literal["fp32", "fp16"] = "fp32",
+    *,
+    pruned_norms: bool = False,
+    steps: int = 3,
+) -> Probe:
+    """One step of ``model`` on 32x32 images."""
+    settings = ModelSettings(model, INPUT_SHAPE, CLASSES, {"norm": norm})
+    return Probe(settings, batch, keep=keep, cache=cache, pruned_norms=pruned_norms, steps=steps)
 
 
 def bench_caches(
@@ -72,61 +67,20 @@ def bench_caches(
     return rows
 
 
-def measure(request: Request) -> CacheRow:
-    """Measure in a child process. Raises ``DataError`` with what it said where it fails."""
-    command = [sys.executable, "-m", "tinyfleet.bench.caches"]
-    child = subprocess.run(command, input=msgspec.json.encode(request), capture_output=True, check=False)
-    if child.returncode:
-        said = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise DataError(f"measuring {request.model} failed: {''.join(said)}")
-    return msgspec.json.decode(child.stdout, type=CacheRow)
-
-
-def measure_here(request: Request) -> CacheRow:
-    """Measure in this process, which must be fresh."""
-    from fedcore.accounting import activation_bytes
-    from fedcore.models.registry import build
-    from fedcore.run_spec import ModelSettings
-    from fedcore.sparsity.allocation import erk_counts
-    from fedcore.sparsity.mask import random_mask
-    from fedcore.training.allocator import return_freed_memory
-    from fedcore.training.engine import StepSettings
-    from fedcore.training.registry import create
-
-    graph = build(ModelSettings(request.model, (3, 32, 32), 10, {"norm": request.norm}))
-    engine = create("torch")
-    return_freed_memory()  # in every configuration: the peak is to be what is in use
-    shapes = {name: graph.params[name].shape for name in graph.maskable}
-    mask = random_mask(shapes, erk_counts(shapes, DENSITY), np.random.default_rng(0))
-    engine.load(graph, graph.initial_params(0), mask)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((request.batch, 3, 32, 32), dtype=np.float32)
-    y = rng.integers(0, 10, request.batch)
-    settings = StepSettings(0.01, keep=request.keep, cache=request.cache, pruned_norm=request.pruned_norms)
-    engine.train_step(x[:2], y[:2], settings)  # libraries are loaded, threads are started
-    baseline = resident_bytes()
-    reset_peak()
-    seconds = []
-    for _ in range(request.steps):
-        started = time.perf_counter()
-        engine.train_step(x, y, settings)
-        seconds.append(time.perf_counter() - started)
-    value = 2 if request.cache == "fp16" else 4
+def measure(request: Probe) -> CacheRow:
+    """Measure one configuration. Raises ``DataError`` where that fails."""
+    found, value = probe(request), 2 if request.cache == "fp16" else 4
+    graph = build(request.model)
     analytic = activation_bytes(graph, request.batch, request.keep, value, request.pruned_norms)
     return CacheRow(
-        request.model,
-        request.norm,
+        request.model.name,
+        str(request.model.arguments["norm"]),
         request.batch,
         request.keep,
         request.cache,
         request.pruned_norms,
-        baseline / 1e6,
-        (peak_bytes() - baseline) / 1e6,
+        found.loaded_bytes / 1e6,
+        (found.peak_bytes - found.loaded_bytes) / 1e6,
         analytic / 1e6,
-        statistics.median(seconds),
+        found.step_seconds,
     )
-
-
-if __name__ == "__main__":
-    answer = measure_here(msgspec.json.decode(sys.stdin.buffer.read(), type=Request))
-    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")

@@ -7,11 +7,13 @@ import pytest
 pytest.importorskip("torch")
 
 from fedcore.errors import DataError
-from tinyfleet.bench.caches import Request, bench_caches, configurations, measure
+from fedcore.run_spec import ModelSettings
+from fedcore.training.probe import Probe, probe
+from tinyfleet.bench.caches import bench_caches, configuration, configurations, measure
 
 
 def test_a_small_model_is_measured():
-    row = measure(Request("resnet8", "nsconv", 0.5, batch=8, steps=1))
+    row = measure(configuration("resnet8", "nsconv", 8, 0.5, steps=1))
     assert row.baseline_rss_mb > 100  # torch is in it
     assert 0 < row.peak_mb < 100
     assert row.seconds_step > 0
@@ -20,12 +22,12 @@ def test_a_small_model_is_measured():
 
 def test_a_failing_child_says_why():
     with pytest.raises(DataError, match="resnet81"):
-        measure(Request("resnet81", "batch", 1.0))
+        probe(Probe(ModelSettings("resnet81", (3, 32, 32)), 8))
 
 
 def test_exact_comes_first_and_pruned_norms_last(monkeypatch):
     requests = list(configurations("resnet18", 64))
-    assert requests[0] == Request("resnet18", "batch", 1.0)
+    assert requests[0] == configuration("resnet18", "batch", 64, 1.0)
     assert requests[-1].pruned_norms
     seen = []
     monkeypatch.setattr("tinyfleet.bench.caches.measure", lambda request: request)
@@ -37,7 +39,7 @@ def test_exact_comes_first_and_pruned_norms_last(monkeypatch):
 def test_resnet18_at_batch_64_takes_a_third_less():
     """Above the model, at 30 % of the activations; tuned allocator in both arms."""
     exact, pruned, half = (
-        measure(Request("resnet18", "nsconv", keep, cache, steps=2)).peak_mb
+        measure(configuration("resnet18", "nsconv", 64, keep, cache, steps=2)).peak_mb
         for keep, cache in ((1.0, "fp32"), (0.3, "fp32"), (0.3, "fp16"))
     )
     assert pruned <= 0.65 * exact, f"{pruned:.0f} MB against {exact:.0f} MB"
@@ -47,8 +49,8 @@ def test_resnet18_at_batch_64_takes_a_third_less():
 @pytest.mark.slow
 def test_pruned_and_normalised_takes_far_less_than_batch_norm():
     """FedMef's layers against FedTiny's and FedDST's; and batch norm with all its caches pruned."""
-    batch_norm = measure(Request("resnet18", "batch", 1.0, steps=2)).peak_mb
-    fedmef = measure(Request("resnet18", "nsconv", 0.5, steps=2)).peak_mb
-    everything = measure(Request("resnet18", "batch", 0.3, "fp16", pruned_norms=True, steps=2)).peak_mb
+    batch_norm = measure(configuration("resnet18", "batch", 64, 1.0, steps=2)).peak_mb
+    fedmef = measure(configuration("resnet18", "nsconv", 64, 0.5, steps=2)).peak_mb
+    everything = measure(configuration("resnet18", "batch", 64, 0.3, "fp16", pruned_norms=True, steps=2)).peak_mb
     assert fedmef <= (1 - 0.285) * batch_norm, f"{fedmef:.0f} MB against {batch_norm:.0f} MB"
     assert everything <= fedmef, f"{everything:.0f} MB against {fedmef:.0f} MB"

@@ -22,9 +22,9 @@ from fedcore.errors import DataError, TinyfleetError
 from fedcore.methods.method import Control, DeviceData, Method
 from fedcore.methods.registry import create, problem_of
 from fedcore.payload import Payload
+from fedcore.rss import peak_bytes, reset_peak, resident_bytes
 from fedcore.run_spec import RunSpec
 from fedcore.training.engine import Engine, StepSettings
-from tinyfleet.bench.rss import peak_bytes, reset_peak, resident_bytes
 
 Kind = Literal["lightest", "heaviest"]
 

@@ -1,0 +1,106 @@
+"""What training steps really take: one configuration a fresh process, peak resident memory and seconds.
+
+``python -m fedcore.training.probe`` reads one ``Probe`` as JSON from its input and answers with one line.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from typing import Literal
+
+import msgspec
+
+from fedcore.errors import DataError
+from fedcore.run_spec import ModelSettings
+
+TIMEOUT_S = 900.0
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """One configuration of a training step under a random ERK mask."""
+
+    model: ModelSettings
+    batch: int
+    micro_batch: int = 0
+    keep: float = 1.0
+    cache: Literal["fp32", "fp16"] = "fp32"
+    pruned_norms: bool = False
+    momentum: float = 0.0
+    density: float = 0.05
+    threads: int = 1
+    steps: int = 3
+    engine: str = "torch"
+
+
+class Probed(msgspec.Struct, frozen=True):
+    """What it took. Bytes are resident in the whole process."""
+
+    loaded_bytes: int  # engine and model, before the first full step
+    peak_bytes: int
+    engine_bytes: int  # before the model
+    step_seconds: float  # median
+
+
+def probe(request: Probe) -> Probed:
+    """Measure in a child process. Raises ``DataError`` with what it said where it fails."""
+    command = [sys.executable, "-m", "fedcore.training.probe"]
+    try:
+        child = subprocess.run(
+            command, input=msgspec.json.encode(request), capture_output=True, check=True, timeout=TIMEOUT_S
+        )
+        return msgspec.json.decode(child.stdout, type=Probed)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"measuring {request.model.name} took more than {TIMEOUT_S:g} s") from None
+    except (subprocess.CalledProcessError, msgspec.DecodeError) as error:
+        said = getattr(error, "stderr", None) or str(error).encode()
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"measuring {request.model.name} failed: {''.join(last)}") from None
+
+
+def probe_here(request: Probe) -> Probed:
+    """Measure in this process, which must be fresh: whatever it freed before would hide what a step takes."""
+    import numpy as np
+
+    from fedcore.models.registry import build
+    from fedcore.rss import peak_bytes, reset_peak, resident_bytes
+    from fedcore.sparsity.allocation import erk_counts
+    from fedcore.sparsity.mask import random_mask
+    from fedcore.training.allocator import return_freed_memory
+    from fedcore.training.engine import StepSettings
+    from fedcore.training.registry import create
+
+    graph = build(request.model)
+    engine = create(request.engine, request.threads)
+    return_freed_memory()  # in every configuration: the peak is to be what is in use
+    rng = np.random.default_rng(0)
+    shapes = {name: graph.params[name].shape for name in graph.maskable}
+    mask = random_mask(shapes, erk_counts(shapes, request.density), rng) if request.density < 1.0 else {}
+    engine_bytes = resident_bytes()
+    engine.load(graph, graph.initial_params(0), mask)
+    x = rng.standard_normal((request.batch, *graph.input_shape), dtype=np.float32)
+    y = rng.integers(0, graph.classes, request.batch)
+    settings = StepSettings(
+        0.01,
+        momentum=request.momentum,
+        micro_batch=request.micro_batch,
+        keep=request.keep,
+        cache=request.cache,
+        pruned_norm=request.pruned_norms,
+    )
+    engine.train_step(x[:2], y[:2], settings)  # libraries are loaded, threads are started
+    loaded = resident_bytes()
+    reset_peak()
+    seconds = []
+    for _ in range(request.steps):
+        started = time.perf_counter()
+        engine.train_step(x, y, settings)
+        seconds.append(time.perf_counter() - started)
+    return Probed(loaded, peak_bytes(), engine_bytes, statistics.median(seconds))
+
+
+if __name__ == "__main__":
+    answer = probe_here(msgspec.json.decode(sys.stdin.buffer.read(), type=Probe))
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
