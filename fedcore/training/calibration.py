@@ -1,0 +1,142 @@
+"""From a replayed step to bytes and seconds on one board: a few numbers, fitted to a few probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from fedcore.accounting import layer_flops
+from fedcore.models.graph import Graph, Op
+from fedcore.models.registry import build
+from fedcore.run_spec import ModelSettings
+from fedcore.training.memory_model import StepShape, model_bytes, step_bytes
+from fedcore.training.probe import Probe, Probed
+
+
+class Features(NamedTuple):
+    """What a step's memory and time are taken to be linear in."""
+
+    model: float  # bytes of the loaded model
+    replayed: float  # bytes of the step's tensors at their peak
+    layer: float  # bytes of the largest layer's weights: libraries reorder them
+    passes: float  # forward and backward passes of a step
+    gflop: float  # dense training arithmetic of a step
+    values: float  # million activations that norms and activations read
+    pruned: float  # million of them that are selected and put back
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Measured on one board with one engine. Bytes and seconds a unit of ``Features``."""
+
+    engine: str
+    engine_bytes: float  # the process before a model is loaded
+    step_bytes: float  # what training takes besides, once
+    byte_model: float
+    byte_replayed: float
+    byte_layer: float
+    second_pass: float
+    second_gflop: float
+    second_value: float
+    second_pruned: float
+
+    def peak_bytes(self, features: Features) -> float:
+        """Resident bytes of a whole training process at its peak."""
+        return (
+            self.engine_bytes
+            + self.step_bytes
+            + self.byte_model * features.model
+            + self.byte_replayed * features.replayed
+            + self.byte_layer * features.layer
+        )
+
+    def step_seconds(self, features: Features) -> float:
+        """Seconds of one optimiser step."""
+        return (
+            self.second_pass * features.passes
+            + self.second_gflop * features.gflop
+            + self.second_value * features.values
+            + self.second_pruned * features.pruned
+        )
+
+
+def features_of(
+    graph: Graph, batch: int, micro_batch: int, shape: StepShape, *, momentum: bool, masked: bool
+) -> Features:
+    """Features of one step of ``batch`` samples in passes of ``shape.batch``."""
+    passes = 1 if micro_batch <= 0 else -(-batch // micro_batch)
+    weights = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
+    maskable = sum(graph.params[name].size for name in graph.maskable) if masked else 0
+    values = sum(int(np.prod(graph.shapes[node.name])) for node in graph.nodes) * batch / 1e6
+    pruned = 0.0
+    if shape.pruned:
+        kinds = (Op.CONV, Op.LINEAR, Op.BATCH_NORM) if shape.pruned_norm else (Op.CONV, Op.LINEAR)
+        sources = [node.inputs[0] for node in graph.nodes if node.op in kinds]
+        pruned = sum(int(np.prod(graph.shapes[source])) for source in sources) * batch / 1e6
+    return Features(
+        model=float(model_bytes(graph, {}, momentum=momentum) + maskable),
+        replayed=float(step_bytes(graph, shape)),
+        layer=4.0 * max(graph.params[node.weight].size for node in weights),
+        passes=float(passes * len(weights)),
+        gflop=3.0 * sum(layer_flops(graph, node.weight) for node in weights) * batch / 1e9,
+        values=values,
+        pruned=pruned,
+    )
+
+
+def features_of_probe(probe: Probe) -> Features:
+    """The same of a probe."""
+    graph = build(probe.model)
+    passes = 1 if probe.micro_batch <= 0 else -(-probe.batch // probe.micro_batch)
+    value = 2 if probe.cache == "fp16" else 4
+    shape = StepShape(-(-probe.batch // passes), probe.keep, value, probe.pruned_norms, accumulate=passes > 1)
+    masked = probe.density < 1.0
+    return features_of(graph, probe.batch, probe.micro_batch, shape, momentum=probe.momentum > 0, masked=masked)
+
+
+def standard_probes(engine: str) -> list[Probe]:
+    """Small steps that tell the numbers of ``Calibration`` apart; under half a minute on a gateway."""
+    small, wide = (
+        ModelSettings("resnet8", (3, 32, 32), 10, {}),
+        ModelSettings("vgg11", (3, 32, 32), 10, {"width": 32}),
+    )
+    normalised = ModelSettings("resnet8", (3, 32, 32), 10, {"norm": "nsconv"})
+    return [
+        Probe(small, 4, engine=engine),
+        Probe(small, 48, engine=engine),
+        Probe(wide, 4, momentum=0.9, engine=engine),
+        Probe(wide, 32, engine=engine),
+        Probe(small, 48, keep=0.3, cache="fp16", pruned_norms=True, engine=engine),
+        Probe(normalised, 48, keep=0.5, engine=engine),
+    ]
+
+
+def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> Calibration:
+    """Least squares over ``probes``, in relative terms; no coefficient is negative."""
+    found = [features_of_probe(probe) for probe, _ in probes]
+    base = float(np.median([probed.engine_bytes for _, probed in probes]))
+    columns = np.array([[1e6, f.model, f.replayed, f.layer] for f in found])
+    memory = np.array([probed.peak_bytes - base for _, probed in probes])
+    constant, model, replayed, layer = nonnegative(columns / memory[:, None], np.ones(len(found)))
+    seconds = np.array([probed.step_seconds for _, probed in probes])
+    times = np.array([[f.passes, f.gflop, f.values, f.pruned] for f in found])
+    one, gflop, value, pruned = nonnegative(times / seconds[:, None], np.ones(len(found)))
+    return Calibration(engine, base, constant * 1e6, model, replayed, layer, one, gflop, value, pruned)
+
+
+def nonnegative(columns: np.ndarray, target: np.ndarray) -> list[float]:  # type: ignore[type-arg]
+    """Least squares without negative coefficients: the most negative one leaves until none is."""
+    kept = list(range(columns.shape[1]))
+    while kept:
+        solution, *_ = np.linalg.lstsq(columns[:, kept], target, rcond=None)
+        if (solution >= 0).all():
+            break
+        del kept[int(np.argmin(solution))]
+    else:
+        solution = np.zeros(0)
+    result = [0.0] * columns.shape[1]
+    for index, value in zip(kept, solution, strict=True):
+        result[index] = float(value)
+    return result
