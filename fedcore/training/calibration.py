@@ -26,6 +26,8 @@ class Features(NamedTuple):
     gflop: float  # dense training arithmetic of a step
     values: float  # million activations that norms and activations read
     pruned: float  # million of them that are selected and put back
+    weights: float  # million weights, once a pass: gradients and updates
+    normalised: float  # million of them that NSConv normalises
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +43,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_gflop: float
     second_value: float
     second_pruned: float
+    second_weight: float
+    second_normalised: float
 
     def peak_bytes(self, features: Features) -> float:
         """Resident bytes of a whole training process at its peak."""
@@ -59,6 +63,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.second_gflop * features.gflop
             + self.second_value * features.values
             + self.second_pruned * features.pruned
+            + self.second_weight * features.weights
+            + self.second_normalised * features.normalised
         )
 
 
@@ -83,6 +89,8 @@ def features_of(
         gflop=3.0 * sum(layer_flops(graph, node.weight) for node in weights) * batch / 1e9,
         values=values,
         pruned=pruned,
+        weights=passes * sum(spec.size for spec in graph.params.values()) / 1e6,
+        normalised=passes * sum(graph.params[node.weight].size for node in weights if node.weight_norm) / 1e6,
     )
 
 
@@ -121,9 +129,9 @@ def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> Calibration:
     memory = np.array([probed.peak_bytes - base for _, probed in probes])
     constant, model, replayed, layer = nonnegative(columns / memory[:, None], np.ones(len(found)))
     seconds = np.array([probed.step_seconds for _, probed in probes])
-    times = np.array([[f.passes, f.gflop, f.values, f.pruned] for f in found])
-    one, gflop, value, pruned = nonnegative(times / seconds[:, None], np.ones(len(found)))
-    return Calibration(engine, base, constant * 1e6, model, replayed, layer, one, gflop, value, pruned)
+    times = np.array([[f.passes, f.gflop, f.values, f.pruned, f.weights, f.normalised] for f in found])
+    rates = nonnegative(times / seconds[:, None], np.ones(len(found)))
+    return Calibration(engine, base, constant * 1e6, model, replayed, layer, *rates)
 
 
 def nonnegative(columns: np.ndarray, target: np.ndarray) -> list[float]:  # type: ignore[type-arg]
