@@ -129,11 +129,14 @@ def packed(squares: Params) -> tuple[Params, dict[str, Json]]:
 class SquaresFold(TrainFold):
     """A training round's aggregate that also takes the mean of every device's squared gradients."""
 
+    SQUARE_BITS = 28  # resolution 4e-9
+    SQUARE_LIMIT = 2.0**12  # cut to this, for the same reason as gradients
+
     def __init__(self, graph: Graph, mask: Mask) -> None:
         super().__init__(graph, mask)
         self._shapes = {name: graph.params[name].shape for name in graph.maskable}
         self._squares = {
-            name: FixedPointSum((math.prod(shape),), self.GRADIENT_BITS) for name, shape in self._shapes.items()
+            name: FixedPointSum((math.prod(shape),), self.SQUARE_BITS) for name, shape in self._shapes.items()
         }
 
     def squares(self) -> Params:
@@ -164,6 +167,8 @@ class SquaresFold(TrainFold):
             raise ResultError(
                 f"{name}^2 must be {math.prod(self._shapes[name])} numbers from 0 up, with a scale above 0"
             )
-        with np.errstate(over="ignore", invalid="ignore"):  # the sum refuses what comes out infinite
+        with np.errstate(over="ignore", invalid="ignore"):
             unpacked: FloatArray = values * np.float32(scale)
-        return unpacked
+        if not np.isfinite(unpacked).all():
+            raise ResultError(f"{name}^2 is not finite: the device has diverged; lower the learning rate")
+        return np.minimum(unpacked, np.float32(self.SQUARE_LIMIT))

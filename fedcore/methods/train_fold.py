@@ -21,7 +21,10 @@ class TrainFold:
     as zero (FedTiny, section 3.3).
     """
 
-    GRADIENT_BITS = 40  # gradients are small: resolution 1e-12, sums up to 2^22
+    GRADIENT_BITS = 32  # resolution 2e-10
+    # Batch norm makes the gradients of an empty filter ten thousand times larger than any other's. They are cut
+    # to this: they still win their growth, and a sum over 2^20 samples holds them.
+    GRADIENT_LIMIT = 2.0**10
 
     def __init__(self, graph: Graph, mask: Mask, counts: Mapping[str, int] | None = None) -> None:
         self.mask = mask
@@ -48,10 +51,13 @@ class TrainFold:
         arrays = self.arrays.prepare(result.params, weight)
         loss = self._loss.scaled("loss", np.array(finite(result.meta.get("loss"), "loss"), np.float32), weight)
         gradients = {
-            name: (vector.positions, *self._gradients[name].scaled(name, vector.values, weight))
+            name: (vector.positions, *self._gradients[name].scaled(name, self._cut(vector.values), weight))
             for name, vector in result.gradients.items()
         }
         self.arrays.commit(arrays, weight)
         self._loss.commit(*loss)
         for name, term in gradients.items():
             self._gradients[name].commit_at(*term)
+
+    def _cut(self, values: FloatArray) -> FloatArray:
+        return np.clip(values, -self.GRADIENT_LIMIT, self.GRADIENT_LIMIT)

@@ -10,6 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 from fedcore.errors import AggregationError, ResultError
 from fedcore.methods.fold import WeightedMean
+from fedcore.methods.train_fold import TrainFold
+from fedcore.payload import Payload, SparseVector
+from tests.fedcore.methods.problems import graph
 
 values = hnp.arrays(np.float32, 6, elements=st.floats(-1000, 1000, width=32))
 contributions = st.lists(st.tuples(values, st.integers(1, 100_000)), min_size=2, max_size=5)
@@ -71,3 +74,20 @@ def test_the_sum_cannot_wrap_by_many_small_steps():
 def test_an_empty_fold_has_no_mean():
     with pytest.raises(ResultError, match="no result"):
         WeightedMean({"a": ()}).mean()
+
+
+def test_the_gradient_of_an_empty_filter_is_cut_not_refused():
+    """Behind batch norm it is thousands of times larger than any other; the round must survive it and grow there."""
+    own = graph()
+    mask = {name: np.ones(own.params[name].shape, np.bool_) for name in own.maskable}
+    name = own.maskable[1]
+    mask[name].reshape(-1)[:5] = False
+    fold = TrainFold(own, mask, {name: 3})
+    vector = SparseVector(np.array([0, 2, 4]), np.array([1e6, -3e5, 0.5], np.float32))
+    params = own.initial_params(0)
+    for _ in range(3):
+        fold.add(Payload({"loss": 1.0}, params, mask, {name: vector}), 50_000)
+    found = fold.gradients()[name].reshape(-1)
+    assert found[0] == TrainFold.GRADIENT_LIMIT
+    assert found[2] == -TrainFold.GRADIENT_LIMIT
+    np.testing.assert_allclose(found[4], 0.5, rtol=1e-6)

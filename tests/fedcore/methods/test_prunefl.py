@@ -195,7 +195,7 @@ def test_the_fold_is_the_weighted_mean_of_squares_and_decides_the_mask(engine):
     for name in method.problem.graph.maskable:
         sent = [r.params[f"{name}^2"] * r.meta["square_scales"][name] for r in results]
         squares[name] = np.average(sent, axis=0, weights=weights).reshape(state.mask[name].shape)
-        np.testing.assert_allclose(fold.squares()[name], squares[name], rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(fold.squares()[name], squares[name], rtol=1e-3, atol=4e-9)
     after = method.finish_round(state, fold)
     expected = reconfigured(method.problem.graph, fold.squares(), fold.arrays.mean(), state.mask, 0.1, 0.7)
     assert mask_digest(after.mask) == mask_digest(expected)
@@ -217,7 +217,7 @@ def test_the_fold_is_the_weighted_mean_of_squares_and_decides_the_mask(engine):
         (lambda r: r.meta.pop("square_scales"), "lacks the squared gradients"),
         (lambda r: r.meta["square_scales"].pop("conv1.weight"), "scale of conv1"),
         (lambda r: r.meta["square_scales"].update({"conv1.weight": -1.0}), "scale above 0"),
-        (lambda r: r.meta["square_scales"].update({"conv1.weight": 1e300}), "overflows"),
+        (lambda r: r.meta["square_scales"].update({"conv1.weight": 1e300}), "not finite"),
         (lambda r: r.params.update({"conv1.weight^2": np.full(1296, -1.0, np.float32)}), "from 0 up"),
         (lambda r: r.params.update({"conv1.weight^2": np.full(1296, np.nan, np.float32)}), "from 0 up"),
         (lambda r: r.params.update({"conv1.weight^2": np.zeros(7, np.float32)}), "1296 numbers"),
