@@ -77,7 +77,7 @@ def test_an_empty_fold_has_no_mean():
 
 
 def test_the_gradient_of_an_empty_filter_is_cut_not_refused():
-    """Behind batch norm it is thousands of times larger than any other; the round must survive it and grow there."""
+    """Behind batch norm it is thousands of times larger than others; the round survives it and grows there."""
     own = graph()
     mask = {name: np.ones(own.params[name].shape, np.bool_) for name in own.maskable}
     name = own.maskable[1]
