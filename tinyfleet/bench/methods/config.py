@@ -107,7 +107,7 @@ def shipped() -> dict[str, Path]:
 def read_config(name: str) -> BenchConfig:
     """A file, or a shipped one by its bare name. Raises ``ConfigError``."""
     path = Path(name)
-    if not path.exists() and path.suffix == "" and path.parent == Path():
+    if not path.is_file() and path.suffix == "" and path.parent == Path():
         known = shipped()
         if name not in known:
             raise ConfigError(f"benchmark {name!r}: give a TOML file or one of {', '.join(known)}")

@@ -24,7 +24,7 @@ from fedcore.methods.registry import create, problem_of
 from fedcore.payload import Payload
 from fedcore.rss import peak_bytes, reset_peak, resident_bytes
 from fedcore.run_spec import RunSpec
-from fedcore.training.engine import Engine, StepSettings
+from fedcore.training.engine import Engine
 
 Kind = Literal["lightest", "heaviest"]
 
@@ -84,10 +84,10 @@ def measure_here(spec: RunSpec, kind: Kind) -> Measured:
     method = create(spec.method, problem_of(spec))
     data = _device(spec)
     task = _task(method, _first_training_state(method, engine, data), kind, len(data.train) + DEVELOPMENT)
-    # Whatever torch sets up in its first step is no part of a method's memory.
+    # What libraries load and set up in a first step of this kind is no part of a method's memory.
     engine.load(method.problem.graph, task.params, task.mask)
     x = np.zeros((2, *spec.model.input_shape), np.float32)
-    engine.train_step(x, np.zeros(2, np.int64), StepSettings(1e-6))
+    engine.train_step(x, np.zeros(2, np.int64), method.step_settings(1e-6, Control()))
     engine.load(method.problem.graph, task.params, task.mask)
     gc.collect()
     reset_peak()

@@ -115,3 +115,11 @@ def test_shipped_files_are_well_formed():
     for name in shipped():
         assert read_config(name).name == name
     assert len({cell.key for cell in expand(read_config("smoke"))}) == 7
+
+
+def test_a_folder_of_the_same_name_is_not_in_the_way(tmp_path, monkeypatch):
+    (tmp_path / "smoke").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_config("smoke").name == "smoke"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(str(tmp_path / "smoke"))
