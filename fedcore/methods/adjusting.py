@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from msgspec import Meta
@@ -18,7 +18,6 @@ from fedcore.methods.local import LocalResult, all_samples
 from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
 from fedcore.methods.progressive import Granularity, Order
 from fedcore.methods.train_fold import TrainFold
-from fedcore.models.layers import folded_scales
 from fedcore.payload import Payload, SparseVector
 from fedcore.run_spec import Count, Positive, Settings
 from fedcore.sparsity.schedule import is_adjustment_round
@@ -36,8 +35,6 @@ class AdjustmentSettings(Settings, frozen=True):
     interval: Positive = 10  # dR
     stop: Count = 100  # R_stop
     growth_batch: Count = 0  # samples behind a device's growth gradients; 0: its last mini-batch (the paper)
-    # What ranks growth: the gradient of the weight (the papers), or of the weight with its batch norm folded in.
-    growth: Literal["weight", "folded"] = "weight"
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
     # Power of the channels' strength in the scores; above 0 weak channels empty, and compaction removes them.
     channel_exponent: Annotated[float, Meta(ge=0.0, le=4.0)] = 0.0
@@ -145,6 +142,4 @@ class Adjusting(FedAvg):
             chosen = device_seed(self.problem.seed, task, data.name).permutation(len(own))
             part = own.take(chosen[: self.settings.growth_batch])
             batch = normalization_of(task)(part.x), part.y
-        folded = self.settings.growth == "folded"
-        scales = folded_scales(self.problem.graph, engine.params()) if folded else None
-        return engine.top_gradients(*batch, counts, self.step_settings(0.0, control), scales)
+        return engine.top_gradients(*batch, counts, self.step_settings(0.0, control))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.arrays import BoolArray, FloatArray, Params
-from fedcore.models.graph import BN_EPSILON, Graph, Op, WeightNorm
+from fedcore.arrays import BoolArray, FloatArray
+from fedcore.models.graph import WeightNorm
 
 VP_RELU_GAIN = 1.71396
 """Gain that gives max(0, x) of a standard normal x unit variance, as published
@@ -32,20 +32,3 @@ def normalized_weight(
     energy = np.maximum(np.square(centred).sum(axis=1, keepdims=True), NORM_FLOOR)
     result: FloatArray = np.where(mask, gain[:, None] * centred / np.sqrt(energy), 0.0).astype(np.float32)
     return result.reshape(weight.shape)
-
-
-def folded_scales(graph: Graph, params: Params) -> dict[str, FloatArray]:
-    """Sigma / gamma of every filter behind which a batch norm stands, by weight name, (out,) each.
-
-    A batch norm folds into its convolution as W gamma / sigma: dL/dW times this is the gradient of the folded
-    weight, which is what the network computes with. Behind an empty filter sigma is next to nothing, and
-    dL/dW alone is thousands of times larger than it means. |gamma| counts for 0.1 at least.
-    """
-    weights = {node.name: node.weight for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)}
-    scales = {}
-    for node in graph.nodes:
-        if node.op is Op.BATCH_NORM and node.inputs[0] in weights:
-            sigma = np.sqrt(params[f"{node.name}.running_var"].astype(np.float64) + BN_EPSILON)
-            gamma = np.maximum(np.abs(params[node.weight].astype(np.float64)), 0.1)
-            scales[weights[node.inputs[0]]] = (sigma / gamma).astype(np.float32)
-    return scales

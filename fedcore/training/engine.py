@@ -93,19 +93,14 @@ class Engine(ABC):
 
     @abstractmethod
     def top_gradients(
-        self,
-        x: FloatArray,
-        y: IntArray,
-        counts: Mapping[str, int],
-        settings: StepSettings = GROWTH,
-        scales: Mapping[str, FloatArray] | None = None,
+        self, x: FloatArray, y: IntArray, counts: Mapping[str, int], settings: StepSettings = GROWTH
     ) -> dict[str, SparseVector]:
         """Per weight name, the ``counts[name]`` largest-|gradient| entries among PRUNED positions.
 
         Positions are flat positions in the whole tensor. Working memory is O(count) a layer: no dense
         gradient of the layer is ever held (FedTiny, section 3.3). Of a normalised convolution it is the
         gradient with respect to the normalised weight before the mask. Of ``settings`` micro-batch, keep and
-        cache apply. ``scales`` (out,) multiply a layer's gradients filter by filter before they are ranked.
+        cache apply.
         """
 
     @abstractmethod

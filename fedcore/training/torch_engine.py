@@ -184,12 +184,7 @@ class TorchEngine(Engine):
     # -- gradients of pruned weights ----------------------------------------------------
 
     def top_gradients(
-        self,
-        x: FloatArray,
-        y: IntArray,
-        counts: Mapping[str, int],
-        settings: StepSettings = GROWTH,
-        scales: Mapping[str, FloatArray] | None = None,
+        self, x: FloatArray, y: IntArray, counts: Mapping[str, int], settings: StepSettings = GROWTH
     ) -> dict[str, SparseVector]:
         layers = [
             node for node in self._graph.nodes if counts.get(node.weight, 0) > 0 and node.weight in self._active
@@ -200,7 +195,9 @@ class TorchEngine(Engine):
         if len(parts) == 1:
             # Each layer's gradient is searched as the backward pass comes by: nothing waits for another layer.
             def search(node: Node, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-                found[node.weight] = self._largest(node, inputs, gradient, counts, scales)
+                found[node.weight] = largest_pruned(
+                    node, inputs, gradient, self._active[node.weight], counts[node.weight]
+                )
 
             self._backward(*parts[0], layers, search, pruning)
         else:
@@ -216,19 +213,10 @@ class TorchEngine(Engine):
                     collect = partial(hold, share=share)
                     self._backward(part_x, part_y, [node], collect, pruning)
                 inputs, gradients = (torch.cat(tensors) for tensors in zip(*held, strict=True))
-                found[node.weight] = self._largest(node, inputs, gradients, counts, scales)
+                found[node.weight] = largest_pruned(
+                    node, inputs, gradients, self._active[node.weight], counts[node.weight]
+                )
         return {name: found.get(name) or StreamingTopK(0).result() for name in counts}
-
-    def _largest(
-        self,
-        node: Node,
-        inputs: torch.Tensor,
-        gradients: torch.Tensor,
-        counts: Mapping[str, int],
-        scales: Mapping[str, FloatArray] | None,
-    ) -> SparseVector:
-        scale = self._placed(scales[node.weight], torch.float32) if scales and node.weight in scales else None
-        return largest_pruned(node, inputs, gradients, self._active[node.weight], counts[node.weight], scale)
 
     def dense_gradients(
         self, x: FloatArray, y: IntArray, names: Iterable[str], objective: Literal["loss", "flow"] = "loss"

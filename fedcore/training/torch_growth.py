@@ -15,17 +15,9 @@ TILE_ELEMENTS = 1 << 16  # of a weight gradient held at once while the largest e
 
 
 def largest_pruned(
-    node: Node,
-    inputs: torch.Tensor,
-    gradients: torch.Tensor,
-    active: torch.Tensor,
-    count: int,
-    scale: torch.Tensor | None = None,
+    node: Node, inputs: torch.Tensor, gradients: torch.Tensor, active: torch.Tensor, count: int
 ) -> SparseVector:
-    """The ``count`` largest |gradients| of pruned weights, by tiles of output channels: never the whole.
-
-    ``scale`` (out,) multiplies them filter by filter first.
-    """
+    """The ``count`` largest |gradients| of pruned weights, by tiles of output channels: never the whole."""
     top = StreamingTopK(count)
     shape = tuple(active.shape)
     fan_in = math.prod(shape[1:])
@@ -34,8 +26,6 @@ def largest_pruned(
     for start in range(0, shape[0], tile):
         rows = slice(start, min(start + tile, shape[0]))
         gradient = weight_gradient(node, inputs, gradients[:, rows], (rows.stop - rows.start, *shape[1:]))
-        if scale is not None:
-            gradient.mul_(scale[rows].view(-1, *[1] * (gradient.dim() - 1)))
         pruned = torch.nonzero(active[rows].reshape(-1).logical_not()).reshape(-1)
         values = gradient.reshape(-1)[pruned].cpu().numpy()
         top.push(pruned.cpu().numpy() + start * fan_in, values)

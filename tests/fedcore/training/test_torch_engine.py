@@ -8,9 +8,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fedcore.models.graph import Op  # noqa: E402
-from fedcore.models.layers import folded_scales  # noqa: E402
-from fedcore.models.registry import build  # noqa: E402
-from fedcore.run_spec import ModelSettings  # noqa: E402
 from fedcore.sparsity.mask import active_counts, largest  # noqa: E402
 from fedcore.training.engine import StepSettings  # noqa: E402
 from fedcore.training.registry import available, create  # noqa: E402
@@ -228,46 +225,3 @@ def test_the_registry_names_what_is_there_and_refuses_the_rest():
     assert available() == ("torch",)
     with pytest.raises(ConfigError, match="choose one of"):
         create("tensorflow")
-
-
-def test_scaled_gradients_are_ranked_scaled():
-    graph = residual_graph()
-    engine, _ = loaded(graph, masked(graph, 0.3))
-    x, y = batch(graph, 8)
-    name = "wide.weight"
-    shape = graph.params[name].shape
-    scale = np.linspace(0.0, 2.0, shape[0]).astype(np.float32)
-    count = int((~masked(graph, 0.3)[name]).sum())
-    plain = engine.top_gradients(x, y, {name: count})[name]
-    scaled = engine.top_gradients(x, y, {name: count}, scales={name: scale})[name]
-    filters = plain.positions // int(np.prod(shape[1:]))
-    np.testing.assert_allclose(scaled.values, plain.values * scale[filters], rtol=1e-5, atol=1e-9)
-    few = engine.top_gradients(x, y, {name: 5}, scales={name: scale})[name]
-    best = np.sort(np.abs(plain.values * scale[filters]))[-5:]
-    np.testing.assert_allclose(np.sort(np.abs(few.values)), best, rtol=1e-5)
-
-
-def test_folded_scales_undo_what_batch_norm_makes_of_an_empty_filter():
-    """The growth gradient of a filter without a weight is huge; that of its folded weight is not."""
-    graph = build(ModelSettings("small_cnn", (1, 12, 12), 4, {"width": 4}))
-    mask = masked(graph, 0.5)
-    name = "conv2.weight"
-    mask[name][0] = False
-    params = graph.initial_params(0)
-    params["conv2.norm.bias"][0] = 0.5  # above zero, so that the ReLU behind lets its gradient pass
-    params["conv2.norm.running_var"][0] = 0.0  # where it is after some hundred steps
-    engine = create("torch")
-    engine.load(graph, params, mask)
-    x, y = batch(graph, 32)
-    for _ in range(60):
-        engine.train_step(x, y, StepSettings(0.02, 0.9))
-    scales = folded_scales(graph, engine.params())
-    count = int((~mask[name]).sum())
-    size = int(np.prod(graph.params[name].shape[1:]))
-    ratio = {}
-    for kind, by in (("weight", None), ("folded", scales)):
-        found = engine.top_gradients(x, y, {name: count}, scales=by)[name]
-        empty = found.positions < size
-        ratio[kind] = float(np.abs(found.values[empty]).max() / np.abs(found.values[~empty]).max())
-    assert ratio["weight"] > 5.0
-    assert ratio["folded"] < ratio["weight"] / 20
