@@ -8,7 +8,7 @@ values and bitmaps; what a process really takes is measured elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,12 @@ def gradient_flops(graph: Graph, mask: Mask, dense: Iterable[str], samples: floa
     """Forward and input gradients under the mask, and the whole weight gradient of the ``dense`` weights."""
     whole = sum(layer_flops(graph, name) for name in dense)
     return (2.0 * graph.flops(mask) + whole) * samples
+
+
+def growth_cost(own: Cost, graph: Graph, mask: Mask, counts: Mapping[str, int], samples: int) -> Cost:
+    """``own``, and after it the ``counts`` largest gradients of pruned weights over so many samples."""
+    flops = own.flops + gradient_flops(graph, mask, counts, samples)
+    return Cost(flops, own.memory + 2 * ENTRY * max(counts.values()))
 
 
 def layer_flops(graph: Graph, weight: str) -> int:

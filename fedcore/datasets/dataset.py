@@ -52,6 +52,12 @@ class Normalization:
         return normalised
 
 
+def batch_count(samples: int, size: int) -> int:
+    """How many batches ``batches`` makes of so many samples."""
+    count = max(1, -(-samples // size))
+    return count - (count > 1 and samples - (count - 1) * size == 1)
+
+
 def batches(
     data: Dataset, size: int, normalization: Normalization, rng: np.random.Generator | None = None
 ) -> Iterator[tuple[FloatArray, IntArray]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import ENTRY, Cost, gradient_flops
+from fedcore.accounting import Cost, growth_cost, training_flops
 from fedcore.datasets.dataset import Dataset
 from fedcore.errors import ConfigError
 from fedcore.methods import progressive
@@ -99,12 +99,11 @@ class Adjusting(FedAvg):
         if not counts:
             return own
         growth = min(samples, self.settings.growth_batch or self.problem.training.batch)
-        flops = own.flops + gradient_flops(self.problem.graph, task.mask, counts, growth)
         if self.settings.extrusion:
             training = self.problem.training
             extra = self.settings.extrusion_steps * training.batch - training.local_epochs * samples
-            flops += max(0.0, 3.0 * self.problem.graph.flops(task.mask) * extra)
-        return Cost(flops, own.memory + 2 * ENTRY * max(counts.values()))
+            own = own._replace(flops=own.flops + training_flops(self.problem.graph, task.mask, max(0, extra)))
+        return growth_cost(own, self.problem.graph, task.mask, counts, growth)
 
     # -- device half --------------------------------------------------------------------
 
@@ -115,15 +114,8 @@ class Adjusting(FedAvg):
         counts: Any = task.meta.get("grow")
         if not counts or not self.settings.extrusion:
             return super().train(task, engine, data, rng, control)
-        settings = self.step_settings(self.learning_rate(task), control)
         return extrude(
-            engine,
-            data,
-            self.problem,
-            normalization_of(task),
-            settings,
-            rng,
-            control,
+            self.local_round(task, engine, data, rng, control),
             marked_weights(task.params, task.mask, counts),
             strength=self.settings.extrusion_strength,
             budget=self.settings.extrusion_steps,

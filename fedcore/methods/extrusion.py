@@ -9,11 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from fedcore.arrays import IntArray, Mask, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batches
-from fedcore.methods.local import LocalResult, Progress
-from fedcore.methods.method import Control, Problem
+from fedcore.methods.local import LocalResult, LocalRound, Progress
 from fedcore.sparsity.mask import smallest
-from fedcore.training.engine import Engine, StepSettings
 
 
 def marked_weights(params: Params, mask: Mask, counts: Mapping[str, int]) -> dict[str, IntArray]:
@@ -34,41 +31,28 @@ def extrusion_rate(step: int, budget: int, norm: float, base: float, initial: fl
     return max(base, share * math.tanh(norm / 2.0) * initial)  # 2 sigmoid(x) - 1 = tanh(x / 2)
 
 
-def extrude(
-    engine: Engine,
-    data: Dataset,
-    problem: Problem,
-    normalization: Normalization,
-    settings: StepSettings,
-    rng: np.random.Generator,
-    control: Control,
-    marked: Mapping[str, IntArray],
-    *,
-    strength: float,
-    budget: int,
-) -> LocalResult:
+def extrude(local: LocalRound, marked: Mapping[str, IntArray], *, strength: float, budget: int) -> LocalResult:
     """A local round whose last ``budget`` steps (0: all of it) minimise L + strength ||theta_low||^2.
 
     The marked set stays fixed. With a budget beyond the local round more epochs follow.
     Raises ``ResultError`` where the loss is no longer finite.
     """
-    training = problem.training
-    round_steps = training.local_epochs * max(1, -(-len(data) // training.batch))
-    budget = budget or round_steps
-    steps = max(round_steps, budget)
-    progress = Progress(steps, control)
+    engine, settings = local.engine, local.settings
+    budget = budget or local.steps
+    steps = max(local.steps, budget)
+    progress = Progress(steps, local.control)
     engine.mark(marked)
     while progress.step < steps:
-        for x, y in batches(data, training.batch, normalization, rng):
+        for x, y in local.epoch():
             t = progress.step - (steps - budget)
             own = settings
             if t >= 0:
                 rate = extrusion_rate(
-                    t, budget, engine.marked_norm(), settings.learning_rate, training.learning_rate
+                    t, budget, engine.marked_norm(), settings.learning_rate, local.training.learning_rate
                 )
                 own = replace(settings, learning_rate=rate, penalty=strength)
             progress.add(engine.train_step(x, y, own), len(y), own.learning_rate)
             if progress.step == steps:
                 break
     engine.mark({})
-    return LocalResult(len(data), progress.mean_loss, (x, y))
+    return LocalResult(len(local.data), progress.mean_loss, (x, y))

@@ -11,7 +11,7 @@ from fedcore.accounting import Cost, training_flops, training_memory
 from fedcore.arrays import Mask
 from fedcore.datasets.dataset import Dataset, Normalization
 from fedcore.methods.checks import checked_samples, integer
-from fedcore.methods.local import LocalResult, all_samples, pretrain, train_locally
+from fedcore.methods.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
 from fedcore.methods.method import (
     Control,
     DeviceData,
@@ -124,8 +124,14 @@ class FedAvg(Method):
         self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control
     ) -> LocalResult:
         """The local epochs of one round on the loaded model."""
+        return train_locally(self.local_round(task, engine, data, rng, control))
+
+    def local_round(
+        self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control
+    ) -> LocalRound:
+        """What the task's round trains with on a device."""
         settings = self.step_settings(self.learning_rate(task), control)
-        return train_locally(engine, data, self.problem, normalization_of(task), settings, rng, control)
+        return LocalRound(engine, data, self.problem.training, normalization_of(task), settings, rng, control)
 
     def learning_rate(self, task: Payload) -> float:
         """eta_r of the task's round."""
@@ -138,13 +144,18 @@ class FedAvg(Method):
         return {}
 
 
-class StaticSettings(Settings, frozen=True):
-    """A random mask that never changes."""
+class RandomStartSettings(Settings, frozen=True):
+    """A random mask with ERK or uniform layer densities to start from."""
 
-    name: Literal["static"] = "static"
     density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
     allocation: Literal["erk", "uniform"] = "erk"
     pretrained: bool = True
+
+
+class StaticSettings(RandomStartSettings, frozen=True):
+    """A random mask that never changes."""
+
+    name: Literal["static"] = "static"
 
 
 class Static(FedAvg):

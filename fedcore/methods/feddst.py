@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from fedcore.accounting import ENTRY, Cost, gradient_flops
+from fedcore.accounting import Cost, growth_cost
 from fedcore.arrays import FloatArray, IntArray, Mask
-from fedcore.datasets.dataset import batches
+from fedcore.datasets.dataset import batch_count, batches
 from fedcore.errors import ConfigError
 from fedcore.methods.checks import integer
-from fedcore.methods.fedavg import FedAvg, random_start
+from fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
 from fedcore.methods.holder_fold import HolderFold, prune_to
 from fedcore.methods.local import Progress, all_samples
 from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
@@ -24,17 +24,14 @@ from fedcore.sparsity.schedule import is_adjustment_round
 from fedcore.training.engine import Engine
 
 
-class FedDstSettings(Settings, frozen=True):
+class FedDstSettings(RandomStartSettings, frozen=True):
     """A random mask that devices adjust every ``interval`` rounds."""
 
     name: Literal["feddst"] = "feddst"
-    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
-    allocation: Literal["erk", "uniform"] = "erk"
     interval: Positive = 10  # dR
     stop: Count = 100  # R_stop
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.15  # of the cosine schedule: the first adjusts 2 scale a_l
     adjust_epochs: Count = 0  # trained after the readjustment; 0: half of the round's steps, rounded down
-    pretrained: bool = True
 
 
 class FedDst(FedAvg):
@@ -91,8 +88,7 @@ class FedDst(FedAvg):
         if not counts:
             return own
         batch = min(samples, self.problem.training.batch)
-        flops = own.flops + gradient_flops(self.problem.graph, task.mask, counts, batch)
-        return Cost(flops, own.memory + 2 * ENTRY * max(counts.values()))
+        return growth_cost(own, self.problem.graph, task.mask, counts, batch)
 
     # -- device half --------------------------------------------------------------------
 
@@ -120,9 +116,7 @@ class FedDst(FedAvg):
         Half of the steps, not of the epochs, so that a round of one epoch trains on with its new mask too.
         """
         training = self.problem.training
-        epoch = max(1, -(-samples // training.batch))
-        if epoch > 1 and samples - (epoch - 1) * training.batch == 1:
-            epoch -= 1  # ``batches`` merges a last batch of one sample into the one before it
+        epoch = batch_count(samples, training.batch)
         steps = training.local_epochs * epoch
         after = self.settings.adjust_epochs * epoch or steps // 2
         return steps, steps - after

@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import ENTRY, Cost, gradient_flops
+from fedcore.accounting import Cost, growth_cost
 from fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask
 from fedcore.datasets.dataset import Dataset
 from fedcore.methods.checks import integer
-from fedcore.methods.fedavg import FedAvg, random_start
+from fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
 from fedcore.methods.local import LocalResult
 from fedcore.methods.method import Control, DeviceData, Fold
 from fedcore.methods.progressive import adjustment_counts, check_gradients
@@ -27,19 +27,16 @@ from fedcore.training.engine import Engine
 SUCCESSES, FAILURES = "posterior.a/", "posterior.b/"  # prefixes of a weight's name in the state's params
 
 
-class FedRtsSettings(Settings, frozen=True):
+class FedRtsSettings(RandomStartSettings, frozen=True):
     """A random mask that is drawn anew every ``interval`` rounds."""
 
     name: Literal["fedrts"] = "fedrts"
-    density: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.05
-    allocation: Literal["erk", "uniform"] = "erk"
     interval: Positive = 10  # dR
     stop: Count = 300  # R_stop
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.2  # of the cosine schedule of K - kappa
     # The aggregate's part of an outcome; the rest is the devices'.
     gamma: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
     strength: Annotated[float, Meta(gt=0.0)] = 10.0  # lambda: observations that one outcome counts for
-    pretrained: bool = True
 
 
 class VoteFold(TrainFold):
@@ -167,8 +164,7 @@ class FedRts(FedAvg):
         if not counts:
             return own
         batch = min(samples, self.problem.training.batch)
-        flops = own.flops + gradient_flops(self.problem.graph, task.mask, counts, batch)
-        return Cost(flops, own.memory + 2 * ENTRY * max(counts.values()))
+        return growth_cost(own, self.problem.graph, task.mask, counts, batch)
 
     # -- device half --------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fedcore.arrays import FloatArray, Mask, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batches
+from fedcore.datasets.dataset import Dataset, Normalization, batch_count, batches
 from fedcore.errors import ResultError
 from fedcore.methods.method import Problem
 from fedcore.models.graph import Graph
@@ -58,7 +58,7 @@ def prune_gradually(
     """
     training, graph = problem.training, problem.graph
     rng = np.random.default_rng([problem.seed, 5])
-    steps = max(CUTS, epochs * -(-len(public) // training.batch))
+    steps = max(CUTS, epochs * batch_count(len(public), training.batch))
     mask: Mask = {name: np.ones(graph.params[name].shape, np.bool_) for name in graph.maskable}
     engine.load(graph, params, mask)
     step = cut = 0

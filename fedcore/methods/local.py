@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from fedcore.arrays import FloatArray, IntArray, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batches
+from fedcore.datasets.dataset import Dataset, Normalization, batch_count, batches
 from fedcore.errors import DataError, ResultError
 from fedcore.methods.method import Control, DeviceData, Problem
+from fedcore.run_spec import TrainingSettings
 from fedcore.training.engine import Engine, StepSettings
 
 
@@ -49,26 +51,37 @@ def all_samples(data: DeviceData) -> Dataset:
     return Dataset(x, y, data.train.classes)
 
 
-def train_locally(
-    engine: Engine,
-    data: Dataset,
-    problem: Problem,
-    normalization: Normalization,
-    settings: StepSettings,
-    rng: np.random.Generator,
-    control: Control,
-) -> LocalResult:
+class LocalRound(NamedTuple):
+    """What a device trains with in one round: the engine has the model loaded."""
+
+    engine: Engine
+    data: Dataset
+    training: TrainingSettings
+    normalization: Normalization
+    settings: StepSettings
+    rng: np.random.Generator
+    control: Control
+
+    @property
+    def steps(self) -> int:
+        """SGD steps of E local epochs."""
+        return self.training.local_epochs * batch_count(len(self.data), self.training.batch)
+
+    def epoch(self) -> Iterator[tuple[FloatArray, IntArray]]:
+        """The data once, in a new order."""
+        return batches(self.data, self.training.batch, self.normalization, self.rng)
+
+
+def train_locally(local: LocalRound) -> LocalResult:
     """Run E local epochs of SGD on the loaded model.
 
     Raises ``ResultError`` where the loss is no longer finite.
     """
-    training = problem.training
-    steps = training.local_epochs * max(1, -(-len(data) // training.batch))
-    progress = Progress(steps, control)
-    for _ in range(training.local_epochs):
-        for x, y in batches(data, training.batch, normalization, rng):
-            progress.add(engine.train_step(x, y, settings), len(y), settings.learning_rate)
-    return LocalResult(len(data), progress.mean_loss, (x, y))
+    progress = Progress(local.steps, local.control)
+    for _ in range(local.training.local_epochs):
+        for x, y in local.epoch():
+            progress.add(local.engine.train_step(x, y, local.settings), len(y), local.settings.learning_rate)
+    return LocalResult(len(local.data), progress.mean_loss, (x, y))
 
 
 def pretrain(engine: Engine, public: Dataset, problem: Problem, normalization: Normalization) -> Params:
@@ -82,7 +95,7 @@ def pretrain(engine: Engine, public: Dataset, problem: Problem, normalization: N
     training = problem.training
     rng = np.random.default_rng([problem.seed, 1])
     engine.load(problem.graph, problem.graph.initial_params(problem.seed), {})
-    total = training.pretrain_epochs * -(-len(public) // training.batch)
+    total = training.pretrain_epochs * batch_count(len(public), training.batch)
     step = 0
     for _ in range(training.pretrain_epochs):
         for x, y in batches(public, training.batch, normalization, rng):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedcore.datasets.dataset import batch_count
 from fedcore.methods.method import Control, Method
 from fedcore.models.graph import Op
 from fedcore.training.calibration import Calibration, Features, features_of
@@ -61,7 +62,7 @@ def plan(method: Method, calibration: Calibration, limit_bytes: int, samples: in
     chosen = next((way for way in ways if way.peak_bytes * MARGIN <= limit_bytes), None)
     chosen = chosen or min(ways, key=lambda way: way.peak_bytes)
     training = method.problem.training
-    steps = training.local_epochs * max(1, -(-samples // training.batch))
+    steps = training.local_epochs * batch_count(samples, training.batch)
     return FitPlan(chosen, limit_bytes, steps * chosen.step_seconds)
 
 
