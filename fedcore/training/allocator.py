@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT = 256 << 20  # freed bytes at the heap's end that stay with the process
@@ -17,7 +18,10 @@ def keep_freed_memory() -> None:
 
     By default each large tensor is a fresh mapping whose pages the kernel zeroes one by one, every step again:
     ResNet8 at batch 64 trains a seventh slower. The peak grows by the heap's fragmentation.
+    Whoever started the process with thresholds in its environment has chosen: they stay.
     """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
     _set(_LARGEST, _KEPT)
 
 

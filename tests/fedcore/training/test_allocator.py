@@ -1,0 +1,39 @@
+"""Who decides how glibc treats large tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Prints whether a block of 8 MB came from the heap ("kept") or from a mapping of its own.
+SCRIPT = """
+import ctypes
+from fedcore.training.allocator import keep_freed_memory
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd".split()]
+    _fields_ += [(name, ctypes.c_size_t) for name in "usmblks fsmblks uordblks fordblks keepcost".split()]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.malloc.restype = ctypes.c_void_p
+keep_freed_memory()
+before = libc.mallinfo2().hblkhd
+assert libc.malloc(ctypes.c_size_t(8 << 20))
+print("mapped" if libc.mallinfo2().hblkhd - before >= 8 << 20 else "kept")
+"""
+
+pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33 or later")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "outcome"), [({}, "kept"), ({"MALLOC_MMAP_THRESHOLD_": str(4 << 20)}, "mapped")]
+)
+def test_large_blocks_stay_in_the_heap_unless_the_environment_chose(chosen: dict[str, str], outcome: str) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=own | chosen, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == outcome
