@@ -1,4 +1,4 @@
-"""A child process that speaks JSON lines: how supervisor and coordinator keep heavy work out of themselves."""
+"""Child processes that speak JSON: how others keep heavy work, or its memory, out of themselves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 
+from fedcore.errors import DataError
+
 # The reader ends with the child's stdout, at once unless a grandchild holds it open.
 _READER_END_S = 1.0
+
+Answer = TypeVar("Answer")
 
 
 class Child:
@@ -103,3 +107,26 @@ class Child:
                 if isinstance(event, dict):
                     self._events.put(event)
         self._events.put({"event": "exit", "code": self.process.wait()})
+
+
+def ask(module: str, request: Any, answer_type: type[Answer], what: str, timeout_s: float) -> Answer:
+    """Run ``python -m MODULE`` with ``request`` as JSON on its input; what it writes, JSON too, is the answer.
+
+    Raises ``DataError`` where that fails or takes more than ``timeout_s`` seconds: ``what`` (such as
+    "measuring memory") with the last line of its stderr.
+    """
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", module],
+            input=msgspec.json.encode(request),
+            capture_output=True,
+            timeout=timeout_s,
+            check=True,
+        )
+        return msgspec.json.decode(child.stdout, type=answer_type)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{what} took more than {timeout_s:g} s") from None
+    except (subprocess.CalledProcessError, msgspec.DecodeError) as error:
+        said = getattr(error, "stderr", None) or str(error).encode()
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        raise DataError(f"{what} failed: {''.join(last)}") from None

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import time
 from typing import Literal
 
 import msgspec
 
-from fedcore.errors import DataError
+from fedcore.child import ask
 from fedcore.run_spec import ModelSettings
 
 TIMEOUT_S = 900.0
@@ -46,18 +45,7 @@ class Probed(msgspec.Struct, frozen=True):
 
 def probe(request: Probe) -> Probed:
     """Measure in a child process. Raises ``DataError`` with what it said where it fails."""
-    command = [sys.executable, "-m", "fedcore.training.probe"]
-    try:
-        child = subprocess.run(
-            command, input=msgspec.json.encode(request), capture_output=True, check=True, timeout=TIMEOUT_S
-        )
-        return msgspec.json.decode(child.stdout, type=Probed)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"measuring {request.model.name} took more than {TIMEOUT_S:g} s") from None
-    except (subprocess.CalledProcessError, msgspec.DecodeError) as error:
-        said = getattr(error, "stderr", None) or str(error).encode()
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
-        raise DataError(f"measuring {request.model.name} failed: {''.join(last)}") from None
+    return ask("fedcore.training.probe", request, Probed, f"measuring {request.model.name}", TIMEOUT_S)
 
 
 def probe_here(request: Probe) -> Probed:

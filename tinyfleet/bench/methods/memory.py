@@ -9,7 +9,6 @@ The data is random and the weights are untrained: neither has a share in memory.
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from fedcore.child import ask
 from fedcore.datasets.dataset import Dataset
 from fedcore.errors import DataError, TinyfleetError
 from fedcore.methods.method import Control, DeviceData, Method
@@ -49,22 +49,8 @@ class _Request(msgspec.Struct):
 
 def measure(spec: RunSpec, kind: Kind) -> Measured:
     """Measure in a child. Raises ``DataError`` where that fails, with what the child said."""
-    request = msgspec.json.encode({"spec": spec, "kind": kind})
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "tinyfleet.bench.methods.memory"],
-            input=request,
-            capture_output=True,
-            timeout=TIMEOUT_S,
-            check=True,
-        )
-        return msgspec.json.decode(child.stdout, type=Measured)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"measuring memory took more than {TIMEOUT_S:g} s") from None
-    except (subprocess.CalledProcessError, msgspec.DecodeError) as error:
-        said = getattr(error, "stderr", None) or str(error).encode()
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
-        raise DataError(f"measuring memory failed: {''.join(last)}") from None
+    request = {"spec": spec, "kind": kind}
+    return ask("tinyfleet.bench.methods.memory", request, Measured, "measuring memory", TIMEOUT_S)
 
 
 def measured_spec(spec: RunSpec) -> RunSpec:
