@@ -256,8 +256,9 @@ class Fleet:
         """Start ``main`` of a module in a session of its own, so that Ctrl-C reaches only the demo."""
         code = f"from {module} import main; main()"
         with self.log_of(name).open("ab") as output:
-            try:
-                self._processes[name] = subprocess.Popen(
+
+            def spawn() -> subprocess.Popen[bytes]:
+                return subprocess.Popen(
                     [sys.executable, "-c", code, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -266,7 +267,10 @@ class Fleet:
                     env=None if box is None else {**os.environ, BOARD_VARIABLE: box.limits.board},
                     preexec_fn=None if box is None else box.before_exec,  # noqa: PLW1509 - limits come first
                 )
-            except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
+
+            try:
+                self._processes[name] = spawn() if box is None else box.start(spawn)
+            except subprocess.SubprocessError as error:
                 raise FleetError(f"{name}: its board's limits cannot be set here: {error}") from None
 
     # -- waiting ------------------------------------------------------------------------

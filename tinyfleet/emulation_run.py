@@ -81,6 +81,22 @@ class Box:
         self.memory.before_exec()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
 
+    def start(self, spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """The process that ``spawn`` starts with ``before_exec``; without cgroups where none lets it in.
+
+        Raises ``subprocess.SubprocessError`` where no limit can be set.
+        """
+        try:
+            return spawn()
+        except subprocess.SubprocessError:  # what before_exec raised, its type lost
+            if self.quota is None and isinstance(self.memory, DataLimit):
+                raise
+        # A cgroup can be made where nothing may be moved into it; the other limits need no leave.
+        logger.warning("%s: its cgroups cannot be entered; %s instead", self.limits.board, DataLimit.kind)
+        self.close()
+        self.memory, self.quota = DataLimit(self.limits.memory_bytes), None
+        return spawn()
+
     def close(self) -> None:
         """End what is left in the groups, and remove them."""
         if self.quota is not None:
@@ -121,26 +137,21 @@ def run(
     if sensors_root is not None:
         environment[ROOT_VARIABLE] = str(sensors_root.absolute())
     with _signals_held():
-        limits = plan_here(board)
-        box = Box(limits, cgroups=cgroups)
-        try:
+        box = Box(plan_here(board), cgroups=cgroups)
+
+        def spawn() -> subprocess.Popen[bytes]:
             tell(box.told(sensors=sensors_root is not None))
+            return _start(command, box, environment)
+
+        try:
             try:
-                process = _start(command, box, environment)
-            except subprocess.SubprocessError:  # what before_exec raised, its type lost
-                # A cgroup can be made where nothing may be moved into it; the other limits need no leave.
-                logger.warning("%s cannot be used after all; %s instead", box.memory.kind, DataLimit.kind)
-                box.close()
-                box = Box(limits, cgroups=False)
-                tell(box.told(sensors=sensors_root is not None))
-                try:
-                    process = _start(command, box, environment)
-                except subprocess.SubprocessError as error:
-                    raise CommandRefused(f"no limit can be set on {command[0]}: {error}") from None
+                process = box.start(spawn)
+            except subprocess.SubprocessError as error:
+                raise CommandRefused(f"no limit can be set on {command[0]}: {error}") from None
             code = _wait(process)
             if kills := box.memory.oom_kills():
                 logger.warning(
-                    "%s: the kernel killed %d process(es) at %s", board, kills, format_size(limits.memory_bytes)
+                    "%s: the kernel killed %d process(es) at %s", board, kills, format_size(box.limits.memory_bytes)
                 )
         finally:
             box.close()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tinyfleet import emulation_run
 from tinyfleet.cli import main
 
 
@@ -31,3 +32,28 @@ def tinyfleet(monkeypatch, capsys) -> Callable[..., Ran]:
         return Ran(code, captured.out, captured.err)
 
     return run
+
+
+class ClosedGroup:
+    """A cgroup that could be made and lets nobody in."""
+
+    kind = "cgroup v2"
+    closed = False
+
+    def before_exec(self) -> None:
+        raise PermissionError
+
+    def oom_kills(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def closed_group(monkeypatch) -> ClosedGroup:
+    """The only cgroup to be had."""
+    group = ClosedGroup()
+    monkeypatch.setattr(emulation_run, "choose_limit", lambda *given, **named: group)
+    monkeypatch.setattr(emulation_run, "choose_quota", lambda *given: None)
+    return group

@@ -42,6 +42,17 @@ def test_agents_get_the_boards_in_turn_and_again_after_a_restart(tmp_path):
     assert not list(Path("/sys/fs/cgroup").glob(f"**/tinyfleet-emulate-*-{os.getpid()}"))
 
 
+def test_a_board_whose_cgroup_lets_nobody_in_gets_other_limits(tmp_path, closed_group):
+    fleet = fleet_of(tmp_path, "pi-4b", agents=1)
+    try:
+        fleet.start_agent("agent-0")
+        assert fleet.alive("agent-0")
+        assert fleet.emulated["agent-0"].memory_means == "RLIMIT_DATA"
+        assert closed_group.closed
+    finally:
+        fleet.stop()
+
+
 def test_without_boards_nothing_is_emulated(tmp_path):
     fleet = fleet_of(tmp_path, agents=1)
     try:

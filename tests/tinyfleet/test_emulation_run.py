@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedcore.errors import ConfigError
+from tinyfleet import emulation_run
 from tinyfleet.emulation_run import CommandMissing, CommandRefused, run
 
 # Below and above what a Pi Zero 2 W leaves (410 MB), the interpreter's own counted.
@@ -107,6 +108,20 @@ def test_the_command_believes_that_it_runs_on_the_board(tmp_path, capfd):
     assert run("pi-zero-2w", [sys.executable, "-c", code], sensors_root=tmp_path, cgroups=False) == 0
     assert json.loads(capfd.readouterr().out) == ["pi-zero-2w", 409_600_000, 84.0]
     assert "TINYFLEET_EMULATED_BOARD" not in os.environ
+
+
+def test_a_group_that_lets_nobody_in_is_replaced(closed_group, caplog):
+    told = []
+    assert run("pi-4b", ["sh", "-c", "exit 7"], tell=told.append) == 7
+    assert [emulated.memory_means for emulated in told] == ["cgroup v2", "RLIMIT_DATA"]
+    assert closed_group.closed
+    assert "pi-4b: its cgroups cannot be entered; RLIMIT_DATA instead" in caplog.text
+
+
+def test_where_no_limit_can_be_set_nothing_runs(closed_group, monkeypatch):
+    monkeypatch.setattr(emulation_run.DataLimit, "before_exec", closed_group.before_exec)
+    with pytest.raises(CommandRefused, match="no limit can be set on true"):
+        run("pi-4b", ["true"])
 
 
 # -- the command line -----------------------------------------------------------------------
