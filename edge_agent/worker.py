@@ -101,6 +101,7 @@ class Trainer:
         """Do one task and emit ``done``. Raises whatever went wrong."""
         from fedcore.methods.registry import create, problem_of
         from fedcore.protocol.codec import decode
+        from fedcore.protocol.results import encode_result
 
         _reset_peak()
         spec = convert(command.spec, RunSpec, "spec of the task")
@@ -115,7 +116,7 @@ class Trainer:
         begin = time.monotonic()
         result = method.run(task, engine, data, _control(command, self._emit))
         train_s = time.monotonic() - begin
-        write_atomic(Path(command.result), _encoded(result, task, spec, method.upload_precision))
+        write_atomic(Path(command.result), encode_result(result, task, spec.wire, method.upload_precision))
         self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": engine.name})
 
     def _engine_of(self, name: str, threads: int) -> Engine:
@@ -185,16 +186,6 @@ def _control(command: TaskCommand, emit: Emit) -> Any:
             emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
 
     return Control(command.micro_batch, memory=FileMemory(memory_directory(command)), progress=progress)
-
-
-def _encoded(result: Payload, task: Payload, spec: RunSpec, own_precision: str | None) -> bytes:
-    """The result's blob; its mask stays at home where the coordinator sent the same one."""
-    from fedcore.protocol.codec import encode
-    from fedcore.sparsity.mask import mask_digest
-
-    same = bool(task.mask) and mask_digest(result.mask) == mask_digest(task.mask)
-    precision = own_precision or spec.wire.precision
-    return encode(result, precision=precision, send_mask=not same, compress=spec.wire.compress)
 
 
 def version() -> str:

@@ -19,6 +19,7 @@ from fedcore.methods.method import Control, DeviceData, Method, normalization_of
 from fedcore.methods.registry import create, problem_of
 from fedcore.payload import Payload
 from fedcore.protocol.codec import decode, encode
+from fedcore.protocol.results import encode_result
 from fedcore.run_spec import RunSpec
 from fedcore.sparsity.mask import density, mask_digest
 from fedcore.training.engine import Engine, Evaluation
@@ -73,9 +74,7 @@ class SimulatedDevice:
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
         self._held = (mask_digest(task.mask), task.mask) if task.mask else None
         result = method.run(task, engine, self.data, Control(memory=self._memory))
-        same = self._held is not None and mask_digest(result.mask) == self._held[0]
-        precision = method.upload_precision or spec.wire.precision
-        return encode(result, precision=precision, send_mask=not same, compress=spec.wire.compress)
+        return encode_result(result, task, spec.wire, method.upload_precision)
 
 
 def device_names(count: int) -> tuple[str, ...]:
