@@ -23,6 +23,7 @@ import msgspec
 from edge_agent.config import AgentDataSettings
 from fedcore.errors import TinyfleetError, UnknownMask
 from fedcore.files import write_atomic
+from fedcore.rss import reset_peak, status_bytes
 from fedcore.run_spec import RunSpec
 from fedcore.settings import convert
 
@@ -200,21 +201,13 @@ def version() -> str:
 
 def peak_rss_bytes() -> int:
     """The largest resident set since the task began."""
-    return _status_bytes("VmHWM")
-
-
-def _status_bytes(field: str) -> int:
-    """A size in /proc/self/status (proc(5))."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return status_bytes("VmHWM") or 0
 
 
 def _reset_peak() -> None:
     """Begin VmHWM anew, so that a warm worker's tasks are measured one by one."""
     with contextlib.suppress(OSError):  # refused in some containers: the peak is then the process's
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        reset_peak()
 
 
 def is_allocation_failure(error: BaseException) -> bool:
@@ -230,7 +223,7 @@ def is_allocation_failure(error: BaseException) -> bool:
 def at_data_limit() -> bool:
     """True within a twentieth of RLIMIT_DATA: C extensions report a failed allocation as any error they like."""
     limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    return limit != resource.RLIM_INFINITY and _status_bytes("VmData") >= 0.95 * limit
+    return limit != resource.RLIM_INFINITY and (status_bytes("VmData") or 0) >= 0.95 * limit
 
 
 def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit) -> bool:

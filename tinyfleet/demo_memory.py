@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from fedcore.rss import status_bytes
+
 
 def rss_bytes(pid: int) -> int | None:
     """Resident memory of one process now; None where it is gone."""
@@ -19,11 +21,9 @@ def rss_bytes(pid: int) -> int | None:
 def peak_rss_bytes(pid: int, root: Path = Path("/")) -> int | None:
     """The most that a process ever held: the kernel's own record (VmHWM), else what it holds now."""
     with contextlib.suppress(OSError, ValueError):
-        for line in (
-            (root / "proc" / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines()
-        ):
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        peak = status_bytes("VmHWM", root / "proc" / str(pid) / "status")
+        if peak is not None:
+            return peak
     return rss_bytes(pid)
 
 

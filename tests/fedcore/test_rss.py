@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fedcore import rss
+from fedcore.errors import DataError
+
+
+def test_a_size_is_read_in_bytes(tmp_path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tVmRSS\nVmHWM:\t    1234 kB\nVmRSS:\t      12 kB\n")
+    assert rss.status_bytes("VmHWM", status) == 1234 * 1024
+    assert rss.status_bytes("VmRSS", status) == 12 * 1024
+
+
+def test_what_the_kernel_does_not_say(tmp_path, monkeypatch):
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nState:\tZ (zombie)\n")
+    assert rss.status_bytes("VmHWM", status) is None
+    monkeypatch.setattr(rss, "status_bytes", lambda field: None)
+    with pytest.raises(DataError, match="VmRSS"):
+        rss.resident_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_begins_anew():
+    block = bytearray(60_000_000)
+    assert rss.peak_bytes() >= rss.resident_bytes() > len(block)
+    before = rss.peak_bytes()
+    del block
+    rss.reset_peak()
+    assert rss.peak_bytes() < before - 50_000_000
