@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +24,9 @@ FEWEST_REPEATS, PROBE_BUDGET_S = 2, 4.0
 COPY_BYTES = 64_000_000
 DISK_BYTES = 16_000_000
 ENGINES = ("numpy", "torch")
+# Threads of the linear algebra library would measure the whole board, not one core.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+APART_TIMEOUT_S = 60.0
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,6 +81,41 @@ def torch_convolution_gflops() -> float:
     return rate / 1e9
 
 
+@functools.cache
+def gflops_apart(engine: str) -> float:
+    """The convolution by ``engine`` on one thread, in a process of its own; measured once (up to 4 s).
+
+    The linear algebra library reads its number of threads when it is loaded, which has happened in most callers.
+    Raises ``ProfileError`` for an engine that is unknown or not installed, or where measuring fails.
+    """
+    check_engine(engine)
+    name = "torch_convolution_gflops" if engine == "torch" else "convolution_gflops"
+    code = f"from device_profiles.measure import {name} as run; print(run())"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **ONE_THREAD},
+            capture_output=True,
+            check=True,
+            timeout=APART_TIMEOUT_S,
+            text=True,
+        )
+        return float(child.stdout)
+    except subprocess.TimeoutExpired:
+        raise ProfileError(f"measuring this machine's speed took more than {APART_TIMEOUT_S:g} s") from None
+    except (subprocess.CalledProcessError, ValueError) as error:
+        last = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1:]
+        raise ProfileError(f"measuring this machine's speed with {engine} failed: {''.join(last)}") from None
+
+
+def check_engine(engine: str) -> None:
+    """Raise ``ProfileError`` for an engine that is unknown or not installed."""
+    if engine not in ENGINES:
+        raise ProfileError(f"engine {engine!r} cannot measure; choose one of {', '.join(ENGINES)}")
+    if importlib.util.find_spec(engine) is None:
+        raise ProfileError(f"engine {engine!r} is not installed; install it, or measure with another")
+
+
 def memory_bandwidth_gbs() -> float:
     """Copy between two buffers: every byte is read once and written once."""
     source, target = bytearray(COPY_BYTES), bytearray(COPY_BYTES)
@@ -108,14 +149,10 @@ def measure(
 
     ``engine`` runs the convolution. Raises ``ProfileError`` for one that is unknown or not installed.
     """
-    if engine not in ENGINES:
-        raise ProfileError(f"engine {engine!r} cannot measure; choose one of {', '.join(ENGINES)}")
-    if importlib.util.find_spec(engine) is None:
-        raise ProfileError(f"engine {engine!r} is not installed; install it, or measure with another")
-    # Threads of the linear algebra library would measure the whole board, not one core. It reads this when
-    # it is loaded: numpy must not have been imported before.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    check_engine(engine)
+    # Read when the library is loaded: numpy must not have been imported before.
+    for name, count in ONE_THREAD.items():
+        os.environ.setdefault(name, count)
     # Each probe fills the field of its name: another probe is another line here and another field there.
     probes: list[tuple[str, Callable[[], float]]] = [
         ("usable_memory_bytes", usable_memory_bytes),  # first: the others take some

@@ -21,7 +21,7 @@ import msgspec
 from device_profiles.emulated import BOARD_VARIABLE
 from fedcore.errors import ConfigError, TinyfleetError
 from fedcore.run_spec import DataSettings
-from tinyfleet.emulation import Emulated, plan_here
+from tinyfleet.emulation import Emulated, Limits, plan_here
 from tinyfleet.emulation_run import Box
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class FleetSettings:
 class Fleet:
     """Starts everything on entry and stops everything on exit, whatever happens between.
 
-    Raises ``FleetError`` where a process does not come up, ``ConfigError`` for a broker that is not here.
+    Raises ``FleetError`` where a process does not come up, ``ConfigError`` for a broker that is not here;
+    ``ProfileError`` and ``ConfigError``, when it is made, for a board that cannot be emulated.
     """
 
     def __init__(self, directory: Path, settings: FleetSettings) -> None:
@@ -72,6 +73,7 @@ class Fleet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lost: set[str] = set()
         self._boxes: dict[str, Box] = {}
+        self._limits: dict[str, Limits] = {board: plan_here(board) for board in dict.fromkeys(settings.boards)}
 
     # -- life ---------------------------------------------------------------------------
 
@@ -232,7 +234,7 @@ class Fleet:
             return None
         if name in self._boxes:
             self._boxes.pop(name).close()
-        self._boxes[name] = Box(plan_here(boards[self.agents.index(name) % len(boards)]))
+        self._boxes[name] = Box(self._limits[boards[self.agents.index(name) % len(boards)]])
         return self._boxes[name]
 
     def agent_toml(self, name: str) -> str:

@@ -11,7 +11,7 @@ import psutil
 from device_profiles.detect import usable_cores
 from device_profiles.emulated import board as shipped_board
 from device_profiles.limits import format_size, total_memory_bytes
-from device_profiles.measure import convolution_gflops, torch_convolution_gflops
+from device_profiles.measure import gflops_apart
 from device_profiles.profile import DeviceProfile
 from fedcore.errors import ConfigError
 
@@ -70,17 +70,17 @@ def _speed(board: DeviceProfile, host: Host) -> tuple[float, Literal["GFLOP/s", 
 
 
 def this_host(board: DeviceProfile) -> Host:
-    """The machine around this process; its GFLOP/s are measured only for a board whose own were (4 s)."""
+    """The machine around this process; its GFLOP/s are measured only for a board whose own were (4 s).
+
+    Raises ``ProfileError`` where they cannot be.
+    """
     frequency = psutil.cpu_freq()
-    gflops = 0.0
-    if board.measured is not None:
-        gflops = torch_convolution_gflops() if board.measured.engine == "torch" else convolution_gflops()
     return Host(
         cores=usable_cores(),
         memory_bytes=total_memory_bytes(),
         # A virtual machine knows no maximum.
         clock_mhz=0.0 if frequency is None else float(frequency.max or frequency.current),
-        convolution_gflops=gflops,
+        convolution_gflops=0.0 if board.measured is None else gflops_apart(board.measured.engine),
     )
 
 

@@ -136,8 +136,9 @@ def run(
     environment = {**os.environ, BOARD_VARIABLE: board}
     if sensors_root is not None:
         environment[ROOT_VARIABLE] = str(sensors_root.absolute())
+    limits = plan_here(board)
     with _signals_held():
-        box = Box(plan_here(board), cgroups=cgroups)
+        box = Box(limits, cgroups=cgroups)
 
         def spawn() -> subprocess.Popen[bytes]:
             tell(box.told(sensors=sensors_root is not None))
@@ -151,7 +152,7 @@ def run(
             code = _wait(process)
             if kills := box.memory.oom_kills():
                 logger.warning(
-                    "%s: the kernel killed %d process(es) at %s", board, kills, format_size(box.limits.memory_bytes)
+                    "%s: the kernel killed %d process(es) at %s", board, kills, format_size(limits.memory_bytes)
                 )
         finally:
             box.close()

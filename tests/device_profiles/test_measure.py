@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -41,6 +44,35 @@ def test_torch_s_convolution_leaves_its_threads_as_they_were():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_measurement_apart_has_one_thread_and_changes_nothing_here(monkeypatch):
+    environments = []
+    really = subprocess.run
+
+    def run(command, **given):
+        environments.append(given["env"])
+        return really(command, **given)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before = dict(os.environ)
+    probes.gflops_apart.cache_clear()
+    rate = probes.gflops_apart("numpy")
+    assert 0.01 < rate < 10_000
+    assert probes.gflops_apart("numpy") == rate
+    (environment,) = environments
+    assert (environment["OMP_NUM_THREADS"], environment["OPENBLAS_NUM_THREADS"]) == ("1", "1")
+    assert dict(os.environ) == before
+
+
+def test_a_measurement_apart_that_fails_says_why(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")
+    probes.gflops_apart.cache_clear()
+    with pytest.raises(ProfileError, match=r"speed with numpy failed: .*status 1"):
+        probes.gflops_apart("numpy")
+    with pytest.raises(ProfileError, match="'abacus' cannot measure"):
+        probes.gflops_apart("abacus")
 
 
 @pytest.mark.parametrize(("engine", "remedy"), [("abacus", "choose one of numpy, torch"), ("torch", "install it")])

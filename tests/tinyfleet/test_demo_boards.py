@@ -10,7 +10,9 @@ import pytest
 
 from device_profiles.profile import ProfileError
 from fedcore.run_spec import DataSettings
+from tinyfleet import demo_fleet
 from tinyfleet.demo_fleet import Fleet, FleetSettings
+from tinyfleet.emulation import plan_here
 
 
 def fleet_of(path, *boards, agents=3):
@@ -62,8 +64,20 @@ def test_without_boards_nothing_is_emulated(tmp_path):
         fleet.stop()
 
 
-def test_an_unknown_board_is_refused_before_an_agent_starts(tmp_path):
-    fleet = fleet_of(tmp_path, "pi-99")
+def test_a_board_is_planned_once_for_all_of_its_agents(tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(demo_fleet, "plan_here", lambda board: planned.append(board) or plan_here(board))
+    fleet = fleet_of(tmp_path, "pi-4b", "pi-4b", "pi-zero-2w")
+    try:
+        for name in (*fleet.agents, "agent-0"):
+            fleet.start_agent(name)
+            fleet.kill(name)
+    finally:
+        fleet.stop()
+    assert planned == ["pi-4b", "pi-zero-2w"]
+
+
+def test_an_unknown_board_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ProfileError, match="'pi-99' is unknown"):
-        fleet.start_agent("agent-0")
-    assert not fleet.pids
+        fleet_of(tmp_path, "pi-4b", "pi-99")
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,8 @@ import pytest
 
 from device_profiles.profile import Measurement, ProfileError, shipped
 from fedcore.errors import ConfigError
-from tinyfleet.emulation import Emulated, Host, plan, plan_here
+from tinyfleet import emulation
+from tinyfleet.emulation import Emulated, Host, plan, plan_here, this_host
 
 LARGE = Host(cores=16, memory_bytes=64_000_000_000, clock_mhz=4000.0)
 
@@ -63,6 +64,15 @@ def test_what_is_emulated_names_its_means():
     assert any("work per clock" in line for line in told.not_emulated)
     for always in ("instruction set", "memory bandwidth", "disk speed", "heat"):
         assert any(line.startswith(always) for line in told.not_emulated)
+
+
+def test_this_machine_is_measured_for_a_measured_board_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(emulation, "gflops_apart", lambda engine: asked.append(engine) or 40.0)
+    board = shipped()["pi-zero-2w"]
+    assert (this_host(board).convolution_gflops, asked) == (0.0, [])
+    measured = dataclasses.replace(board, measured=Measurement(350_000_000, 4, 1.0, 1.0, 10.0, "torch"))
+    assert (this_host(measured).convolution_gflops, asked) == (40.0, ["torch"])
 
 
 def test_only_boards_with_figures_can_be_emulated():
