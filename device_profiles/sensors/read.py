@@ -66,12 +66,14 @@ def read_health(
 
     Files alone are read: no tool is started, since a heartbeat may not wait for one.
     """
-    found = _readings(root, disabled, replace(options, tools=False))
-    return {figure: reading.value for figure, reading in found if figure and reading.value is not None}
+    found = _readings(root, disabled, replace(options, tools=False), figures_only=True)
+    return {figure: reading.value for figure, reading in found if reading.value is not None}
 
 
-def _readings(root: Path | None, disabled: Iterable[str], options: Options) -> Iterator[tuple[str, Reading]]:
-    """Pairs (heartbeat's figure, reading)."""
+def _readings(
+    root: Path | None, disabled: Iterable[str], options: Options, *, figures_only: bool = False
+) -> Iterator[tuple[str, Reading]]:
+    """Pairs (heartbeat's figure, reading); ``figures_only``: what no heartbeat tells is not even read."""
     place = sysfs_root() if root is None else root
     left_out = frozenset(disabled)
     check_names(sorted(left_out))
@@ -82,6 +84,8 @@ def _readings(root: Path | None, disabled: Iterable[str], options: Options) -> I
         try:
             sensor = load(name)
             figure = sensor.figure
+            if figures_only and not figure:
+                continue
             reading = sensor.read(place, options)
             if reading is not None and reading.value is not None and not math.isfinite(reading.value):
                 raise ValueError(f"{reading.value} is not a number")

@@ -147,6 +147,21 @@ def test_what_cannot_be_read_is_left_out(tmp_path, content):
     assert unknown == {"throttling", "load", "temperature", "under_voltage", "disk"}
 
 
+def test_a_heartbeat_reads_no_sensor_that_it_does_not_tell(tmp_path, another):
+    another(
+        "extra_slow",
+        "from device_profiles.sensors.sensor import Reading, Sensor\n"
+        "def read(root, options):\n"
+        "    (root / 'was read').touch()\n"
+        "    return Reading('extra_slow', 1.0)\n"
+        "SENSOR = Sensor('extra_slow', read)\n",
+    )
+    assert "free_memory_bytes" in read_health(tmp_path)
+    assert not (tmp_path / "was read").exists()
+    assert Reading("extra_slow", 1.0) in read_all(tmp_path)
+    assert (tmp_path / "was read").exists()
+
+
 def test_a_heartbeat_starts_no_tool(tmp_path):
     tool = put(tmp_path, "usr/bin/vcgencmd", f"#!/bin/sh\ntouch {tmp_path}/started\necho throttled=0x0\n")
     tool.chmod(0o755)
