@@ -82,9 +82,6 @@ class CgroupLimit:
         # In the child itself: nothing that it allocates escapes the limit.
         (self._home / "cgroup.procs").write_text(str(os.getpid()))
 
-    def attach(self, pid: int) -> None:
-        """Nothing to do: the child went in by itself."""
-
     def oom_kills(self) -> int:
         name = "memory.events" if self.version == 2 else "memory.oom_control"
         with contextlib.suppress(OSError):

@@ -107,9 +107,6 @@ class MemoryLimit(Protocol):
     def before_exec(self) -> None:
         """Run in the child between fork and exec."""
 
-    def attach(self, pid: int) -> None:
-        """Run in the parent once the child exists."""
-
     def oom_kills(self) -> int:
         """How often the kernel killed in here."""
         ...
@@ -128,9 +125,6 @@ class DataLimit:
 
     def before_exec(self) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (self._limit, self._limit))
-
-    def attach(self, pid: int) -> None:
-        """Nothing to do: the child set it itself."""
 
     def oom_kills(self) -> int:
         return 0  # allocations fail, nothing is killed

@@ -62,8 +62,6 @@ class WorkerProcess:
         self._log = log
         self._limit, self._child = self._start(name)
         self.kind = "none" if self._limit is None else self._limit.kind
-        if self._limit is not None:
-            self._limit.attach(self._child.pid)
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
         self._next_look = 0.0
         self._peak_data_bytes = 0
