@@ -12,24 +12,28 @@ def normalized_weight(
     weight: torch.Tensor, gain: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
 ) -> torch.Tensor:
     """``fedcore.models.layers.normalized_weight`` in torch."""
-    used, _ = _standardized(weight, active, norm)
+    flags = None if active is None else rows(active)
+    used, _, _, counted = _standardized(weight, flags, norm)
     used.mul_(gain[:, None])
-    if active is not None and norm is WeightNorm.ALL:
-        used.mul_(rows(active))
+    if flags is not None and counted is None:
+        used.mul_(flags)
     return _unrow(used, weight)
 
 
 def _standardized(
-    weight: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Z = (W - mean) / s of every filter, zero where an entry does not count, and s."""
-    count, counted = _counted(weight, active, norm)
+    weight: torch.Tensor, flags: torch.Tensor | None, norm: WeightNorm
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int, torch.Tensor | None]:
+    """Z = (W - mean) / s of every filter, zero where an entry does not count; s; and what ``_counted`` says.
+
+    ``flags``: rows of the mask.
+    """
+    count, counted = _counted(weight, flags, norm)
     flat = rows(weight)
     z = flat - flat.sum(1, keepdim=True) / count
     if counted is not None:
         z.mul_(counted)
     scale = row_dot(z, z).clamp_min_(NORM_FLOOR).sqrt_()
-    return z.div_(scale), scale
+    return z.div_(scale), scale, count, counted
 
 
 def rows(tensor: torch.Tensor) -> torch.Tensor:
@@ -40,7 +44,7 @@ def rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _unrow(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``_rows``."""
+    """The inverse of ``rows``."""
     if like.dim() != 4:
         return flat.view_as(like)
     out, inputs, height, width = like.shape
@@ -53,12 +57,11 @@ def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _counted(
-    weight: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
+    weight: torch.Tensor, flags: torch.Tensor | None, norm: WeightNorm
 ) -> tuple[torch.Tensor | int, torch.Tensor | None]:
     """(N of every filter, which entries it counts; None: all)."""
-    if active is None or norm is WeightNorm.ALL:
+    if flags is None or norm is WeightNorm.ALL:
         return weight[0].numel(), None
-    flags = rows(active)
     return flags.sum(1, keepdim=True).clamp_min_(1), flags
 
 
@@ -74,11 +77,11 @@ def normalized_weight_gradient(
     With H = m g G / s: dL/dW_j = H_j - sum(H) / N - z_j sum(H z) for counted entries; the last term is absent
     where the floor holds s. ``gradient`` is overwritten.
     """
-    z, scale = _standardized(weight, active, norm)
-    count, counted = _counted(weight, active, norm)
+    flags = None if active is None else rows(active)
+    z, scale, count, counted = _standardized(weight, flags, norm)
     h = rows(gradient)
-    if active is not None:
-        h.mul_(rows(active))
+    if flags is not None:
+        h.mul_(flags)
     of_gain = row_dot(h, z)[:, 0]
     h.mul_(gain[:, None] / scale)
     mean = h.sum(1, keepdim=True) / count
