@@ -33,7 +33,7 @@ def draw_candidates(
     graph: Graph, density: float, size: int, seed: int, spread: float, allocation: str
 ) -> list[Counts]:
     """C vectors of layer counts; the first is the allocation's own, the others are drawn about it."""
-    shapes = {name: graph.params[name].shape for name in graph.maskable}
+    shapes = graph.maskable_shapes
     rng = np.random.default_rng([seed, 3])
     drawn = [candidate_counts(shapes, density, rng, spread, allocation) for _ in range(size - 1)]
     return [ALLOCATIONS[allocation](shapes, density), *drawn]

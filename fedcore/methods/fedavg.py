@@ -170,6 +170,6 @@ class Static(FedAvg):
 
 def random_start(problem: Problem, density: float, allocation: str) -> Mask:
     """A random mask with ERK or uniform layer densities, drawn from the run's seed."""
-    shapes = {name: problem.graph.params[name].shape for name in problem.graph.maskable}
+    shapes = problem.graph.maskable_shapes
     rng = np.random.default_rng([problem.seed, 2])
     return random_mask(shapes, ALLOCATIONS[allocation](shapes, density), rng)

@@ -60,8 +60,7 @@ class LotteryFl(FedAvg):
         self.targets = self._counts(settings.density)
 
     def _counts(self, share: float) -> dict[str, int]:
-        shapes = {name: self.problem.graph.params[name].shape for name in self.problem.graph.maskable}
-        return uniform_counts(shapes, share)
+        return uniform_counts(self.problem.graph.maskable_shapes, share)
 
     # -- coordinator half ---------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class SquaresFold(TrainFold):
 
     def __init__(self, graph: Graph, mask: Mask) -> None:
         super().__init__(graph, mask)
-        self._shapes = {name: graph.params[name].shape for name in graph.maskable}
+        self._shapes = graph.maskable_shapes
         self._squares = {
             name: FixedPointSum((math.prod(shape),), self.SQUARE_BITS) for name, shape in self._shapes.items()
         }

@@ -166,6 +166,11 @@ class Graph:
         return tuple(name for name in self.params if name in in_blocks)
 
     @cached_property
+    def maskable_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the ``maskable`` weights, in their order."""
+        return {name: self.params[name].shape for name in self.maskable}
+
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Activation shape after each node without the batch; ``"input"`` included."""
         shapes: dict[str, tuple[int, ...]] = {INPUT: self.input_shape}

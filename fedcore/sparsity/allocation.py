@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fedcore.arrays import Mask
 from fedcore.errors import ConfigError
+from fedcore.sparsity.mask import random_mask
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -60,6 +62,11 @@ def _round_to(exact: Mapping[str, float], sizes: Mapping[str, int], total: int) 
             counts[name] += step
         missing = total - sum(counts.values())
     return counts
+
+
+def erk_mask(shapes: Shapes, density: float, rng: np.random.Generator) -> Mask:
+    """A random mask of ERK's counts; none, which is dense, at density 1."""
+    return random_mask(shapes, erk_counts(shapes, density), rng) if density < 1.0 else {}
 
 
 ALLOCATIONS = {"uniform": uniform_counts, "erk": erk_counts}

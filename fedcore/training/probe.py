@@ -54,8 +54,7 @@ def probe_here(request: Probe) -> Probed:
 
     from fedcore.models.registry import build
     from fedcore.rss import peak_bytes, reset_peak, resident_bytes
-    from fedcore.sparsity.allocation import erk_counts
-    from fedcore.sparsity.mask import random_mask
+    from fedcore.sparsity.allocation import erk_mask
     from fedcore.training.allocator import return_freed_memory
     from fedcore.training.engine import StepSettings
     from fedcore.training.registry import create
@@ -64,8 +63,7 @@ def probe_here(request: Probe) -> Probed:
     engine = create(request.engine, request.threads)
     return_freed_memory()  # in every configuration: the peak is to be what is in use
     rng = np.random.default_rng(0)
-    shapes = {name: graph.params[name].shape for name in graph.maskable}
-    mask = random_mask(shapes, erk_counts(shapes, request.density), rng) if request.density < 1.0 else {}
+    mask = erk_mask(graph.maskable_shapes, request.density, rng)
     engine_bytes = resident_bytes()
     engine.load(graph, graph.initial_params(0), mask)
     x = rng.standard_normal((request.batch, *graph.input_shape), dtype=np.float32)

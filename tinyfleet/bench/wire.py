@@ -24,8 +24,8 @@ from fedcore.protocol.mosquitto import MosquittoBroker
 from fedcore.protocol.mqtt import MqttTransport
 from fedcore.protocol.transport import Connected, Received
 from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import erk_counts
-from fedcore.sparsity.mask import apply_mask, mask_digest, random_mask
+from fedcore.sparsity.allocation import erk_mask
+from fedcore.sparsity.mask import apply_mask, mask_digest
 
 T = TypeVar("T")
 INPUTS = {"sensor_cnn": (6, 100), "small_cnn": (1, 28, 28)}
@@ -63,8 +63,7 @@ def graph_of(model: str) -> Graph:
 def payload_of(graph: Graph, density: float, seed: int = 0) -> Payload:
     """A trained-like state: random weights under a random ERK mask, which compresses like real ones."""
     params = graph.initial_params(seed)
-    shapes = {name: graph.params[name].shape for name in graph.maskable}
-    mask = random_mask(shapes, erk_counts(shapes, density), np.random.default_rng(seed)) if density < 1 else {}
+    mask = erk_mask(graph.maskable_shapes, density, np.random.default_rng(seed))
     apply_mask(params, mask)
     rng = np.random.default_rng(seed + 1)
     for name in graph.statistics:

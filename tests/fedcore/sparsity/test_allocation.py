@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcore.errors import ConfigError
-from fedcore.sparsity.allocation import candidate_counts, erk_counts, uniform_counts
+from fedcore.sparsity.allocation import candidate_counts, erk_counts, erk_mask, uniform_counts
+from fedcore.sparsity.mask import active_counts
 from fedcore.sparsity.schedule import cosine_count, is_adjustment_round
 
 SHAPES = {"a": (16, 8, 3, 3), "b": (64, 16, 3, 3), "c": (128, 64, 3, 3), "d": (10, 128)}
@@ -38,6 +39,13 @@ def test_erk_gives_small_layers_the_higher_density():
     assert layer_density["d"] > layer_density["a"] > layer_density["b"] > layer_density["c"]
     ratio = (sum(SHAPES["b"]) / math.prod(SHAPES["b"])) / (sum(SHAPES["c"]) / math.prod(SHAPES["c"]))
     assert layer_density["b"] / layer_density["c"] == pytest.approx(ratio, rel=0.01)
+
+
+def test_an_erk_mask_has_erks_counts_and_is_none_where_all_is_dense():
+    mask = erk_mask(SHAPES, 0.1, np.random.default_rng(0))
+    assert active_counts(mask) == erk_counts(SHAPES, 0.1)
+    assert {name: active.shape for name, active in mask.items()} == SHAPES
+    assert erk_mask(SHAPES, 1.0, np.random.default_rng(0)) == {}
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.5])
