@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedcore.training.layout import CHUNK
+
 SAMPLE = 1 << 14  # entries from which the threshold is estimated: its rank errs by 0.4 % (one sigma)
-CHUNK = 1 << 18  # entries (un)packed at a time, a multiple of 8: their slots take 2 MB
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def features_of(
         sources = [node.inputs[0] for node in graph.nodes if node.op in kinds]
         pruned = sum(int(np.prod(graph.shapes[source])) for source in sources) * batch / 1e6
     return Features(
-        model=float(model_bytes(graph, {}, momentum=momentum) + maskable),
+        model=float(model_bytes(graph, momentum=momentum) + maskable),
         replayed=float(step_bytes(graph, shape)),
         layer=4.0 * max(graph.params[node.weight].size for node in weights),
         passes=float(passes * len(weights)),

@@ -10,12 +10,11 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from fedcore.arrays import Mask
-from fedcore.models.graph import INPUT, STATISTICS, Graph, Node, Op
+from fedcore.accounting import VALUE
+from fedcore.models.graph import INPUT, Graph, Node, Op
+from fedcore.training.layout import CHUNK, OVERWRITABLE
 
-FLOAT = 4
-CHUNK = 1 << 18  # entries selected at a time (activation_pruning)
-CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry: |a|, the flag, and at worst its position and value
+CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry of a chunk: |a|, the flag, its slot, and at worst its value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class StepShape:
 
     batch: int  # samples of a forward pass: the micro-batch where there is one
     keep: float = 1.0
-    value: int = FLOAT  # bytes of a kept activation
+    value: int = VALUE  # bytes of a kept activation
     pruned_norm: bool = False
     accumulate: bool = False  # several micro-batches: gradients are summed
 
@@ -66,7 +65,7 @@ class _Replay:
     cached: dict[str, list[str]] = field(default_factory=dict)  # node -> tensors that its backward pass reads
 
     def size(self, name: str) -> int:
-        return math.prod(self.graph.shapes[name]) * self.shape.batch * FLOAT
+        return math.prod(self.graph.shapes[name]) * self.shape.batch * VALUE
 
     def forward(self) -> None:
         graph, readers = self.graph, Counter(s for n in self.graph.nodes for s in n.inputs)
@@ -76,7 +75,7 @@ class _Replay:
         self.refs[INPUT] = readers[INPUT]
         for node in graph.nodes:
             first = node.inputs[0]
-            overwrites = readers[first] == 1 and kinds.get(first) in _OVERWRITABLE
+            overwrites = readers[first] == 1 and kinds.get(first) in OVERWRITABLE
             self._cache(node)
             if node.op is Op.FLATTEN or (node.op in (Op.RELU, Op.RELU6) and overwrites):
                 self.owner[node.name] = self.owner[first]
@@ -95,7 +94,7 @@ class _Replay:
         weighted = node.op in (Op.CONV, Op.LINEAR)
         norm = node.op is Op.BATCH_NORM
         if self.shape.pruned and (weighted or (norm and self.shape.pruned_norm)):
-            entries = self.size(source) // FLOAT
+            entries = self.size(source) // VALUE
             self.heap.touch(min(entries, CHUNK) * CHUNK_BYTES)
             self.heap.take(("kept", node.name), entries * (self.shape.keep * self.shape.value + 1 / 8))
         elif weighted or norm or node.op is Op.MAX_POOL:
@@ -103,7 +102,7 @@ class _Replay:
             if node.op is Op.MAX_POOL:
                 self.heap.take(("kept", node.name), 2 * self.size(node.name))  # int64 indices
         elif node.op in (Op.RELU, Op.RELU6) and self.shape.pruned:
-            self.heap.take(("kept", node.name), self.size(node.name) / FLOAT / 8)
+            self.heap.take(("kept", node.name), self.size(node.name) / VALUE / 8)
 
     def _hold(self, node: Node, tensor: str) -> None:
         self.cached.setdefault(node.name, []).append(tensor)
@@ -161,10 +160,7 @@ class _Replay:
             self.heap.drop(key)
 
     def _weight_bytes(self, node: Node) -> int:
-        return self.graph.params[node.weight].size * FLOAT if node.op in (Op.CONV, Op.LINEAR) else 0
-
-
-_OVERWRITABLE = frozenset({Op.CONV, Op.LINEAR, Op.BATCH_NORM, Op.ADD})
+        return self.graph.params[node.weight].size * VALUE if node.op in (Op.CONV, Op.LINEAR) else 0
 
 
 def step_bytes(graph: Graph, shape: StepShape) -> int:
@@ -175,8 +171,7 @@ def step_bytes(graph: Graph, shape: StepShape) -> int:
     return replay.heap.peak
 
 
-def model_bytes(graph: Graph, mask: Mask, *, momentum: bool) -> int:
-    """What the loaded model holds in the torch engine: dense arrays, byte masks, dense momentum."""
-    trained = sum(spec.size for spec in graph.params.values() if spec.role not in STATISTICS)
+def model_bytes(graph: Graph, *, momentum: bool) -> int:
+    """What the loaded model holds in the torch engine, its byte masks not counted: dense arrays, dense momentum."""
     arrays = sum(spec.size for spec in graph.params.values())
-    return FLOAT * (arrays + (trained if momentum else 0)) + sum(active.size for active in mask.values())
+    return VALUE * (arrays + (graph.parameter_count() if momentum else 0))

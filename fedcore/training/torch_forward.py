@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
 from fedcore.training.activation_pruning import Pruning
+from fedcore.training.layout import OVERWRITABLE
 from fedcore.training.torch_layers import Collector, Convolution, Kernel, convolve
 from fedcore.training.torch_norm import PrunedBatchNorm
 from fedcore.training.torch_relu import CompactReLU
@@ -32,10 +33,6 @@ class Mode:
     collector: Collector | None = None
 
 
-# Layers whose backward pass does not read their own output, so that a ReLU may overwrite it.
-_OVERWRITABLE = frozenset({Op.CONV, Op.LINEAR, Op.BATCH_NORM, Op.ADD})
-
-
 def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, mode: Mode) -> torch.Tensor:
     """Logits (N, classes). An activation is released after its last reader, unless autograd holds it."""
     readers = Counter(source for node in graph.nodes for source in node.inputs)
@@ -54,7 +51,7 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
             if not readers[name]:
                 del values[name]
         first = node.inputs[0]
-        overwrite = consumers[first] == 1 and kinds.get(first) in _OVERWRITABLE
+        overwrite = consumers[first] == 1 and kinds.get(first) in OVERWRITABLE
         output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
         values[node.name] = output
         del sources
