@@ -117,45 +117,6 @@ def caches(
     )
 
 
-@app.command()
-def ablation(
-    json_file: JsonFile = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")] = 3,
-    density: Annotated[float, typer.Option(help="Density of every pruned variant.")] = 0.05,
-    rounds: Annotated[int, typer.Option(min=1, help="Training rounds.")] = 10,
-    data: Annotated[str, typer.Option(help="Data source, as for the demo.")] = "mnist5k",
-    processes: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 2,
-    directory: Annotated[Path, typer.Option(help="Finished cells; an interrupted run goes on from them.")] = Path(
-        "ablation-out"
-    ),
-) -> None:
-    """What each part of FedTiny is worth: simulated runs of the demo with parts switched off."""
-    from tinyfleet.bench.ablation import VARIANTS, Cell, bench_ablation, summary
-    from tinyfleet.demo_spec import demo_spec
-
-    def told(cell: Cell, done: int, total: int) -> None:
-        typer.echo(f"{done}/{total} {cell.variant}, seed {cell.seed}: {cell.accuracy_final:.1%}", err=True)
-
-    base = demo_spec("fedtiny", rounds, density, data=data)
-    cells = bench_ablation(base, range(seeds), VARIANTS, directory, processes, told)
-    _save(json_file, cells)
-    emit_table(
-        ("variant", "density", "accuracy, median", "last 5 rounds", "seeds", "bytes up"),
-        [
-            (
-                row["variant"],
-                f"{row['density']:.2%}",
-                f"{row['accuracy_median']:.1%}",
-                f"{row['accuracy_last5_median']:.1%}",
-                " ".join(f"{value:.1%}" for value in row["accuracy_seeds"]),
-                f"{row['bytes_up_round']:,}",
-            )
-            for row in summary(cells)
-        ],
-        empty="nothing was measured",
-    )
-
-
 def _save(path: Path | None, rows: list[Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from fedcore.errors import ConfigError
+from tinyfleet import demo_spec
 from tinyfleet.bench.methods.config import BenchConfig, expand, read_config, shipped
 
 TEXT = """
@@ -115,6 +116,21 @@ def test_shipped_files_are_well_formed():
     for name in shipped():
         assert read_config(name).name == name
     assert len({cell.key for cell in expand(read_config("smoke"))}) == 7
+
+
+def test_the_ablation_is_the_demos_run_with_parts_switched_off():
+    cells = {cell.method: cell for cell in expand(read_config("ablation")) if cell.spec.seed == demo_spec.SEED}
+    demo = demo_spec.demo_spec("fedtiny")
+    for cell in cells.values():
+        spec = cell.spec
+        assert (spec.model, spec.training, spec.data, spec.wire) == (
+            demo.model,
+            demo.training,
+            demo.data,
+            demo.wire,
+        )
+    assert cells["FedTiny"].spec.method == demo.method
+    assert cells["without both"].spec.method == demo.method | {"selection": False, "progressive": False}
 
 
 def test_a_folder_of_the_same_name_is_not_in_the_way(tmp_path, monkeypatch):
