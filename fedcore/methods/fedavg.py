@@ -87,7 +87,7 @@ class FedAvg(Method):
             self.problem.training.batch,
             momentum=settings.momentum > 0,
             keep=settings.keep,
-            value=2 if settings.cache == "fp16" else 4,
+            value=settings.value_bytes,
             pruned_norm=settings.pruned_norm,
             extra=extra,
         )

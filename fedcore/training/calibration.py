@@ -12,6 +12,7 @@ from fedcore.accounting import layer_flops
 from fedcore.models.graph import Graph, Op
 from fedcore.models.registry import build
 from fedcore.run_spec import ModelSettings
+from fedcore.training.engine import StepSettings
 from fedcore.training.memory_model import StepShape, model_bytes, step_bytes
 from fedcore.training.probe import Probe, Probed
 
@@ -68,11 +69,12 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def features_of(
-    graph: Graph, batch: int, micro_batch: int, shape: StepShape, *, momentum: bool, masked: bool
-) -> Features:
-    """Features of one step of ``batch`` samples in passes of ``shape.batch``."""
-    passes = 1 if micro_batch <= 0 else -(-batch // micro_batch)
+def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: bool) -> Features:
+    """Features of one step of ``batch`` samples; ``masked``: the engine holds masks besides the model."""
+    passes = settings.passes(batch)
+    shape = StepShape(
+        -(-batch // passes), settings.keep, settings.value_bytes, settings.pruned_norm, accumulate=passes > 1
+    )
     weights = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
     maskable = sum(graph.params[name].size for name in graph.maskable) if masked else 0
     values = sum(int(np.prod(graph.shapes[node.name])) for node in graph.nodes) * batch / 1e6
@@ -82,7 +84,7 @@ def features_of(
         sources = [node.inputs[0] for node in graph.nodes if node.op in kinds]
         pruned = sum(int(np.prod(graph.shapes[source])) for source in sources) * batch / 1e6
     return Features(
-        model=float(model_bytes(graph, momentum=momentum) + maskable),
+        model=float(model_bytes(graph, momentum=settings.momentum > 0) + maskable),
         replayed=float(step_bytes(graph, shape)),
         layer=4.0 * max(graph.params[node.weight].size for node in weights),
         passes=float(passes * len(weights)),
@@ -96,12 +98,7 @@ def features_of(
 
 def features_of_probe(probe: Probe) -> Features:
     """The same of a probe."""
-    graph = build(probe.model)
-    passes = 1 if probe.micro_batch <= 0 else -(-probe.batch // probe.micro_batch)
-    value = 2 if probe.cache == "fp16" else 4
-    shape = StepShape(-(-probe.batch // passes), probe.keep, value, probe.pruned_norms, accumulate=passes > 1)
-    masked = probe.density < 1.0
-    return features_of(graph, probe.batch, probe.micro_batch, shape, momentum=probe.momentum > 0, masked=masked)
+    return features_of(build(probe.model), probe.batch, probe.settings, masked=probe.density < 1.0)
 
 
 def standard_probes(engine: str) -> list[Probe]:

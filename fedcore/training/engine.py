@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fedcore.accounting import VALUE
 from fedcore.arrays import FloatArray, IntArray, Mask, Params
 from fedcore.models.graph import Graph
 from fedcore.payload import SparseVector
@@ -28,6 +29,15 @@ class StepSettings:
     cache: Literal["fp32", "fp16"] = "fp32"  # precision of the kept share
     pruned_norm: bool = False  # with ``keep`` < 1 batch norm's cache is pruned too, its input gradient approximate
     penalty: float = 0.0
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a kept activation."""
+        return VALUE // 2 if self.cache == "fp16" else VALUE
+
+    def passes(self, batch: int) -> int:
+        """Forward passes of a step of so many samples."""
+        return 1 if self.micro_batch <= 0 else -(-batch // self.micro_batch)
 
 
 GROWTH = StepSettings(learning_rate=0.0)

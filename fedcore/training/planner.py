@@ -9,7 +9,6 @@ from fedcore.datasets.dataset import batch_count
 from fedcore.methods.method import Control, Method
 from fedcore.models.graph import Op
 from fedcore.training.calibration import Calibration, Features, features_of
-from fedcore.training.memory_model import StepShape
 
 KEEPS = (0.5, 0.3, 0.2)  # lossy steps, from mild to hard
 LEAST_NORM_BATCH = 4  # samples a pass that batch norm's statistics still mean something over
@@ -99,18 +98,6 @@ def forecast(method: Method, calibration: Calibration, levers: Levers, samples: 
 
 def step_features(method: Method, levers: Levers) -> Features:
     """Features of one training step under ``levers``."""
-    problem = method.problem
     settings = method.step_settings(1.0, Control(micro_batch=levers.micro_batch, keep=levers.keep))
-    batch = problem.training.batch
-    passes = 1 if levers.micro_batch <= 0 else -(-batch // levers.micro_batch)
-    shape = StepShape(
-        -(-batch // passes),
-        settings.keep,
-        2 if settings.cache == "fp16" else 4,
-        settings.pruned_norm,
-        accumulate=passes > 1,
-    )
-    masked = hasattr(method.settings, "density")
-    return features_of(
-        problem.graph, batch, levers.micro_batch, shape, momentum=settings.momentum > 0, masked=masked
-    )
+    problem, masked = method.problem, hasattr(method.settings, "density")
+    return features_of(problem.graph, problem.training.batch, settings, masked=masked)

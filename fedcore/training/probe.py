@@ -14,6 +14,7 @@ import msgspec
 
 from fedcore.child import ask
 from fedcore.run_spec import ModelSettings
+from fedcore.training.engine import StepSettings
 
 TIMEOUT_S = 900.0
 
@@ -32,6 +33,18 @@ class Probe(msgspec.Struct, frozen=True):
     threads: int = 1
     steps: int = 3
     engine: str = "torch"
+
+    @property
+    def settings(self) -> StepSettings:
+        """Those of its steps."""
+        return StepSettings(
+            0.01,
+            momentum=self.momentum,
+            micro_batch=self.micro_batch,
+            keep=self.keep,
+            cache=self.cache,
+            pruned_norm=self.pruned_norms,
+        )
 
 
 class Probed(msgspec.Struct, frozen=True):
@@ -56,7 +69,6 @@ def probe_here(request: Probe) -> Probed:
     from fedcore.rss import peak_bytes, reset_peak, resident_bytes
     from fedcore.sparsity.allocation import erk_mask
     from fedcore.training.allocator import return_freed_memory
-    from fedcore.training.engine import StepSettings
     from fedcore.training.registry import create
 
     graph = build(request.model)
@@ -68,21 +80,13 @@ def probe_here(request: Probe) -> Probed:
     engine.load(graph, graph.initial_params(0), mask)
     x = rng.standard_normal((request.batch, *graph.input_shape), dtype=np.float32)
     y = rng.integers(0, graph.classes, request.batch)
-    settings = StepSettings(
-        0.01,
-        momentum=request.momentum,
-        micro_batch=request.micro_batch,
-        keep=request.keep,
-        cache=request.cache,
-        pruned_norm=request.pruned_norms,
-    )
-    engine.train_step(x[:2], y[:2], settings)  # libraries are loaded, threads are started
+    engine.train_step(x[:2], y[:2], request.settings)  # libraries are loaded, threads are started
     loaded = resident_bytes()
     reset_peak()
     seconds = []
     for _ in range(request.steps):
         started = time.perf_counter()
-        engine.train_step(x, y, settings)
+        engine.train_step(x, y, request.settings)
         seconds.append(time.perf_counter() - started)
     return Probed(loaded, peak_bytes(), engine_bytes, statistics.median(seconds))
 

@@ -69,7 +69,7 @@ def bench_caches(
 
 def measure(request: Probe) -> CacheRow:
     """Measure one configuration. Raises ``DataError`` where that fails."""
-    found, value = probe(request), 2 if request.cache == "fp16" else 4
+    found, value = probe(request), request.settings.value_bytes
     graph = build(request.model)
     analytic = activation_bytes(graph, request.batch, request.keep, value, request.pruned_norms)
     return CacheRow(

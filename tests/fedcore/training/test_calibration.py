@@ -8,6 +8,7 @@ import pytest
 
 from fedcore.run_spec import ModelSettings
 from fedcore.training.calibration import Calibration, features_of_probe, fit, nonnegative, standard_probes
+from fedcore.training.engine import StepSettings
 from fedcore.training.probe import Probe, Probed
 
 TRUE = Calibration("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
@@ -73,3 +74,15 @@ def test_features_say_what_a_step_is():
     assert parts.passes == 4 * exact.passes
     assert parts.gflop == exact.gflop == pytest.approx(3 * 64 * 25.003264e-3)
     assert parts.replayed < exact.replayed / 2
+
+
+@pytest.mark.parametrize(("micro_batch", "passes"), [(0, 1), (64, 1), (48, 2), (16, 4), (1, 64)])
+def test_a_batch_takes_as_many_passes_as_its_micro_batch_asks_for(micro_batch, passes):
+    assert StepSettings(0.1, micro_batch=micro_batch).passes(64) == passes
+
+
+def test_a_probe_steps_by_its_settings():
+    probe = Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 8, 4, 0.3, "fp16", pruned_norms=True, momentum=0.9)
+    assert probe.settings == StepSettings(0.01, 0.9, 0.0, 4, 0.3, "fp16", pruned_norm=True)
+    assert probe.settings.value_bytes == 2
+    assert StepSettings(0.1).value_bytes == 4
