@@ -18,15 +18,42 @@ class ProfileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Arithmetic on one thread. What a zero weight would take counts as none (``rates.py``)."""
+
+    kernel: str  # "dense" or "sparse"
+    density: float  # share of the weights that are not zero
+    dtype: str  # "fp32" or "fp16"
+    gflops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Thermal:
+    """A board with all usable cores under load. None: this board has no such sensor."""
+
+    seconds: int
+    cores: int
+    gflops: float  # of all cores together, in the last quarter
+    sustained_share: float  # the last quarter's rate by the first one's
+    start_celsius: float | None = None  # before the load
+    peak_celsius: float | None = None
+    start_clock_mhz: float | None = None  # mean of the groups of cores, in the first second of load
+    lowest_clock_mhz: float | None = None
+    throttled: bool | None = None  # the firmware held back, or the clock was capped
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What a board really gives, measured on itself. Rates are medians of several repetitions."""
 
-    usable_memory_bytes: int  # free without taking anything from others
+    usable_memory_bytes: int  # what can be taken before others lose memory that they use
     cores: int  # by affinity and CPU quota
     convolution_gflops: float  # 3x3, 64 channels, 32x32, one thread, as im2col and a matrix product
     memory_bandwidth_gbs: float  # copying 64 MB, bytes read and written
     disk_write_mbs: float  # 16 MB, flushed
-    engine: str = "numpy"  # what ran the convolution
+    engine: str = "numpy"  # what ran the convolution and the rates
+    rates: tuple[Rate, ...] = ()
+    thermal: Thermal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +80,13 @@ class DeviceProfile:
         lines = [f"{key} = {_value(value)}" for key, value in asdict(self).items() if key != "measured"]
         if self.measured is not None:
             lines += ["", "[measured]"]
-            lines += [f"{key} = {_value(value)}" for key, value in asdict(self.measured).items()]
+            facts = asdict(self.measured)
+            rates, thermal = facts.pop("rates"), facts.pop("thermal")
+            lines += _lines(facts)
+            if thermal is not None:
+                lines += ["", "[measured.thermal]", *_lines(thermal)]
+            for rate in rates:
+                lines += ["", "[[measured.rates]]", *_lines(rate)]
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -84,9 +117,22 @@ def profile_of(data: dict[str, Any], where: str = "profile") -> DeviceProfile:
             raise ProfileError(f'{where}: compatible is {words!r}; give a list of texts, as in ["maker,board"]')
         data["compatible"] = tuple(words)
     if isinstance(data.get("measured"), dict):
-        data["measured"] = _checked(Measurement, data["measured"], f"{where}: measured")
+        data["measured"] = _measurement_of(data["measured"], f"{where}: measured")
     profile: DeviceProfile = _checked(DeviceProfile, data, where)
     return profile
+
+
+def _measurement_of(data: dict[str, Any], where: str) -> Measurement:
+    data = dict(data)
+    if isinstance(data.get("thermal"), dict):
+        data["thermal"] = _checked(Thermal, data["thermal"], f"{where}.thermal")
+    if "rates" in data:
+        rows = data["rates"]
+        if not isinstance(rows, list | tuple) or not all(isinstance(row, dict) for row in rows):
+            raise ProfileError(f"{where}: rates is {rows!r}; give tables, each under [[measured.rates]]")
+        data["rates"] = tuple(_checked(Rate, row, f"{where}.rates") for row in rows)
+    measurement: Measurement = _checked(Measurement, data, where)
+    return measurement
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -95,6 +141,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (float, int),
     "bool": (bool,),
     "tuple[str, ...]": (tuple,),
+    "float | None": (float, int, type(None)),
+    "bool | None": (bool, type(None)),
+    "tuple[Rate, ...]": (tuple,),
+    "Thermal | None": (Thermal, type(None)),
     "Measurement | None": (Measurement, type(None)),
 }
 
@@ -107,12 +157,17 @@ def _checked(kind: Any, data: dict[str, Any], where: str) -> Any:
         wanted = _TYPES[str(known[key].type)]
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ProfileError(f"{where}: {key} is {value!r}; give a value of type {known[key].type}")
-        if isinstance(value, int | float) and value < 0:
+        if isinstance(value, int | float) and value < 0 and not key.endswith("_celsius"):
             raise ProfileError(f"{where}: {key} is {value!r}; it cannot be negative")
     missing = [name for name, field in known.items() if field.default is MISSING and name not in data]
     if missing:
         raise ProfileError(f"{where}: {', '.join(missing)} missing")
     return kind(**data)
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    """TOML has no null: what is not known is left out, and read back as its default."""
+    return [f"{key} = {_value(value)}" for key, value in facts.items() if value is not None]
 
 
 def _value(value: Any) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_profiles.detect import detect, usable_cores
-from device_profiles.profile import DeviceProfile, Measurement, ProfileError, read, shipped
+from device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate, Thermal, read, shipped
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -20,6 +20,59 @@ def test_toml_round_trip(name, title, size, compatible, flag, rate):
         measured=Measurement(size, 4, rate, rate, rate),
     )  # fmt: skip
     assert DeviceProfile.from_toml(profile.to_toml()) == profile
+
+
+@given(
+    st.lists(st.builds(Rate, st.sampled_from(["dense", "sparse"]), st.floats(0, 1), text, st.floats(0, 1e6))),
+    st.none() | st.builds(
+        Thermal, st.integers(0, 600), st.integers(1, 64), st.floats(0, 1e6), st.floats(0, 2),
+        start_celsius=st.none() | st.floats(-60, 120), start_clock_mhz=st.none() | st.floats(0, 1e4),
+        throttled=st.none() | st.booleans(),
+    ),
+)  # fmt: skip
+def test_rates_and_heat_round_trip(rates, thermal):
+    measured = Measurement(1, 2, 3.0, 4.0, 5.0, "torch", tuple(rates), thermal)
+    profile = dataclasses.replace(shipped()["pi-5"], measured=measured)
+    assert DeviceProfile.from_toml(profile.to_toml()) == profile
+
+
+OLD_MEASUREMENT = """
+name = "x"
+title = "x"
+cpu = "x"
+cores = 4
+memory_bytes = 1000000000
+
+[measured]
+usable_memory_bytes = 700000000
+cores = 4
+convolution_gflops = 2.5
+memory_bandwidth_gbs = 3
+disk_write_mbs = 18.25
+engine = "numpy"
+"""
+
+
+def test_a_file_from_before_rates_and_heat():
+    found = DeviceProfile.from_toml(OLD_MEASUREMENT).measured
+    assert found == Measurement(700_000_000, 4, 2.5, 3.0, 18.25)
+    assert (found.rates, found.thermal) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("rates = 3", "rates is 3; give tables"),
+        ("thermal = 3", "thermal is 3"),
+        ("[measured.thermal]\nseconds = 60", r"measured\.thermal: cores, gflops, sustained_share missing"),
+        ("[[measured.rates]]\nkernel = 1", "kernel is 1"),
+        ("[[measured.rates]]\ngflops = -1", "negative"),
+        ("[[measured.rates]]\nbf16 = 1", "unknown key 'bf16'"),
+    ],
+)
+def test_a_bad_measurement_names_the_key(more, message):
+    with pytest.raises(ProfileError, match=message):
+        DeviceProfile.from_toml(OLD_MEASUREMENT + more)
 
 
 def test_shipped_profiles_are_consistent():
