@@ -5,22 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from device_profiles.detect import usable_cores
 from device_profiles.limits import usable_memory_bytes
 from device_profiles.profile import Measurement, ProfileError
+from device_profiles.rates import one_torch_thread
+from device_profiles.timing import median_rate
 
-REPEATS = 7
-# A slow board or card repeats less, so that all probes together stay below 20 s: 16 MB take 1.6 s at the
-# 10 MB/s that an SD card of speed class 10 promises.
-FEWEST_REPEATS, PROBE_BUDGET_S = 2, 4.0
 COPY_BYTES = 64_000_000
 DISK_BYTES = 16_000_000
 ENGINES = ("numpy", "torch")
@@ -29,18 +25,6 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 APART_TIMEOUT_S = 60.0
 
 Progress = Callable[[str, int, int], None]
-
-
-def _median_rate(work: float, run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """``work`` per second, median of up to ``REPEATS`` runs after one to warm up, within ``PROBE_BUDGET_S``."""
-    begin = clock()
-    run()
-    times: list[float] = []
-    while len(times) < FEWEST_REPEATS or (len(times) < REPEATS and clock() - begin < PROBE_BUDGET_S):
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return work / statistics.median(times)
 
 
 # Dense 3x3 convolution: images, channels in and out, height and width.
@@ -62,23 +46,17 @@ def convolution_gflops() -> float:
         columns = windows.transpose(1, 4, 5, 0, 2, 3).reshape(CHANNELS * 9, -1)
         return weights @ columns
 
-    return _median_rate(CONVOLUTION_FLOPS, run) / 1e9
+    return median_rate(CONVOLUTION_FLOPS, run) / 1e9
 
 
 def torch_convolution_gflops() -> float:
     """The same convolution by torch, on one thread of the processor."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        x = torch.randn(BATCH, CHANNELS, SIZE, SIZE)
-        weights = torch.randn(CHANNELS, CHANNELS, 3, 3)
-        with torch.no_grad():
-            rate = _median_rate(CONVOLUTION_FLOPS, lambda: torch.nn.functional.conv2d(x, weights, padding=1))
-    finally:
-        torch.set_num_threads(threads)
-    return rate / 1e9
+    x = torch.randn(BATCH, CHANNELS, SIZE, SIZE)
+    weights = torch.randn(CHANNELS, CHANNELS, 3, 3)
+    with one_torch_thread(), torch.no_grad():
+        return median_rate(CONVOLUTION_FLOPS, lambda: torch.nn.functional.conv2d(x, weights, padding=1)) / 1e9
 
 
 @functools.cache
@@ -124,7 +102,7 @@ def memory_bandwidth_gbs() -> float:
     def run() -> None:
         view[:] = source
 
-    return _median_rate(2.0 * COPY_BYTES, run) / 1e9
+    return median_rate(2.0 * COPY_BYTES, run) / 1e9
 
 
 def disk_write_mbs(directory: Path) -> float:
@@ -137,7 +115,7 @@ def disk_write_mbs(directory: Path) -> float:
             file.flush()
             os.fsync(file.fileno())
 
-    return _median_rate(DISK_BYTES, run) / 1e6
+    return median_rate(DISK_BYTES, run) / 1e6
 
 
 def measure(

@@ -80,26 +80,3 @@ def test_an_engine_that_is_not_here(monkeypatch, engine, remedy):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ProfileError, match=remedy):
         measure(engine=engine)
-
-
-def rate_when_a_run_takes(seconds):
-    """(rate, runs) of ten units of work on a clock that moves only while the work runs; the third hiccups."""
-    now, runs = 0.0, 0
-
-    def run():
-        nonlocal now, runs
-        runs += 1
-        now += seconds * (50 if runs == 3 and seconds < 0.01 else 1)
-
-    return probes._median_rate(10.0, run, clock=lambda: now), runs
-
-
-def test_the_median_bears_a_hiccup():
-    rate, runs = rate_when_a_run_takes(0.001)
-    assert rate == pytest.approx(10_000)
-    assert runs == 1 + probes.REPEATS
-
-
-@pytest.mark.parametrize(("seconds", "runs"), [(1.6, 3), (3.2, 3), (1.0, 4), (0.1, 8)])
-def test_a_slow_probe_repeats_less(seconds, runs):
-    assert rate_when_a_run_takes(seconds) == (pytest.approx(10.0 / seconds), runs)
