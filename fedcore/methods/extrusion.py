@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedcore.arrays import IntArray, Mask, Params
-from fedcore.methods.local import LocalResult, LocalRound, Progress
+from fedcore.methods.local import LocalResult, LocalRound, Progress, part_of
 from fedcore.sparsity.mask import smallest
 
 
@@ -34,25 +34,23 @@ def extrusion_rate(step: int, budget: int, norm: float, base: float, initial: fl
 def extrude(local: LocalRound, marked: Mapping[str, IntArray], *, strength: float, budget: int) -> LocalResult:
     """A local round whose last ``budget`` steps (0: all of it) minimise L + strength ||theta_low||^2.
 
-    The marked set stays fixed. With a budget beyond the local round more epochs follow.
+    The marked set stays fixed. With a budget beyond the local round more epochs follow, unless the device is
+    given fewer steps than a round has.
     Raises ``ResultError`` where the loss is no longer finite.
     """
     engine, settings = local.engine, local.settings
-    budget = budget or local.steps
-    steps = max(local.steps, budget)
+    steps = part_of(max(local.whole, budget), local.control)
+    budget = min(budget or local.whole, steps)
     progress = Progress(steps, local.control)
     engine.mark(marked)
-    while progress.step < steps:
-        for x, y in local.epoch():
-            t = progress.step - (steps - budget)
-            own = settings
-            if t >= 0:
-                rate = extrusion_rate(
-                    t, budget, engine.marked_norm(), settings.learning_rate, local.training.learning_rate
-                )
-                own = replace(settings, learning_rate=rate, penalty=strength)
-            progress.add(engine.train_step(x, y, own), len(y), own.learning_rate)
-            if progress.step == steps:
-                break
+    for x, y in local.batches(steps):
+        t = progress.step - (steps - budget)
+        own = settings
+        if t >= 0:
+            rate = extrusion_rate(
+                t, budget, engine.marked_norm(), settings.learning_rate, local.training.learning_rate
+            )
+            own = replace(settings, learning_rate=rate, penalty=strength)
+        progress.add(local.step(x, y, own), len(y), own.learning_rate)
     engine.mark({})
-    return LocalResult(len(local.data), progress.mean_loss, (x, y))
+    return local.result(progress, (x, y))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
 from fedcore.accounting import Cost, growth_cost
 from fedcore.arrays import FloatArray, IntArray, Mask
-from fedcore.datasets.dataset import batch_count, batches
 from fedcore.errors import ConfigError
 from fedcore.methods.checks import integer
 from fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
 from fedcore.methods.holder_fold import HolderFold, prune_to
 from fedcore.methods.local import Progress, all_samples
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
+from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed
 from fedcore.methods.progressive import adjustment_counts
 from fedcore.payload import Json, Payload
 from fedcore.run_spec import Count, Positive, Settings
@@ -96,30 +94,26 @@ class FedDst(FedAvg):
         counts: Any = task.meta.get("adjust")
         if not counts:
             return super().run(task, engine, data, control)
-        training, own = self.problem.training, all_samples(data)
-        rng, normalization = device_seed(self.problem.seed, task, data.name), normalization_of(task)
-        settings = self.step_settings(self.learning_rate(task), control)
+        rng = device_seed(self.problem.seed, task, data.name)
+        local = self.local_round(task, engine, all_samples(data), rng, control)
         engine.load(self.problem.graph, task.params, task.mask)
-        mask, steps, before = task.mask, *self.steps(len(own))
-        progress = Progress(steps, control)
-        epochs = (batches(own, training.batch, normalization, rng) for _ in range(training.local_epochs))
-        for x, y in chain.from_iterable(epochs):
-            progress.add(engine.train_step(x, y, settings), len(y), settings.learning_rate)
+        mask, before = task.mask, self.steps_before(local.steps)
+        progress = Progress(local.steps, control)
+        for x, y in local.batches(local.steps):
+            progress.add(local.step(x, y, local.settings), len(y), local.settings.learning_rate)
             if progress.step == before:
                 mask = self.readjust(engine, task.mask, counts, (x, y), control)
-        meta: dict[str, Json] = {"step": task.meta["step"], "samples": len(own), "loss": progress.mean_loss}
+        done = local.result(progress, (x, y))
+        meta: dict[str, Json] = {"step": task.meta["step"], "samples": done.samples, "loss": done.loss}
         return Payload(meta, engine.params(), mask)
 
-    def steps(self, samples: int) -> tuple[int, int]:
-        """Steps of a round, and those before the readjustment: at least one, which gives its gradients.
+    def steps_before(self, steps: int) -> int:
+        """Of so many steps those before the readjustment: at least one, which gives its gradients.
 
         Half of the steps, not of the epochs, so that a round of one epoch trains on with its new mask too.
         """
-        training = self.problem.training
-        epoch = batch_count(samples, training.batch)
-        steps = training.local_epochs * epoch
-        after = self.settings.adjust_epochs * epoch or steps // 2
-        return steps, steps - after
+        after = self.settings.adjust_epochs * steps // self.problem.training.local_epochs
+        return steps - (after or steps // 2)
 
     def readjust(
         self,

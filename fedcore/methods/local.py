@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +46,11 @@ class Progress:
         return self._sum / self._seen
 
 
+def part_of(steps: int, control: Control) -> int:
+    """How many of so many steps a task takes under ``control``."""
+    return min(steps, control.steps) if control.steps else steps
+
+
 def all_samples(data: DeviceData) -> Dataset:
     """Everything the device has: the development set only ever selects a mask, before training starts."""
     x = np.concatenate([data.train.x, data.development.x])
@@ -63,25 +70,41 @@ class LocalRound(NamedTuple):
     control: Control
 
     @property
-    def steps(self) -> int:
+    def whole(self) -> int:
         """SGD steps of E local epochs."""
         return self.training.local_epochs * batch_count(len(self.data), self.training.batch)
 
-    def epoch(self) -> Iterator[tuple[FloatArray, IntArray]]:
-        """The data once, in a new order."""
-        return batches(self.data, self.training.batch, self.normalization, self.rng)
+    @property
+    def steps(self) -> int:
+        """The steps of this round: a device with too little time is given fewer."""
+        return part_of(self.whole, self.control)
+
+    def step(self, x: FloatArray, y: IntArray, settings: StepSettings) -> float:
+        """One step, under what the board imposes by now; returns its loss."""
+        return self.engine.train_step(x, y, self.control.tightened(settings))
+
+    def result(self, progress: Progress, last_batch: tuple[FloatArray, IntArray]) -> LocalResult:
+        """A part of a round weighs as the part of the samples that it saw."""
+        samples = max(1, len(self.data) * self.steps // self.whole)
+        return LocalResult(samples, progress.mean_loss, last_batch)
+
+    def batches(self, steps: int) -> Iterator[tuple[FloatArray, IntArray]]:
+        """So many mini-batches: all of the data, in a new order, again and again."""
+        size = self.training.batch
+        passes = range(math.ceil(steps / batch_count(len(self.data), size)))
+        epochs = (batches(self.data, size, self.normalization, self.rng) for _ in passes)
+        return islice(chain.from_iterable(epochs), steps)
 
 
 def train_locally(local: LocalRound) -> LocalResult:
-    """Run E local epochs of SGD on the loaded model.
+    """Run E local epochs of SGD on the loaded model, or the part of them that the device is given.
 
     Raises ``ResultError`` where the loss is no longer finite.
     """
     progress = Progress(local.steps, local.control)
-    for _ in range(local.training.local_epochs):
-        for x, y in local.epoch():
-            progress.add(local.engine.train_step(x, y, local.settings), len(y), local.settings.learning_rate)
-    return LocalResult(len(local.data), progress.mean_loss, (x, y))
+    for x, y in local.batches(local.steps):
+        progress.add(local.step(x, y, local.settings), len(y), local.settings.learning_rate)
+    return local.result(progress, (x, y))
 
 
 def pretrain(engine: Engine, public: Dataset, problem: Problem, normalization: Normalization) -> Params:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -59,12 +59,25 @@ class Forgetful:
 
 @dataclass(slots=True)
 class Control:
-    """What the board imposes on a task while it runs, what the device remembers, and how the task reports."""
+    """What the board imposes on a task, what the device remembers, and how the task reports.
+
+    ``micro_batch``, ``keep`` and ``cache`` may be tightened while the task runs: the next step follows them.
+    """
 
     micro_batch: int = 0  # samples a forward pass; 0: whole batches
     keep: float = 1.0  # share of each layer's input cached for its weight gradient; a method may ask for less
+    cache: Literal["fp32", "fp16"] = "fp32"  # precision of what is cached
+    steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
     memory: DeviceMemory = field(default_factory=Forgetful)
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
+
+    def tightened(self, settings: StepSettings) -> StepSettings:
+        """``settings`` under what the board imposes now: the sparser and the coarser caches hold."""
+        keep = min(settings.keep, self.keep)
+        cache: Literal["fp32", "fp16"] = "fp16" if "fp16" in (settings.cache, self.cache) else "fp32"
+        if (self.micro_batch, keep, cache) == (settings.micro_batch, settings.keep, settings.cache):
+            return settings
+        return replace(settings, micro_batch=self.micro_batch, keep=keep, cache=cache)
 
 
 class Fold(Protocol):
@@ -137,17 +150,17 @@ class Method(ABC):
         """Analytic cost of one task to a device with so many samples, the development set counted in."""
 
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
-        """Settings of the optimiser's steps; the sparser of the run's and the board's caches holds."""
+        """Settings of the optimiser's steps: the run's, tightened by the board's."""
         training = self.problem.training
-        return StepSettings(
+        settings = StepSettings(
             learning_rate,
             training.momentum,
             training.weight_decay,
-            control.micro_batch,
-            min(training.activation_keep, control.keep),
-            training.activation_precision,
+            keep=training.activation_keep,
+            cache=training.activation_precision,
             pruned_norm=training.activation_norms,
         )
+        return control.tightened(settings)
 
     # -- device half --------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 pytest.importorskip("torch")
 
-from fedcore.datasets.dataset import batches
+from fedcore.datasets.dataset import batch_count, batches
 from fedcore.errors import ConfigError, ResultError
 from fedcore.methods.feddst import FedDst, FedDstSettings
 from fedcore.methods.holder_fold import HolderFold, prune_to
@@ -189,7 +189,8 @@ def test_readjustment_swaps_the_smallest_for_the_largest_gradients(engine):
 )
 def test_steps_before_and_after_the_readjustment(epochs, after, batch, samples, expected):
     method = feddst(training={"local_epochs": epochs, "batch": batch}, adjust_epochs=after)
-    assert method.steps(samples) == expected
+    steps = epochs * batch_count(samples, batch)
+    assert (steps, method.steps_before(steps)) == expected
     data = dataset(samples, 0)
     normalization = normalization_of(Payload({"normalization": {"mean": [0.0], "std": [1.0], "scale": 1.0}}))
     assert epochs * len(list(batches(data, batch, normalization))) == expected[0]
