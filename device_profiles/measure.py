@@ -15,13 +15,11 @@ from device_profiles.detect import usable_cores
 from device_profiles.limits import usable_memory_bytes
 from device_profiles.profile import Measurement, ProfileError
 from device_profiles.rates import one_torch_thread
-from device_profiles.timing import median_rate
+from device_profiles.timing import ONE_THREAD, median_rate
 
 COPY_BYTES = 64_000_000
 DISK_BYTES = 16_000_000
 ENGINES = ("numpy", "torch")
-# Threads of the linear algebra library would measure the whole board, not one core.
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 APART_TIMEOUT_S = 60.0
 
 Progress = Callable[[str, int, int], None]

@@ -12,6 +12,9 @@ REPEATS = 7
 # 10 MB/s that an SD card of speed class 10 promises.
 FEWEST_REPEATS, PROBE_BUDGET_S = 2, 4.0
 
+# Threads of the linear algebra library would measure the whole board, not one core.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 Clock = Callable[[], float]
 
 
