@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from device_profiles import thermal
 from device_profiles.detect import usable_cores
 from device_profiles.limits import usable_memory_bytes
-from device_profiles.profile import Measurement, ProfileError
-from device_profiles.rates import one_torch_thread
+from device_profiles.profile import Measurement, ProfileError, Rate
+from device_profiles.rates import active_rate, cases, one_torch_thread
 from device_profiles.timing import ONE_THREAD, median_rate
 
 COPY_BYTES = 64_000_000
@@ -120,12 +122,18 @@ def measure(
     directory: Path | None = None,
     progress: Progress = lambda probe, done, total: None,
     engine: str = "numpy",
+    thermal_seconds: int = thermal.SECONDS,
+    root: Path | None = None,
 ) -> Measurement:
-    """Run all probes, in some ten seconds; ``directory`` is where the disk is measured (the working one).
+    """Run all probes, below two minutes with the usual ``thermal_seconds``; 0 leaves the load out.
 
-    ``engine`` runs the convolution. Raises ``ProfileError`` for one that is unknown or not installed.
+    ``directory`` is where the disk is measured (the working one), ``engine`` runs the convolution and the rates,
+    ``root`` is where the sensors are read. ``progress`` hears of each probe, each rate and each second of load.
+    Raises ``ProfileError`` for an engine that is unknown or not installed, and for seconds below 0.
     """
     check_engine(engine)
+    if thermal_seconds < 0:
+        raise ProfileError(f"{thermal_seconds} s of load; give 0 for none, or some, such as {thermal.SECONDS}")
     # Read when the library is loaded: numpy must not have been imported before.
     for name, count in ONE_THREAD.items():
         os.environ.setdefault(name, count)
@@ -137,11 +145,24 @@ def measure(
         ("memory_bandwidth_gbs", memory_bandwidth_gbs),
         ("disk_write_mbs", lambda: disk_write_mbs(directory or Path.cwd())),
     ]
+    total = len(probes) + len(cases()) + thermal_seconds
+    steps = itertools.count()
+
+    def tell(probe: str) -> None:
+        progress(probe, next(steps), total)
+
     found: dict[str, float] = {}
-    for index, (name, probe) in enumerate(probes):
-        progress(name, index, len(probes))
+    for name, probe in probes:
+        tell(name)
         found[name] = probe()
-    progress("", len(probes), len(probes))
+    rates: list[Rate] = []
+    for kernel, dtype, density in cases():
+        tell(f"rates {kernel} {dtype} {density:g}")
+        rate = active_rate(engine, kernel, dtype, density)
+        rates += [] if rate is None else [rate]
+    # Last: a board that is warm would be slower at all else.
+    heat = thermal.behaviour(thermal_seconds, root, lambda _: tell("thermal")) if thermal_seconds else None
+    tell("")
     return Measurement(
         usable_memory_bytes=int(found["usable_memory_bytes"]),
         cores=int(found["cores"]),
@@ -149,4 +170,6 @@ def measure(
         memory_bandwidth_gbs=round(found["memory_bandwidth_gbs"], 3),
         disk_write_mbs=round(found["disk_write_mbs"], 3),
         engine=engine,
+        rates=tuple(rates),
+        thermal=heat,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -12,25 +13,62 @@ import time
 import pytest
 
 from device_profiles import measure as probes
+from device_profiles import rates, thermal
 from device_profiles.measure import measure
 from device_profiles.profile import Measurement, ProfileError
 
 
-def test_measuring_gives_plausible_figures(tmp_path):
+def test_measuring_gives_plausible_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "LEAST_S", 0.001)
+    monkeypatch.setattr(thermal, "usable_cores", lambda: 1)
     told = []
-    start = time.monotonic()
-    found = measure(tmp_path, lambda probe, done, total: told.append((probe, done, total)))
-    assert time.monotonic() - start < 20
-    assert [(done, total) for _, done, total in told] == [(n, 5) for n in range(6)]
-    fields = {field.name for field in dataclasses.fields(Measurement)} - {"engine", "rates", "thermal"}
-    assert {probe for probe, _, _ in told[:-1]} == fields, "each probe is told by the name of the field it fills"
+    found = measure(
+        tmp_path, lambda probe, done, total: told.append((probe, done, total)), thermal_seconds=1, root=tmp_path
+    )
+    assert [(done, total) for _, done, total in told] == [(n, 18) for n in range(19)]
+    fields = {field.name for field in dataclasses.fields(Measurement)} - {"engine"}
+    assert {probe.split()[0] for probe, _, _ in told[:-1]} == fields, "each probe is told by the field it fills"
+    assert told[5][0] == "rates dense fp32 1"
     assert 0.01 < found.convolution_gflops < 10_000
     assert 0.05 < found.memory_bandwidth_gbs < 5_000
     assert found.disk_write_mbs > 0.1
     assert found.cores >= 1
     assert found.usable_memory_bytes > 1_000_000
     assert found.engine == "numpy"
+    assert [(rate.kernel, rate.dtype, rate.density) for rate in found.rates] == list(rates.cases())
+    assert all(0 < rate.gflops < 10_000 for rate in found.rates)
+    assert (found.thermal.seconds, found.thermal.peak_celsius) == (1, None)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_load_and_less_than_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "active_rate", lambda engine, kernel, dtype, density: None)
+    assert measure(tmp_path, thermal_seconds=0).thermal is None
+    with pytest.raises(ProfileError, match="-1 s of load; give 0 for none"):
+        measure(tmp_path, thermal_seconds=-1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_measuring_again_finds_the_same(tmp_path):
+    """Within 10 % on a quiet machine, and below two minutes with a full minute of load."""
+    code = (
+        "import sys, json, dataclasses; from pathlib import Path; from device_profiles.measure import measure\n"
+        "print(json.dumps(dataclasses.asdict(measure(Path(sys.argv[1]), thermal_seconds=int(sys.argv[2])))))"
+    )
+
+    def once(seconds):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), str(seconds)], capture_output=True, check=True, text=True
+        )
+        found = json.loads(ran.stdout)
+        figures = {name: found[name] for name in ("convolution_gflops", "memory_bandwidth_gbs", "disk_write_mbs")}
+        return figures | {(r["kernel"], r["dtype"], r["density"]): r["gflops"] for r in found["rates"]}
+
+    start = time.monotonic()
+    first = once(60)
+    assert time.monotonic() - start < 120
+    assert once(0) == pytest.approx(first, rel=0.1)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
