@@ -8,7 +8,7 @@ import pytest
 from fedcore.methods.registry import create, problem_of
 from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from fedcore.training.calibration import Calibration
-from fedcore.training.planner import LEAST_NORM_BATCH, MARGIN, ladder, plan
+from fedcore.training.planner import LEAST_NORM_BATCH, MARGIN, ladder, plan, tighter
 
 BOARD = Calibration("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
 
@@ -33,9 +33,9 @@ def test_the_ladder_is_exact_first_then_lossier():
 def test_tighter_limits_pull_more_levers_until_nothing_fits(name):
     own = method(name)
     plans = [plan(own, BOARD, limit, 500) for limit in range(900_000_000, 200_000_000, -20_000_000)]
-    order = [list(ladder(own)).index(p.forecast.levers) for p in plans if p.fits]
+    order = [list(ladder(own)).index(p.levers) for p in plans if p.fits]
     assert order == sorted(order)
-    assert plans[0].forecast.levers.micro_batch == 0
+    assert plans[0].levers.micro_batch == 0
     assert plans[0].fits
     assert all(p.forecast.peak_bytes * MARGIN <= p.limit_bytes for p in plans if p.fits)
     last = plans[-1]
@@ -48,9 +48,9 @@ def test_methods_that_prune_their_caches_fit_whole_batches_where_others_must_spl
     limit = int(MARGIN * plan(own, BOARD, 2_000_000_000, 500).forecast.peak_bytes) + 1
     fedtiny, fedmef = plan(method("fedtiny"), BOARD, limit, 500), plan(own, BOARD, limit, 500)
     assert fedtiny.fits
-    assert fedtiny.forecast.levers.micro_batch > 0
+    assert fedtiny.levers.micro_batch > 0
     assert fedmef.fits
-    assert fedmef.forecast.levers.micro_batch == 0
+    assert fedmef.levers.micro_batch == 0
 
 
 def test_rounds_cost_their_steps():
@@ -61,3 +61,33 @@ def test_rounds_cost_their_steps():
     assert two.forecast.peak_bytes - one.forecast.peak_bytes == 1000 * (3 * 32 * 32 + 8)
     slow = msgspec.structs.replace(BOARD, second_gflop=BOARD.second_gflop * 10)
     assert plan(own, slow, 2_000_000_000, 1000).round_seconds > 3 * one.round_seconds
+
+
+def test_what_is_known_to_be_too_much_is_not_tried_again():
+    own = method()
+    first = plan(own, BOARD, 2_000_000_000, 500)
+    assert first.rung == 0
+    later = plan(own, BOARD, 2_000_000_000, 500, rung=3)
+    assert (later.rung, later.fits) == (3, True)
+    beyond = plan(own, BOARD, 2_000_000_000, 500, rung=99)
+    assert beyond.rung == len(beyond.ways) - 1
+
+
+def test_a_board_that_took_more_than_predicted_plans_for_more():
+    own = method()
+    limit = int(MARGIN * plan(own, BOARD, 2_000_000_000, 500).forecast.peak_bytes) + 1
+    assert plan(own, BOARD, limit, 500).rung == 0
+    corrected = plan(own, BOARD, limit, 500, factor=1.2)
+    assert corrected.rung > 0
+    assert corrected.fits
+
+
+def test_every_tighter_rung_takes_less_until_the_last():
+    ways = plan(method(), BOARD, 2_000_000_000, 500).ways
+    rung, peaks = 0, []
+    while rung is not None:
+        peaks.append(ways[rung].peak_bytes)
+        rung = tighter(ways, rung)
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks)) == len(peaks) > 5
+    assert peaks[-1] == min(way.peak_bytes for way in ways)
