@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_facts, emit_json, emit_table, megabytes
 
 app = typer.Typer(help="Detect, measure, list and show board profiles.", no_args_is_help=True)
@@ -32,15 +34,43 @@ def detect(
 
 
 @app.command()
-def measure(as_json: Json = False) -> None:
-    """Measure this board: memory, cores, a small convolution."""
+def measure(
+    engine: Annotated[str, typer.Option(help="What computes: numpy or torch.")] = "numpy",
+    thermal_seconds: Annotated[int, typer.Option(min=0, help="Seconds with all cores under load; 0: none.")] = 60,
+    out: Annotated[Path, typer.Option(help="The profile to write; the disk is measured beside it.")] = Path(
+        "profile.toml"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Measure this board in two minutes: memory, cores, speed by density and dtype, disk, heat."""
+    from device_profiles.compare import disagreements
+    from device_profiles.detect import detect as detect_board
     from device_profiles.measure import measure as measure_board
+    from device_profiles.progress import told_on
 
-    measurement = measure_board()
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; make it, or give another file with --out")
+    board = detect_board()
+    measurement = measure_board(folder, told_on(sys.stderr), engine, thermal_seconds)
+    profile = dataclasses.replace(board, measured=measurement)
+    profile.save(out)
+    warnings = disagreements(profile)
     if as_json:
-        emit_json(measurement)
-    else:
-        emit_facts(dataclasses.asdict(measurement).items())
+        facts = dataclasses.asdict(measurement)
+        emit_json({"board": profile.name, **facts, "warnings": warnings, "profile": str(out.absolute())})
+        return
+    facts = {"board": profile.title, **dataclasses.asdict(measurement)}
+    rates, heat = facts.pop("rates"), facts.pop("thermal")
+    emit_facts({**facts, **{f"thermal {name}": value for name, value in (heat or {}).items()}}.items())
+    emit_table(
+        ("kernel", "dtype", "density", "active GFLOP/s"),
+        [(rate["kernel"], rate["dtype"], rate["density"], rate["gflops"]) for rate in rates],
+        empty="no rate was measured",
+    )
+    for warning in warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    sys.stderr.write(f"wrote {out}\n")
 
 
 @app.command()
