@@ -15,7 +15,7 @@ import msgspec
 from edge_agent import config as configuration
 from edge_agent.config import AgentConfig
 from edge_agent.errors import StateError
-from fedcore.errors import TinyfleetError
+from fedcore.errors import ConfigError, TinyfleetError
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -72,20 +72,38 @@ def init(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure this board, and keep the result in the state directory for the next start."""
+    """Measure this board in two minutes, and keep the result in the state directory for the next start."""
     from dataclasses import asdict, replace
 
+    from device_profiles.compare import disagreements
     from device_profiles.detect import detect
+    from device_profiles.measure import ENGINES
     from device_profiles.measure import measure as measure_board
+    from device_profiles.profile import ProfileError
+    from device_profiles.progress import told_on
     from edge_agent import daemon
 
-    state = daemon.state_directory(_config(options))
-    profile = replace(detect(), measured=measure_board(state))
+    config = _config(options)
+    state = daemon.state_directory(config)
+    # An engine that cannot measure, or none named: numpy is always here.
+    engine = config.engine if config.engine in ENGINES else "numpy"
+    try:
+        board = detect()
+        measurement = measure_board(state, told_on(sys.stderr), engine, options.thermal_seconds)
+    except ProfileError as error:
+        raise ConfigError(str(error)) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nedge-agent: stopped; nothing was kept\n")
+        sys.exit(130)
+    profile = replace(board, measured=measurement)
     profile.save(state / daemon.PROFILE_FILE)
+    warnings = disagreements(profile)
     if options.json:
-        _write(asdict(profile))
-    else:
-        sys.stdout.write(profile.to_toml())
+        _write({**asdict(profile), "warnings": [asdict(warning) for warning in warnings]})
+        return
+    sys.stdout.write(profile.to_toml())
+    for warning in warnings:
+        sys.stderr.write(f"warning: {warning}\n")
 
 
 def show_config(options: argparse.Namespace) -> None:
@@ -152,6 +170,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--data-index", type=int, metavar="I", help="part of the partition that is this device's"
         )
+        if function is measure:
+            command.add_argument(
+                "--thermal-seconds", type=int, default=60, metavar="S", help="load on all cores; 0: none"
+            )
     return parser
 
 

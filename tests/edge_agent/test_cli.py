@@ -8,6 +8,9 @@ import sys
 import msgspec
 import pytest
 
+from device_profiles import measure
+from device_profiles.emulated import BOARD_VARIABLE
+from device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate
 from edge_agent import cli, daemon
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AlreadyRunning
@@ -105,6 +108,44 @@ def test_status_is_written_once_a_change(tmp_path, capsys):
     assert (code, facts["link"], facts["running"], facts["pid"]) == (0, "accepted", True, os.getpid())
     status.write("stopped", "idle", None)
     assert json.loads(run(capsys, "status", "--state", tmp_path, "--json")[1])["running"] is False
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Probes that take no time, on a Pi Zero 2 W of which one core is left; what they were given."""
+    given = []
+
+    def probes(directory, progress, engine, thermal_seconds):
+        given.append((directory, engine, thermal_seconds))
+        if thermal_seconds == 7:
+            raise KeyboardInterrupt
+        if thermal_seconds < 0:
+            raise ProfileError("give 0 for none")
+        return Measurement(400_000_000, 1, 1.5, 2.0, 15.0, rates=(Rate("dense", 1.0, "fp32", 2.5),))
+
+    monkeypatch.setattr(measure, "measure", probes)
+    monkeypatch.setenv(BOARD_VARIABLE, "pi-zero-2w")
+    return given
+
+
+def test_measuring_is_kept_and_compared(tmp_path, capsys, measured):
+    code, out, err = run(capsys, "measure", "--state", tmp_path, "--thermal-seconds", 5)
+    assert code == 0
+    assert out == (tmp_path / daemon.PROFILE_FILE).read_text(encoding="utf-8")
+    assert DeviceProfile.from_toml(out).measured.rates == (Rate("dense", 1.0, "fp32", 2.5),)
+    assert "warning: cores is 1 here, 4 in the shipped profile" in err
+    found = json.loads(run(capsys, "measure", "--state", tmp_path, "--engine", "torch", "--json")[1])
+    assert [warning["figure"] for warning in found["warnings"]] == ["cores"]
+    assert found["measured"]["rates"][0]["gflops"] == 2.5
+    assert measured == [(tmp_path, "numpy", 5), (tmp_path, "torch", 60)]
+
+
+def test_measuring_that_is_stopped_or_wrong_keeps_nothing(tmp_path, capsys, measured):
+    code, _, err = run(capsys, "measure", "--state", tmp_path, "--thermal-seconds", 7)
+    assert (code, "nothing was kept" in err) == (130, True)
+    code, out, _ = run(capsys, "measure", "--state", tmp_path, "--thermal-seconds", -1, "--json")
+    assert (code, json.loads(out)["message"]) == (2, "give 0 for none")
+    assert not (tmp_path / daemon.PROFILE_FILE).exists()
 
 
 def test_sensors(tmp_path, capsys):
