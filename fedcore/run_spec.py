@@ -80,6 +80,13 @@ class FleetSettings(Settings, frozen=True):
     grace_s: Annotated[float, Meta(ge=0.0)] = 30.0  # how long a round waits for a device that went offline
     staleness: Count = 0  # a late result counts if its base model is at most so many steps old
     max_retries: Count = 8  # of one task on one device; each over-budget one halves the micro-batch
+    # uniformly, or by what each device can do in time; the settings below are for the latter
+    selection: Literal["random", "capability"] = "random"
+    # What a device's part of a step may take. 0: what half of the devices need for the whole task.
+    round_target_s: Annotated[float, Meta(ge=0.0)] = 0.0
+    # The least part of a task that a slow device is given; where even that is too long, it is left out.
+    least_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.125
+    patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
 
 
 class WireSettings(Settings, frozen=True):

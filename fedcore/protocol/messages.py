@@ -158,7 +158,10 @@ class Welcome(Message, frozen=True, tag="welcome"):
 
 
 class TaskOffer(Message, frozen=True, tag="task_offer"):
-    """One step of a run for this device. ``spec`` is the run's RunSpec as JSON data."""
+    """One step of a run for this device. ``spec`` is the run's RunSpec as JSON data.
+
+    A device that has too little time or memory for the whole job is given a part of it.
+    """
 
     run: Name
     step: Index
@@ -166,6 +169,8 @@ class TaskOffer(Message, frozen=True, tag="task_offer"):
     lease_s: Seconds
     manifest: Manifest
     spec: dict[str, Any]
+    steps: Index = 0  # optimiser steps at most; 0: the whole round
+    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0  # the most that the engine may cache of a layer's input
 
 
 class TaskCancel(Message, frozen=True, tag="task_cancel"):

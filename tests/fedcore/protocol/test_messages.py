@@ -24,7 +24,8 @@ UP = [
     TaskStatus("r", 3, TaskState.RUNNING, done=5, total=10, loss=0.5),
     ChunkRequest(DIGEST, 0, 8),
 ]
-DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), TaskOffer("r", 1, "train", 60.0, Manifest(DIGEST, 10, 4), {"name": "x"})]
+OFFER = TaskOffer("r", 1, "train", 60.0, Manifest(DIGEST, 10, 4), {"name": "x"})
+DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), OFFER, msgspec.structs.replace(OFFER, steps=3, keep=0.5)]
 
 
 @pytest.mark.parametrize("message", UP)
@@ -44,6 +45,20 @@ def test_anything_else_is_a_codec_error(payload):
     for decode in (messages.decode_up, messages.decode_down):
         with pytest.raises(CodecError):
             decode(payload)
+
+
+def test_an_offer_of_the_whole_job_reads_as_it_did_before_there_were_parts():
+    written = messages.encode(OFFER)
+    assert b"steps" not in written
+    assert b"keep" not in written
+    offer = messages.decode_down(written)
+    assert (offer.steps, offer.keep) == (0, 1.0)
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.5, 1.5])
+def test_a_part_that_is_none_is_refused(keep):
+    with pytest.raises(CodecError):
+        messages.decode_down(messages.encode(msgspec.structs.replace(OFFER, keep=keep)))
 
 
 @pytest.mark.parametrize(

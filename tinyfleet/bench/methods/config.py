@@ -27,6 +27,8 @@ from fedcore.run_spec import (
 from fedcore.settings import convert, read_toml
 
 SHIPPED = Path(__file__).parent.parent / "configs"
+# Settings of the fleet that no simulation reads: cells that were finished before there were any stay valid.
+_LIVE_ONLY = ("selection", "round_target_s", "least_share", "patience")
 
 Density = Annotated[float, Meta(gt=0.0, le=1.0)]
 
@@ -90,7 +92,10 @@ class CellSpec:
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides its numbers: a finished cell counts only for an equal one."""
-        settings = [msgspec.to_builtins(self.spec), self.evaluate_every, self.last]
+        spec = msgspec.to_builtins(self.spec)
+        for name in _LIVE_ONLY:
+            del spec["fleet"][name]
+        settings = [spec, self.evaluate_every, self.last]
         return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:16]
 
     def evaluated(self, finished: int) -> bool:

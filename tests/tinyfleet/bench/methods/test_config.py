@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -84,6 +86,15 @@ def test_another_source_is_another_run():
     assert there.spec.data.source == there.dataset == "mnist5k"
     assert here.digest != there.digest
     assert here.digest == expand(config())[0].digest
+
+
+def test_what_only_a_live_fleet_reads_makes_no_other_run():
+    here = expand(config())[0]
+    live = here.spec.fleet.__class__(selection="capability", round_target_s=9.0, least_share=0.5, patience=3)
+    spec = msgspec.structs.replace(here.spec, fleet=live)
+    assert dataclasses.replace(here, spec=spec).digest == here.digest
+    spec = msgspec.structs.replace(here.spec, fleet=msgspec.structs.replace(live, cohort=2))
+    assert dataclasses.replace(here, spec=spec).digest != here.digest
 
 
 def test_the_last_rounds_are_all_evaluated():
