@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from device_profiles.limits import parse_size
+from edge_agent.guard_settings import GuardSettings
 from edge_agent.sensor_settings import SensorSettings
 from fedcore.errors import ConfigError
 from fedcore.protocol.topics import valid_device
@@ -107,6 +108,7 @@ class AgentConfig(Settings, frozen=True):
     limits: Annotated[LimitSettings, Meta(description="what the board grants to training")] = LimitSettings()
     storage: Annotated[StorageSettings, Meta(description="what the agent may keep on disk")] = StorageSettings()
     sensors: Annotated[SensorSettings, Meta(description="the board's sensors")] = SensorSettings()
+    guards: Annotated[GuardSettings, Meta(description="what pauses training")] = GuardSettings()
 
 
 def load(path: Path | None, overrides: dict[str, Any]) -> AgentConfig:
@@ -138,7 +140,7 @@ def check(config: AgentConfig) -> None:
     _ = config.limits.memory_limit_bytes
     size(config.storage.outbox_limit, "storage.outbox_limit")
     size(config.storage.inbox_limit, "storage.inbox_limit")
-    config.sensors.options()
+    config.guards.limits(config.sensors.options())
     partition = config.data.partition
     if partition.kind != "none" and config.data.index >= partition.devices:
         raise ConfigError(f"data.index {config.data.index}: the partition has only {partition.devices} devices")

@@ -50,6 +50,8 @@ class Worker(Protocol):
     def rss_bytes(self) -> int: ...
     @property
     def peak_rss_bytes(self) -> int: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -121,6 +123,15 @@ class WorkerProcess:
                 reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
                 return {"event": "over_budget", "reason": reason}
         return None
+
+    def pause(self) -> None:
+        """Stop it where it is: its memory stays, it takes no CPU. ``poll`` and ``close`` work as ever."""
+        # A dead process is no error: its exit event tells.
+        self._child.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on from where ``pause`` stopped it; does nothing to one that runs."""
+        self._child.process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End it now, give the limit back."""

@@ -64,6 +64,7 @@ class ScriptedWorker:
         self.peak_rss_bytes = 99
         self.commands: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.paused = False
         self.closed = False
 
     def send(self, message) -> None:
@@ -72,7 +73,15 @@ class ScriptedWorker:
 
     def poll(self, now: float) -> dict[str, Any] | None:
         assert not self.closed
-        return self.events.pop(0) if self.events else None
+        return self.events.pop(0) if self.events and not self.paused else None
+
+    def pause(self) -> None:
+        assert not self.closed
+        self.paused = True
+
+    def resume(self) -> None:
+        assert not self.closed
+        self.paused = False
 
     def close(self) -> None:
         assert not self.closed

@@ -15,6 +15,8 @@ from edge_agent.config import (
     load,
     password_of,
 )
+from edge_agent.guard_settings import GuardSettings
+from edge_agent.guards import GuardLimits
 from edge_agent.sensor_settings import SensorSettings
 from fedcore.errors import ConfigError
 
@@ -66,6 +68,11 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
         ("sensors.battery_critical_percent", 101.0, "battery_critical_percent"),
         ("sensors.disk_warning", "some", "some"),
         ("sensors.memory_critical", "1G", "memory_warning_bytes 64000000 is below"),
+        ("guards.disabled", ["batery"], "did you mean 'battery'"),
+        ("guards.disabled", ["moon"], "choose from battery, disk"),
+        ("guards.least_disk", "little", "guards: least_disk: size 'little'"),
+        ("guards.least_pause_s", float("inf"), "least_pause_s inf is never over"),
+        ("guards.resume_after_s", -1.0, "resume_after_s"),
     ],
 )
 def test_bad_values_are_named(key, value, words):
@@ -77,6 +84,17 @@ def test_the_sensors_options_are_the_settings(tmp_path):
     assert SensorSettings().options(tmp_path) == SensorOptions(disk=tmp_path)
     settings = load(None, {"sensors.temperature_critical_c": 99.0, "sensors.disk_warning": "2Gi"}).sensors
     assert settings.options() == SensorOptions(temperature_critical_c=99.0, disk_warning_bytes=2 << 30)
+
+
+def test_the_guards_limits_are_the_sensors_unless_set():
+    assert GuardSettings().limits(SensorOptions()) == GuardLimits()
+    config = load(None, {"sensors.temperature_critical_c": 80.0, "sensors.battery_critical_percent": 20.0})
+    limits = config.guards.limits(config.sensors.options())
+    assert (limits.temperature_pause_c, limits.temperature_resume_c) == (80.0, 75.0)
+    assert (limits.battery_pause_percent, limits.battery_resume_percent) == (20.0, 30.0)
+    guards = load(None, {"guards.temperature_gap_c": 3.0, "guards.least_disk": "2Mi"}).guards
+    assert guards.limits(SensorOptions()).temperature_resume_c == 82.0
+    assert guards.limits(SensorOptions()).least_disk_bytes == 2 << 20
 
 
 def test_an_index_beyond_the_partition_is_an_error():
@@ -91,7 +109,7 @@ def test_a_missing_file_is_a_config_error(tmp_path):
 
 @pytest.mark.parametrize(
     "kind",
-    [AgentConfig, BrokerSettings, AgentDataSettings, LimitSettings, StorageSettings, SensorSettings],
+    [AgentConfig, BrokerSettings, AgentDataSettings, LimitSettings, StorageSettings, SensorSettings, GuardSettings],
 )
 def test_every_field_is_described(kind):
     notes = descriptions(kind)
