@@ -10,7 +10,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import msgspec
 
 from edge_agent.config import AgentConfig
 from edge_agent.enforcement import Worker
-from edge_agent.governor import Governor, Plan, Stage
+from edge_agent.governor import Chosen, Governor, Plan, Stage
 from edge_agent.inbox import Inbox
 from edge_agent.outbox import Outbox
 from edge_agent.states import TASK_TABLE, Task, TaskEvent, follow
@@ -31,6 +31,7 @@ from fedcore.settings import convert
 
 logger = logging.getLogger(__name__)
 
+CALIBRATION = "calibration.toml"  # in the state directory: what was measured of the engine on this board
 PROGRESS_INTERVAL_S = 1.0
 _REASON_LIMIT = 2000  # characters, of messages.Text
 
@@ -46,6 +47,7 @@ class _Current:
     status: TaskStatus
     status_sent: float
     stage: Stage = Stage.LOADING
+    chosen: Chosen = field(default_factory=Chosen)
     worker: Worker | None = None
 
     @property
@@ -81,6 +83,7 @@ class Assignments:
         self._device = device
         self._config = config
         self._masks = state / "masks"
+        self._calibration = state / CALIBRATION
         self._result = state / "work" / "result.blob"
         self._result.parent.mkdir(parents=True, exist_ok=True)
         self._governor = governor
@@ -167,7 +170,7 @@ class Assignments:
     def _take(self, offer: TaskOffer) -> None:
         try:
             spec = convert(offer.spec, RunSpec, "spec of the offer")
-            plan = self._governor.plan(spec)
+            plan = self._governor.plan(spec, self._slot.rss_bytes)
             if plan.refusal:
                 raise ConfigError(plan.refusal)
             self._abandon()
@@ -178,7 +181,7 @@ class Assignments:
         self._follow(TaskEvent.OFFERED)
         logger.info("run %s step %d: accepted, %d bytes to fetch", offer.run, offer.step, offer.manifest.size)
         now = self._clock()
-        status = TaskStatus(offer.run, offer.step, TaskState.ACCEPTED, micro_batch=plan.micro_batch)
+        status = TaskStatus(offer.run, offer.step, TaskState.ACCEPTED)
         self._current = _Current(offer, spec, plan, began=now, status=status, status_sent=now)
         self._say(status)
         self.tick()
@@ -232,10 +235,15 @@ class Assignments:
                 "data": msgspec.to_builtins(self._config.data),
                 "engine": self._config.engine,
                 "threads": plan.threads,
-                "micro_batch": plan.micro_batch,
+                "target_bytes": plan.target_bytes,
+                "rung": plan.rung,
+                "factor": plan.factor,
+                "calibration": str(self._calibration),
+                "steps": offer.steps,
+                "keep": offer.keep,
             }
         )
-        self._progress(TaskStatus(offer.run, offer.step, TaskState.RUNNING, micro_batch=plan.micro_batch), now=True)
+        self._progress(TaskStatus(offer.run, offer.step, TaskState.RUNNING), now=True)
 
     def _train(self) -> None:
         while self.state is Task.TRAINING:
@@ -248,6 +256,13 @@ class Assignments:
     def _worker_said(self, current: _Current, event: dict[str, Any]) -> None:
         reason = str(event.get("reason", ""))
         match event.get("event"):
+            case "planned" | "tightened" as what:
+                self._levers(current, event, tightened=what == "tightened")
+            case "near_limit":
+                self._near_limit(current, event)
+            case "declined":
+                self._governor.refused(current.spec, current.plan)
+                self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
             case "training":
                 current.stage = Stage.TRAINING
             case "progress":
@@ -258,7 +273,7 @@ class Assignments:
                         done=int(event["done"]),
                         total=int(event["total"]),
                         loss=float(event["loss"]),
-                        micro_batch=current.plan.micro_batch,
+                        micro_batch=current.chosen.micro_batch,
                     )
                 )
             case "done":
@@ -271,6 +286,20 @@ class Assignments:
                 self._end(TaskEvent.FAILED, TaskState.FAILED, f"{event.get('kind', 'error')}: {reason}")
             case other:
                 logger.debug("worker event %r is unknown", other)
+
+    def _levers(self, current: _Current, event: dict[str, Any], *, tightened: bool) -> None:
+        """The worker has planned its task, or goes on with less."""
+        names = {item.name for item in fields(Chosen)}
+        current.chosen = Chosen(**{name: value for name, value in event.items() if name in names})
+        logger.info("run %s step %d: %s", *current.key, current.chosen.text)
+        if tightened:
+            self._governor.tightened(current.spec, current.chosen.rung)
+
+    def _near_limit(self, current: _Current, event: dict[str, Any]) -> None:
+        """Soft limit: ask for less before the hard limit ends the task."""
+        if current.stage is Stage.TRAINING and current.worker is not None:
+            logger.info("run %s step %d: %s resident; less from the next step on", *current.key, event["rss_bytes"])
+            current.worker.send({"cmd": "tighten"})
 
     def _progress(self, status: TaskStatus, *, now: bool = False) -> None:
         """Forward at most one a second; remember the last for whoever asks."""
@@ -290,24 +319,24 @@ class Assignments:
                 task_s=self._clock() - current.began,
                 peak_rss_bytes=int(event["peak_rss_bytes"]),
                 engine=str(event["engine"]),
-                micro_batch=current.plan.micro_batch,
+                micro_batch=current.chosen.micro_batch,
             )
             self._outbox.add(offer, self._result)
         except OSError as error:
             self._end(TaskEvent.FAILED, TaskState.FAILED, f"the result cannot be kept on disk: {error}")
             return
+        self._governor.finished(current.spec, current.plan, current.chosen, offer.peak_rss_bytes)
         self._end(TaskEvent.FINISHED, TaskState.FINISHED, "", peak_rss_bytes=offer.peak_rss_bytes, sound=True)
         self._say(offer)
 
     def _over_budget(self, current: _Current, reason: str) -> None:
         """Learn from it, give the memory back, and say what comes next."""
-        following = self._governor.over_budget(current.spec, current.plan, current.stage)
-        where = f"while {current.stage.value}, micro-batch {current.plan.micro_batch or 'whole'}"
+        following = self._governor.over_budget(current.spec, current.plan, current.chosen, current.stage)
+        where = f"while {current.stage.value}, {current.chosen.text}"
         self._end(
             TaskEvent.OVER_BUDGET,
             TaskState.OVER_BUDGET,
-            f"{reason} ({where}); {following.refusal or f'next micro-batch {following.micro_batch}'}",
-            micro_batch=following.micro_batch,
+            f"{reason} ({where}); {following.refusal or 'the next try takes less'}",
             peak_rss_bytes=0 if current.worker is None else current.worker.peak_rss_bytes,
         )
 
@@ -323,7 +352,6 @@ class Assignments:
         state: TaskState,
         reason: str,
         *,
-        micro_batch: int | None = None,
         peak_rss_bytes: int = 0,
         sound: bool = False,
     ) -> None:
@@ -338,7 +366,7 @@ class Assignments:
                 *current.key,
                 state,
                 reason[:_REASON_LIMIT],
-                micro_batch=current.plan.micro_batch if micro_batch is None else micro_batch,
+                micro_batch=current.chosen.micro_batch,
                 peak_rss_bytes=peak_rss_bytes,
             )
         )

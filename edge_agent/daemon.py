@@ -63,7 +63,7 @@ def assemble(
     governor = Governor(
         state / "governor.json",
         memory_limit_bytes=config.limits.memory_limit_bytes,
-        usable_bytes=usable_memory_bytes(),
+        usable=usable_memory_bytes,
         threads=config.limits.threads or int(board.profile.get("cores", 1)),
         policy=config.limits.policy,
         engine=config.engine,

@@ -1,7 +1,7 @@
 """The worker process under its limits, and what its death means.
 
 Two lines of defence. The hard limit (a memory cgroup, else RLIMIT_DATA) stops any burst; the
-watcher looks at the resident set every 100 ms and stops what the hard limit does not count.
+watcher looks at the resident set every 50 ms: near the limit the worker is asked for less, beyond it stopped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any, Protocol
 import psutil
 
 from device_profiles.limits import DataLimit, MemoryLimit, choose_limit
-from edge_agent.governor import Plan
+from edge_agent.governor import SOFT_SHARE, Plan
 from fedcore.child import Child
 
 logger = logging.getLogger(__name__)
 
-WATCH_INTERVAL_S = 0.1
+WATCH_INTERVAL_S = 0.05
+# What was asked of a worker near its limit shows after its step: it is not asked again before.
+TIGHTEN_PAUSE_S = 2.0
 # C code meets RLIMIT_DATA in its own ways (aborts, segmentation faults): a death this near to it is the limit's.
 NEAR_LIMIT = 0.95
 _LOG_LIMIT_BYTES = 1_000_000
@@ -66,6 +68,7 @@ class WorkerProcess:
         self.kind = "none" if self._limit is None else self._limit.kind
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
         self._next_look = 0.0
+        self._next_warning = 0.0
         self._peak_data_bytes = 0
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
@@ -122,6 +125,9 @@ class WorkerProcess:
                 self._child.kill()
                 reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
                 return {"event": "over_budget", "reason": reason}
+            if limit and self.rss_bytes > SOFT_SHARE * limit and now >= self._next_warning:
+                self._next_warning = now + TIGHTEN_PAUSE_S
+                return {"event": "near_limit", "rss_bytes": self.rss_bytes}
         return None
 
     def pause(self) -> None:

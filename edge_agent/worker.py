@@ -1,7 +1,8 @@
 """The worker process: ``python -m edge_agent.worker``. Reads tasks as JSON lines, trains, answers with events.
 
-Events: ``training`` (the engine is up, training begins), ``progress``, then one of ``done``,
-``failed``, ``over_budget``, ``needs_mask``. Nothing heavy is imported before the first command.
+Events: ``planned`` (the levers that fit), ``training`` (the engine is up, training begins), ``progress``,
+``tightened``, then one of ``done``, ``declined``, ``failed``, ``over_budget``, ``needs_mask``. Nothing heavy is
+imported before the first command. A thread of its own listens, so that a task can be tightened while it runs.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import argparse
 import contextlib
 import ctypes
 import os
+import queue
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +32,9 @@ from fedcore.settings import convert
 
 if TYPE_CHECKING:
     from device_profiles.profile import DeviceProfile
+    from edge_agent.pilot import Pilot
     from fedcore.arrays import Mask
-    from fedcore.methods.method import DeviceData
+    from fedcore.methods.method import DeviceData, Method
     from fedcore.payload import Payload
     from fedcore.training.engine import Engine
 
@@ -59,7 +63,16 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     data: dict[str, Any]
     engine: str = "auto"
     threads: int = 1
-    micro_batch: int = 0
+    target_bytes: int = 0  # what the whole process may take; 0: no bound
+    rung: int = 0  # of the planner's ladder: ways before it are known to be too much
+    factor: float = 1.0  # measured by predicted peak of such tasks so far
+    calibration: str = ""  # file in which this board's own may be
+    steps: int = 0  # of the offer: a part of the round; 0: all of it
+    keep: float = 1.0  # of the offer: the most that caches may keep
+
+
+class TightenCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="tighten"):
+    """Go on with less memory from the next step on. Means nothing while no task trains."""
 
 
 class DescribeCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="describe"):
@@ -80,6 +93,13 @@ class Trainer:
         self._emit = emit
         self._engine: tuple[tuple[str, int], Engine] | None = None
         self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
+        self._pilot: Pilot | None = None
+
+    def tighten(self) -> None:
+        """Any thread: emit ``tightened`` where the running task can do with less."""
+        pilot = self._pilot
+        if pilot is not None and pilot.tighten():
+            self._emit(pilot.event("tightened"))
 
     def describe(self, command: DescribeCommand) -> None:
         """Emit ``described``. Raises ``DataError``, ``ConfigError``."""
@@ -112,10 +132,19 @@ class Trainer:
         method = create(spec.method, problem_of(spec))
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
+        pilot = _pilot(command, method, len(data.train) + len(data.development), self._emit)
+        if pilot.refusal:
+            self._emit({"event": "declined", "reason": pilot.refusal})
+            return
+        self._emit(pilot.event("planned"))
         engine = self._engine_of(command.engine, command.threads)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
-        result = method.run(task, engine, data, _control(command, self._emit))
+        self._pilot = pilot
+        try:
+            result = method.run(task, engine, data, pilot.control)
+        finally:
+            self._pilot = None
         train_s = time.monotonic() - begin
         write_atomic(Path(command.result), encode_result(result, task, spec.wire, method.upload_precision))
         self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": engine.name})
@@ -172,21 +201,34 @@ def memory_directory(command: TaskCommand) -> Path:
     return Path(command.masks) / "memory"
 
 
-def _control(command: TaskCommand, emit: Emit) -> Any:
-    """The method's ``Control``: progress goes out at most four times a second."""
+def _pilot(command: TaskCommand, method: Method, samples: int, emit: Emit) -> Pilot:
+    """The task's levers and its ``Control``: progress goes out at most four times a second."""
     from edge_agent.device_memory import FileMemory
+    from edge_agent.pilot import Pilot
     from fedcore.methods.method import Control
+    from fedcore.training.calibrated import measured_or_shipped
+    from fedcore.training.planner import plan
+    from fedcore.training.registry import preferred
 
     last = -_PROGRESS_INTERVAL_S
 
     def progress(step: int, steps: int, loss: float) -> None:
         nonlocal last
+        pilot.step_done()
         now = time.monotonic()
         if now - last >= _PROGRESS_INTERVAL_S or step == steps:
             last = now
             emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
 
-    return Control(command.micro_batch, memory=FileMemory(memory_directory(command)), progress=progress)
+    memory = FileMemory(memory_directory(command))
+    control = Control(keep=command.keep, steps=command.steps, memory=memory, progress=progress)
+    fit = None
+    if command.target_bytes:
+        calibration = measured_or_shipped(Path(command.calibration), preferred(command.engine))
+        if calibration is not None:
+            fit = plan(method, calibration, command.target_bytes, samples, rung=command.rung, factor=command.factor)
+    pilot = Pilot(method, control, fit)
+    return pilot
 
 
 def version() -> str:
@@ -249,11 +291,25 @@ def _first_line(error: BaseException) -> str:
     return str(error).split("\n", 1)[0][:1000]
 
 
-def commands(stream: IO[bytes]) -> Iterator[TaskCommand | DescribeCommand]:
-    """Commands until the supervisor closes the stream."""
-    decoder = msgspec.json.Decoder(TaskCommand | DescribeCommand)
-    for line in stream:
-        yield decoder.decode(line)
+def commands(stream: IO[bytes], tighten: Callable[[], None]) -> Iterator[TaskCommand | DescribeCommand]:
+    """Commands until the supervisor closes the stream. The thread that listens calls ``tighten`` at once."""
+    decoder = msgspec.json.Decoder(TaskCommand | DescribeCommand | TightenCommand)
+    waiting: queue.SimpleQueue[TaskCommand | DescribeCommand | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            for line in stream:
+                command = decoder.decode(line)
+                if isinstance(command, TightenCommand):
+                    tighten()
+                else:
+                    waiting.put(command)
+        finally:
+            waiting.put(None)
+
+    threading.Thread(target=listen, name="commands", daemon=True).start()
+    while (command := waiting.get()) is not None:
+        yield command
 
 
 def _private_stdout() -> IO[bytes]:
@@ -292,7 +348,7 @@ def main() -> None:
         out.write(msgspec.json.encode(event) + b"\n")
 
     trainer = Trainer(emit)
-    for command in commands(sys.stdin.buffer):
+    for command in commands(sys.stdin.buffer, trainer.tighten):
         if not perform(command, trainer, emit) or options.policy == "fresh":
             break
     # Tearing down a framework takes time and can crash; all results are on disk.

@@ -30,6 +30,14 @@ def return_freed_memory() -> None:
     _set(1 << 16, 0)
 
 
+def trim() -> None:
+    """Give freed memory back to the system now."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        _log.debug("this C library has no malloc_trim: freed memory stays with the process")
+
+
 def _set(mmap_threshold: int, trim_threshold: int) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -46,6 +46,18 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_pruned: float
     second_weight: float
     second_normalised: float
+    machine: str = ""  # where it was measured
+    convolution_gflops: float = 0.0  # what that machine's profile says, to tell times elsewhere; 0: not known
+
+    def at_speed(self, convolution_gflops: float) -> Calibration:
+        """The same engine on a machine whose convolutions run at another rate: an estimate of all its times."""
+        if not (self.convolution_gflops > 0.0 and convolution_gflops > 0.0):
+            return self
+        slower = self.convolution_gflops / convolution_gflops
+        times = {
+            name: getattr(self, name) * slower for name in self.__struct_fields__ if name.startswith("second_")
+        }
+        return msgspec.structs.replace(self, **times, convolution_gflops=convolution_gflops)
 
     def peak_bytes(self, features: Features) -> float:
         """Resident bytes of a whole training process at its peak."""
@@ -127,8 +139,8 @@ def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> Calibration:
     constant, model, replayed, layer = nonnegative(columns / memory[:, None], np.ones(len(found)))
     seconds = np.array([probed.step_seconds for _, probed in probes])
     times = np.array([[f.passes, f.gflop, f.values, f.pruned, f.weights, f.normalised] for f in found])
-    rates = nonnegative(times / seconds[:, None], np.ones(len(found)))
-    return Calibration(engine, base, constant * 1e6, model, replayed, layer, *rates)
+    a, b, c, d, e, f = nonnegative(times / seconds[:, None], np.ones(len(found)))
+    return Calibration(engine, base, constant * 1e6, model, replayed, layer, a, b, c, d, e, f)
 
 
 def nonnegative(columns: np.ndarray, target: np.ndarray) -> list[float]:  # type: ignore[type-arg]

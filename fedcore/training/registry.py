@@ -13,6 +13,15 @@ def available() -> tuple[str, ...]:
     return ("torch",) if importlib.util.find_spec("torch") else ()
 
 
+def preferred(name: str = "auto") -> str:
+    """The engine that ``name`` stands for. Raises ``ConfigError`` where none is installed."""
+    if name != "auto":
+        return name
+    if not available():
+        raise ConfigError("no training engine is installed; install torch: pip install 'tinyfleet[torch]'")
+    return available()[0]
+
+
 def create(name: str = "auto", threads: int = 1) -> Engine:
     """Create an engine: ``torch`` (CPU), ``torch-cuda``, or ``auto`` (the first that is available).
 

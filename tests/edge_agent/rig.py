@@ -189,7 +189,7 @@ class Rig:
         self.governor = Governor(
             state / "governor.json",
             memory_limit_bytes=100_000_000,
-            usable_bytes=10**9,
+            usable=lambda: 10**9,
             threads=1,
             policy=self.config.limits.policy,
             engine="auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from device_profiles.limits import DataLimit, choose_limit
 from edge_agent import enforcement
 from edge_agent.enforcement import WorkerProcess
 from edge_agent.governor import Plan
+from fedcore.rss import status_bytes
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
 
 # The activations of one whole batch of this task need some 230 MB more than those of one sample.
@@ -31,7 +33,7 @@ def start(tmp_path, monkeypatch):
             monkeypatch.setattr(WorkerProcess, "_look", _look_at_data_only)
         else:
             monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: DataLimit(1 << 40))
-        workers.append(WorkerProcess("r", Plan(0, 1, policy, limit), "test", tmp_path / "worker.log"))
+        workers.append(WorkerProcess("r", Plan(1, policy, limit), "test", tmp_path / "worker.log"))
         return workers[-1]
 
     original = WorkerProcess._look
@@ -53,7 +55,12 @@ def order(tmp_path_factory):
     return command(directory, spec, task_blob(spec, first_state(spec)), source)
 
 
-def last_event(worker, timeout=60.0):
+GENTLEST = {"target_bytes": 1 << 40}
+TIGHTEST = {"target_bytes": 1 << 40, "rung": 99}  # the last way there is: passes of four samples, pruned caches
+
+
+def every_event(worker, timeout=60.0):
+    """Events as they come, until the task has ended."""
     deadline, events = time.monotonic() + timeout, []
     while time.monotonic() < deadline:
         event = worker.poll(time.monotonic())
@@ -61,31 +68,59 @@ def last_event(worker, timeout=60.0):
             time.sleep(0.005)
             continue
         events.append(event)
+        yield event
         if event["event"] in ("done", "over_budget", "failed", "needs_mask"):
-            return events
+            return
     raise AssertionError(f"nothing but {events}")
 
 
-def data_bytes_of_single_samples(start, order):
-    """What the worker reserves when it trains one sample at a time, the engine's own memory included."""
+def last_event(worker):
+    return list(every_event(worker))
+
+
+def data_bytes_of_small_passes(start, order):
+    """What the worker reserves when it trains a few samples at a time, the engine's own memory included."""
     worker = start(1 << 40)
-    worker.send({**order, "micro_batch": 1})
+    worker.send({**order, **TIGHTEST})
     assert last_event(worker)[-1]["event"] == "done"
     return worker._peak_data_bytes
 
 
-def test_the_hard_limit_stops_a_whole_batch_and_lets_single_samples_pass(start, order):
-    limit = data_bytes_of_single_samples(start, order) + 60_000_000
+def test_the_hard_limit_stops_a_whole_batch_and_lets_small_passes_go(start, order):
+    limit = data_bytes_of_small_passes(start, order) + 60_000_000
     whole = start(limit)
-    whole.send({**order, "micro_batch": 0})
+    whole.send({**order, **GENTLEST})
     events = last_event(whole)
     assert events[-1]["event"] == "over_budget", events
-    assert events[0]["event"] == "training", "it came as far as training"
-    single = start(limit)
-    single.send({**order, "micro_batch": 1})
-    done = last_event(single)[-1]
+    assert [event["event"] for event in events[:2]] == ["planned", "training"], "it came as far as training"
+    small = start(limit)
+    small.send({**order, **TIGHTEST})
+    done = last_event(small)[-1]
     assert done["event"] == "done", done
-    assert single.rss_bytes == 0
+    assert small.rss_bytes == 0
+
+
+def test_a_running_task_goes_on_with_less_when_it_is_asked_to(start, order):
+    """The peak falls with the next step, and no step is lost."""
+    spec = {**order["spec"], "training": {**order["spec"]["training"], "local_epochs": 12}}
+    worker = start(1 << 40, hard=False)
+    worker.send({**order, **GENTLEST, "spec": spec})
+    peaks, way, steps = {}, "whole", []
+    status = Path(f"/proc/{worker._child.pid}/status")
+    for event in every_event(worker):
+        match event["event"]:
+            case "progress":
+                peaks[way] = status_bytes("VmHWM", status)
+                status.with_name("clear_refs").write_text("5")
+                steps.append(event["done"])
+                if event["done"] % 3 == 0:
+                    worker.send({"cmd": "tighten"})
+            case "tightened":
+                way = event["text"]
+    assert event["event"] == "done", event
+    assert steps[-1] == 12
+    assert list(peaks)[:4] == ["whole", "micro-batch 64", "micro-batch 32", "micro-batch 16"]
+    assert peaks["micro-batch 32"] < 0.8 * peaks["whole"], peaks
 
 
 def test_an_engine_that_does_not_fit_is_over_budget_before_training(start, order):
@@ -93,7 +128,7 @@ def test_an_engine_that_does_not_fit_is_over_budget_before_training(start, order
         worker = start(limit)
         worker.send(order)
         events = last_event(worker)
-        assert [event["event"] for event in events] == ["over_budget"], events
+        assert [event["event"] for event in events if event["event"] != "planned"] == ["over_budget"], events
 
 
 def test_the_watcher_stops_what_the_hard_limit_lets_pass(start, order):
@@ -141,7 +176,7 @@ def test_the_log_is_cut_short(start, order, tmp_path):
     worker = start(0, policy="warm")
     log = tmp_path / "worker.log"
     log.write_bytes(b"x" * (enforcement._LOG_LIMIT_BYTES + 1))
-    worker.send({**order, "micro_batch": 0})
+    worker.send({**order, **GENTLEST})
     assert log.stat().st_size < 1000
     assert last_event(worker)[-1]["event"] == "done"
 
@@ -158,7 +193,7 @@ def test_a_cgroup_that_cannot_be_entered_gives_way_to_rlimit_data(order, tmp_pat
             Closed.closed = True
 
     monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: Closed(size))
-    worker = WorkerProcess("r", Plan(0, 1, "fresh", 1 << 40), "test", tmp_path / "worker.log")
+    worker = WorkerProcess("r", Plan(1, "fresh", 1 << 40), "test", tmp_path / "worker.log")
     try:
         assert worker.kind == "RLIMIT_DATA"
         assert Closed.closed
@@ -176,7 +211,7 @@ def test_the_kernel_kills_at_the_cgroup_limit(order, tmp_path, monkeypatch):
         pytest.skip(f"no memory cgroup can be made here ({probe.kind})")
     original = WorkerProcess._look
     monkeypatch.setattr(WorkerProcess, "_look", lambda self: (original(self), setattr(self, "rss_bytes", 0)))
-    worker = WorkerProcess("r", Plan(0, 1, "fresh", 120_000_000), "test", tmp_path / "worker.log")
+    worker = WorkerProcess("r", Plan(1, "fresh", 120_000_000), "test", tmp_path / "worker.log")
     try:
         worker.send(order)
         event = last_event(worker)[-1]

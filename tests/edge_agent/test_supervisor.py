@@ -109,7 +109,8 @@ def test_a_task_from_offer_to_acknowledgement(rig):
     rig.training(blob=blob)
     command = rig.worker.commands[0]
     assert Path(command["blob"]).read_bytes() == blob
-    assert (command["device"], command["micro_batch"], command["spec"]["name"]) == ("porch", 0, "run")
+    assert (command["device"], command["rung"], command["spec"]["name"]) == ("porch", 0, "run")
+    assert command["target_bytes"] == 92_000_000
     rig.worker.events.append({"event": "progress", "done": 3, "total": 9, "loss": 0.5})
     rig.settle(1.5)
     running = [status for status in rig.coordinator.of(TaskStatus) if status.done == 3]
@@ -260,12 +261,20 @@ def test_a_warm_worker_that_dies_idle_costs_nothing(tmp_path):
 # -- what goes wrong --------------------------------------------------------------------------------
 
 
+def planned(rung: int, micro_batch: int, name: str = "planned", keep: float = 1.0) -> dict[str, object]:
+    return {
+        "event": name, "rung": rung, "rungs": 4, "micro_batch": micro_batch, "keep": keep,
+        "peak_bytes": 90_000_000, "round_seconds": 1.0, "text": f"micro-batch {micro_batch}",
+    }  # fmt: skip
+
+
 def test_over_budget_then_the_next_smaller_micro_batch(rig):
     expected = [0, 4, 2, 1]
     for attempt, micro_batch in enumerate(expected):
         rig.training(0)
-        assert rig.worker.commands[0]["micro_batch"] == micro_batch
+        assert rig.worker.commands[0]["rung"] == attempt
         rig.worker.events += [
+            planned(attempt, micro_batch),
             {"event": "training", "engine": "torch"},
             {"event": "over_budget", "reason": "killed by the kernel"},
         ]
@@ -273,14 +282,48 @@ def test_over_budget_then_the_next_smaller_micro_batch(rig):
         status = rig.coordinator.of(TaskStatus)[-1]
         assert status.state is TaskState.OVER_BUDGET
         assert status.peak_rss_bytes == 99
-        if attempt < 3:
-            assert status.micro_batch == expected[attempt + 1]
+        assert status.micro_batch == micro_batch
+        assert ("the next try takes less" in status.reason) == (attempt < 3)
         assert rig.worker.closed
     rig.coordinator.offer(0)
     rig.settle()
     assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
     assert "4 tries" in rig.coordinator.of(TaskStatus)[-1].reason
     assert len(rig.workers) == 4
+
+
+def test_near_its_limit_a_worker_is_asked_for_less_and_goes_on(rig):
+    rig.training(0)
+    rig.worker.events += [planned(0, 8), {"event": "near_limit", "rss_bytes": 95_000_000}]
+    rig.settle()
+    assert len(rig.worker.commands) == 1  # not before it trains: nothing could get smaller
+    rig.worker.events += [
+        {"event": "training", "engine": "torch"},
+        {"event": "near_limit", "rss_bytes": 95_000_000},
+    ]
+    rig.settle()
+    assert rig.worker.commands[1:] == [{"cmd": "tighten"}]
+    rig.worker.events += [
+        planned(2, 4, "tightened", 0.5),
+        {"event": "progress", "done": 3, "total": 9, "loss": 1.0},
+    ]
+    rig.clock.now += 5.0
+    rig.settle()
+    assert rig.coordinator.of(TaskStatus)[-1].micro_batch == 4
+    assert rig.governor.plan(SPEC).rung == 2  # the next task begins there
+    assert not rig.worker.closed
+
+
+def test_a_task_that_cannot_fit_is_declined_by_the_workers_plan(rig):
+    rig.training(0)
+    rig.worker.events.append({"event": "declined", "reason": "needs 400M"})
+    rig.settle()
+    assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
+    assert "400M" in rig.coordinator.of(TaskStatus)[-1].reason
+    rig.coordinator.offer(0)
+    rig.settle()
+    assert len(rig.workers) == 1
+    assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
 
 
 def test_a_failed_worker_is_told_and_the_agent_lives_on(rig):

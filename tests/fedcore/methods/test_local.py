@@ -34,7 +34,7 @@ class Recorder(Engine):
     def marked_norm(self):
         return 1.0
 
-    load = params = update_statistics = evaluate = predict = top_gradients = dense_gradients = None  # never asked for
+    load = params = update_statistics = evaluate = predict = top_gradients = dense_gradients = None
 
 
 def local_round(control: Control, samples: int = 50, epochs: int = 2) -> LocalRound:

@@ -1,0 +1,62 @@
+"""Calibrations on disk: the one that ships with an engine, and the one that a board measured of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from fedcore.files import write_atomic
+from fedcore.settings import read_toml
+from fedcore.training.calibration import Calibration, fit, standard_probes
+from fedcore.training.probe import probe
+
+SHIPPED = Path(__file__).parent / "calibrations"
+
+Progress = Callable[[str, int, int], None]
+
+
+def shipped(engine: str) -> Calibration | None:
+    """What was measured of ``engine`` on a development machine: memory carries over, times only in proportion.
+
+    That of torch holds for ``torch-cuda``'s process too. None for an engine without one.
+    """
+    path = SHIPPED / f"{engine.removesuffix('-cuda')}.toml"
+    return read(path) if path.is_file() else None
+
+
+def read(path: Path) -> Calibration:
+    """Raises ``ConfigError``."""
+    return read_toml(path, Calibration)
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Write atomically."""
+    # JSON strings and numbers are TOML ones.
+    lines = [
+        f"{name} = {msgspec.json.encode(value).decode()}"
+        for name, value in msgspec.to_builtins(calibration).items()
+    ]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def measured_or_shipped(path: Path, engine: str) -> Calibration | None:
+    """The board's own where ``path`` holds one of this engine, else the shipped one. Raises ``ConfigError``."""
+    own = read(path) if path.is_file() else None
+    return own if own is not None and own.engine == engine else shipped(engine)
+
+
+def calibrate(engine: str, machine: str, convolution_gflops: float, told: Progress) -> Calibration:
+    """Measure the standard probes, each in a fresh process: half a minute on a gateway, minutes on a board.
+
+    Raises ``DataError`` where a probe cannot be measured.
+    """
+    probes, found = standard_probes(engine), []
+    for index, request in enumerate(probes):
+        told(f"{request.model.name}, batch {request.batch}", index, len(probes))
+        found.append((request, probe(request)))
+    told("", len(probes), len(probes))
+    return msgspec.structs.replace(
+        fit(engine, found), machine=machine, convolution_gflops=round(convolution_gflops, 3)
+    )
