@@ -21,6 +21,7 @@ from edge_agent.enforcement import Worker
 from edge_agent.governor import Chosen, Governor, Plan, Stage
 from edge_agent.inbox import Inbox
 from edge_agent.outbox import Outbox
+from edge_agent.pauses import Pauses
 from edge_agent.states import TASK_TABLE, Task, TaskEvent, follow
 from edge_agent.worker_slot import StartWorker, WorkerSlot
 from fedcore.errors import CodecError, ConfigError
@@ -76,6 +77,7 @@ class Assignments:
         inbox: Inbox,
         outbox: Outbox,
         start_worker: StartWorker,
+        pauses: Pauses,
         say: Callable[[Message], None],
         clock: Callable[[], float],
     ) -> None:
@@ -90,6 +92,7 @@ class Assignments:
         self._inbox = inbox
         self._outbox = outbox
         self._slot = WorkerSlot(start_worker, clock)
+        self._pauses = pauses
         self._say = say
         self._clock = clock
         self._current: _Current | None = None
@@ -224,6 +227,7 @@ class Assignments:
             self._end(TaskEvent.FAILED, TaskState.FAILED, f"the worker cannot be started: {error}")
             return
         current.worker = worker
+        self._pauses.begin(worker)
         worker.send(
             {
                 "cmd": "task",
@@ -248,7 +252,10 @@ class Assignments:
     def _train(self) -> None:
         while self.state is Task.TRAINING:
             current = self._required()
-            event = None if current.worker is None else current.worker.poll(self._clock())
+            if current.worker is None:
+                return
+            self._mind_pauses(current, current.worker)
+            event = current.worker.poll(self._clock())
             if event is None:
                 return
             self._worker_said(current, event)
@@ -274,6 +281,7 @@ class Assignments:
                         total=int(event["total"]),
                         loss=float(event["loss"]),
                         micro_batch=current.chosen.micro_batch,
+                        paused_s=self._pauses.paused_s,
                     )
                 )
             case "done":
@@ -301,6 +309,16 @@ class Assignments:
             logger.info("run %s step %d: %s resident; less from the next step on", *current.key, event["rss_bytes"])
             current.worker.send({"cmd": "tighten"})
 
+    def _mind_pauses(self, current: _Current, worker: Worker) -> None:
+        verdict = self._pauses.mind(worker)
+        if verdict is not None:
+            state = TaskState.PAUSED if verdict.paused else TaskState.RUNNING
+            reason = "; ".join(verdict.reasons)[:_REASON_LIMIT]
+            logger.info("run %s step %d: %s%s", *current.key, state.value, f" ({reason})" if reason else "")
+            before = current.status
+            changed = msgspec.structs.replace(before, state=state, reason=reason, paused_s=self._pauses.paused_s)
+            self._progress(changed, now=True)
+
     def _progress(self, status: TaskStatus, *, now: bool = False) -> None:
         """Forward at most one a second; remember the last for whoever asks."""
         current, clock = self._required(), self._clock()
@@ -315,7 +333,7 @@ class Assignments:
             offer = ResultOffer(
                 *current.key,
                 manifest_of(self._result, DEFAULT_CHUNK_BYTES),
-                train_s=float(event["train_s"]),
+                train_s=max(0.0, float(event["train_s"]) - self._pauses.paused_s),
                 task_s=self._clock() - current.began,
                 peak_rss_bytes=int(event["peak_rss_bytes"]),
                 engine=str(event["engine"]),

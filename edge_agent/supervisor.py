@@ -20,9 +20,11 @@ from device_profiles.sensors.read import read_health
 from edge_agent.assignment import Assignments
 from edge_agent.config import AgentConfig
 from edge_agent.governor import Governor
+from edge_agent.guards import Guards, reader
 from edge_agent.identity import Identity
 from edge_agent.inbox import Inbox
 from edge_agent.outbox import Outbox
+from edge_agent.pauses import Pauses
 from edge_agent.states import LINK_TABLE, Link, LinkEvent, Task, follow
 from edge_agent.status import StatusFile
 from edge_agent.uploads import Uploads
@@ -110,6 +112,10 @@ class Supervisor:
         self._down = topics.down(identity.device)
         self._down_chunk = topics.down_chunk(identity.device)
         self._uploads = Uploads(outbox, transport, topics.up_chunk(identity.device))
+        self._sensors, self._sensor_options = config.sensors, config.sensors.options(state)
+        guards = Guards(
+            config.guards.limits(self._sensor_options), reader(self._sensors.disabled, self._sensor_options), clock
+        )
         self.assignments = Assignments(
             identity.device,
             config,
@@ -118,11 +124,11 @@ class Supervisor:
             inbox=inbox,
             outbox=outbox,
             start_worker=start_worker,
+            pauses=Pauses(guards, clock),
             say=self._say,
             clock=clock,
         )
         self._process = psutil.Process()
-        self._sensors, self._sensor_options = config.sensors, config.sensors.options(state)
         self._status = StatusFile(state / "status.json", identity.device, self.session)
         self._heartbeat_s = 5.0
         self._next_hello = self._next_heartbeat = self._next_offers = 0.0

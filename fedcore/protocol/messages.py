@@ -38,6 +38,7 @@ class TaskState(StrEnum):
 
     ACCEPTED = "accepted"  # the offer arrived, its blob is being fetched
     RUNNING = "running"
+    PAUSED = "paused"  # the board is too hot, too low on power or disk; ``reason`` says which
     FINISHED = "finished"  # the result is in the outbox on disk
     ACKNOWLEDGED = "acknowledged"  # the coordinator has it; ``traffic`` is the whole task's
     OVER_BUDGET = "over_budget"  # stopped at the memory limit; a smaller micro-batch will be tried next
@@ -129,6 +130,7 @@ class TaskStatus(Message, frozen=True, tag="task_status"):
     total: Index = 0
     loss: float | None = None
     micro_batch: Index = 0
+    paused_s: Seconds = 0.0  # of the task so far, by its board's guards
     traffic: Traffic = Traffic()
     peak_rss_bytes: Size = 0
 
@@ -139,7 +141,7 @@ class ResultOffer(Message, frozen=True, tag="result_offer"):
     run: Name
     step: Index
     manifest: Manifest
-    train_s: Seconds  # training inside the worker, engine import and process start not included
+    train_s: Seconds  # training inside the worker: without engine import, process start and pauses
     task_s: Seconds  # from the offer's arrival to the result on disk
     peak_rss_bytes: Size
     engine: Name
