@@ -13,7 +13,9 @@ from coordinator.intake import Intake
 from coordinator.live_run import LiveRun
 from coordinator.model import Model, ModelEvent, ModelFailed, Prepared
 from coordinator.open_step import OpenStep
+from coordinator.planning import choose
 from coordinator.rounds import FINAL_TASK_PHASES, RUN_TABLE, RunEvent, RunState, StepEvent, TaskEvent, advance
+from coordinator.selection import Choice
 from coordinator.transfers import Download
 from fedcore.errors import TinyfleetError
 from fedcore.methods import registry as methods
@@ -48,6 +50,7 @@ class Conductor:
         self._state = RunState.SUBMITTED
         self._spec = RunSpec()
         self._ended = self._ledger.last_ended_run()
+        self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last told
 
     @property
     def waits_for_model(self) -> bool:
@@ -175,9 +178,20 @@ class Conductor:
         candidates = [row for row in registry.candidates() if row.device not in self._intake.late]
         if len(candidates) < max(fleet.min_results, fleet.min_devices if live.step == 0 else 1):
             return
-        cohort = self._context.selection(candidates, size=fleet.cohort, seed=live.spec.seed, step=live.step)
-        live.open_step(cohort, now).tick(now)
+        choice = choose(self._ledger, live, candidates, size=fleet.cohort)
+        if len(choice.cohort) < fleet.min_results:
+            self._wait_for_fitness(live, choice)
+            return
+        self._unfit = {}
+        live.open_step(choice, now).tick(now)
         self._collect_garbage(live)
+
+    def _wait_for_fitness(self, live: LiveRun, choice: Choice) -> None:
+        """Too few of those who are there can take part: said once, and again when the reasons change."""
+        if choice.left_out.keys() != self._unfit.keys():
+            log.warning("run %s: step %d waits for devices: %s", live.run, live.step, choice.left_out)
+            self._ledger.note_waiting(live.run, live.step, choice)
+        self._unfit = choice.left_out
 
     def _close(self, live: LiveRun) -> None:
         """Finish the open step, then tell those who are late, then measure the new state."""
@@ -197,14 +211,12 @@ class Conductor:
         busy = step.tasks.keys() | self._intake.late.keys()
         others = [row for row in registry.candidates() if row.device not in busy]
         room = fleet.cohort - len(step.unsettled()) - step.fold.results if fleet.cohort else len(others)
-        fresh: tuple[str, ...] = ()
-        if room > 0:
-            fresh = self._context.selection(others, size=room, seed=live.spec.seed, step=live.step)
+        fresh = choose(self._ledger, live, others, size=room) if room > 0 else Choice(())
         hopeful = [task.device for task in step.tasks.values() if task.phase not in FINAL_TASK_PHASES]
         shortage = f"step {live.step}: {step.shortage()}"
-        if not fresh and not hopeful:
+        if not fresh.cohort and not hopeful:
             self._end(RunEvent.FAIL, f"{shortage}, and no device is left")
-        elif not fresh and not any(registry.online(device) for device in hopeful):
+        elif not fresh.cohort and not any(registry.online(device) for device in hopeful):
             step.wait_again()  # everyone is away: that is no attempt
         elif step.attempt >= self._context.config.step_attempts:
             self._end(RunEvent.FAIL, f"{shortage} in {step.attempt} tries")

@@ -9,7 +9,6 @@ from coordinator.config import CoordinatorConfig
 from coordinator.ledger import Ledger
 from coordinator.post import Post
 from coordinator.registry import Registry
-from coordinator.selection import Selection
 from coordinator.transfers import Downloads, Uploads
 
 
@@ -23,5 +22,4 @@ class Context:
     registry: Registry
     uploads: Uploads
     downloads: Downloads
-    selection: Selection
     clock: Callable[[], float]

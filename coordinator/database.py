@@ -9,9 +9,7 @@ from pathlib import Path
 
 from coordinator.errors import StoreError
 
-SCHEMA_VERSION = 1
-
-SCHEMA = """
+_FIRST = """
 CREATE TABLE devices (
   device TEXT PRIMARY KEY,
   name TEXT NOT NULL,
@@ -96,6 +94,32 @@ CREATE TABLE tasks (
 CREATE INDEX tasks_counted ON tasks (run, counted_in);
 """
 
+_PARTS_OF_JOBS = """
+ALTER TABLE tasks ADD COLUMN steps INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN keep REAL NOT NULL DEFAULT 1.0;
+ALTER TABLE tasks ADD COLUMN wall_s REAL;
+ALTER TABLE steps ADD COLUMN left_out TEXT NOT NULL DEFAULT '{}';
+
+CREATE TABLE plans (
+  device TEXT PRIMARY KEY REFERENCES devices (device),
+  run TEXT NOT NULL,
+  step INTEGER NOT NULL,
+  part TEXT NOT NULL,
+  chosen INTEGER NOT NULL,
+  steps INTEGER NOT NULL,
+  whole_steps INTEGER NOT NULL,
+  keep REAL NOT NULL,
+  predicted_s REAL,
+  basis TEXT NOT NULL,
+  reason TEXT NOT NULL
+) STRICT;
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS)
+"""What makes each version of the schema from the one before; a new file goes through all of them."""
+
+SCHEMA_VERSION = len(UPGRADES)
+
 
 class Database:
     """One connection. Every commit is on disk when it returns, except inside ``relaxed``."""
@@ -155,7 +179,7 @@ class Database:
             self.write("PRAGMA synchronous = FULL")
 
     def _migrate(self) -> None:
-        """Create the tables in a new file; refuse one that a newer version wrote."""
+        """Create the tables in a new file, upgrade those of an older version; refuse what a newer one wrote."""
         with self.transaction():
             version = int(self.read("PRAGMA user_version")[0][0])
             if version > SCHEMA_VERSION:
@@ -163,8 +187,9 @@ class Database:
                     f"{self.path} has schema version {version}, this program knows {SCHEMA_VERSION}: "
                     "use the newer program, or another state directory"
                 )
-            if version == 0:
-                for statement in SCHEMA.split(";\n"):
+            for upgrade in UPGRADES[version:]:
+                for statement in upgrade.split(";\n"):
                     if statement.strip():
                         self.write(statement)
+            if version < SCHEMA_VERSION:
                 self.write(f"PRAGMA user_version = {SCHEMA_VERSION}")

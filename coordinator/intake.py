@@ -91,7 +91,8 @@ class Intake:
         phase = counted_phase(offer.step, step.step)
         step.fold.add(offer.step, device, path.read_bytes())
         self._ledger.blobs.adopt(path, offer.manifest.sha256)
-        self._ledger.count_result(device, offer, phase, step.step)
+        wall_s = step.wall_s(device) if phase is TaskPhase.STORED else None
+        self._ledger.count_result(device, offer, phase, step.step, wall_s)
         self._context.registry.note_peak(device, offer.peak_rss_bytes)
         if phase is TaskPhase.STORED:
             step.settle(device, TaskEvent.COUNT)

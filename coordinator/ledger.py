@@ -12,13 +12,14 @@ from typing import Any
 
 import msgspec
 
+from coordinator.choices import Choices
 from coordinator.records import CountedResult, Pin, Presence, StepSummary, TaskNote
 from coordinator.rounds import RunState, StepState, TaskPhase
-from coordinator.store import Store
+from coordinator.selection import Choice
 from fedcore.protocol.messages import Enrolment, Hello, ResultOffer, Traffic
 
 
-class Ledger(Store):
+class Ledger(Choices):
     """The store with the service's own writes."""
 
     # -- devices ------------------------------------------------------------------------
@@ -134,9 +135,7 @@ class Ledger(Store):
 
     # -- steps --------------------------------------------------------------------------
 
-    def open_step(
-        self, run: str, step: int, stage: str, round_: int, base_sha256: str, cohort: Sequence[str]
-    ) -> None:
+    def open_step(self, run: str, step: int, stage: str, round_: int, base_sha256: str, choice: Choice) -> None:
         """A new step with one offered task for each device of the cohort."""
         with self._db.transaction():
             self._db.write(
@@ -149,14 +148,17 @@ class Ledger(Store):
                 StepState.OPEN,
                 base_sha256,
                 self._clock(),
-                len(cohort),
+                len(choice.cohort),
             )
-            self._offer(run, step, cohort)
+            self.offer(run, step, choice.cohort)
+            self.note_choice(run, step, choice)
 
-    def extend_step(self, run: str, step: int, attempt: int, devices: Sequence[str]) -> None:
-        """Another attempt at an open step: ``devices`` are offered its task, anew or for the first time."""
+    def extend_step(self, run: str, step: int, attempt: int, back: Sequence[str], fresh: Choice) -> None:
+        """Another attempt at an open step: its task for devices that are ``back``, and for ``fresh`` ones."""
         with self._db.transaction():
-            self._offer(run, step, devices)
+            self.offer_again(run, step, back)
+            self.offer(run, step, fresh.cohort)
+            self.note_choice(run, step, fresh)
             self._db.write(
                 "UPDATE steps SET attempt = ?, expected = (SELECT count(*) FROM tasks WHERE run = ? AND step = ?)"
                 " WHERE run = ? AND step = ?",
@@ -249,12 +251,22 @@ class Ledger(Store):
                 device,
             )
 
-    def count_result(self, device: str, offer: ResultOffer, phase: TaskPhase, counted_in: int) -> None:
-        """A result whose blob is stored now belongs to the fold of step ``counted_in``, exactly once."""
+    def count_result(
+        self,
+        device: str,
+        offer: ResultOffer,
+        phase: TaskPhase,
+        counted_in: int,
+        wall_s: float | None = None,
+    ) -> None:
+        """A result whose blob is stored now belongs to the fold of step ``counted_in``, exactly once.
+
+        ``wall_s`` is the time since its offer left, where that is known.
+        """
         with self._db.transaction():
             self._db.write(
                 "UPDATE tasks SET state = ?, reason = '', train_s = ?, task_s = ?, engine = ?, result_sha256 = ?,"
-                " peak_rss_bytes = max(peak_rss_bytes, ?), micro_batch = ?, counted_in = ?,"
+                " peak_rss_bytes = max(peak_rss_bytes, ?), micro_batch = ?, counted_in = ?, wall_s = ?,"
                 " arrival = (SELECT coalesce(max(arrival), 0) + 1 FROM tasks)"
                 " WHERE run = ? AND step = ? AND device = ? AND counted_in IS NULL",
                 phase,
@@ -265,6 +277,7 @@ class Ledger(Store):
                 offer.peak_rss_bytes,
                 offer.micro_batch,
                 counted_in,
+                wall_s,
                 offer.run,
                 offer.step,
                 device,
@@ -335,17 +348,6 @@ class Ledger(Store):
     def incoming(self) -> Path:
         """Where results lie while they arrive."""
         return self.directory / "incoming"
-
-    def _offer(self, run: str, step: int, devices: Sequence[str]) -> None:
-        for device in devices:
-            self._db.write(
-                "INSERT INTO tasks (run, step, device, state) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET state = excluded.state, reason = ''",
-                run,
-                step,
-                device,
-                TaskPhase.OFFERED,
-            )
 
     def _save_task(self, run: str, step: int, note: TaskNote) -> None:
         self._db.write(

@@ -14,6 +14,7 @@ from coordinator.context import Context
 from coordinator.open_step import LiveTask, OpenStep
 from coordinator.records import StepSummary
 from coordinator.rounds import SETTLED_TASK_PHASES, TaskPhase
+from coordinator.selection import Choice
 from coordinator.task_blobs import TaskBlobs
 from fedcore.arrays import Mask
 from fedcore.methods.method import Method
@@ -35,6 +36,7 @@ class LiveRun:
         self.open: OpenStep | None = None
         self.spec_data: dict[str, Any] = msgspec.to_builtins(spec)
         self._context = context
+        self._task: tuple[int, Payload] | None = None  # of the coming or open step
         self._masks: OrderedDict[str, Mask] = OrderedDict()  # of the tasks whose results may still count
 
     @property
@@ -51,14 +53,21 @@ class LiveRun:
         """True where a result of an earlier ``step`` is still within the staleness window."""
         return bool(0 < self.step - step <= self.spec.fleet.staleness)
 
-    def open_step(self, cohort: tuple[str, ...], now: float) -> OpenStep:
-        """Start the coming step with ``cohort``: on disk first."""
+    def task(self) -> Payload:
+        """The task of the coming step, made once."""
+        if self._task is None or self._task[0] != self.step:
+            self._task = self.step, self.method.configure_round(self.state)
+        return self._task[1]
+
+    def open_step(self, choice: Choice, now: float) -> OpenStep:
+        """Start the coming step with the chosen devices: on disk first."""
         blobs = self._task_blobs(self.state)
         stage, round_ = blobs.stage, _integer(self.state, "round")
-        self._context.ledger.open_step(self.run, self.step, stage, round_, self.state_sha256, cohort)
-        self._begin(blobs, [LiveTask(device) for device in cohort], opened_at=now)
+        self._context.ledger.open_step(self.run, self.step, stage, round_, self.state_sha256, choice)
+        tasks = [LiveTask(plan.device, steps=plan.steps, keep=plan.keep) for plan in choice.cohort]
+        self._begin(blobs, tasks, opened_at=now)
         log.info(
-            "run %s: step %d (%s, round %d) opens for %d devices", self.run, self.step, stage, round_, len(cohort)
+            "run %s: step %d (%s, round %d) opens for %d devices", self.run, self.step, stage, round_, len(tasks)
         )
         return self._require()
 
@@ -79,7 +88,16 @@ class LiveRun:
                 # What was under way is offered anew unless the device says that it is at it.
                 phase = phase if phase in SETTLED_TASK_PHASES else TaskPhase.OFFERED
                 tasks.append(
-                    LiveTask(row.device, phase, row.reason, row.retries, row.micro_batch, row.peak_rss_bytes)
+                    LiveTask(
+                        row.device,
+                        phase,
+                        row.reason,
+                        row.retries,
+                        row.micro_batch,
+                        row.peak_rss_bytes,
+                        steps=row.steps,
+                        keep=row.keep,
+                    )
                 )
         opened_at = self._context.clock() - max(0.0, ledger.now() - started)
         self._begin(self._task_blobs(self.state), tasks, opened_at=opened_at, attempt=attempt)
@@ -140,7 +158,7 @@ class LiveRun:
 
     def _task_blobs(self, state: Payload) -> TaskBlobs:
         """The task of ``state``'s step; its mask is kept to read results with."""
-        task = self.method.configure_round(state)
+        task = self.task() if state is self.state else self.method.configure_round(state)
         self._masks[mask_digest(task.mask)] = task.mask
         self._masks.move_to_end(mask_digest(task.mask))
         while len(self._masks) > self.spec.fleet.staleness + 1:

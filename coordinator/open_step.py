@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from coordinator.aggregation import StepFold
 from coordinator.context import Context
 from coordinator.records import TaskNote
 from coordinator.rounds import SETTLED_TASK_PHASES, TASK_TABLE, StepEvent, TaskEvent, TaskPhase, advance
+from coordinator.selection import Choice
 from coordinator.task_blobs import TaskBlobs
 from fedcore.protocol.messages import TaskOffer, TaskState, TaskStatus
 from fedcore.run_spec import FleetSettings
@@ -39,6 +40,9 @@ class LiveTask:
     peak_rss_bytes: int = 0
     done: int = 0
     total: int = 0
+    steps: int = 0  # optimiser steps that it is given; 0: the whole job
+    keep: float = 1.0
+    began_at: float | None = None  # when the offer of its present try went out first; None: before a restart
     sent_at: float | None = None  # when its offer went out; None: it is due
     due_at: float = 0.0
     with_mask: bool = False  # the device said that it lacks the mask
@@ -179,7 +183,7 @@ class OpenStep:
         may_return = any(task.phase is TaskPhase.LOST for task in self.tasks.values())
         return None if may_return else StepEvent.SHORT
 
-    def retry(self, fresh: Sequence[str], attempt: int) -> None:
+    def retry(self, fresh: Choice, attempt: int) -> None:
         """Offer the same task once more: to ``fresh`` devices, and to lost ones that are back."""
         back = [
             task.device
@@ -187,12 +191,17 @@ class OpenStep:
             if task.phase is TaskPhase.LOST and self._context.registry.online(task.device)
         ]
         self.attempt = attempt
-        self._context.ledger.extend_step(self.run, self.step, attempt, [*back, *fresh])
+        self._context.ledger.extend_step(self.run, self.step, attempt, back, fresh)
         for device in back:
             self._offer_again(self.tasks[device])
-        for device in fresh:
-            self.tasks[device] = LiveTask(device)
+        for plan in fresh.cohort:
+            self.tasks[plan.device] = LiveTask(plan.device, steps=plan.steps, keep=plan.keep)
         self.wait_again()
+
+    def wall_s(self, device: str) -> float | None:
+        """Seconds since the device's offer left, where that was in this process."""
+        task = self.tasks.get(device)
+        return None if task is None or task.began_at is None else self._context.clock() - task.began_at
 
     def wait_again(self) -> None:
         """Start the deadline anew."""
@@ -285,6 +294,8 @@ class OpenStep:
             known = self._context.registry.get(task.device)
             due = silent and (known is None or known.task != (self.run, self.step))
         if due and self._send(task, now):
+            if task.sent_at is None:
+                task.began_at = now
             task.sent_at = now
 
     def _send(self, task: LiveTask, now: float) -> bool:
@@ -297,5 +308,7 @@ class OpenStep:
             lease_s=max(0.0, self._deadline_at - now),
             manifest=self.blobs.manifest(with_mask=task.with_mask or not held),
             spec=self._spec,
+            steps=task.steps,
+            keep=task.keep,
         )
         return self._context.post.send(task.device, offer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -48,6 +48,7 @@ class StepRow:
     bytes_up: float | None
     bytes_down: float | None
     attempt: int
+    left_out: dict[str, str] = field(default_factory=dict)  # device -> why it was not taken into account
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class TaskRow:
     retries: int
     done: int  # optimiser steps
     total: int
+    steps: int = 0  # optimiser steps that it was given; 0: the whole job
+    keep: float = 1.0  # share of each layer's input that it may cache at most
+    wall_s: float | None = None  # from the offer's departure to the result on disk here
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +91,20 @@ class DeviceRow:
     memory_limit_bytes: int
     idle_rss_bytes: int  # of the supervisor, at its latest heartbeat without a task
     peak_rss_bytes: int  # the most that any of its tasks or heartbeats reported
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """What the latest step that looked at a device had in mind for it."""
+
+    device: str
+    run: str
+    step: int
+    part: str  # Part
+    chosen: bool  # False: it could have done its part, and others were chosen
+    steps: int  # optimiser steps of its part; 0: all of them
+    whole_steps: int  # of the whole job; 0: not known, or it cannot be divided
+    keep: float
+    predicted_s: float | None  # of its part; of the whole job where it is left out
+    basis: str  # what the prediction rests on
+    reason: str  # why it is left out, or not given the whole job

@@ -13,7 +13,6 @@ from coordinator.ledger import Ledger
 from coordinator.model import Model, ModelProcess
 from coordinator.post import Post
 from coordinator.registry import Registry
-from coordinator.selection import Selection, random_cohort
 from coordinator.transfers import Downloads, Uploads
 from fedcore.errors import CodecError
 from fedcore.protocol import topics
@@ -49,7 +48,6 @@ class Service:
         *,
         model: Model | None = None,
         create: Creator = create_method,
-        selection: Selection = random_cohort,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         post = Post(transport)
@@ -60,7 +58,7 @@ class Service:
         )
         self._uploads = Uploads(post)
         self._downloads = Downloads(ledger.incoming, post, timeout_s=config.chunk_timeout_s, clock=clock)
-        context = Context(config, ledger, post, self._registry, self._uploads, self._downloads, selection, clock)
+        context = Context(config, ledger, post, self._registry, self._uploads, self._downloads, clock)
         self._conductor = Conductor(context, self._model, create)
         self._changed = ledger.changed()
         self._looked_at = self._flushed_at = clock()

@@ -22,23 +22,24 @@ from coordinator.blobs import BlobStore
 from coordinator.database import Database
 from coordinator.errors import UnknownDevice, UnknownRun
 from coordinator.rounds import RunState
-from coordinator.rows import DeviceRow, RunRow, StepRow, TaskRow
+from coordinator.rows import DeviceRow, PlanRow, RunRow, StepRow, TaskRow
 from fedcore.protocol.messages import Enrolment
 from fedcore.run_spec import RunSpec
 
 _RUNS = "SELECT run, name, method, state, reason, step, round, rounds, created, started, finished, spec FROM runs"
 _STEPS = (
     "SELECT run, step, stage, round, state, started, finished, duration_s, overhead_s, expected, results, lost, "
-    "loss, accuracy, test_loss, test_accuracy, density, attempt FROM steps"
+    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out FROM steps"
 )
 _TASKS = (
     "SELECT run, step, device, state, reason, micro_batch, train_s, task_s, peak_rss_bytes, bytes_up, bytes_down, "
-    "engine, retries, done, total FROM tasks"
+    "engine, retries, done, total, steps, keep, wall_s FROM tasks"
 )
 _DEVICES = (
     "SELECT device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
     "idle_rss_bytes, peak_rss_bytes FROM devices"
 )
+_PLANS = "SELECT device, run, step, part, chosen, steps, whole_steps, keep, predicted_s, basis, reason FROM plans"
 
 
 class Store:
@@ -121,6 +122,11 @@ class Store:
         """All devices that ever said hello, by name."""
         return [_device(row) for row in self._db.read(_DEVICES + " ORDER BY device")]
 
+    def plans(self) -> dict[str, PlanRow]:
+        """What the latest selections had in mind, by device; those that none has looked at are not there."""
+        rows = [dict(row) for row in self._db.read(_PLANS)]
+        return {row["device"]: PlanRow(**{**row, "chosen": bool(row["chosen"])}) for row in rows}
+
     def state_blob(self, run: str) -> Path | None:
         """The latest model state (codec, fp32, lossless), or None before there is one. Raises ``UnknownRun``."""
         rows = self._db.read("SELECT state_sha256 FROM runs WHERE run = ?", run)
@@ -139,7 +145,8 @@ def _run(row: sqlite3.Row) -> RunRow:
 
 
 def _step(row: sqlite3.Row, traffic: list[sqlite3.Row]) -> StepRow:
-    values: dict[str, Any] = {**dict(row), "lost": msgspec.json.decode(row["lost"])}
+    decoded = {name: msgspec.json.decode(row[name]) for name in ("lost", "left_out")}
+    values: dict[str, Any] = {**dict(row), **decoded}
     for name in ("bytes_up", "bytes_down"):
         values[name] = float(statistics.median(entry[name] for entry in traffic)) if traffic else None
     return StepRow(**values)

@@ -18,6 +18,7 @@ from coordinator.errors import StoreError, UnknownDevice, UnknownRun
 from coordinator.ledger import Ledger
 from coordinator.records import Presence, StepSummary, TaskNote
 from coordinator.rounds import RunState, TaskPhase
+from coordinator.selection import Choice, Plan
 from coordinator.store import Store
 from fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer, Traffic
 from fedcore.run_spec import RunSpec
@@ -32,6 +33,10 @@ def ledger(tmp_path):
     ledger.close()
 
 
+def everybody(*devices):
+    return Choice(tuple(Plan(device, chosen=True) for device in devices))
+
+
 def started(ledger, devices=("board-1", "board-2")):
     for device in devices:
         ledger.save_hello(device, HELLO, Enrolment.ACCEPTED)
@@ -39,7 +44,7 @@ def started(ledger, devices=("board-1", "board-2")):
     ledger.start_run(run)
     base = ledger.blobs.put(b"initial")
     ledger.save_initial_state(run, base)
-    ledger.open_step(run, 0, "train", 0, base, devices)
+    ledger.open_step(run, 0, "train", 0, base, everybody(*devices))
     return run
 
 
@@ -167,7 +172,7 @@ def test_garbage_goes_and_what_is_needed_stays(ledger):
         assert ledger.blobs.path(junk).exists()
         states.append(ledger.blobs.put(b"state %d" % step))
         ledger.finish_step(run, step, states[-1], step + 1, StepSummary(1, 1, 1, [], None, None, 1.0))
-        ledger.open_step(run, step + 1, "train", step + 1, states[-1], ["board-1"])
+        ledger.open_step(run, step + 1, "train", step + 1, states[-1], everybody("board-1"))
         ledger.collect_garbage(keep_steps=2)
         assert not ledger.blobs.path(result).exists()
         assert not ledger.blobs.path(junk).exists()
@@ -212,6 +217,7 @@ from pathlib import Path
 from coordinator.ledger import Ledger
 from coordinator.records import StepSummary
 from coordinator.rounds import TaskPhase
+from coordinator.selection import Choice, Plan
 from fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer
 from fedcore.run_spec import RunSpec
 ledger = Ledger(Path(sys.argv[1]))
@@ -221,7 +227,7 @@ ledger.start_run(run)
 base = ledger.blobs.put(b"0")
 ledger.save_initial_state(run, base)
 for step in itertools.count():
-    ledger.open_step(run, step, "train", step, base, ["b"])
+    ledger.open_step(run, step, "train", step, base, Choice((Plan("b", chosen=True),)))
     blob = b"result %d" % step * 5000
     sha = ledger.blobs.put(blob)
     offer = ResultOffer(run, step, Manifest(sha, len(blob), 1000), 1.0, 1.0, 1, "torch")
