@@ -65,10 +65,10 @@ def fitted(candidate: Candidate, target_s: float, fleet: FleetSettings) -> Plan:
     steps = math.floor(candidate.whole_steps * (spare_s / forecast.work_s)) if spare_s > 0 else 0
     if candidate.whole_steps and steps >= least:
         return _part(plan, candidate, steps, target_s)
-    reason = f"the whole job takes {forecast.seconds:.3g} s here, the round has {target_s:.3g} s"
+    reason = f"the whole job takes {told(forecast.seconds)} here, the round has {told(target_s)}"
     if candidate.whole_steps:
         least_s = _seconds(candidate, least)
-        reason += f", and even {least} of its {candidate.whole_steps} steps take {least_s:.3g} s"
+        reason += f", and even {least} of its {candidate.whole_steps} steps take {told(least_s)}"
     return replace(plan, part=Part.LEFT_OUT, keep=1.0, reason=reason)
 
 
@@ -76,8 +76,8 @@ def _part(plan: Plan, candidate: Candidate, steps: int, target_s: float) -> Plan
     """``steps`` of the job."""
     if steps >= candidate.whole_steps:
         return plan
-    told = f"the whole job would take {plan.predicted_s:.3g} s, the round has {target_s:.3g} s"
-    reason = f"{told}; {plan.reason}" if plan.reason else told
+    text = f"the whole job would take {told(_whole_s(candidate))}, the round has {told(target_s)}"
+    reason = f"{text}; {plan.reason}" if plan.reason else text
     return replace(plan, part=Part.PART, steps=steps, predicted_s=_seconds(candidate, steps), reason=reason)
 
 
@@ -113,6 +113,11 @@ def _bring_back(able: Sequence[Candidate], plans: dict[str, Plan], target_s: flo
         if 0 < steps < candidate.whole_steps:
             plan = replace(plan, part=Part.PART, steps=steps, predicted_s=seconds[candidate.device])
         plans[candidate.device] = plan
+
+
+def told(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    return f"{seconds:.0f} s" if seconds >= 10.0 else f"{seconds:.2g} s"
 
 
 def _whole_s(candidate: Candidate) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.ledger import Ledger
 from coordinator.post import Post
@@ -80,8 +80,8 @@ class Registry:
         return known is not None and known.online and known.enrolment is Enrolment.ACCEPTED
 
     def candidates(self) -> list[DeviceRow]:
-        """Rows of the devices that are there and accepted."""
-        return [row for row in self._ledger.devices() if self.online(row.device)]
+        """Rows of the devices that are there and accepted, with the health that they told last."""
+        return [self._latest(row) for row in self._ledger.devices() if self.online(row.device)]
 
     def awaits(self) -> bool:
         """True while devices that were there before a restart have not been heard of, for a while."""
@@ -200,6 +200,11 @@ class Registry:
         """A run has ended: nobody holds its masks any more."""
         for known in self._devices.values():
             known.held.clear()
+
+    def _latest(self, row: DeviceRow) -> DeviceRow:
+        """What is not written yet counts already."""
+        note = self._devices[row.device].note
+        return row if note is None or note.health is None else replace(row, health=note.health)
 
     def _meet(self, known: Device) -> None:
         if not known.online:
