@@ -106,6 +106,24 @@ def measure(options: argparse.Namespace) -> None:
         sys.stderr.write(f"warning: {warning}\n")
 
 
+def calibrate(options: argparse.Namespace) -> None:
+    """Measure what training takes here, in a minute or two: tasks are then planned by this board's own figures."""
+    from device_profiles.detect import detect
+    from device_profiles.progress import told_on
+    from edge_agent import daemon
+    from edge_agent.assignment import CALIBRATION
+    from fedcore.training.calibrated import calibrate_here
+    from fedcore.training.registry import preferred
+
+    config = _config(options)
+    path = daemon.state_directory(config) / CALIBRATION
+    found = calibrate_here(preferred(config.engine), detect().title, path, told_on(sys.stderr))
+    if options.json:
+        _write(msgspec.to_builtins(found))
+    else:
+        sys.stdout.write(path.read_text(encoding="utf-8"))
+
+
 def show_config(options: argparse.Namespace) -> None:
     """Print the configuration in force: the file with the command line on top."""
     config = _config(options)
@@ -151,7 +169,7 @@ def sensors(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for function in (run, init, measure, show_config, status, sensors):
+    for function in (run, init, measure, calibrate, show_config, status, sensors):
         name = function.__name__.replace("_", "-")
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.set_defaults(command=function)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from device_profiles.measure import gflops_apart
+from device_profiles.profile import ProfileError
+from fedcore.errors import ConfigError
 from fedcore.files import write_atomic
 from fedcore.settings import read_toml
 from fedcore.training.calibration import Calibration, fit, standard_probes
@@ -45,6 +48,17 @@ def measured_or_shipped(path: Path, engine: str) -> Calibration | None:
     """The board's own where ``path`` holds one of this engine, else the shipped one. Raises ``ConfigError``."""
     own = read(path) if path.is_file() else None
     return own if own is not None and own.engine == engine else shipped(engine)
+
+
+def calibrate_here(engine: str, machine: str, path: Path, told: Progress) -> Calibration:
+    """Measure this machine and write ``path``. Raises ``ConfigError``, ``DataError``; nothing is written then."""
+    try:
+        rate = gflops_apart(engine)
+        found = calibrate(engine, machine, rate, told)
+    except ProfileError as error:
+        raise ConfigError(str(error)) from None
+    save(found, path)
+    return found
 
 
 def calibrate(engine: str, machine: str, convolution_gflops: float, told: Progress) -> Calibration:

@@ -70,6 +70,8 @@ class _Replay:
     def forward(self) -> None:
         graph, readers = self.graph, Counter(s for n in self.graph.nodes for s in n.inputs)
         kinds = {node.name: node.op for node in graph.nodes}
+        if self.shape.accumulate:  # any pass but the first: the sums so far are there from the start
+            self.heap.take("sums", sum(self._weight_bytes(node) for node in graph.nodes))
         self.owner[INPUT] = INPUT
         self.heap.take(INPUT, 2 * self.size(INPUT))  # as it came, and with channels innermost
         self.refs[INPUT] = readers[INPUT]
@@ -128,8 +130,6 @@ class _Replay:
             if node.op in (Op.CONV, Op.LINEAR):
                 unpacked = self.size(node.inputs[0]) if self.shape.pruned else 0
                 heap.touch(unpacked + 2 * weight)
-                if self.shape.accumulate and weight:
-                    heap.take(("sum", node.name), weight)
             elif node.op is Op.BATCH_NORM and self.shape.pruned and self.shape.pruned_norm:
                 heap.touch(2 * self.size(node.inputs[0]))
             for source in node.inputs:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet.cli import bench, demo, devices, doctor, emulate, export, processes, profiles, runs, simulate
+from tinyfleet.cli import bench, demo, devices, doctor, emulate, export, plan, processes, profiles, runs, simulate
 
 app = typer.Typer(
     name="tinyfleet",
@@ -29,6 +29,7 @@ def root(
 
 
 app.command("demo")(demo.demo)
+app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)

@@ -117,6 +117,75 @@ def caches(
     )
 
 
+@app.command()
+def plan(
+    json_file: JsonFile = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="In place of measuring this machine first (half a minute).")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Training engine.")] = "torch",
+) -> None:
+    """Predicted against measured memory and time over a grid of configurations, with the plot beside --json."""
+    import sys
+
+    from device_profiles.progress import told_on
+    from fedcore.training.calibrated import calibrate, read
+    from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
+
+    measured = calibrate(engine, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
+
+    def told(row: PlanRow, done: int, total: int) -> None:
+        typer.echo(f"\r{done}/{total} {row.model} batch {row.batch}            ", err=True, nl=False)
+
+    rows = bench_plan(measured, list(grid()), told)
+    typer.echo("", err=True)
+    _save(json_file, rows)
+    emit_table(
+        (
+            "model",
+            "norm",
+            "batch",
+            "micro",
+            "keep",
+            "density",
+            "predicted",
+            "measured",
+            "error",
+            "of the step",
+            "s",
+            "error",
+        ),
+        [
+            (
+                row.model,
+                row.norm,
+                row.batch,
+                row.micro_batch or "",
+                f"{row.keep:g}",
+                f"{row.density:g}",
+                f"{row.predicted_mb:.0f} MB",
+                f"{row.measured_mb:.0f} MB",
+                f"{row.memory_error:+.1%}",
+                f"{row.step_error:+.0%}",
+                f"{row.measured_s:.3f}",
+                f"{row.time_error:+.0%}",
+            )
+            for row in rows
+        ],
+        empty="nothing was measured",
+    )
+    found = errors(rows)
+    typer.echo(
+        f"{found.rows} configurations: peak within {found.memory_max:.1%} (median {found.memory_median:.1%}), "
+        f"what training adds within {found.step_max:.0%} (median {found.step_median:.0%}), "
+        f"time within {found.time_max:.0%} (median {found.time_median:.0%})"
+    )
+    if json_file is not None:
+        picture = json_file.with_suffix(".png")
+        scatter(rows, picture)
+        typer.echo(f"wrote {json_file} and {picture}", err=True)
+
+
 def _save(path: Path | None, rows: list[Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,24 @@ def measure(
 
 
 @app.command()
+def calibrate(
+    engine: Annotated[str, typer.Option(help="Training engine.")] = "torch",
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.toml"),
+    as_json: Json = False,
+) -> None:
+    """Measure what training takes on this board, for `tinyfleet plan --calibration`; a minute or two."""
+    from device_profiles.detect import detect as detect_board
+    from device_profiles.progress import told_on
+    from fedcore.training.calibrated import calibrate_here
+
+    found = calibrate_here(engine, detect_board().title, out, told_on(sys.stderr))
+    if as_json:
+        emit_json(found)
+    else:
+        typer.echo(out.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
 def sensors(
     root: Annotated[Path | None, typer.Option(help="Where /sys and /proc are.")] = None,
     disk: Annotated[Path | None, typer.Option(help="A directory on the disk that counts; else the root.")] = None,

@@ -56,7 +56,7 @@ def test_the_standard_probes_are_enough_for_everything_else():
         found = fit(
             "torch", [answered(probe, 0.03, 10 * seed + i) for i, probe in enumerate(standard_probes("torch"))]
         )
-        assert all(value >= 0 for key, value in msgspec.structs.asdict(found).items() if key != "engine")
+        assert all(value >= 0 for key, value in msgspec.structs.asdict(found).items() if isinstance(value, float))
         for probe in grid():
             features = features_of_probe(probe)
             errors.append(found.peak_bytes(features) / TRUE.peak_bytes(features) - 1)

@@ -1,0 +1,118 @@
+"""``tinyfleet plan``: whether a run fits a board, and how the board would run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedcore.errors import ConfigError, DataError
+from tinyfleet.cli.output import Json, emit_json, emit_table, megabytes
+from tinyfleet.cli.runs import read_spec
+
+if TYPE_CHECKING:
+    from fedcore.run_spec import RunSpec
+    from tinyfleet.planning import BoardPlan
+
+HERE = "here"
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="What to run.")],
+    board: Annotated[
+        list[str] | None,
+        typer.Option(help="As `profile list` names it, or `here`; may be repeated. Default: all of them."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help='Of the worker, such as "300M", in place of the board\'s.')
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Of a device, in place of the first device's of the run's partition.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Measured by `edge-agent calibrate`; else the one that ships.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Training engine.")] = "torch",
+    as_json: Json = False,
+) -> None:
+    """Whether RUN.toml fits a board: with which micro-batch and keep ratio, memory, time, and what would help.
+
+    Exit code 1 where it fits none of the boards.
+    """
+    from device_profiles.detect import detect
+    from device_profiles.emulated import board as shipped_board
+    from device_profiles.limits import parse_size, usable_memory_bytes
+    from device_profiles.profile import shipped as shipped_boards
+    from edge_agent.governor import DEFAULT_SHARE
+    from fedcore.training import calibrated
+    from tinyfleet.planning import plan_board
+
+    spec = read_spec(file)
+    own = None if calibration is None else calibrated.read(calibration)
+    rated = own or calibrated.shipped(engine)
+    if rated is None:
+        raise ConfigError(f"engine {engine!r} has no calibration; measure one with `edge-agent calibrate`")
+    try:
+        given = 0 if memory is None else parse_size(memory)
+    except ValueError as error:
+        raise ConfigError(f"--memory: {error}") from None
+    count = samples if samples is not None else _samples(spec)
+    names = board or [HERE, *sorted(name for name in shipped_boards() if name != "generic")]
+    rows = []
+    for name in names:
+        here = name == HERE
+        profile = detect() if here else shipped_board(name)
+        limit = given or (int(DEFAULT_SHARE * usable_memory_bytes()) if here else 0)
+        rows.append(
+            plan_board(spec, profile, rated, count, memory_bytes=limit, calibrated=here and own is not None)
+        )
+    if as_json:
+        emit_json({"run": str(file), "calibration": rated.machine, "boards": rows})
+    else:
+        _show(rows)
+    if not any(row.fits for row in rows):
+        raise typer.Exit(1)
+
+
+def _samples(spec: RunSpec) -> int:
+    from fedcore.datasets.partition import device_data
+
+    try:
+        data = device_data(spec.data, 0, "device-0")
+    except DataError as error:
+        raise DataError(f"{error} (or say with --samples how many a device has)") from None
+    return len(data.train) + len(data.development)
+
+
+def _show(rows: list[BoardPlan]) -> None:
+    emit_table(
+        ("board", "fits", "micro-batch", "kept activations", "predicted", "of", "a round", "memory", "speed"),
+        [
+            (
+                row.board,
+                "yes" if row.fits else "NO",
+                row.micro_batch or "whole batch",
+                f"{row.keep:.0%} in {row.cache}" if row.lossy else "all",
+                megabytes(row.peak_bytes),
+                megabytes(row.limit_bytes),
+                "" if row.round_seconds is None else _duration(row.round_seconds),
+                row.memory_basis,
+                row.speed_basis or "not known",
+            )
+            for row in rows
+        ],
+        empty="no board was named",
+    )
+    for row in rows:
+        if row.remedies:
+            typer.echo(f"{row.board} would fit with {', or with '.join(row.remedies)}")
+    if any(row.speed_basis == "data sheet" for row in rows):
+        typer.echo("times from a data sheet are rough: the board's own are measured by `edge-agent calibrate`")
+
+
+def _duration(seconds: float) -> str:
+    for limit, unit, name in ((120.0, 1.0, "s"), (7200.0, 60.0, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,125 @@
+"""Whether a run fits a board, how it would be run there, how long a round takes, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from device_profiles.limits import format_size
+from device_profiles.profile import DeviceProfile
+from device_profiles.speed import core_gflops
+from edge_agent.governor import DEFAULT_SHARE, SOFT_SHARE
+from fedcore.errors import ConfigError
+from fedcore.methods.registry import create, problem_of
+from fedcore.models import registry as models
+from fedcore.run_spec import ModelSettings, RunSpec
+from fedcore.training.calibration import Calibration
+from fedcore.training.planner import MARGIN, FitPlan, plan
+from tinyfleet.emulation import USABLE_SHARE
+
+# Cores do not add up: what several threads of a small model's step reach together (measured on two).
+THREAD_EXPONENT = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class BoardPlan:
+    """What a run would be on one board. Sizes in bytes."""
+
+    board: str
+    fits: bool
+    micro_batch: int  # 0: the whole batch
+    keep: float
+    cache: str
+    lossy: bool
+    peak_bytes: int  # predicted, of the whole worker process
+    target_bytes: int  # what a plan may fill
+    limit_bytes: int  # of the worker
+    memory_basis: str  # "measured", "data sheet" or "given"
+    step_seconds: float
+    round_seconds: float | None  # None: the profile does not tell how fast the board is
+    speed_basis: str
+    samples: int
+    remedies: tuple[str, ...]
+
+
+def plan_board(
+    spec: RunSpec,
+    profile: DeviceProfile,
+    calibration: Calibration,
+    samples: int,
+    *,
+    memory_bytes: int = 0,
+    calibrated: bool = False,
+) -> BoardPlan:
+    """The gentlest way to run ``spec`` on a board, as its agent would choose it with default settings.
+
+    ``memory_bytes``: of the worker, in place of what the board leaves it. ``calibrated``: ``calibration`` was
+    measured on this very board, so its times hold as they are. Raises ``ConfigError``.
+    """
+    limit, memory_basis = _limit(profile, memory_bytes)
+    rated, speed_basis = (calibration, "calibrated") if calibrated else _rated(calibration, profile)
+    target = int(SOFT_SHARE * limit)
+    found = _plan(spec, rated, target, samples)
+    way = found.forecast
+    return BoardPlan(
+        board=profile.name,
+        fits=found.fits,
+        micro_batch=way.levers.micro_batch,
+        keep=way.levers.keep,
+        cache=way.levers.cache,
+        lossy=way.levers.lossy,
+        peak_bytes=way.peak_bytes,
+        target_bytes=target,
+        limit_bytes=limit,
+        memory_basis=memory_basis,
+        step_seconds=way.step_seconds,
+        round_seconds=found.round_seconds if speed_basis else None,
+        speed_basis=speed_basis,
+        samples=samples,
+        remedies=() if found.fits else tuple(_remedies(spec, rated, found, limit, samples)),
+    )
+
+
+def _plan(spec: RunSpec, calibration: Calibration, target: int, samples: int) -> FitPlan:
+    return plan(create(spec.method, problem_of(spec)), calibration, target, samples)
+
+
+def _limit(profile: DeviceProfile, memory_bytes: int) -> tuple[int, str]:
+    if memory_bytes:
+        return memory_bytes, "given"
+    if profile.measured is not None:
+        return int(DEFAULT_SHARE * profile.measured.usable_memory_bytes), "measured"
+    if not profile.memory_bytes:
+        raise ConfigError(f"board {profile.name!r} does not say how much memory it has; give --memory")
+    return int(DEFAULT_SHARE * USABLE_SHARE * profile.memory_bytes), "data sheet"
+
+
+def _rated(calibration: Calibration, profile: DeviceProfile) -> tuple[Calibration, str]:
+    """``calibration`` with the board's speed, and what that rests on ("": not known)."""
+    rate = core_gflops(profile)
+    if rate is None or not calibration.convolution_gflops:
+        return calibration, ""
+    return calibration.at_speed(rate[0] * profile.cores**THREAD_EXPONENT), rate[1]
+
+
+def _remedies(spec: RunSpec, calibration: Calibration, found: FitPlan, limit: int, samples: int) -> Iterator[str]:
+    """What would make it fit, the least change first."""
+    least = min(found.ways, key=lambda way: way.peak_bytes)
+    needed = int(least.peak_bytes * MARGIN / SOFT_SHARE)
+    yield f"a limit of {format_size(needed)} (limits.memory_limit; it is {format_size(limit)})"
+    own = models.build(spec.model).parameter_count()
+    smaller: list[tuple[int, str]] = []
+    for name in models.names():
+        settings = ModelSettings(name, spec.model.input_shape, spec.model.classes, {})
+        try:
+            size = models.build(settings).parameter_count()
+            other = msgspec.structs.replace(spec, model=settings)
+            if size < own and _plan(other, calibration, found.limit_bytes, samples).fits:
+                smaller.append((size, name))
+        except ConfigError:
+            continue  # it takes another kind of input
+    if smaller:
+        size, name = max(smaller)
+        yield f"model {name} ({size:,} parameters in place of {own:,})"
