@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from fedcore.errors import ConfigError
 from fedcore.protocol.messages import Enrolment
 from tinyfleet.cli.output import Json, ago, emit_facts, emit_json, emit_table, megabytes
 from tinyfleet.cli.state import StateOption, opened
+
+if TYPE_CHECKING:
+    from coordinator.rows import DeviceRow, PlanRow
 
 app = typer.Typer(help="List, show, accept and reject devices.", no_args_is_help=True)
 
@@ -20,12 +24,25 @@ DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The devic
 def list_devices(state: StateOption = None, as_json: Json = False) -> None:
     """All devices that ever said hello."""
     with opened(state) as store:
-        rows = store.devices()
+        rows, plans = store.devices(), store.plans()
     if as_json:
-        emit_json(rows)
+        emit_json([_document(row, plans.get(row.device)) for row in rows])
         return
     emit_table(
-        ("device", "enrolment", "presence", "seen", "board", "samples", "memory limit"),
+        (
+            "device",
+            "enrolment",
+            "presence",
+            "seen",
+            "board",
+            "samples",
+            "memory limit",
+            "plan",
+            "predicted",
+            "temperature",
+            "free memory",
+            "warnings",
+        ),
         [
             (
                 r.device,
@@ -35,6 +52,10 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
                 r.profile.get("name", ""),
                 r.samples,
                 megabytes(r.memory_limit_bytes) if r.memory_limit_bytes else "from the board",
+                *_plan_cells(plans.get(r.device)),
+                _celsius(r),
+                megabytes(r.health.get("free_memory_bytes")),
+                "; ".join(_warnings(r)),
             )
             for r in rows
         ],
@@ -44,16 +65,17 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
 
 @app.command()
 def show(device: DeviceArgument, state: StateOption = None, as_json: Json = False) -> None:
-    """One device: its board, its health, its memory."""
+    """One device: its board, its health, its memory, and what the latest step had in mind for it."""
     with opened(state) as store:
         found = [row for row in store.devices() if row.device == device]
+        plan = store.plans().get(device)
     if not found:
         raise ConfigError(
             f"no device {device!r} has ever said hello; `tinyfleet devices list` names those that have"
         )
     row = found[0]
     if as_json:
-        emit_json(row)
+        emit_json(_document(row, plan))
         return
     facts: list[tuple[str, object]] = [
         ("device", row.device),
@@ -64,6 +86,8 @@ def show(device: DeviceArgument, state: StateOption = None, as_json: Json = Fals
         ("idle RSS", megabytes(row.idle_rss_bytes)),
         ("peak RSS", megabytes(row.peak_rss_bytes)),
     ]
+    facts += _plan_facts(plan)
+    facts += [("warning", text) for text in _warnings(row)]
     facts += [(f"profile.{name}", value) for name, value in sorted(row.profile.items())]
     facts += [(f"health.{name}", value) for name, value in sorted(row.health.items())]
     emit_facts(facts)
@@ -79,6 +103,50 @@ def accept(device: DeviceArgument, state: StateOption = None) -> None:
 def reject(device: DeviceArgument, state: StateOption = None) -> None:
     """Keep a device out; a task that it works at is cancelled."""
     _decide(device, Enrolment.REJECTED, state)
+
+
+def _document(row: DeviceRow, plan: PlanRow | None) -> dict[str, Any]:
+    """All that is known of a device, as plain data."""
+    told = None if plan is None else {k: v for k, v in dataclasses.asdict(plan).items() if k != "device"}
+    return {**dataclasses.asdict(row), "plan": told, "warnings": _warnings(row)}
+
+
+def _warnings(row: DeviceRow) -> list[str]:
+    from coordinator.health import warnings
+
+    return warnings(row.health)
+
+
+def _celsius(row: DeviceRow) -> str:
+    celsius = row.health.get("temperature_c")
+    return "" if celsius is None else f"{celsius:.0f} °C"
+
+
+def _plan_cells(plan: PlanRow | None) -> tuple[str, str]:
+    """The part of the job and its predicted time; a device that is left out, with the reason."""
+    if plan is None:
+        return "", ""
+    text = plan.part
+    if plan.steps:
+        text += f", {plan.steps} of {plan.whole_steps} steps"
+    if plan.keep < 1.0:
+        text += f", caches {plan.keep:.0%}"
+    if plan.part == "left out":
+        return f"{text}: {plan.reason}", ""
+    return text, "" if plan.predicted_s is None else f"{plan.predicted_s:.3g} s"
+
+
+def _plan_facts(plan: PlanRow | None) -> list[tuple[str, object]]:
+    if plan is None:
+        return []
+    part, predicted = _plan_cells(plan)
+    facts: list[tuple[str, object]] = [
+        ("plan", part if plan.part == "left out" or not plan.reason else f"{part}: {plan.reason}"),
+        ("plan for", f"step {plan.step} of {plan.run}, {'chosen' if plan.chosen else 'not chosen'}"),
+    ]
+    if predicted:
+        facts.append(("predicted", f"{predicted}, by {plan.basis}"))
+    return facts
 
 
 def _decide(device: str, enrolment: Enrolment, state: StateOption) -> None:

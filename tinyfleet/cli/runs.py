@@ -71,9 +71,23 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
             ("round", f"{row.round} of {row.rounds}"),
         ]
     )
+    columns = (
+        "step",
+        "stage",
+        "round",
+        "state",
+        "results",
+        "loss",
+        "test accuracy",
+        "density",
+        "up",
+        "down",
+        "lost",
+    )
+    without = any(step.left_out for step in steps)
     emit_table(
-        ("step", "stage", "round", "state", "results", "loss", "test accuracy", "density", "up", "down", "lost"),
-        [_step_cells(step) for step in steps],
+        (*columns, "left out") if without else columns,
+        [(*_step_cells(step), _left_out(step)) if without else _step_cells(step) for step in steps],
         empty="no step yet",
     )
 
@@ -106,6 +120,11 @@ def resolve(run: str, known: list[str]) -> str:
     if matches:
         raise ConfigError(f"run {run!r} may be any of {', '.join(matches)}; give more of its id")
     raise ConfigError(f"no run {run!r}; `tinyfleet run list` names those that there are")
+
+
+def _left_out(step: StepRow) -> str:
+    """Devices that the step did without, and why."""
+    return "; ".join(f"{device}: {reason}" for device, reason in step.left_out.items())
 
 
 def _step_cells(step: StepRow) -> tuple[object, ...]:

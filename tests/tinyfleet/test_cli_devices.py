@@ -1,0 +1,88 @@
+"""``tinyfleet devices`` and ``run show`` tell who does what, and why somebody does nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coordinator.ledger import Ledger
+from coordinator.records import Presence
+from coordinator.selection import Choice, Part, Plan
+from fedcore.protocol.messages import Enrolment, Hello
+from fedcore.run_spec import RunSpec
+
+HOT = "the temperature is 91 °C, the limit 85"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A coordinator's state with four devices, three of which a step has looked at; the run's id."""
+    ledger = Ledger(tmp_path / "state")
+    for device in ("fast", "hot", "new", "slow"):
+        ledger.save_hello(device, Hello(device, "k", "s1", "0", [], {"name": "pi-4b"}, 70), Enrolment.ACCEPTED)
+    health = {"temperature_c": 91.2, "free_memory_bytes": 412e6}
+    ledger.note_presence([Presence("hot", "s1", True, health, 0, 0)])
+    run = ledger.submit_run(RunSpec())
+    choice = Choice(
+        (
+            Plan("fast", chosen=True, whole_steps=40, predicted_s=3.5, basis="its last task"),
+            Plan("hot", Part.LEFT_OUT, reason=HOT),
+            Plan("slow", Part.PART, True, 12, 40, 0.5, 60.0, "the board's data sheet", "too long"),
+        )
+    )
+    ledger.open_step(run, 0, "train", 0, "base", choice)
+    ledger.close()
+    return run
+
+
+def test_the_list_has_plan_and_health(tinyfleet, tmp_path, run):
+    lines = tinyfleet("devices", "list", "--state", tmp_path / "state").out.splitlines()
+    fast, hot, new, slow = lines[1:]
+    for title in ("plan", "predicted", "temperature", "free memory", "warnings"):
+        assert title in lines[0]
+    assert "whole" in fast
+    assert "3.5 s" in fast
+    assert f"left out: {HOT}" in hot
+    assert "91 °C" in hot
+    assert "412.0 MB" in hot
+    assert "part, 12 of 40 steps, caches 50%" in slow
+    assert "60 s" in slow
+    assert "whole" not in new
+
+
+def test_the_list_as_json(tinyfleet, tmp_path, run):
+    rows = json.loads(tinyfleet("devices", "list", "--state", tmp_path / "state", "--json").out)
+    fast, hot, new, slow = rows
+    assert new["plan"] is None
+    assert new["warnings"] == []
+    assert hot["warnings"] == [HOT]
+    assert (hot["plan"]["part"], hot["plan"]["reason"]) == ("left out", HOT)
+    assert (slow["plan"]["steps"], slow["plan"]["whole_steps"], slow["plan"]["keep"]) == (12, 40, 0.5)
+    assert (fast["plan"]["predicted_s"], fast["plan"]["run"], fast["plan"]["chosen"]) == (3.5, run, True)
+
+
+def test_one_device_in_full(tinyfleet, tmp_path, run):
+    def shown(device):
+        return tinyfleet("devices", "show", device, "--state", tmp_path / "state").out
+
+    slow, hot = shown("slow"), shown("hot")
+    assert "part, 12 of 40 steps, caches 50%: too long" in slow
+    assert f"step 0 of {run}, chosen" in slow
+    assert "60 s, by the board's data sheet" in slow
+    assert "warning" not in slow
+    assert f"left out: {HOT}" in hot
+    assert "not chosen" in hot
+    assert "warning" in hot
+    assert "predicted" not in shown("new")
+    document = json.loads(tinyfleet("devices", "show", "slow", "--state", tmp_path / "state", "--json").out)
+    assert document["plan"]["basis"] == "the board's data sheet"
+
+
+def test_a_run_tells_whom_its_steps_did_without(tinyfleet, tmp_path, run):
+    out = tinyfleet("run", "show", run, "--state", tmp_path / "state").out
+    assert "left out" in out
+    assert f"hot: {HOT}" in out
+    document = json.loads(tinyfleet("run", "show", run, "--state", tmp_path / "state", "--json").out)
+    assert document["steps"][0]["left_out"] == {"hot": HOT}
+    assert [task["steps"] for task in document["tasks"]] == [0, 12]
