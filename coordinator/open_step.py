@@ -46,7 +46,15 @@ class LiveTask:
     sent_at: float | None = None  # when its offer went out; None: it is due
     due_at: float = 0.0
     with_mask: bool = False  # the device said that it lacks the mask
+    paused_s: float = 0.0  # of the present try, as its board said last
+    paused_at: float | None = None  # when it said that it pauses; None: it does not
+    forgiven_s: float = 0.0  # of its pauses: an earlier deadline was put off by them
     noted: bool = True  # the store knows all this
+
+    def pauses_s(self, now: float) -> float:
+        """Seconds of the present try in which its board held it back, and for which no deadline waited yet."""
+        now_s = 0.0 if self.paused_at is None else now - self.paused_at
+        return max(0.0, self.paused_s + now_s - self.forgiven_s)
 
     @property
     def settled(self) -> bool:
@@ -102,7 +110,15 @@ class OpenStep:
         task.micro_batch = status.micro_batch or task.micro_batch
         task.peak_rss_bytes = max(task.peak_rss_bytes, status.peak_rss_bytes)
         match status.state:
+            case TaskState.PAUSED:
+                self._holds_mask(device)
+                task.reason = f"paused: {status.reason}"
+                task.paused_s, task.paused_at = status.paused_s, self._context.clock()
+                self._advance(task, TaskEvent.PROGRESS)
             case TaskState.ACCEPTED | TaskState.RUNNING | TaskState.FINISHED:
+                if task.paused_at is not None:
+                    task.reason = ""
+                task.paused_s, task.paused_at = status.paused_s, None
                 if status.state is not TaskState.ACCEPTED:
                     self._holds_mask(device)
                     task.done, task.total = status.done or task.done, status.total or task.total
@@ -174,7 +190,7 @@ class OpenStep:
     def outcome(self, now: float) -> StepEvent | None:
         """ENOUGH: close it. SHORT: try again. None: wait."""
         enough = self.fold.results >= self._fleet.min_results
-        if now >= self._deadline_at:
+        if now >= self._deadline_at + self._pauses_s(now):
             return StepEvent.ENOUGH if enough else StepEvent.SHORT
         if not all(task.settled for task in self.tasks.values()):
             return None
@@ -182,6 +198,11 @@ class OpenStep:
             return StepEvent.ENOUGH
         may_return = any(task.phase is TaskPhase.LOST for task in self.tasks.values())
         return None if may_return else StepEvent.SHORT
+
+    def _pauses_s(self, now: float) -> float:
+        """What the deadline is put off by: the longest pause of those it waits for, at most as long as itself."""
+        held = (task.pauses_s(now) for task in self.tasks.values() if not task.settled)
+        return min(max(held, default=0.0), self._fleet.deadline_s)
 
     def retry(self, fresh: Choice, attempt: int) -> None:
         """Offer the same task once more: to ``fresh`` devices, and to lost ones that are back."""
@@ -205,6 +226,8 @@ class OpenStep:
 
     def wait_again(self) -> None:
         """Start the deadline anew."""
+        for task in self.tasks.values():
+            task.forgiven_s += task.pauses_s(self._context.clock())
         self._deadline_at = self._context.clock() + self._fleet.deadline_s
 
     def lost(self) -> list[dict[str, str]]:
@@ -270,6 +293,7 @@ class OpenStep:
             task.reason = ""
         self._advance(task, TaskEvent.OFFER)
         task.sent_at, task.due_at = None, 0.0
+        task.paused_s, task.paused_at, task.forgiven_s = 0.0, None, 0.0
 
     def _stumble(self, task: LiveTask, reason: str, *, pause: bool = False) -> None:
         if task.settled or (task.phase is TaskPhase.OFFERED and task.sent_at is None):
