@@ -2,14 +2,31 @@
 
 A value v of a device with n samples adds round(v 2^bits) n. Integer addition is associative, so the
 order of devices, a restart, or a different split into partial sums never changes a bit.
+
+Values beyond ``LARGE`` are summed apart, with fewer fractional bits: behind an empty filter batch norm's variance can
+pass 10^9, and a run must not end for it. Which sum a value goes to depends on the value alone.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedcore.arrays import FloatArray, IntArray, Params
 from fedcore.errors import AggregationError, ResultError
+
+LARGE = 2.0**12
+COARSE_BITS = 8  # of the sum of larger values: half a millionth of the least of them
+
+
+class Term(NamedTuple):
+    """One device's part of a sum, and the sum's new bounds: no |entry| exceeds them."""
+
+    fine: IntArray
+    fine_bound: float
+    coarse: IntArray | None  # of values beyond ``LARGE``; None: there are none
+    coarse_bound: float
 
 
 class FixedPointSum:
@@ -17,51 +34,74 @@ class FixedPointSum:
 
     def __init__(self, shape: tuple[int, ...], bits: int) -> None:
         self.bits = bits
-        self._sum: IntArray = np.zeros(shape, np.int64)
-        self._bound = 0.0  # no |entry| of the sum exceeds this
+        self._fine: IntArray = np.zeros(shape, np.int64)
+        self._coarse: IntArray | None = None
+        self._fine_bound = self._coarse_bound = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._sum.shape
+        return self._fine.shape
 
-    def scaled(self, name: str, values: FloatArray, weight: int) -> tuple[IntArray, float]:
-        """``values`` in fixed point times ``weight``, and the sum's new bound.
+    def scaled(self, name: str, values: FloatArray, weight: int) -> Term:
+        """``values`` in fixed point times ``weight``.
 
         Raises ``AggregationError`` where an entry of the sum could pass 2^62.
         """
-        peak = float(np.max(np.abs(values), initial=0.0))
-        bound = self._bound + (peak * 2.0**self.bits + 1.0) * weight
+        wide = values.astype(np.float64)
+        peak = float(np.max(np.abs(wide), initial=0.0))
+        coarse, coarse_bound = None, self._coarse_bound
+        if not peak <= LARGE:  # a value that is no number goes on to the bound, which it fails
+            large = np.where(np.abs(wide) <= LARGE, 0.0, wide)
+            coarse_bound += (peak * 2.0**COARSE_BITS + 1.0) * weight
+            self._check(name, peak, weight, coarse_bound)
+            coarse = np.rint(large * 2.0**COARSE_BITS).astype(np.int64) * weight
+            wide = wide - large
+            peak = float(np.max(np.abs(wide), initial=0.0))
+        fine_bound = self._fine_bound + (peak * 2.0**self.bits + 1.0) * weight
+        self._check(name, peak, weight, fine_bound)
+        return Term(np.rint(wide * 2.0**self.bits).astype(np.int64) * weight, fine_bound, coarse, coarse_bound)
+
+    def _check(self, name: str, peak: float, weight: int, bound: float) -> None:
         if not bound < 2.0**62:
             raise AggregationError(
-                f"{name}: |value| {peak:g} at weight {weight} overflows a sum with {self.bits} fractional bits; "
+                f"{name}: |value| {peak:g} at weight {weight} overflows the sum over the devices; "
                 "the device has diverged: lower the learning rate"
             )
-        return np.rint(values.astype(np.float64) * 2.0**self.bits).astype(np.int64) * weight, bound
 
     def add(self, name: str, values: FloatArray, weight: int) -> None:
         """Add ``weight`` times ``values`` (same shape)."""
-        self.commit(*self.scaled(name, values, weight))
+        self.commit(self.scaled(name, values, weight))
 
-    def commit(self, scaled: IntArray, bound: float) -> None:
+    def commit(self, term: Term) -> None:
         """Take what ``scaled`` gave: cannot fail."""
-        self._sum += scaled
-        self._bound = bound
+        self._add(term, ...)
 
-    def commit_at(self, positions: IntArray, scaled: IntArray, bound: float) -> None:
+    def commit_at(self, positions: IntArray, term: Term) -> None:
         """The same at distinct flat positions; all others count as zero."""
-        self._sum.reshape(-1)[positions] += scaled
-        self._bound = bound
+        self._add(term, np.unravel_index(positions, self.shape))
 
-    def mean(self, total_weight: int) -> FloatArray:
-        """The sum divided by the total weight, as float32."""
-        quotient: FloatArray = (self._sum / (float(total_weight) * 2.0**self.bits)).astype(np.float32)
+    def _add(self, term: Term, where: Any) -> None:
+        self._fine[where] += term.fine
+        self._fine_bound = term.fine_bound
+        if term.coarse is not None:
+            if self._coarse is None:
+                self._coarse = np.zeros(self.shape, np.int64)
+            self._coarse[where] += term.coarse
+            self._coarse_bound = term.coarse_bound
+
+    def mean(self, total_weight: int | IntArray) -> FloatArray:
+        """The sum divided by the total weight (or each entry by its own), as float32."""
+        total = self._fine / (total_weight * 2.0**self.bits)
+        if self._coarse is not None:
+            total = total + self._coarse / (total_weight * 2.0**COARSE_BITS)
+        quotient: FloatArray = np.asarray(total).astype(np.float32)
         return quotient
 
 
 class WeightedMean:
     """Sample-weighted mean of named arrays over devices."""
 
-    BITS = 32  # resolution 2e-10; the sum over all samples may reach 2^30
+    BITS = 32  # resolution 2e-10; the sum of ordinary values over all samples may reach 2^30
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self._sums = {name: FixedPointSum(shape, self.BITS) for name, shape in shapes.items()}
@@ -72,7 +112,7 @@ class WeightedMean:
         """Add one device's arrays, all or nothing; errors as in ``prepare``."""
         self.commit(self.prepare(params, weight), weight)
 
-    def prepare(self, params: Params, weight: int) -> dict[str, tuple[IntArray, float]]:
+    def prepare(self, params: Params, weight: int) -> dict[str, Term]:
         """Fixed-point terms of every array; changes nothing.
 
         Raises ``ResultError`` for missing, extra or misshapen arrays, ``AggregationError`` on overflow.
@@ -85,10 +125,10 @@ class WeightedMean:
                 raise ResultError(f"{name} has shape {values.shape}, the task's has {self._sums[name].shape}")
         return {name: self._sums[name].scaled(name, values, weight) for name, values in params.items()}
 
-    def commit(self, terms: dict[str, tuple[IntArray, float]], weight: int) -> None:
+    def commit(self, terms: dict[str, Term], weight: int) -> None:
         """Take what ``prepare`` gave: cannot fail."""
-        for name, (scaled, bound) in terms.items():
-            self._sums[name].commit(scaled, bound)
+        for name, term in terms.items():
+            self._sums[name].commit(term)
         self.weight += weight
         self.devices += 1
 

@@ -33,8 +33,7 @@ class HolderSum(FixedPointSum):
 
     def mean_over_holders(self, fallback: FloatArray) -> FloatArray:
         """Each position's mean over those who held it; ``fallback`` where nobody did."""
-        divisor = np.maximum(self._weights, 1) * 2.0**self.bits
-        mean: FloatArray = np.where(self.held, (self._sum / divisor).astype(np.float32), fallback)
+        mean: FloatArray = np.where(self.held, self.mean(np.maximum(self._weights, 1)), fallback)
         return mean
 
 
@@ -90,10 +89,10 @@ class HolderFold:
             numbers[key] = total_number.scaled(key, value, weight)
         self._whole.commit(whole, weight)
         for name, term in masked.items():
-            self._masked[name].commit(*term)
+            self._masked[name].commit(term)
             self._masked[name].hold(result.mask[name], weight)
         for key, number in numbers.items():
-            self._numbers[key].commit(*number)
+            self._numbers[key].commit(number)
 
     def _check(self, result: Payload) -> None:
         """Raise ``ResultError`` unless the own mask has the layers, shapes and counts that it may have."""

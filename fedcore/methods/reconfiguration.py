@@ -156,7 +156,7 @@ class SquaresFold(TrainFold):
         own = {name: values for name, values in result.params.items() if name not in squares}
         super().add(Payload(result.meta, own, result.mask, result.gradients), weight)
         for name, term in terms.items():
-            self._squares[name].commit(*term)
+            self._squares[name].commit(term)
 
     def _unpacked(self, result: Payload, name: str) -> FloatArray:
         values, scales = result.params.get(f"{name}^2"), result.meta.get(SCALES)

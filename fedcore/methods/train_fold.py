@@ -51,11 +51,11 @@ class TrainFold:
         arrays = self.arrays.prepare(result.params, weight)
         loss = self._loss.scaled("loss", np.array(finite(result.meta.get("loss"), "loss"), np.float32), weight)
         gradients = {
-            name: (vector.positions, *self._gradients[name].scaled(name, self._cut(vector.values), weight))
+            name: (vector.positions, self._gradients[name].scaled(name, self._cut(vector.values), weight))
             for name, vector in result.gradients.items()
         }
         self.arrays.commit(arrays, weight)
-        self._loss.commit(*loss)
+        self._loss.commit(loss)
         for name, term in gradients.items():
             self._gradients[name].commit_at(*term)
 

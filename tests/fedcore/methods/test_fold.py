@@ -14,7 +14,9 @@ from fedcore.methods.train_fold import TrainFold
 from fedcore.payload import Payload, SparseVector
 from tests.fedcore.methods.problems import graph
 
-values = hnp.arrays(np.float32, 6, elements=st.floats(-1000, 1000, width=32))
+values = hnp.arrays(
+    np.float32, 6, elements=st.floats(-1000, 1000, width=32) | st.floats(-(2.0**40), 2.0**40, width=32)
+)
 contributions = st.lists(st.tuples(values, st.integers(1, 100_000)), min_size=2, max_size=5)
 
 
@@ -36,7 +38,12 @@ def test_any_order_gives_the_same_bits(parts):
 def test_the_mean_is_the_weighted_mean(parts):
     arrays = np.array([array for array, _ in parts], np.float64)
     weights = np.array([weight for _, weight in parts], np.float64)
-    np.testing.assert_allclose(mean_of(parts), np.average(arrays, axis=0, weights=weights), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        mean_of(parts),
+        np.average(arrays, axis=0, weights=weights),
+        rtol=1e-6,
+        atol=1e-6 + 1e-7 * np.abs(arrays).max(),
+    )
 
 
 def test_one_device_comes_back_unchanged():
@@ -69,6 +76,23 @@ def test_the_sum_cannot_wrap_by_many_small_steps():
     with pytest.raises(AggregationError, match="a: "):
         fold.add({"a": np.array(1000.0, np.float32)}, 1 << 20)
     assert float(fold.mean()["a"]) == 1000.0
+
+
+def test_an_enormous_value_does_not_end_the_round():
+    """As batch norm's variance behind an empty filter: it is carried, and the values beside it stay exact."""
+    ordinary, enormous = np.array([0.125, -3.0], np.float32), np.array([0.375, 1.9e9], np.float32)
+    mean = WeightedMean({"a": (2,)})
+    mean.add({"a": ordinary}, 430)
+    mean.add({"a": enormous}, 430)
+    assert mean.mean()["a"].tolist() == [0.25, np.float32((1.9e9 - 3.0) / 2)]
+
+
+@pytest.mark.parametrize("value", [1e30, np.inf, -np.inf, np.nan])
+def test_what_no_sum_can_hold_is_refused(value):
+    mean = WeightedMean({"a": (2,)})
+    with pytest.raises(AggregationError, match="diverged"):
+        mean.add({"a": np.array([0.0, value], np.float32)}, 1 << 20)
+    assert mean.devices == 0
 
 
 def test_an_empty_fold_has_no_mean():
