@@ -3,8 +3,8 @@
 A value v of a device with n samples adds round(v 2^bits) n. Integer addition is associative, so the
 order of devices, a restart, or a different split into partial sums never changes a bit.
 
-Values beyond ``LARGE`` are summed apart, with fewer fractional bits: behind an empty filter batch norm's variance can
-pass 10^9, and a run must not end for it. Which sum a value goes to depends on the value alone.
+Values beyond ``LARGE`` are summed apart, with fewer fractional bits: behind an empty filter batch norm's
+variance can pass 10^9, and a run must not end for it. Which sum a value goes to depends on the value alone.
 """
 
 from __future__ import annotations
