@@ -64,7 +64,7 @@ class TaskEvent(StrEnum):
     FINISHED = "finished"
     """The result is in the outbox, on disk."""
     OVER_BUDGET = "over budget"
-    """The worker met its memory limit; the next try will use a smaller micro-batch."""
+    """The worker met its memory limit; the next try will take less."""
     FAILED = "failed"
     """The worker raised an error or died."""
     NEEDS_MASK = "needs mask"

@@ -41,7 +41,7 @@ class TaskState(StrEnum):
     PAUSED = "paused"  # the board is too hot, too low on power or disk; ``reason`` says which
     FINISHED = "finished"  # the result is in the outbox on disk
     ACKNOWLEDGED = "acknowledged"  # the coordinator has it; ``traffic`` is the whole task's
-    OVER_BUDGET = "over_budget"  # stopped at the memory limit; a smaller micro-batch will be tried next
+    OVER_BUDGET = "over_budget"  # stopped at the memory limit; the next try takes less
     FAILED = "failed"  # the worker died or raised; ``reason`` says how
     DECLINED = "declined"  # not started: will not fit, busy, or unknown method; ``reason`` says why
     NEEDS_MASK = "needs_mask"  # the blob refers to a mask that this device does not hold
