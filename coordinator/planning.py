@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from coordinator.capability import capable
-from coordinator.choices import Choices
 from coordinator.rows import DeviceRow
 from coordinator.selection import Candidate, Choice, Selection, uniform
 from coordinator.speed import training_gflops
-from coordinator.timing import Job, forecasts
+from coordinator.timing import Job, TaskTime, forecasts
 from fedcore.accounting import Cost
 from fedcore.datasets.dataset import batch_count
 from fedcore.datasets.partition import DEVELOPMENT_FRACTION
@@ -24,9 +23,14 @@ POLICIES: Mapping[Literal["random", "capability"], Selection] = {"random": unifo
 class ComingStep(Protocol):
     """What a choice is for."""
 
-    run: str
-    spec: RunSpec
-    method: Method
+    @property
+    def run(self) -> str: ...
+
+    @property
+    def spec(self) -> RunSpec: ...
+
+    @property
+    def method(self) -> Method: ...
 
     @property
     def step(self) -> int: ...
@@ -34,14 +38,24 @@ class ComingStep(Protocol):
     def task(self) -> Payload: ...
 
 
-def choose(store: Choices, coming: ComingStep, rows: Sequence[DeviceRow], *, size: int) -> Choice:
+class History(Protocol):
+    """What a choice looks back on: ``Choices``, or what stands in for it."""
+
+    def last_chosen(self, run: str) -> dict[str, int]: ...
+
+    def task_times(
+        self, run: str, stage: str, whole_steps: Mapping[str, int], deadline_s: float
+    ) -> list[TaskTime]: ...
+
+
+def choose(store: History, coming: ComingStep, rows: Sequence[DeviceRow], *, size: int) -> Choice:
     """At most ``size`` (0: all) of the devices in ``rows``, with their parts, by the run's policy."""
     fleet = coming.spec.fleet
     candidates = candidates_of(store, coming, rows)
     return POLICIES[fleet.selection](candidates, fleet, size=size, seed=coming.spec.seed, step=coming.step)
 
 
-def candidates_of(store: Choices, coming: ComingStep, rows: Sequence[DeviceRow]) -> list[Candidate]:
+def candidates_of(store: History, coming: ComingStep, rows: Sequence[DeviceRow]) -> list[Candidate]:
     """All that the store and the method know of each device's job."""
     task, training = coming.task(), coming.spec.training
     stage = str(task.meta["stage"])

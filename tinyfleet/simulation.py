@@ -58,10 +58,11 @@ class SimulatedMemory:
 
 
 class SimulatedDevice:
-    """One device: its data, and the mask that it holds."""
+    """One device: its data, the mask that it holds, and the part of the job that it is given."""
 
     def __init__(self, data: DeviceData) -> None:
         self.data = data
+        self.steps, self.keep = 0, 1.0  # as in an offer: all steps, exact caches
         self._held: tuple[str, Mask] | None = None
         self._memory = SimulatedMemory()
 
@@ -73,7 +74,8 @@ class SimulatedDevice:
         """Decode a task, run it, encode its result."""
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
         self._held = (mask_digest(task.mask), task.mask) if task.mask else None
-        result = method.run(task, engine, self.data, Control(memory=self._memory))
+        control = Control(memory=self._memory, steps=self.steps, keep=self.keep)
+        result = method.run(task, engine, self.data, control)
         return encode_result(result, task, spec.wire, method.upload_precision)
 
 

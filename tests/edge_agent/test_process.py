@@ -205,3 +205,21 @@ def test_pending_devices_wait(agent, coordinator):
     declined = coordinator.await_(lambda: statuses(coordinator, TaskState.DECLINED))[0]
     assert "pending" in declined.reason
     assert not agent.workers()
+
+
+@pytest.mark.slow
+def test_watching_a_worker_takes_less_than_a_hundredth_of_a_core(agent, coordinator):
+    """The supervisor's own CPU time, all its threads, while a task trains."""
+    join(coordinator)
+    coordinator.welcome(heartbeat_s=5.0)
+    spec = spec_of(local_epochs=100_000)
+    coordinator.offer(0, task_blob(spec, first_state(spec)), spec=spec)
+    coordinator.await_(lambda: [s for s in statuses(coordinator, TaskState.RUNNING) if s.done > 0])
+    watched = psutil.Process(agent.process.pid)
+    before, began = watched.cpu_times(), time.monotonic()
+    time.sleep(20.0)
+    after, seconds = watched.cpu_times(), time.monotonic() - began
+    share = (after.user + after.system - before.user - before.system) / seconds
+    sys.stderr.write(f"supervisor: {share:.2%} of a core over {seconds:.0f} s\n")
+    assert agent.workers(), "it trained all the while"
+    assert share < 0.01, f"{share:.2%} of a core"
