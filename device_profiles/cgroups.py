@@ -12,6 +12,7 @@ from pathlib import Path
 PREFIX = "tinyfleet-"
 LEAF = "command"
 PERIOD_US = 100_000
+NICE_STEP = 1.25  # what one step of niceness divides the kernel's weight of a process by
 V1_MEMORY = "memory.limit_in_bytes"
 V1_MEMORY_AND_SWAP = "memory.memsw.limit_in_bytes"
 
@@ -98,45 +99,65 @@ class CgroupLimit:
 class CpuQuota:
     """CPU time for a tree of processes: ``cores`` seconds a second, all its threads together.
 
-    A v1 group of its own, or a line in the v2 memory group that the tree is in.
+    A group of its own, which weighs as much as one process of niceness ``nice`` (inside a group, a process's own
+    counts among its neighbours there alone); or with ``own`` false a line in the v2 memory group of the tree.
     """
 
-    def __init__(self, folder: Path, cores: float, version: int) -> None:
+    def __init__(self, folder: Path, cores: float, version: int, *, own: bool = True, nice: int = 0) -> None:
         self.kind = f"cgroup v{version}"
-        self._folder, self._version = folder, version
+        self._folder, self._own = folder, own
+        if own:
+            folder.mkdir()
+        try:
+            self._set(cores, version, nice)
+        except OSError:
+            self.close()
+            raise
+
+    def _set(self, cores: float, version: int, nice: int) -> None:
         quota_us = max(1000, round(cores * PERIOD_US))  # the kernel takes no less than a millisecond
         if version == 2:
-            (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
-            return
-        folder.mkdir()
-        try:
-            (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
-        except OSError:
-            _remove(folder)
-            raise
+            (self._folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+        else:
+            (self._folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (self._folder / "cpu.cfs_quota_us").write_text(str(quota_us))
+        name, usual = ("cpu.weight", 100) if version == 2 else ("cpu.shares", 1024)
+        with contextlib.suppress(OSError):
+            (self._folder / name).write_text(str(max(1, round(usual * NICE_STEP**-nice))))
 
     def before_exec(self) -> None:
         """Run in the child between fork and exec."""
-        if self._version == 1:
+        if self._own:
             (self._folder / "cgroup.procs").write_text(str(os.getpid()))
 
+    def holds(self, pid: int) -> bool:
+        """Whether a process is in the group; for one in a memory group, that limit tells."""
+        if not self._own:
+            return True
+        with contextlib.suppress(OSError):
+            return str(pid) in (self._folder / "cgroup.procs").read_text(encoding="ascii").split()
+        return False
+
     def close(self) -> None:
-        """Give the group back; a v2 one is its memory limit's to remove."""
-        if self._version == 1:
+        """End what is left in the group and remove it; a memory group is its limit's to remove."""
+        if self._own:
             _end(self._folder, kill=True)
 
 
-def choose_quota(cores: float, memory: object, name: str, root: Path = Path("/")) -> CpuQuota | None:
-    """A quota in ``memory``'s group (v2), in a group of its own (v1), or None where none may be set."""
-    with contextlib.suppress(OSError):
-        if isinstance(memory, CgroupLimit) and memory.version == 2:
-            return CpuQuota(memory.folder, cores, 2)
-        top = root / "sys/fs/cgroup/cpu"
-        parent = top / own_groups(root).get("cpu", "/").strip("/")
-        if (top / "cpu.cfs_quota_us").exists() or (parent / "cpu.cfs_quota_us").exists():
+def choose_quota(
+    cores: float, memory: object, name: str, root: Path = Path("/"), *, nice: int = 0
+) -> CpuQuota | None:
+    """A quota in ``memory``'s group (v2), in a group of its own, or None where none may be set."""
+    in_v2 = isinstance(memory, CgroupLimit) and memory.version == 2
+    if isinstance(memory, CgroupLimit) and in_v2:
+        with contextlib.suppress(OSError):
+            return CpuQuota(memory.folder, cores, 2, own=False, nice=nice)
+    for parent, version in _cpu_parents(root):
+        # A process is in one v2 group only: where its memory is, if that is one.
+        if os.access(parent, os.W_OK) and not (in_v2 and version == 2):
             sweep(parent)
-            return CpuQuota(group_folder(parent, name), cores, 1)
+            with contextlib.suppress(OSError):
+                return CpuQuota(group_folder(parent, name), cores, version, nice=nice)
     return None
 
 
@@ -175,23 +196,34 @@ def _remove(folder: Path) -> bool:
 
 def memory_parents(root: Path) -> list[tuple[Path, int]]:
     """Folders in which a memory cgroup might be made, the process's own first."""
+    return _parents(root, "memory", "memory.limit_in_bytes")
+
+
+def _cpu_parents(root: Path) -> list[tuple[Path, int]]:
+    """Folders in which a group with a CPU quota might be made."""
+    return _parents(root, "cpu", "cpu.cfs_quota_us")
+
+
+def _parents(root: Path, controller: str, v1_file: str) -> list[tuple[Path, int]]:
     groups = own_groups(root)
     found = []
     v2 = root / "sys/fs/cgroup"
     if (v2 / "cgroup.controllers").exists() and "" in groups:
         own = v2 / groups[""].strip("/")
-        # A group with processes in it cannot hand its memory to children: a delegated unit puts the
+        # A group with processes in it cannot hand its controllers to children: a delegated unit puts the
         # agent into a leaf and leaves the level above to us.
-        found += [(folder, 2) for folder in (own, own.parent) if _hands_memory_on(folder)]
-    v1 = root / "sys/fs/cgroup/memory"
-    if (v1 / "memory.limit_in_bytes").exists() and "memory" in groups:
-        found.append((v1 / groups["memory"].strip("/"), 1))
+        found += [(folder, 2) for folder in (own, own.parent) if _hands_on(folder, controller)]
+    v1 = root / "sys/fs/cgroup" / controller
+    if controller in groups:
+        own = v1 / groups[controller].strip("/")
+        if (v1 / v1_file).exists() or (own / v1_file).exists():
+            found.append((own, 1))
     return found
 
 
-def _hands_memory_on(folder: Path) -> bool:
+def _hands_on(folder: Path, controller: str) -> bool:
     with contextlib.suppress(OSError):
-        return "memory" in (folder / "cgroup.subtree_control").read_text(encoding="ascii").split()
+        return controller in (folder / "cgroup.subtree_control").read_text(encoding="ascii").split()
     return False
 
 

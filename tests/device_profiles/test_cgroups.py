@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from device_profiles.cgroups import CgroupLimit, choose_quota, memory_parents
+from device_profiles.cgroups import CgroupLimit, CpuQuota, choose_quota, memory_parents
 from device_profiles.limits import DataLimit, choose_limit
 
 
@@ -50,6 +50,54 @@ def test_a_v2_quota_is_a_line_in_the_memory_group(v2_root):
 
 def test_without_a_cpu_hierarchy_there_is_no_quota(tmp_path):
     assert choose_quota(1.0, DataLimit(1 << 30), "board", tmp_path) is None
+
+
+def test_without_a_memory_group_the_v2_quota_has_one_of_its_own(v2_root):
+    quota = choose_quota(0.5, DataLimit(1 << 30), "board", v2_root, nice=5)
+    assert quota is not None
+    (folder,) = (v2_root / "sys/fs/cgroup/unit").glob("tinyfleet-board-*")
+    assert (folder / "cpu.max").read_text() == "50000 100000"
+    assert (folder / "cpu.weight").read_text() == "33", "100 / 1.25^5"
+    assert not quota.holds(os.getpid())
+    quota.before_exec()
+    assert quota.holds(os.getpid())
+
+
+def test_a_memory_group_without_a_cpu_controller_gets_none_in_v2(v2_root, monkeypatch):
+    """A second v2 group would take the process out of the first."""
+    limit = choose_limit(100_000_000, "board", v2_root)
+    monkeypatch.setattr(CpuQuota, "_set", refuse)
+    assert choose_quota(0.5, limit, "board", v2_root) is None
+
+
+@pytest.fixture
+def v1_root(tmp_path):
+    """A process in /unit of the cpu hierarchy."""
+    unit = tmp_path / "sys/fs/cgroup/cpu/unit"
+    unit.mkdir(parents=True)
+    (unit / "cpu.cfs_quota_us").write_text("-1")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("3:cpu,cpuacct:/unit\n")
+    return tmp_path
+
+
+def test_a_v1_quota_is_a_group_of_its_own(v1_root):
+    quota = choose_quota(1.5, DataLimit(1 << 30), "board", v1_root, nice=10)
+    assert quota is not None
+    (folder,) = (v1_root / "sys/fs/cgroup/cpu/unit").glob("tinyfleet-board-*")
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    # The kernel's own weight of a process of niceness 10 is 110.
+    assert found == {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "150000", "cpu.shares": "110"}
+
+
+def test_a_quota_that_the_kernel_refuses_leaves_no_group(v1_root, monkeypatch):
+    monkeypatch.setattr(CpuQuota, "_set", refuse)
+    assert choose_quota(1.5, DataLimit(1 << 30), "board", v1_root) is None
+    assert not list(v1_root.glob("sys/fs/cgroup/cpu/unit/tinyfleet-*"))
+
+
+def refuse(*given):
+    raise OSError("Invalid argument")
 
 
 @pytest.mark.root
