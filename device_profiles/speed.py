@@ -23,7 +23,13 @@ def core_gflops(profile: DeviceProfile) -> tuple[float, str] | None:
     if measured is not None and measured.convolution_gflops > 0.0:
         sustained = 1.0 if measured.thermal is None else min(1.0, measured.thermal.sustained_share or 1.0)
         return measured.convolution_gflops * sustained, "measured"
+    rate = sheet_gflops(profile.cpu, profile.clock_mhz)
+    return None if rate is None else (rate, "data sheet")
+
+
+def sheet_gflops(cpu: str, clock_mhz: float) -> float | None:
+    """The same from a processor's name and clock; None where either is not known."""
     for core, (flops, reached) in CORES.items():
-        if core in profile.cpu and profile.clock_mhz > 0:
-            return profile.clock_mhz * 1e-3 * flops * reached, "data sheet"
+        if core in cpu and clock_mhz > 0:
+            return clock_mhz * 1e-3 * flops * reached
     return None
