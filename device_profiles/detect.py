@@ -30,11 +30,11 @@ def usable_cores(root: Path = Path("/")) -> int:
     cores = len(os.sched_getaffinity(0))
     if root == Path("/") and emulated_board() is not None:
         return cores  # the quota stands for slow cores then, not for few
-    quota = _cpu_quota(root)
+    quota = cpu_quota(root)
     return max(1, min(cores, math.ceil(quota))) if quota else cores
 
 
-def _cpu_quota(root: Path) -> float | None:
+def cpu_quota(root: Path = Path("/")) -> float | None:
     """Cores' worth of time that the tightest group around this process leaves; None without a limit."""
     groups = own_groups(root)
     quotas = []

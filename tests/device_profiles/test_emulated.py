@@ -30,7 +30,7 @@ def test_a_given_root_is_read_all_the_same(monkeypatch, tmp_path):
 
 
 def test_the_quota_of_an_emulation_is_speed_not_a_number_of_cores(monkeypatch):
-    monkeypatch.setattr(detection, "_cpu_quota", lambda root: 0.5)
+    monkeypatch.setattr(detection, "cpu_quota", lambda root: 0.5)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert usable_cores() == 1
     monkeypatch.setenv(BOARD_VARIABLE, "pi-4b")
