@@ -5,12 +5,14 @@ Each field carries its description, so that the reference in the docs is generat
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
+from device_profiles.cpu import CpuLimits, IoPriority
 from device_profiles.limits import parse_size
 from edge_agent.guard_settings import GuardSettings
 from edge_agent.sensor_settings import SensorSettings
@@ -63,8 +65,23 @@ class LimitSettings(Settings, frozen=True):
         Meta(description='memory of the worker, such as "300M" (10^6 bytes) or "256Mi"; 0: from the board'),
     ] = 0
     threads: Annotated[
-        int, Meta(ge=0, le=1024, description="CPU threads of the worker; 0: every core that it may use")
+        int,
+        Meta(ge=0, le=1024, description="CPU threads of the worker; 0: as many as cores and cpu_share leave it"),
     ] = 0
+    cores: Annotated[
+        tuple[int, ...], Meta(description="numbers of the cores for the worker; empty: all that the agent may use")
+    ] = ()
+    cpu_share: Annotated[
+        float,
+        Meta(ge=0.0, le=1.0, description="part of the time of those cores together, by a cgroup; 0: no quota"),
+    ] = 0.0
+    nice: Annotated[
+        int, Meta(ge=0, le=19, description="how much the worker yields, on top of the agent's own niceness")
+    ] = 5
+    # Idle: a task reads its data once and writes one result, and may wait for whatever else needs the card.
+    io_priority: Annotated[
+        IoPriority, Meta(description="disk access: idle waits for all others; none: as the agent's own")
+    ] = "idle"
     policy: Annotated[
         Policy, Meta(description="fresh: the worker exits after each task; warm: it stays; auto: by memory")
     ] = "auto"
@@ -81,6 +98,14 @@ class LimitSettings(Settings, frozen=True):
                 'give at least "32M", or 0 to take it from the board'
             )
         return limit
+
+    def cpu(self) -> CpuLimits:
+        """What the worker may take of the processor. Raises ``ConfigError`` for a core that is not here."""
+        limits = CpuLimits(self.cores, self.cpu_share, self.nice, self.io_priority)
+        if missing := limits.missing():
+            usable = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+            raise ConfigError(f"limits.cores: this agent may not use core {missing[0]}; choose from {usable}")
+        return limits
 
 
 class StorageSettings(Settings, frozen=True):
@@ -138,6 +163,7 @@ def check(config: AgentConfig) -> None:
             f"name {config.name!r}: use lower-case letters, digits and hyphens, at most 64, first a letter or digit"
         )
     _ = config.limits.memory_limit_bytes
+    _ = config.limits.cpu()
     size(config.storage.outbox_limit, "storage.outbox_limit")
     size(config.storage.inbox_limit, "storage.inbox_limit")
     config.guards.limits(config.sensors.options())

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
+from device_profiles.cpu import CpuLimits
 from device_profiles.sensors.sensor import Options as SensorOptions
 from edge_agent.config import (
     AgentConfig,
@@ -61,6 +64,13 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
         ("limits.memory_limit", "1M", "at least"),
         ("limits.threads", -1, "threads"),
         ("limits.policy", "hot", "policy"),
+        ("limits.nice", 20, "nice"),
+        ("limits.nice", -1, "nice"),
+        ("limits.io_priority", "low", "io_priority"),
+        ("limits.cpu_share", 1.5, "cpu_share"),
+        ("limits.cpu_share", float("nan"), "cpu_share"),
+        ("limits.cores", [0, 9999], "limits.cores: this agent may not use core 9999; choose from"),
+        ("limits.cores", [-1], "may not use core -1"),
         ("storage.outbox_limit", "x", "x"),
         ("broker.protocol", "4", "protocol"),
         ("sensors.disabled", ["tempertaure"], "did you mean 'temperature'"),
@@ -78,6 +88,15 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
 def test_bad_values_are_named(key, value, words):
     with pytest.raises(ConfigError, match=words):
         load(None, {key: value})
+
+
+def test_what_the_worker_may_take_of_the_processor():
+    assert load(None, {}).limits.cpu() == CpuLimits((), 0.0, 5, "idle")
+    core = min(os.sched_getaffinity(0))
+    given = {"cores": [core], "cpu_share": 0.5, "nice": 0, "io_priority": "none"}
+    config = load(None, {f"limits.{name}": value for name, value in given.items()})
+    assert config.limits.cpu() == CpuLimits((core,), 0.5, 0, "none")
+    assert config.limits.cpu().threads() == 1
 
 
 def test_the_sensors_options_are_the_settings(tmp_path):
