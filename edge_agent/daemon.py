@@ -60,11 +60,12 @@ def assemble(
     config: AgentConfig, state: Path, who: identity.Identity, board: Board, transport: Transport
 ) -> Supervisor:
     """All parts of an agent, wired; nothing is started."""
+    cpu = config.limits.cpu()
     governor = Governor(
         state / "governor.json",
         memory_limit_bytes=config.limits.memory_limit_bytes,
         usable=usable_memory_bytes,
-        threads=config.limits.threads or int(board.profile.get("cores", 1)),
+        threads=config.limits.threads or cpu.threads(),
         policy=config.limits.policy,
         engine=config.engine,
     )
@@ -76,7 +77,7 @@ def assemble(
     )
 
     def start_worker(run: str, plan: Plan) -> WorkerProcess:
-        return WorkerProcess(run, plan, f"tinyfleet-{who.device}", state / "work" / "worker.log")
+        return WorkerProcess(run, plan, f"tinyfleet-{who.device}", state / "work" / "worker.log", cpu)
 
     return Supervisor(
         who,

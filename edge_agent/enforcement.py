@@ -1,7 +1,7 @@
 """The worker process under its limits, and what its death means.
 
 Two lines of defence. The hard limit (a memory cgroup, else RLIMIT_DATA) stops any burst; the
-watcher looks at the resident set every 50 ms: near the limit the worker is asked for less, beyond it stopped.
+watcher looks at the resident set: near the limit the worker is asked for less, beyond it stopped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import psutil
 
+from device_profiles.cpu import CpuHold, CpuLimits
 from device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from edge_agent.governor import SOFT_SHARE, Plan
+from edge_agent.pace import CLOSE_INTERVAL_S, Pace
 from fedcore.child import Child
 
 logger = logging.getLogger(__name__)
 
-WATCH_INTERVAL_S = 0.05
 # What was asked of a worker near its limit shows after its step: it is not asked again before.
 TIGHTEN_PAUSE_S = 2.0
 # C code meets RLIMIT_DATA in its own ways (aborts, segmentation faults): a death this near to it is the limit's.
@@ -45,6 +46,8 @@ class Worker(Protocol):
     run: str
     plan: Plan
     kind: str
+    told: str
+    patience_s: float
 
     def send(self, message: Mapping[str, Any]) -> None: ...
     def poll(self, now: float) -> dict[str, Any] | None: ...
@@ -58,39 +61,60 @@ class Worker(Protocol):
 
 
 class WorkerProcess:
-    """``python -m edge_agent.worker`` under ``plan``. ``kind`` names the hard limit that is active."""
+    """``python -m edge_agent.worker`` under ``plan`` and ``cpu``.
 
-    def __init__(self, run: str, plan: Plan, name: str, log: Path) -> None:
+    ``kind`` names the hard limit on its memory that is active, ``told`` says what all holds it; ``patience_s``
+    is how long it may go without ``poll``.
+    """
+
+    def __init__(self, run: str, plan: Plan, name: str, log: Path, cpu: CpuLimits | None = None) -> None:
         self.run = run
         self.plan = plan
         self._log = log
-        self._limit, self._child = self._start(name)
+        self._limit, self._cpu, self._child = self._start(name, cpu or CpuLimits())
         self.kind = "none" if self._limit is None else self._limit.kind
+        self.told = f"memory: {self.kind}, cpu: {self._cpu.told(self._child.pid)}"
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
+        self._pace = Pace(plan.memory_limit_bytes)
+        self.patience_s = CLOSE_INTERVAL_S
         self._next_look = 0.0
         self._next_warning = 0.0
         self._peak_data_bytes = 0
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
 
-    def _start(self, name: str) -> tuple[MemoryLimit | None, Child]:
+    def _start(self, name: str, cpu: CpuLimits) -> tuple[MemoryLimit | None, CpuHold, Child]:
         """The process under the strongest limit that lets it start. Raises ``OSError``."""
         size = self.plan.memory_limit_bytes
-        if not size:
-            return None, self._spawn(None)
-        limit = choose_limit(size, name)
+        limit = choose_limit(size, name) if size else None
         try:
-            return limit, self._spawn(limit)
+            return self._held(limit, name, cpu)
         except OSError as error:
-            limit.close()
-            if limit.kind == DataLimit.kind:
+            if limit is None or limit.kind == DataLimit.kind:
                 raise
             # A cgroup can be made where nothing may be moved into it; the other limit needs no leave.
             logger.warning("%s cannot be used (%s); %s instead", limit.kind, error, DataLimit.kind)
-        fallback = DataLimit(size)
-        return fallback, self._spawn(fallback)
+        return self._held(DataLimit(size), name, cpu)
 
-    def _spawn(self, limit: MemoryLimit | None) -> Child:
+    def _held(
+        self, limit: MemoryLimit | None, name: str, cpu: CpuLimits
+    ) -> tuple[MemoryLimit | None, CpuHold, Child]:
+        """Started under ``limit``, which is given back where that fails."""
+        hold = CpuHold(cpu, limit, name)
+        try:
+            return limit, hold, self._spawn(limit, hold)
+        except BaseException:
+            hold.close()
+            if limit is not None:
+                limit.close()
+            raise
+
+    def _spawn(self, limit: MemoryLimit | None, hold: CpuHold) -> Child:
+        def before_exec() -> None:
+            hold.before_exec()
+            if limit is not None:
+                limit.before_exec()
+
         # Append mode: the file is cut short under the running worker.
         with self._log.open("ab") as stderr:
             stderr.truncate(0)
@@ -99,7 +123,7 @@ class WorkerProcess:
                     "edge_agent.worker",
                     ["--policy", self.plan.policy, "--parent", str(os.getpid())],
                     env=_environment(self.plan.threads),
-                    before_exec=None if limit is None else limit.before_exec,
+                    before_exec=before_exec,
                     stderr=stderr,
                 )
             except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
@@ -118,8 +142,9 @@ class WorkerProcess:
         if event is not None:
             return self._death(int(event["code"])) if event.get("event") == "exit" else event
         if now >= self._next_look:
-            self._next_look = now + WATCH_INTERVAL_S
             self._look()
+            self.patience_s = self._pace.interval_s(now, self.rss_bytes)
+            self._next_look = now + self.patience_s
             limit = self.plan.memory_limit_bytes
             if limit and self.rss_bytes > limit:
                 self._child.kill()
@@ -142,6 +167,7 @@ class WorkerProcess:
     def close(self) -> None:
         """End it now, give the limit back."""
         self._child.kill()
+        self._cpu.close()
         if self._limit is not None:
             self._limit.close()
 

@@ -19,7 +19,8 @@ import psutil
 from device_profiles.sensors.read import read_health
 from edge_agent.assignment import Assignments
 from edge_agent.config import AgentConfig
-from edge_agent.governor import Governor
+from edge_agent.enforcement import Worker
+from edge_agent.governor import Governor, Plan
 from edge_agent.guards import Guards, reader
 from edge_agent.identity import Identity
 from edge_agent.inbox import Inbox
@@ -56,8 +57,9 @@ logger = logging.getLogger(__name__)
 
 HELLO_REPEAT_S = 5.0
 REOFFER_S = 10.0
-# How long the loop may sleep: while it waits, for a worker's event, and while the send window is full.
-_IDLE_WAIT_S, _TRAINING_WAIT_S, _SENDING_WAIT_S = 0.5, 0.03, 0.005
+# How long the loop may sleep: while it waits, for a worker's event, and while the send window is full. Each turn
+# while a worker trains is taken from its training; what a task's end waits is nothing beside the task.
+_IDLE_WAIT_S, _TRAINING_WAIT_S, _SENDING_WAIT_S = 0.5, 0.1, 0.005
 # Broker events taken in before the clocks are minded again.
 _EVENTS_A_TURN = 64
 # A control message waits no longer for the window: the loop must go on.
@@ -123,11 +125,13 @@ class Supervisor:
             governor=governor,
             inbox=inbox,
             outbox=outbox,
-            start_worker=start_worker,
+            start_worker=self._started,
             pauses=Pauses(guards, clock),
             say=self._say,
             clock=clock,
         )
+        self._start_worker = start_worker
+        self._worker: Worker | None = None  # the last that was started
         self._process = psutil.Process()
         self._status = StatusFile(state / "status.json", identity.device, self.session)
         self._heartbeat_s = 5.0
@@ -172,7 +176,13 @@ class Supervisor:
     def _patience(self) -> float:
         if self._uploads.waiting and self._transport.connected:
             return _SENDING_WAIT_S
-        return _TRAINING_WAIT_S if self.assignments.state is Task.TRAINING else _IDLE_WAIT_S
+        if self.assignments.state is Task.TRAINING and self._worker is not None:
+            return min(_TRAINING_WAIT_S, self._worker.patience_s)
+        return _IDLE_WAIT_S
+
+    def _started(self, run: str, plan: Plan) -> Worker:
+        self._worker = self._start_worker(run, plan)
+        return self._worker
 
     # -- what comes in --------------------------------------------------------------------------
 

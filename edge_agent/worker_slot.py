@@ -36,7 +36,7 @@ class WorkerSlot:
             self.close()
         if self._worker is None:
             self._worker = self._start(run, plan)
-            logger.info("worker started (%s, hard limit: %s)", plan.policy, self._worker.kind)
+            logger.info("worker started (%s; %s)", plan.policy, self._worker.told)
         return self._worker
 
     def rest(self) -> None:

@@ -60,6 +60,8 @@ class ScriptedWorker:
         self.run = run
         self.plan = plan
         self.kind = "scripted"
+        self.told = "memory: none, cpu: none"
+        self.patience_s = 60.0
         self.rss_bytes = 77
         self.peak_rss_bytes = 99
         self.commands: list[dict[str, Any]] = []

@@ -7,10 +7,12 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("torch", reason="the worker needs an engine")
 
+from device_profiles.cpu import CpuLimits
 from device_profiles.limits import DataLimit, choose_limit
 from edge_agent import enforcement
 from edge_agent.enforcement import WorkerProcess
@@ -170,6 +172,33 @@ def test_children_count(start):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert pid not in enforcement._children(os.getpid())
+
+
+def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):
+    core, nice = min(os.sched_getaffinity(0)), min(19, os.nice(0) + 4)
+    cpu = CpuLimits(cores=(core,), nice=4, io_priority="idle")
+    worker = WorkerProcess("r", Plan(1, "fresh", 0), "test", tmp_path / "worker.log", cpu)
+    try:
+        assert worker.told == f"memory: none, cpu: 1 of {os.cpu_count()} cores, nice {nice}, io idle"
+        process = psutil.Process(worker._child.pid)
+        assert (process.cpu_affinity(), process.nice()) == ([core], nice)
+        assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+    finally:
+        worker.close()
+
+
+@pytest.mark.root
+def test_the_share_of_a_worker_ends_with_it(tmp_path):
+    worker = WorkerProcess("r", Plan(1, "fresh", 1 << 40), "test", tmp_path / "worker.log", CpuLimits(share=0.5))
+    quota = worker._cpu._quota
+    try:
+        if quota is None:
+            pytest.skip("no CPU quota can be set here")
+        assert f", 50 % by {quota.kind}, nice" in worker.told
+        assert worker.told.startswith(f"memory: {worker.kind}, cpu: ")
+    finally:
+        worker.close()
+    assert not quota._folder.exists()
 
 
 def test_the_log_is_cut_short(start, order, tmp_path):
