@@ -267,6 +267,8 @@ class Assignments:
                 self._levers(current, event, tightened=what == "tightened")
             case "near_limit":
                 self._near_limit(current, event)
+            case "ending":
+                logger.warning("run %s step %d: no way takes less; it ends with what is done", *current.key)
             case "declined":
                 self._governor.refused(current.spec, current.plan)
                 self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)

@@ -59,9 +59,13 @@ class Pilot:
         }
 
     def tighten(self) -> bool:
-        """Go on with the next way that takes less; the running step ends as it began. False: there is none."""
+        """Go on with the next way that takes less; the running step ends as it began.
+
+        False: there is none. The task then ends after its step: a part of its work is better than none.
+        """
         following = None if self.plan is None else tighter(self.plan.ways, self.rung)
         if self.plan is None or following is None:
+            self.control.enough = True
             return False
         self._pull(self.plan, following)
         self._trim = True

@@ -1,8 +1,9 @@
 """The worker process: ``python -m edge_agent.worker``. Reads tasks as JSON lines, trains, answers with events.
 
 Events: ``planned`` (the levers that fit), ``training`` (the engine is up, training begins), ``progress``,
-``tightened``, then one of ``done``, ``declined``, ``failed``, ``over_budget``, ``needs_mask``. Nothing heavy is
-imported before the first command. A thread of its own listens, so that a task can be tightened while it runs.
+``tightened``, ``ending`` (early, at the limit), then one of ``done``, ``declined``, ``failed``, ``over_budget``,
+``needs_mask``. Nothing heavy is imported before the first command. A thread of its own listens, so that a task
+can be tightened while it runs.
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ class Trainer:
         self._pilot: Pilot | None = None
 
     def tighten(self) -> None:
-        """Any thread: emit ``tightened`` where the running task can do with less."""
+        """Any thread: emit ``tightened`` where the running task can do with less, ``ending`` where it cannot."""
         pilot = self._pilot
-        if pilot is not None and pilot.tighten():
-            self._emit(pilot.event("tightened"))
+        if pilot is not None:
+            self._emit(pilot.event("tightened") if pilot.tighten() else {"event": "ending"})
 
     def describe(self, command: DescribeCommand) -> None:
         """Emit ``described``. Raises ``DataError``, ``ConfigError``."""

@@ -85,15 +85,18 @@ class LocalRound(NamedTuple):
 
     def result(self, progress: Progress, last_batch: tuple[FloatArray, IntArray]) -> LocalResult:
         """A part of a round weighs as the part of the samples that it saw."""
-        samples = max(1, len(self.data) * self.steps // self.whole)
+        samples = max(1, len(self.data) * min(progress.step, self.whole) // self.whole)
         return LocalResult(samples, progress.mean_loss, last_batch)
 
     def batches(self, steps: int) -> Iterator[tuple[FloatArray, IntArray]]:
-        """So many mini-batches: all of the data, in a new order, again and again."""
+        """So many mini-batches, unless the board has enough: all of the data, in a new order, again and again."""
         size = self.training.batch
         passes = range(math.ceil(steps / batch_count(len(self.data), size)))
         epochs = (batches(self.data, size, self.normalization, self.rng) for _ in passes)
-        return islice(chain.from_iterable(epochs), steps)
+        for index, batch in enumerate(islice(chain.from_iterable(epochs), steps)):
+            if index and self.control.enough:
+                return
+            yield batch
 
 
 def train_locally(local: LocalRound) -> LocalResult:

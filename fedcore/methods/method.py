@@ -62,12 +62,14 @@ class Control:
     """What the board imposes on a task, what the device remembers, and how the task reports.
 
     ``micro_batch``, ``keep`` and ``cache`` may be tightened while the task runs: the next step follows them.
+    ``enough`` ends a training task after its present step: what is done by then is its result.
     """
 
     micro_batch: int = 0  # samples a forward pass; 0: whole batches
     keep: float = 1.0  # share of each layer's input cached for its weight gradient; a method may ask for less
     cache: Literal["fp32", "fp16"] = "fp32"  # precision of what is cached
     steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
+    enough: bool = False
     memory: DeviceMemory = field(default_factory=Forgetful)
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
 

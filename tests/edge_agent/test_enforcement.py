@@ -17,6 +17,7 @@ from device_profiles.limits import DataLimit, choose_limit
 from edge_agent import enforcement
 from edge_agent.enforcement import WorkerProcess
 from edge_agent.governor import Plan
+from fedcore.protocol.codec import decode
 from fedcore.rss import status_bytes
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
 
@@ -123,6 +124,23 @@ def test_a_running_task_goes_on_with_less_when_it_is_asked_to(start, order):
     assert steps[-1] == 12
     assert list(peaks)[:4] == ["whole", "micro-batch 64", "micro-batch 32", "micro-batch 16"]
     assert peaks["micro-batch 32"] < 0.8 * peaks["whole"], peaks
+
+
+def test_a_task_that_cannot_take_less_ends_with_what_is_done(start, order):
+    spec = {**order["spec"], "training": {**order["spec"]["training"], "local_epochs": 50}}
+    worker = start(1 << 40, hard=False)
+    worker.send({**order, **TIGHTEST, "spec": spec})
+    events = []
+    for event in every_event(worker):
+        if event.get("done") == 1:
+            worker.send({"cmd": "tighten"})
+        events.append(event)
+    names = [event["event"] for event in events]
+    assert "ending" in names
+    assert names[-1] == "done"
+    done = max(event["done"] for event in events if event["event"] == "progress")
+    assert done < 50
+    assert decode(Path(order["result"]).read_bytes()).meta["samples"] == max(1, BATCH * done // 50)
 
 
 def test_an_engine_that_does_not_fit_is_over_budget_before_training(start, order):

@@ -39,6 +39,7 @@ def test_each_tightening_takes_less_until_there_is_no_less():
         flown.step_done()
     assert peaks == sorted(set(peaks), reverse=True)
     assert (flown.control.micro_batch, flown.control.keep, flown.control.cache) == (4, 0.2, "fp16")
+    assert flown.control.enough, "what is done by now is better than nothing"
 
 
 def test_the_offers_own_keep_holds_where_the_board_would_keep_more():

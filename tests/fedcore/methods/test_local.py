@@ -86,6 +86,20 @@ def test_the_next_step_follows_what_the_board_tightens():
     assert {(s.micro_batch, s.keep, s.cache) for _, s in local.engine.seen[3:]} == {(4, 0.3, "fp16")}
 
 
+def test_a_board_that_has_enough_ends_the_round_with_what_is_done():
+    control = Control()
+
+    def progress(step, steps, loss):
+        control.enough = step == 3
+
+    control.progress = progress
+    local = local_round(control)
+    result = train_locally(local)
+    assert len(local.engine.seen) == 3
+    assert result.samples == 50 * 3 // 8
+    assert tuple(result.last_batch[1]) == local.engine.seen[-1][0]
+
+
 def test_the_sparser_and_coarser_caches_hold():
     run = StepSettings(0.1, keep=0.3, cache="fp16")
     assert Control(keep=0.5, cache="fp32").tightened(run) is run
