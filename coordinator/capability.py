@@ -44,12 +44,21 @@ def capable(candidates: Sequence[Candidate], fleet: FleetSettings, *, size: int,
 
 
 def round_target_s(candidates: Sequence[Candidate], fleet: FleetSettings) -> float:
-    """Seconds that a part may take: as set, else what half of the devices need for the whole job."""
+    """Seconds that a part may take: as set, else what half of the devices need for the whole job.
+
+    A target that nobody has set is long enough for everybody's least part: it leaves nobody out, unless the
+    deadline does.
+    """
     limit = DEADLINE_SHARE * fleet.deadline_s
     if fleet.round_target_s:
         return min(fleet.round_target_s, limit)
     known = [candidate.forecast.seconds for candidate in candidates if candidate.forecast is not None]
-    return min(statistics.median_low(known), limit) if known else limit
+    if not known:
+        return limit
+    least = [_seconds(c, _least(c, fleet)) for c in candidates if c.forecast is not None and c.whole_steps]
+    possible = [seconds for seconds in least if seconds <= limit]
+    # A hair more than the slowest needs, lest rounding takes a step from its least part.
+    return min(max([statistics.median_low(known), *(seconds * 1.001 for seconds in possible)]), limit)
 
 
 def fitted(candidate: Candidate, target_s: float, fleet: FleetSettings) -> Plan:
@@ -60,7 +69,7 @@ def fitted(candidate: Candidate, target_s: float, fleet: FleetSettings) -> Plan:
         target_s = DEADLINE_SHARE * fleet.deadline_s  # of a job that cannot be divided
     if forecast is None or forecast.seconds <= target_s:
         return plan
-    least = max(1, math.ceil(fleet.least_share * candidate.whole_steps))
+    least = _least(candidate, fleet)
     spare_s = target_s - forecast.fixed_s  # below work_s, since the whole job does not fit
     steps = math.floor(candidate.whole_steps * (spare_s / forecast.work_s)) if spare_s > 0 else 0
     if candidate.whole_steps and steps >= least:
@@ -79,6 +88,11 @@ def _part(plan: Plan, candidate: Candidate, steps: int, target_s: float) -> Plan
     text = f"the whole job would take {told(_whole_s(candidate))}, the round has {told(target_s)}"
     reason = f"{text}; {plan.reason}" if plan.reason else text
     return replace(plan, part=Part.PART, steps=steps, predicted_s=_seconds(candidate, steps), reason=reason)
+
+
+def _least(candidate: Candidate, fleet: FleetSettings) -> int:
+    """Optimiser steps of the least part."""
+    return max(1, math.ceil(fleet.least_share * candidate.whole_steps))
 
 
 def _seconds(candidate: Candidate, steps: int) -> float:
@@ -103,7 +117,7 @@ def _bring_back(able: Sequence[Candidate], plans: dict[str, Plan], target_s: flo
     """Where too few devices meet the target for a round to count, the fastest others do their least part."""
     missing = fleet.min_results - sum(plan.part is not Part.LEFT_OUT for plan in plans.values())
     late = [candidate for candidate in able if plans[candidate.device].part is Part.LEFT_OUT]
-    least = {c.device: max(1, math.ceil(fleet.least_share * c.whole_steps)) for c in late}
+    least = {c.device: _least(c, fleet) for c in late}
     seconds = {c.device: _seconds(c, least[c.device]) if c.whole_steps else _whole_s(c) for c in late}
     for candidate in sorted(late, key=lambda c: (seconds[c.device], c.device))[: max(0, missing)]:
         plan = replace(

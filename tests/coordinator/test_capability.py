@@ -59,12 +59,21 @@ def test_an_unknown_board_is_tried_with_the_whole_job():
 
 
 def test_the_target_is_what_half_of_the_devices_need_and_never_beyond_the_deadline():
-    boards = [board(str(i), work_s=seconds) for i, seconds in enumerate((3.0, 9.0, 20.0, 400.0))]
+    boards = [board(str(i), work_s=seconds) for i, seconds in enumerate((3.0, 9.0, 20.0, 40.0))]
     fleet = FleetSettings(selection="capability")
     assert round_target_s(boards, fleet) == 9.0
     assert round_target_s([board(work_s=1e6)], fleet) == DEADLINE_SHARE * 600.0
     assert round_target_s([board(forecast=None)], fleet) == DEADLINE_SHARE * 600.0
     assert round_target_s(boards, FleetSettings(round_target_s=1e5, deadline_s=10.0)) == 9.0
+
+
+def test_a_target_that_nobody_has_set_leaves_nobody_out():
+    fleet = FleetSettings(selection="capability")
+    boards = [board(str(i), work_s=seconds) for i, seconds in enumerate((3.0, 9.0, 20.0, 400.0))]
+    choice = capable([*boards, board("late", work_s=1e5)], fleet, size=0, seed=0, step=0)
+    assert set(choice.left_out) == {"late"}  # for the deadline
+    assert [plan.steps for plan in choice.plans] == [0, 0, 0, 10, 0]
+    assert choice.plans[3].predicted_s == 50.0
 
 
 def test_a_sick_device_is_spared():

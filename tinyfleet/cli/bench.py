@@ -10,11 +10,12 @@ import msgspec
 import typer
 
 from fedcore.files import write_atomic
-from tinyfleet.cli import bench_methods
+from tinyfleet.cli import bench_methods, bench_selection
 from tinyfleet.cli.output import emit_table
 
 app = typer.Typer(help="Measure tinyfleet itself.", no_args_is_help=True)
 app.command("methods")(bench_methods.methods)
+app.command("selection")(bench_selection.selection)
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows to this file.")]
 
