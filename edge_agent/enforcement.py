@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from device_profiles.cpu import CpuHold, CpuLimits
 from device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from edge_agent.governor import SOFT_SHARE, Plan
 from edge_agent.pace import CLOSE_INTERVAL_S, Pace
+from edge_agent.procfs import children_of, memory_of
 from fedcore.child import Child
 
 logger = logging.getLogger(__name__)
@@ -173,14 +172,10 @@ class WorkerProcess:
 
     def _look(self) -> None:
         """Resident bytes of the worker and its children; a process that is just ending counts as zero."""
-        total = 0
-        with contextlib.suppress(psutil.Error):
-            memory = psutil.Process(self._child.pid).memory_info()
-            total = int(memory.rss)
-            self._peak_data_bytes = max(self._peak_data_bytes, int(memory.data))
-        for pid in _children(self._child.pid):
-            with contextlib.suppress(psutil.Error):
-                total += int(psutil.Process(pid).memory_info().rss)
+        total, data = memory_of(self._child.pid)
+        self._peak_data_bytes = max(self._peak_data_bytes, data)
+        for pid in children_of(self._child.pid):
+            total += memory_of(pid)[0]
         self.rss_bytes = total
         self.peak_rss_bytes = max(self.peak_rss_bytes, total)
 
@@ -219,14 +214,6 @@ def _environment(threads: int) -> dict[str, str]:
         # 8 MB of stack a thread would count against RLIMIT_DATA.
         "OMP_STACKSIZE": "2M",
     }
-
-
-def _children(pid: int) -> list[int]:
-    """Direct children, from one small file: a scan of all processes ten times a second costs a board too much."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-    except (OSError, ValueError):
-        return []
 
 
 def _tail(log: Path) -> str:

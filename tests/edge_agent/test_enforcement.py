@@ -178,20 +178,6 @@ def test_a_kernel_kill_with_the_cgroup_as_witness_is_over_budget(start, monkeypa
     assert "kernel" in event["reason"]
 
 
-def test_children_count(start):
-    """The resident set of a process's children, from the one small file."""
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(5)
-        os._exit(0)
-    try:
-        assert pid in enforcement._children(os.getpid())
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    assert pid not in enforcement._children(os.getpid())
-
-
 def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):
     core, nice = min(os.sched_getaffinity(0)), min(19, os.nice(0) + 4)
     cpu = CpuLimits(cores=(core,), nice=4, io_priority="idle")
