@@ -1,6 +1,6 @@
-"""Under systemd with ``Delegate=yes``: make room for the worker's memory cgroup below the unit's own.
+"""Under systemd with ``Delegate=yes``: make room for the worker's cgroup below the unit's own.
 
-Cgroup v2 lets a group hand its memory to child groups only while it holds no process itself, so the
+Cgroup v2 lets a group hand its controllers to child groups only while it holds no process itself, so the
 supervisor first moves into a leaf (cgroups(7), "no internal processes").
 """
 
@@ -14,30 +14,43 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 LEAF = "supervisor"
+_WANTED = ("memory", "cpu")
 
 
 def take_leaf(environment: Mapping[str, str], root: Path = Path("/")) -> bool:
-    """Move this process into the leaf and hand the memory controller on; True where that was done.
+    """Move this process into the leaf and hand memory and CPU time on; True where that was done.
 
     Only in a unit of systemd's (``INVOCATION_ID``), alone in its group, and where the group is ours to
-    write: anything else is left as it is, and the worker's limit is then another kind.
+    write: anything else is left as it is, and the worker's limits are then of another kind.
     """
     group = _unit_group(environment, root)
     if group is None:
         return False
     try:
         alone = (group / "cgroup.procs").read_text(encoding="ascii").split() == [str(os.getpid())]
-        offered = "memory" in (group / "cgroup.controllers").read_text(encoding="ascii").split()
-        if not alone or not offered:
+        offered = (group / "cgroup.controllers").read_text(encoding="ascii").split()
+        wanted = [f"+{name}" for name in _WANTED if name in offered]
+        if not alone or not wanted:
             return False
         leaf = group / LEAF
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
-        (group / "cgroup.subtree_control").write_text("+memory", encoding="ascii")
+        _hand_on(group, wanted)
     except OSError as error:
-        logger.info("no memory cgroup of our own (%s)", error)
+        logger.info("no cgroup of our own (%s)", error)
         return False
     return True
+
+
+def _hand_on(group: Path, wanted: list[str]) -> None:
+    """All of ``wanted``, else the first: the kernel keeps CPU time back while the unit runs real-time processes."""
+    control = group / "cgroup.subtree_control"
+    try:
+        control.write_text(" ".join(wanted), encoding="ascii")
+    except OSError:
+        if len(wanted) == 1:
+            raise
+        control.write_text(wanted[0], encoding="ascii")
 
 
 def _unit_group(environment: Mapping[str, str], root: Path) -> Path | None:

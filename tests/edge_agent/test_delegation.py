@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -26,11 +27,32 @@ def group_of(root):
     return root / "sys/fs/cgroup/system.slice/edge-agent.service"
 
 
-def test_the_supervisor_moves_and_memory_is_handed_on(root):
+@pytest.mark.parametrize(
+    ("offered", "handed"),
+    [("cpu memory pids", "+memory +cpu"), ("memory", "+memory"), ("cpuset cpu io pids", "+cpu")],
+    ids=["both", "memory", "Raspberry Pi OS as it comes"],
+)
+def test_the_supervisor_moves_and_hands_on_what_there_is(root, offered, handed):
+    (group_of(root) / "cgroup.controllers").write_text(f"{offered}\n", encoding="ascii")
     assert take_leaf(UNIT, root)
     group = group_of(root)
     assert (group / LEAF / "cgroup.procs").read_text(encoding="ascii") == str(os.getpid())
-    assert (group / "cgroup.subtree_control").read_text(encoding="ascii") == "+memory"
+    assert (group / "cgroup.subtree_control").read_text(encoding="ascii") == handed
+
+
+def test_memory_is_handed_on_where_cpu_time_is_kept_back(root, monkeypatch):
+    write = Path.write_text
+
+    def refuse_cpu(path, text, **options):
+        if "+cpu" in text:
+            raise OSError("Invalid argument")
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse_cpu)
+    assert take_leaf(UNIT, root)
+    assert (group_of(root) / "cgroup.subtree_control").read_text(encoding="ascii") == "+memory"
+    (group_of(root) / "cgroup.controllers").write_text("cpu", encoding="ascii")
+    assert not take_leaf(UNIT, root)
 
 
 def test_outside_a_unit_nothing_is_touched(root):
@@ -41,7 +63,7 @@ def test_outside_a_unit_nothing_is_touched(root):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("cgroup.procs", "1\n2\n"), ("cgroup.controllers", "cpu pids\n"), ("cgroup.procs", "")]
+    ("name", "content"), [("cgroup.procs", "1\n2\n"), ("cgroup.controllers", "io pids\n"), ("cgroup.procs", "")]
 )
 def test_a_group_that_is_not_ours_alone_is_left(root, name, content):
     (group_of(root) / name).write_text(content, encoding="ascii")
