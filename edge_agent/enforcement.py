@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from device_profiles.cpu import CpuHold, CpuLimits
+from device_profiles.gpu_memory import gpu_bytes
 from device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from edge_agent.governor import SOFT_SHARE, Plan
 from edge_agent.pace import CLOSE_INTERVAL_S, Pace
@@ -171,13 +172,13 @@ class WorkerProcess:
             self._limit.close()
 
     def _look(self) -> None:
-        """Resident bytes of the worker and its children; a process that is just ending counts as zero."""
-        total, data = memory_of(self._child.pid)
+        """Bytes of the worker and its children, resident and on the GPU; one that is just ending counts as zero."""
+        children = children_of(self._child.pid)
+        resident, data = memory_of(self._child.pid)
         self._peak_data_bytes = max(self._peak_data_bytes, data)
-        for pid in children_of(self._child.pid):
-            total += memory_of(pid)[0]
-        self.rss_bytes = total
-        self.peak_rss_bytes = max(self.peak_rss_bytes, total)
+        resident += sum(memory_of(pid)[0] for pid in children)
+        self.rss_bytes = resident + gpu_bytes((self._child.pid, *children))
+        self.peak_rss_bytes = max(self.peak_rss_bytes, self.rss_bytes)
 
     def _death(self, code: int) -> dict[str, Any]:
         """Tell a death at the limit from any other."""
