@@ -203,16 +203,13 @@ class TorchEngine(Engine):
         else:
             # One pass a layer, so that only one layer's input and output gradient of the whole batch are held.
             for node in layers:
-                held: list[tuple[torch.Tensor, torch.Tensor]] = []
+                held: list[torch.Tensor] = []
+                begin = 0
                 for part_x, part_y in parts:
-
-                    def hold(node: Node, inputs: torch.Tensor, gradient: torch.Tensor, share: float) -> None:
-                        held.append((inputs.clone(), gradient * share))  # noqa: B023 - called within this turn
-
-                    share = len(part_y) / len(y)
-                    collect = partial(hold, share=share)
+                    collect = partial(_hold, held, begin, len(y))
                     self._backward(part_x, part_y, [node], collect, pruning)
-                inputs, gradients = (torch.cat(tensors) for tensors in zip(*held, strict=True))
+                    begin += len(part_y)
+                inputs, gradients = held
                 found[node.weight] = largest_pruned(
                     node, inputs, gradients, self._active[node.weight], counts[node.weight]
                 )
@@ -261,3 +258,21 @@ class TorchEngine(Engine):
         for index in np.array_split(np.arange(len(y)), parts):
             rows = slice(int(index[0]), int(index[-1]) + 1)
             yield self._placed(x[rows], torch.float32), torch.from_numpy(y[rows]).to(self._device)
+
+
+def _hold(
+    held: list[torch.Tensor], begin: int, samples: int, _node: Node, inputs: torch.Tensor, gradient: torch.Tensor
+) -> None:
+    """Put one part's input and output gradient, weighted by its size, into those of all ``samples``."""
+    if not held:
+        held += [_rows_like(part, samples) for part in (inputs, gradient)]
+    rows = slice(begin, begin + len(inputs))
+    held[0][rows] = inputs
+    torch.mul(gradient, len(inputs) / samples, out=held[1][rows])
+
+
+def _rows_like(part: torch.Tensor, samples: int) -> torch.Tensor:
+    """Room for so many rows, laid out in memory as ``part`` is."""
+    innermost = part.dim() == 4 and part.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if innermost else torch.contiguous_format
+    return torch.empty((samples, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=layout)
