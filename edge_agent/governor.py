@@ -67,6 +67,7 @@ class Chosen:
     keep: float = 1.0
     peak_bytes: int = 0
     text: str = "the whole batch"
+    roomy: bool = False  # its heap keeps what is freed: how much that comes to says little of what is needed
 
 
 class Experience(msgspec.Struct, frozen=True):
@@ -125,7 +126,7 @@ class Governor:
         """Learn that ``chosen`` was too much; returns the next plan. On disk before it returns."""
         known = self._known(spec)
         factor = known.factor
-        if chosen.peak_bytes:
+        if chosen.peak_bytes and not chosen.roomy:
             factor = max(factor, _BEYOND * plan.memory_limit_bytes * plan.factor / chosen.peak_bytes)
         impossible = stage is Stage.LOADING or chosen.rung + 1 >= chosen.rungs
         rung = chosen.rung if impossible else chosen.rung + 1
@@ -146,7 +147,7 @@ class Governor:
 
     def finished(self, spec: RunSpec, plan: Plan, chosen: Chosen, peak_rss_bytes: int) -> None:
         """Learn what a task took of what was predicted."""
-        if not chosen.peak_bytes or not peak_rss_bytes:
+        if chosen.roomy or not chosen.peak_bytes or not peak_rss_bytes:
             return
         known = self._known(spec)
         factor = plan.factor * peak_rss_bytes / chosen.peak_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ class Pilot:
     method: Method
     control: Control
     plan: FitPlan | None  # None: without a limit there is nothing to plan
+    heap: Callable[[bool], None] = field(default=lambda roomy: None)  # sets the allocator of this process
     rung: int = 0
     _keep: float = field(init=False)  # what the task itself was given
     _trim: bool = False
@@ -53,6 +55,7 @@ class Pilot:
             "rungs": len(self.plan.ways),
             "micro_batch": way.levers.micro_batch,
             "keep": self.control.keep,
+            "roomy": way.levers.roomy,
             "peak_bytes": way.peak_bytes,
             "round_seconds": self.plan.steps * way.step_seconds,
             "text": str(way.levers),
@@ -73,7 +76,9 @@ class Pilot:
 
     def _pull(self, plan: FitPlan, rung: int) -> None:
         self.rung = rung
-        plan.ways[rung].levers.apply(self.control)
+        levers = plan.ways[rung].levers
+        levers.apply(self.control)
+        self.heap(levers.roomy)
         self.control.keep = min(self.control.keep, self._keep)
 
     def step_done(self) -> None:

@@ -133,7 +133,9 @@ class Trainer:
         method = create(spec.method, problem_of(spec))
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
-        pilot = _pilot(command, method, len(data.train) + len(data.development), self._emit)
+        grow = task.meta.get("grow")
+        growing = tuple(grow) if isinstance(grow, dict) else ()
+        pilot = _pilot(command, method, len(data.train) + len(data.development), growing, self._emit)
         if pilot.refusal:
             self._emit({"event": "declined", "reason": pilot.refusal})
             return
@@ -202,11 +204,12 @@ def memory_directory(command: TaskCommand) -> Path:
     return Path(command.masks) / "memory"
 
 
-def _pilot(command: TaskCommand, method: Method, samples: int, emit: Emit) -> Pilot:
+def _pilot(command: TaskCommand, method: Method, samples: int, growing: tuple[str, ...], emit: Emit) -> Pilot:
     """The task's levers and its ``Control``: progress goes out at most four times a second."""
     from edge_agent.device_memory import FileMemory
     from edge_agent.pilot import Pilot
     from fedcore.methods.method import Control
+    from fedcore.training import allocator
     from fedcore.training.calibrated import measured_or_shipped
     from fedcore.training.planner import plan
     from fedcore.training.registry import preferred
@@ -227,8 +230,9 @@ def _pilot(command: TaskCommand, method: Method, samples: int, emit: Emit) -> Pi
     if command.target_bytes:
         calibration = measured_or_shipped(Path(command.calibration), preferred(command.engine))
         if calibration is not None:
-            fit = plan(method, calibration, command.target_bytes, samples, rung=command.rung, factor=command.factor)
-    pilot = Pilot(method, control, fit)
+            target, rung, factor = command.target_bytes, command.rung, command.factor
+            fit = plan(method, calibration, target, samples, rung=rung, factor=factor, growing=growing)
+    pilot = Pilot(method, control, fit, lambda roomy: allocator.choose(roomy=roomy))
     return pilot
 
 

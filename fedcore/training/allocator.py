@@ -30,6 +30,16 @@ def return_freed_memory() -> None:
     _set(1 << 16, 0)
 
 
+def choose(*, roomy: bool) -> None:
+    """``roomy``: the heap as this process was started or set up with; else what is freed is given back at once."""
+    if not roomy:
+        return_freed_memory()
+    elif "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        _set(int(os.environ["MALLOC_MMAP_THRESHOLD_"]), int(os.environ.get("MALLOC_TRIM_THRESHOLD_", _KEPT)))
+    else:
+        keep_freed_memory()
+
+
 def trim() -> None:
     """Give freed memory back to the system now."""
     try:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedcore.accounting import VALUE
 from fedcore.datasets.dataset import batch_count
 from fedcore.methods.method import Control, Method
-from fedcore.models.graph import Op
+from fedcore.models.graph import INPUT, Graph, Node, Op
 from fedcore.training.calibration import Calibration, Features, features_of
+from fedcore.training.memory_model import StepShape, step_bytes
 
 KEEPS = (0.5, 0.3, 0.2)  # lossy steps, from mild to hard; what is kept is kept in half precision
 LEAST_NORM_BATCH = 4  # samples a pass that batch norm's statistics still mean something over
 MARGIN = 1.05  # over the prediction: its error on a calibrated board
 LABEL_BYTES = 8
+# What a worker holds besides the engine and the model that probes see: protocol, codecs, methods. 6 to 10 MB.
+WORKER_BYTES = 8_000_000
+# A heap that keeps what is freed takes more than is in use, as tensors of many sizes leave holes. Measured on
+# steps of all models: up to so many times the step's tensors more, and where caches are pruned in chunks.
+ROOMY, ROOMY_PRUNED = 1.6, 3.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class Levers:
     micro_batch: int  # samples a pass; 0: the whole batch
     keep: float = 1.0  # the most that a layer's cached input may keep; a method may ask for less
     cache: Literal["fp32", "fp16"] = "fp32"  # in which precision
+    # Freed memory stays with the process and is used again: faster, and more of it. Else it is given back.
+    roomy: bool = False
 
     @property
     def lossy(self) -> bool:
@@ -37,7 +46,8 @@ class Levers:
 
     def __str__(self) -> str:
         text = f"micro-batch {self.micro_batch or 'whole'}"
-        return text + (f", {self.keep:.0%} of activations kept in {self.cache}" if self.lossy else "")
+        text += f", {self.keep:.0%} of activations kept in {self.cache}" if self.lossy else ""
+        return text + (", freed memory kept" if self.roomy else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +91,23 @@ class FitPlan:
 
 
 def plan(
-    method: Method, calibration: Calibration, limit_bytes: int, samples: int, *, rung: int = 0, factor: float = 1.0
+    method: Method,
+    calibration: Calibration,
+    limit_bytes: int,
+    samples: int,
+    *,
+    rung: int = 0,
+    factor: float = 1.0,
+    growing: Collection[str] | None = None,
 ) -> FitPlan:
     """The gentlest way to run ``method``'s training task under ``limit_bytes`` with so many local samples.
 
     Ways before ``rung`` are known to be too much. ``factor``: measured by predicted peak of such tasks so far.
+    ``growing``: the weights whose growth gradients the task wants; None: whichever it may want in some round.
     """
-    ways = tuple(forecast(method, calibration, levers, samples, factor) for levers in ladder(method))
+    if growing is None:
+        growing = method.problem.graph.maskable if hasattr(method.settings, "growth_batch") else ()
+    ways = tuple(forecast(method, calibration, levers, samples, factor, growing) for levers in ladder(method))
     left = range(min(rung, len(ways) - 1), len(ways))
     chosen = next((index for index in left if ways[index].peak_bytes * MARGIN <= limit_bytes), None)
     if chosen is None:
@@ -103,7 +123,8 @@ def tighter(ways: Sequence[Forecast], rung: int) -> int | None:
 
 
 def ladder(method: Method) -> Iterator[Levers]:
-    """Ways to run a step, gentlest first: smaller passes with summed gradients, then pruned caches as well.
+    """Ways to run a step, gentlest first: freed memory given back, smaller passes with summed gradients, then
+    pruned caches as well.
 
     Batch norm sees its statistics pass by pass: with it passes do not shrink below ``LEAST_NORM_BATCH``.
     """
@@ -115,6 +136,7 @@ def ladder(method: Method) -> Iterator[Levers]:
     while size >= least:
         sizes.append(size)
         size //= 2
+    yield Levers(0, roomy=True)
     for micro_batch in sizes:
         yield Levers(micro_batch)
     for keep in KEEPS:
@@ -123,13 +145,58 @@ def ladder(method: Method) -> Iterator[Levers]:
 
 
 def forecast(
-    method: Method, calibration: Calibration, levers: Levers, samples: int, factor: float = 1.0
+    method: Method,
+    calibration: Calibration,
+    levers: Levers,
+    samples: int,
+    factor: float = 1.0,
+    growing: Collection[str] = (),
 ) -> Forecast:
-    """Peak of the whole training process, the device's own data included, and seconds of one step."""
+    """Peak of the whole worker process, the device's own data included, and seconds of one step."""
     features = step_features(method, levers)
-    data = samples * (math.prod(method.problem.graph.input_shape) + LABEL_BYTES)  # images are uint8
-    peak = (calibration.peak_bytes(features) + data) * factor
-    return Forecast(levers, int(peak), calibration.step_seconds(features))
+    if growing:
+        replayed = max(features.replayed, growth_bytes(method, levers, growing))
+        features = features._replace(replayed=float(replayed))
+    peak = calibration.peak_bytes(features) + held_bytes(method, samples)
+    if levers.roomy:
+        control = Control()
+        levers.apply(control)
+        pruned = method.step_settings(1.0, control).keep < 1.0
+        peak += (ROOMY_PRUNED if pruned else ROOMY) * features.replayed
+    return Forecast(levers, int(peak * factor), calibration.step_seconds(features))
+
+
+def held_bytes(method: Method, samples: int) -> int:
+    """What a worker holds all the while and a probe does not: its own code, the data, the task as it came."""
+    graph, batch = method.problem.graph, method.problem.training.batch
+    pixels = math.prod(graph.input_shape)
+    data = 2 * samples * (pixels + LABEL_BYTES)  # uint8: the two parts, and both in one array
+    task = sum(spec.size for spec in graph.params.values()) * VALUE
+    return WORKER_BYTES + data + task + batch * pixels * VALUE  # a batch is normalised while the last one is held
+
+
+def growth_bytes(method: Method, levers: Levers, growing: Collection[str]) -> int:
+    """What the search for the largest gradients of pruned weights holds above the loaded model.
+
+    In one pass no more than a training step of its batch. In several, one layer's inputs and gradients of
+    the whole batch, and what the convolution reorders of them at a time.
+    """
+    control = Control()
+    levers.apply(control)
+    settings, graph = method.step_settings(0.0, control), method.problem.graph
+    batch = getattr(method.settings, "growth_batch", 0) or method.problem.training.batch
+    passes = settings.passes(batch)
+    shape = StepShape(-(-batch // passes), settings.keep, settings.value_bytes, settings.pruned_norm)
+    images = 2 * batch * math.prod(graph.input_shape) * VALUE
+    layers = [_layer_values(graph, node) for node in graph.nodes if node.weight in growing]
+    held = 0 if passes == 1 else batch * VALUE * max(layers, default=0)
+    return step_bytes(graph, shape) + images + held + held // 4
+
+
+def _layer_values(graph: Graph, node: Node) -> int:
+    """Values of one sample that go into this layer and come out of it."""
+    sources = [graph.input_shape if name == INPUT else graph.shapes[name] for name in node.inputs]
+    return sum(math.prod(shape) for shape in [*sources, graph.shapes[node.name]])
 
 
 def step_features(method: Method, levers: Levers) -> Features:

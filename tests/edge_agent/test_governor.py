@@ -159,3 +159,12 @@ def test_the_limit_comes_from_the_board_where_none_is_set(tmp_path):
 )
 def test_policy(tmp_path, limit, usable, policy, expected):
     assert governor(tmp_path / "g.json", limit=limit, usable=usable, policy=policy).policy == expected
+
+
+def test_what_a_roomy_heap_took_does_not_correct_predictions(tmp_path):
+    tested = governor(tmp_path / "g.json")
+    roomy = Chosen(0, 4, 0, 1.0, 80_000_000, "whole", roomy=True)
+    tested.finished(SPEC, tested.plan(SPEC), roomy, 40_000_000)
+    assert tested.plan(SPEC).factor == 1.0
+    after = tested.over_budget(SPEC, tested.plan(SPEC), roomy, Stage.TRAINING)
+    assert (after.rung, after.factor) == (1, 1.0)

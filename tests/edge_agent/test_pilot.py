@@ -24,11 +24,21 @@ def test_the_plan_is_what_the_task_runs_with():
     least = pilot().plan.ways[3].peak_bytes * 1.06
     tight = pilot(int(least))
     event = tight.event("planned")
-    assert (event["rung"], event["rungs"], event["micro_batch"]) == (3, 20, 8)
-    assert (tight.control.micro_batch, tight.control.keep) == (8, 1.0)
+    assert (event["rung"], event["rungs"], event["micro_batch"]) == (3, 21, 16)
+    assert (tight.control.micro_batch, tight.control.keep) == (16, 1.0)
     assert event["peak_bytes"] <= least
-    assert event["text"] == "micro-batch 8"
+    assert event["text"] == "micro-batch 16"
     assert event["round_seconds"] > 0
+
+
+def test_the_allocator_follows_the_plan():
+    heaps = []
+    flown = Pilot(pilot().method, Control(), pilot().plan, heaps.append)
+    assert flown.event("planned")["roomy"]
+    flown.tighten()
+    assert heaps == [True, False]
+    assert not flown.event("tightened")["roomy"]
+    assert flown.control.micro_batch == 0
 
 
 def test_each_tightening_takes_less_until_there_is_no_less():

@@ -28,7 +28,8 @@ def measured(name, memory, gflops):
 
 
 def test_a_roomy_board_runs_whole_batches_and_a_small_one_smaller_passes():
-    roomy, small = (plan_board(SPEC, board(name), TORCH, 500) for name in ("pi-5", "pi-3b-plus"))
+    roomy = plan_board(SPEC, board("pi-5"), TORCH, 500)
+    small = plan_board(SPEC, board("pi-3b-plus"), TORCH, 500, memory_bytes=650_000_000)
     assert (roomy.fits, roomy.micro_batch, roomy.lossy) == (True, 0, False)
     assert small.fits
     assert small.micro_batch > 0
@@ -63,7 +64,7 @@ def test_measured_figures_come_before_data_sheets():
 def test_a_board_that_does_not_tell_its_speed_gets_no_time():
     unknown = dataclasses.replace(board("pi-4b"), cpu="4x something", clock_mhz=0)
     assert core_gflops(unknown) is None
-    plan = plan_board(SPEC, unknown, TORCH, 500)
+    plan = plan_board(SPEC, unknown, TORCH, 500, memory_bytes=650_000_000)
     assert plan.round_seconds is None
     assert plan.fits
 
