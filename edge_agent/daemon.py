@@ -28,6 +28,7 @@ from edge_agent.supervisor import Board, Supervisor
 from fedcore.child import Child
 from fedcore.errors import ConfigError, DataError
 from fedcore.protocol.transport import Transport
+from fedcore.training import allocator
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ _SECONDS_A_DAY = 86_400.0
 
 def run(config: AgentConfig) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises ``TinyfleetError`` where it cannot start."""
+    allocator.be_small()  # before there are threads
     state = state_directory(config)
     with lock(state):
         take_leaf(os.environ)

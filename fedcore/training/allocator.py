@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT = 256 << 20  # freed bytes at the heap's end that stay with the process
 _LARGEST = 32 << 20  # the most that glibc takes for a threshold of its heap
 
@@ -40,6 +40,15 @@ def choose(*, roomy: bool) -> None:
         keep_freed_memory()
 
 
+def be_small() -> None:
+    """For a process that stays small for weeks: one arena for all threads, and what is freed goes back at once.
+
+    Otherwise each thread keeps an arena, and what passes through it once (a window of chunks, say) stays.
+    """
+    return_freed_memory()
+    _mallopt(_M_ARENA_MAX, 1)
+
+
 def trim() -> None:
     """Give freed memory back to the system now."""
     try:
@@ -49,10 +58,12 @@ def trim() -> None:
 
 
 def _set(mmap_threshold: int, trim_threshold: int) -> None:
+    _mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
+    _mallopt(_M_TRIM_THRESHOLD, trim_threshold)
+
+
+def _mallopt(parameter: int, value: int) -> None:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        ctypes.CDLL(None).mallopt(parameter, value)
     except (OSError, AttributeError):
         _log.debug("this C library has no mallopt: its allocator stays as it is")
-        return
-    mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
-    mallopt(_M_TRIM_THRESHOLD, trim_threshold)
