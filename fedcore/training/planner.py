@@ -21,7 +21,9 @@ LABEL_BYTES = 8
 # What a worker holds besides the engine and the model that probes see: protocol, codecs, methods. 6 to 10 MB.
 WORKER_BYTES = 8_000_000
 # A heap that keeps what is freed takes more than is in use, as tensors of many sizes leave holes. Measured on
-# steps of all models: up to so many times the step's tensors more, and where caches are pruned in chunks.
+# steps of all models: up to so many bytes more, and so many times the step's tensors; the second where caches
+# are pruned, in chunks.
+ROOMY_BYTES = 25_000_000
 ROOMY, ROOMY_PRUNED = 1.6, 3.2
 
 
@@ -162,7 +164,7 @@ def forecast(
         control = Control()
         levers.apply(control)
         pruned = method.step_settings(1.0, control).keep < 1.0
-        peak += (ROOMY_PRUNED if pruned else ROOMY) * features.replayed
+        peak += ROOMY_BYTES + (ROOMY_PRUNED if pruned else ROOMY) * features.replayed
     return Forecast(levers, int(peak * factor), calibration.step_seconds(features))
 
 
