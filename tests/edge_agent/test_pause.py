@@ -75,6 +75,9 @@ def test_a_paused_worker_makes_no_progress_and_ends_with_the_same_result(start, 
     events_until(worker, "training")
     process = pause(worker)
     before, memory = process.cpu_times(), process.memory_info().rss
+    time.sleep(0.3)
+    while worker.poll(time.monotonic()) is not None:
+        pass  # what it said before it stopped
     # Three times what the whole training takes: one that went on would be done.
     until = time.monotonic() + max(0.5, 3.0 * train_s)
     while time.monotonic() < until:
