@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from fedcore.arrays import Mask
     from fedcore.methods.method import DeviceData, Method
     from fedcore.payload import Payload
-    from fedcore.training.engine import Engine
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -88,11 +87,10 @@ class DescribeCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
 
 
 class Trainer:
-    """Does tasks; keeps the engine and the data between the tasks of a warm worker."""
+    """Does tasks; a warm worker keeps the engine's library and the data between them, but no model."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._engine: tuple[tuple[str, int], Engine] | None = None
         self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
         self._pilot: Pilot | None = None
 
@@ -124,6 +122,7 @@ class Trainer:
         from fedcore.methods.registry import create, problem_of
         from fedcore.protocol.codec import decode
         from fedcore.protocol.results import encode_result
+        from fedcore.training.registry import create as create_engine
 
         _reset_peak()
         spec = convert(command.spec, RunSpec, "spec of the task")
@@ -140,7 +139,7 @@ class Trainer:
             self._emit({"event": "declined", "reason": pilot.refusal})
             return
         self._emit(pilot.event("planned"))
-        engine = self._engine_of(command.engine, command.threads)
+        engine = create_engine(command.engine, command.threads)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
         self._pilot = pilot
@@ -148,17 +147,13 @@ class Trainer:
             result = method.run(task, engine, data, pilot.control)
         finally:
             self._pilot = None
-        train_s = time.monotonic() - begin
+        train_s, name = time.monotonic() - begin, engine.name
+        # The engine's model and the task's go first: for a large model, encoding would be the task's peak.
+        del engine
+        if result.params is not task.params:
+            task.params.clear()
         write_atomic(Path(command.result), encode_result(result, task, spec.wire, method.upload_precision))
-        self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": engine.name})
-
-    def _engine_of(self, name: str, threads: int) -> Engine:
-        from fedcore.training.registry import create
-
-        key = (name, threads)
-        if self._engine is None or self._engine[0] != key:
-            self._engine = (key, create(name, threads))
-        return self._engine[1]
+        self._emit({"event": "done", "train_s": train_s, "peak_rss_bytes": peak_rss_bytes(), "engine": name})
 
     def _data_of(self, settings: AgentDataSettings, device: str) -> DeviceData:
         from fedcore.datasets.partition import device_data

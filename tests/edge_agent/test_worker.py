@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import msgspec
 import psutil
@@ -215,3 +216,32 @@ def test_encoding_is_what_this_file_assumes():
     """A result without its mask names it, and is smaller."""
     state = first_state(spec_of("static", density=0.3))
     assert len(encode(state, precision="fp32", send_mask=False)) < len(encode(state, precision="fp32"))
+
+
+def test_a_result_is_encoded_when_its_models_are_gone(tmp_path, monkeypatch):
+    """A large model's engine, task and encoding together would be more than training takes."""
+    from edge_agent.worker import TaskCommand, Trainer
+    from fedcore.protocol import results
+    from fedcore.training import registry
+
+    engines, seen = [], []
+
+    def make(name, threads):
+        engine = create_engine(name, threads)
+        engines.append(weakref.ref(engine))
+        return engine
+
+    def encoded(result, task, *settings):
+        seen.append((engines[0](), len(task.params), len(result.params)))
+        return original(result, task, *settings)
+
+    original = results.encode_result
+    monkeypatch.setattr(registry, "create", make)
+    monkeypatch.setattr(results, "encode_result", encoded)
+    spec, events = spec_of(), []
+    order = command(tmp_path, spec, task_blob(spec, first_state(spec)), write_data(tmp_path / "data.npz"))
+    Trainer(events.append).run(convert({k: v for k, v in order.items() if k != "cmd"}, TaskCommand, "command"))
+    assert events[-1]["event"] == "done"
+    ((engine, task_arrays, result_arrays),) = seen
+    assert (engine, task_arrays) == (None, 0)
+    assert result_arrays == len(problem_of(spec).graph.params)
