@@ -45,6 +45,20 @@ def events_until(child, *last, timeout=60.0):
     return events
 
 
+@pytest.mark.parametrize("worker", ["warm"], indirect=True)
+def test_a_part_of_the_job_is_done_and_weighed_as_such(tmp_path, worker):
+    spec, source = spec_of(), write_data(tmp_path / "data.npz")
+    order = command(tmp_path, spec, task_blob(spec, first_state(spec)), source)
+    samples = []
+    for steps in (0, 1):
+        worker.send({**order, "steps": steps, "keep": 0.5})
+        events = events_until(worker, "done")
+        samples.append(decode((tmp_path / "result").read_bytes()).meta["samples"])
+        progress = [event for event in events if event["event"] == "progress"]
+        assert progress[-1]["total"] == (1 if steps else progress[-1]["done"])
+    assert 0 < samples[1] < samples[0]
+
+
 def test_a_task_gives_what_the_method_gives_in_process(tmp_path, worker):
     spec, source = spec_of(), write_data(tmp_path / "data.npz")
     state = first_state(spec)
