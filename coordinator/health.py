@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from device_profiles.sensors.firmware import CLOCK_CAPPED, SOFT_LIMIT, THROTTLED, UNDER_VOLTAGE
 from device_profiles.sensors.sensor import Options, State, falling, rising
-
-_UNDER_VOLTAGE, _CLOCK_CAPPED, _THROTTLED, _SOFT_LIMIT = 1, 2, 4, 8  # of the Raspberry Pi firmware, now
 
 _LIMITS = Options()
 """The sensors' own limits, as shipped: a board may have been told others, and pauses by those."""
@@ -45,9 +44,9 @@ def _findings(health: Mapping[str, float]) -> Iterator[tuple[State, str]]:
 
 
 def _power(bits: int, alarm: bool) -> Iterator[tuple[State, str]]:
-    if alarm or bits & _UNDER_VOLTAGE:
+    if alarm or bits & UNDER_VOLTAGE:
         yield State.CRITICAL, "the voltage is too low"
-    if bits & _THROTTLED:
+    if bits & THROTTLED:
         yield State.CRITICAL, "the firmware throttles the processor"
-    elif bits & (_CLOCK_CAPPED | _SOFT_LIMIT):
+    elif bits & (CLOCK_CAPPED | SOFT_LIMIT):
         yield State.WARNING, "the firmware caps the clock"

@@ -106,6 +106,11 @@ class Assignments:
     def worker_rss_bytes(self) -> int:
         return self._slot.rss_bytes
 
+    @property
+    def patience_s(self) -> float:
+        """How long the worker may go without ``tick``."""
+        return self._slot.patience_s
+
     # -- what the coordinator says --------------------------------------------------------
 
     def offered(self, offer: TaskOffer) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from device_profiles.sensors.firmware import CLOCK_CAPPED, SOFT_LIMIT, THROTTLED, UNDER_VOLTAGE
 from device_profiles.sensors.read import names as sensor_names
 from device_profiles.sensors.read import read_all
 from device_profiles.sensors.sensor import Options, Reading, State, shown
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 # Free space must be so many times the least before training goes on.
 DISK_MARGIN = 1.5
-# Bits of the throttling sensor: device_profiles/sensors/checks/throttling.py.
-_UNDER_VOLTAGE, _CLOCK_CAPPED, _THROTTLED, _SOFT_LIMIT = 1, 2, 4, 8
 
 Readings = Mapping[str, Reading]
 Read = Callable[[], Iterable[Reading]]
@@ -75,13 +74,13 @@ def _temperature(readings: Readings, limits: GuardLimits) -> Finding:
 
 def _under_voltage(readings: Readings, limits: GuardLimits) -> Finding:
     alarm = readings.get("under_voltage")
-    if (alarm is not None and alarm.value) or _throttled_bits(readings) & _UNDER_VOLTAGE:
+    if (alarm is not None and alarm.value) or _throttled_bits(readings) & UNDER_VOLTAGE:
         return Finding("the supply's voltage is too low: the firmware's alarm is 1, the limit 0", False)
     return Finding()
 
 
 def _throttling(readings: Readings, limits: GuardLimits) -> Finding:
-    harmful = _THROTTLED | (_CLOCK_CAPPED | _SOFT_LIMIT if limits.soft_throttling else 0)
+    harmful = THROTTLED | (CLOCK_CAPPED | SOFT_LIMIT if limits.soft_throttling else 0)
     bits = _throttled_bits(readings)
     if bits & harmful:
         return Finding(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from device_profiles.limits import format_size
-from fedcore.methods.method import Control, Method
+from fedcore.methods.method import Control
 from fedcore.training.allocator import trim
 from fedcore.training.planner import FitPlan, tighter
 
@@ -19,7 +19,6 @@ _CERTAIN = 1.15
 class Pilot:
     """The levers of one task. ``tighten`` is called by the thread that listens, all else by the one that trains."""
 
-    method: Method
     control: Control
     plan: FitPlan | None  # None: without a limit there is nothing to plan
     heap: Callable[[bool], None] = field(default=lambda roomy: None)  # sets the allocator of this process

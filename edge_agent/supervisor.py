@@ -19,8 +19,7 @@ import psutil
 from device_profiles.sensors.read import read_health
 from edge_agent.assignment import Assignments
 from edge_agent.config import AgentConfig
-from edge_agent.enforcement import Worker
-from edge_agent.governor import Governor, Plan
+from edge_agent.governor import Governor
 from edge_agent.guards import Guards, reader
 from edge_agent.identity import Identity
 from edge_agent.inbox import Inbox
@@ -125,13 +124,11 @@ class Supervisor:
             governor=governor,
             inbox=inbox,
             outbox=outbox,
-            start_worker=self._started,
+            start_worker=start_worker,
             pauses=Pauses(guards, clock),
             say=self._say,
             clock=clock,
         )
-        self._start_worker = start_worker
-        self._worker: Worker | None = None  # the last that was started
         self._process = psutil.Process()
         self._status = StatusFile(state / "status.json", identity.device, self.session)
         self._heartbeat_s = 5.0
@@ -176,13 +173,9 @@ class Supervisor:
     def _patience(self) -> float:
         if self._uploads.waiting and self._transport.connected:
             return _SENDING_WAIT_S
-        if self.assignments.state is Task.TRAINING and self._worker is not None:
-            return min(_TRAINING_WAIT_S, self._worker.patience_s)
+        if self.assignments.state is Task.TRAINING:
+            return min(_TRAINING_WAIT_S, self.assignments.patience_s)
         return _IDLE_WAIT_S
-
-    def _started(self, run: str, plan: Plan) -> Worker:
-        self._worker = self._start_worker(run, plan)
-        return self._worker
 
     # -- what comes in --------------------------------------------------------------------------
 

@@ -227,7 +227,7 @@ def _pilot(command: TaskCommand, method: Method, samples: int, growing: tuple[st
         if calibration is not None:
             target, rung, factor = command.target_bytes, command.rung, command.factor
             fit = plan(method, calibration, target, samples, rung=rung, factor=factor, growing=growing)
-    pilot = Pilot(method, control, fit, lambda roomy: allocator.choose(roomy=roomy))
+    pilot = Pilot(control, fit, lambda roomy: allocator.choose(roomy=roomy))
     return pilot
 
 

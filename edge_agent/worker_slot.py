@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from edge_agent.enforcement import Worker
@@ -28,6 +29,11 @@ class WorkerSlot:
     @property
     def rss_bytes(self) -> int:
         return 0 if self._worker is None else self._worker.rss_bytes
+
+    @property
+    def patience_s(self) -> float:
+        """How long the worker may go without ``poll``; without one there is nothing to wait for."""
+        return math.inf if self._worker is None else self._worker.patience_s
 
     def take(self, run: str, plan: Plan) -> Worker:
         """The warm worker of this run where there is one, else a new process. Raises ``OSError``."""

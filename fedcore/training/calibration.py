@@ -83,10 +83,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: bool) -> Features:
     """Features of one step of ``batch`` samples; ``masked``: the engine holds masks besides the model."""
-    passes = settings.passes(batch)
-    shape = StepShape(
-        -(-batch // passes), settings.keep, settings.value_bytes, settings.pruned_norm, accumulate=passes > 1
-    )
+    passes, shape = settings.passes(batch), StepShape.of(settings, batch)
     weights = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
     maskable = sum(graph.params[name].size for name in graph.maskable) if masked else 0
     values = sum(int(np.prod(graph.shapes[node.name])) for node in graph.nodes) * batch / 1e6

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fedcore.accounting import VALUE
 from fedcore.models.graph import INPUT, Graph, Node, Op
+from fedcore.training.engine import StepSettings
 from fedcore.training.layout import CHUNK, OVERWRITABLE
 
 CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry of a chunk: |a|, the flag, its slot, and at worst its value
@@ -26,6 +27,13 @@ class StepShape:
     value: int = VALUE  # bytes of a kept activation
     pruned_norm: bool = False
     accumulate: bool = False  # several micro-batches: gradients are summed
+
+    @classmethod
+    def of(cls, settings: StepSettings, batch: int) -> StepShape:
+        """That of an optimiser step of so many samples."""
+        passes = settings.passes(batch)
+        samples = math.ceil(batch / passes)
+        return cls(samples, settings.keep, settings.value_bytes, settings.pruned_norm, accumulate=passes > 1)
 
     @property
     def pruned(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedcore.accounting import VALUE
@@ -12,6 +12,7 @@ from fedcore.datasets.dataset import batch_count
 from fedcore.methods.method import Control, Method
 from fedcore.models.graph import INPUT, Graph, Node, Op
 from fedcore.training.calibration import Calibration, Features, features_of
+from fedcore.training.engine import StepSettings
 from fedcore.training.memory_model import StepShape, step_bytes
 
 KEEPS = (0.5, 0.3, 0.2)  # lossy steps, from mild to hard; what is kept is kept in half precision
@@ -161,9 +162,7 @@ def forecast(
         features = features._replace(replayed=float(replayed))
     peak = calibration.peak_bytes(features) + held_bytes(method, samples)
     if levers.roomy:
-        control = Control()
-        levers.apply(control)
-        pruned = method.step_settings(1.0, control).keep < 1.0
+        pruned = settings_under(method, levers).keep < 1.0
         peak += ROOMY_BYTES + (ROOMY_PRUNED if pruned else ROOMY) * features.replayed
     return Forecast(levers, int(peak * factor), calibration.step_seconds(features))
 
@@ -183,15 +182,12 @@ def growth_bytes(method: Method, levers: Levers, growing: Collection[str]) -> in
     In one pass no more than a training step of its batch. In several, one layer's inputs and gradients of
     the whole batch, and what the convolution reorders of them at a time.
     """
-    control = Control()
-    levers.apply(control)
-    settings, graph = method.step_settings(0.0, control), method.problem.graph
+    settings, graph = settings_under(method, levers), method.problem.graph
     batch = getattr(method.settings, "growth_batch", 0) or method.problem.training.batch
-    passes = settings.passes(batch)
-    shape = StepShape(-(-batch // passes), settings.keep, settings.value_bytes, settings.pruned_norm)
+    shape = replace(StepShape.of(settings, batch), accumulate=False)  # no sums of whole weights
     images = 2 * batch * math.prod(graph.input_shape) * VALUE
     layers = [_layer_values(graph, node) for node in graph.nodes if node.weight in growing]
-    held = 0 if passes == 1 else batch * VALUE * max(layers, default=0)
+    held = 0 if settings.passes(batch) == 1 else batch * VALUE * max(layers, default=0)
     return step_bytes(graph, shape) + images + held + held // 4
 
 
@@ -203,7 +199,12 @@ def _layer_values(graph: Graph, node: Node) -> int:
 
 def step_features(method: Method, levers: Levers) -> Features:
     """Features of one training step under ``levers``."""
+    problem, masked = method.problem, hasattr(method.settings, "density")
+    return features_of(problem.graph, problem.training.batch, settings_under(method, levers), masked=masked)
+
+
+def settings_under(method: Method, levers: Levers) -> StepSettings:
+    """The method's steps as ``levers`` make them; the learning rate costs nothing."""
     control = Control()
     levers.apply(control)
-    problem, masked = method.problem, hasattr(method.settings, "density")
-    return features_of(problem.graph, problem.training.batch, method.step_settings(1.0, control), masked=masked)
+    return method.step_settings(1.0, control)

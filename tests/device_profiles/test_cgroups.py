@@ -12,18 +12,6 @@ from device_profiles.cgroups import CgroupLimit, CpuQuota, choose_quota, memory_
 from device_profiles.limits import DataLimit, choose_limit
 
 
-@pytest.fixture
-def v2_root(tmp_path):
-    """A process in /unit/agent, below a group that hands memory on."""
-    unit = tmp_path / "sys/fs/cgroup/unit"
-    (unit / "agent").mkdir(parents=True)
-    (unit.parent / "cgroup.controllers").write_text("cpu memory")
-    (unit / "cgroup.subtree_control").write_text("cpu memory")
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("0::/unit/agent\n")
-    return tmp_path
-
-
 def test_a_group_made_inside_a_v2_tree_stays_inside(v2_root):
     limit = choose_limit(100_000_000, "board", v2_root, whole_tree=True)
     assert isinstance(limit, CgroupLimit)
@@ -68,17 +56,6 @@ def test_a_memory_group_without_a_cpu_controller_gets_none_in_v2(v2_root, monkey
     limit = choose_limit(100_000_000, "board", v2_root)
     monkeypatch.setattr(CpuQuota, "_set", refuse)
     assert choose_quota(0.5, limit, "board", v2_root) is None
-
-
-@pytest.fixture
-def v1_root(tmp_path):
-    """A process in /unit of the cpu hierarchy."""
-    unit = tmp_path / "sys/fs/cgroup/cpu/unit"
-    unit.mkdir(parents=True)
-    (unit / "cpu.cfs_quota_us").write_text("-1")
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("3:cpu,cpuacct:/unit\n")
-    return tmp_path
 
 
 def test_a_v1_quota_is_a_group_of_its_own(v1_root):

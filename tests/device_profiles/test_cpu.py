@@ -36,16 +36,6 @@ def start():
         child.wait()
 
 
-@pytest.fixture
-def v1_root(tmp_path):
-    unit = tmp_path / "sys/fs/cgroup/cpu/unit"
-    unit.mkdir(parents=True)
-    (unit / "cpu.cfs_quota_us").write_text("-1")
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("3:cpu,cpuacct:/unit\n")
-    return tmp_path
-
-
 @pytest.mark.parametrize("priority", ["idle", "best-effort"])
 def test_a_child_yields_as_it_was_told(start, priority):
     cores, own = sorted(os.sched_getaffinity(0)), os.nice(0)
@@ -74,16 +64,10 @@ def test_a_v1_quota_is_entered_and_told(start, v1_root):
     assert " cores, 50 % by cgroup v1, nice " in hold.told(child.pid)
 
 
-def test_a_v2_quota_is_a_line_in_the_memory_group(start, tmp_path):
-    unit = tmp_path / "sys/fs/cgroup/unit"
-    (unit / "agent").mkdir(parents=True)
-    (unit.parent / "cgroup.controllers").write_text("cpu memory")
-    (unit / "cgroup.subtree_control").write_text("cpu memory")
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("0::/unit/agent\n")
-    memory = choose_limit(100_000_000, "test", tmp_path)
+def test_a_v2_quota_is_a_line_in_the_memory_group(start, v2_root):
+    memory = choose_limit(100_000_000, "test", v2_root)
     assert isinstance(memory, CgroupLimit)
-    hold = CpuHold(CpuLimits(cores=(0,), share=0.25), memory, "test", tmp_path)
+    hold = CpuHold(CpuLimits(cores=(0,), share=0.25), memory, "test", v2_root)
     assert (memory.folder / "cpu.max").read_text() == "25000 100000"
     assert ", 25 % by cgroup v2, " in hold.told(start(hold, memory.before_exec).pid)
 

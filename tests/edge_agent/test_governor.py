@@ -8,8 +8,10 @@ from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 SPEC = RunSpec(method={"name": "fedtiny", "density": 0.05}, training=TrainingSettings(batch=24))
 
 
-def governor(path, *, limit=100_000_000, usable=4_000_000_000, policy="auto"):
-    return Governor(path, memory_limit_bytes=limit, usable=lambda: usable, threads=2, policy=policy, engine="torch")
+def governor(path, *, limit=100_000_000, usable=4_000_000_000, policy="auto", free=None):
+    """``free``: a list whose entry is what is usable now, in place of ``usable`` for ever."""
+    now = free or [usable]
+    return Governor(path, memory_limit_bytes=limit, usable=lambda: now[0], threads=2, policy=policy, engine="torch")
 
 
 def chosen(rung=0, rungs=4, peak=90_000_000):
@@ -24,14 +26,7 @@ def test_the_first_plan_may_fill_what_the_limit_leaves(tmp_path):
 
 def test_what_is_free_when_the_task_comes_bounds_its_plan(tmp_path):
     free = [4_000_000_000]
-    tested = Governor(
-        tmp_path / "g.json",
-        memory_limit_bytes=100_000_000,
-        usable=lambda: free[0],
-        threads=1,
-        policy="auto",
-        engine="t",
-    )
+    tested = governor(tmp_path / "g.json", free=free)
     free[0] = 60_000_000
     assert tested.plan(SPEC).target_bytes == 57_000_000
     assert tested.plan(SPEC, held_bytes=20_000_000).target_bytes == 76_000_000
@@ -79,14 +74,7 @@ def test_what_was_tightened_on_the_way_begins_tight(tmp_path):
 
 def test_a_refusal_for_want_of_memory_now_is_no_refusal_for_ever(tmp_path):
     free = [4_000_000_000]
-    tested = Governor(
-        tmp_path / "g.json",
-        memory_limit_bytes=100_000_000,
-        usable=lambda: free[0],
-        threads=1,
-        policy="auto",
-        engine="t",
-    )
+    tested = governor(tmp_path / "g.json", free=free)
     free[0] = 50_000_000
     tested.refused(SPEC, tested.plan(SPEC))
     assert tested.plan(SPEC).refusal == ""

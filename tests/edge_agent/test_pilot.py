@@ -17,7 +17,7 @@ def pilot(limit: int = 1 << 40, control: Control | None = None) -> Pilot:
         method={"name": "fedtiny"}, model=ModelSettings("resnet8", (3, 32, 32)), training=TrainingSettings(batch=64)
     )
     method = create(spec.method, problem_of(spec))
-    return Pilot(method, control or Control(), plan(method, shipped("torch"), limit, 500))
+    return Pilot(control or Control(), plan(method, shipped("torch"), limit, 500))
 
 
 def test_the_plan_is_what_the_task_runs_with():
@@ -33,7 +33,7 @@ def test_the_plan_is_what_the_task_runs_with():
 
 def test_the_allocator_follows_the_plan():
     heaps = []
-    flown = Pilot(pilot().method, Control(), pilot().plan, heaps.append)
+    flown = Pilot(Control(), pilot().plan, heaps.append)
     assert flown.event("planned")["roomy"]
     flown.tighten()
     assert heaps == [True, False]
@@ -69,7 +69,7 @@ def test_only_what_surely_does_not_fit_is_refused():
 
 
 def test_without_a_limit_nothing_is_planned():
-    free = Pilot(pilot().method, Control(steps=3), None)
+    free = Pilot(Control(steps=3), None)
     assert free.event("planned") == {"event": "planned"}
     assert not free.tighten()
     assert (free.refusal, free.control.micro_batch, free.control.steps) == ("", 0, 3)

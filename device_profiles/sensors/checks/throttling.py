@@ -5,12 +5,17 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from device_profiles.sensors.firmware import CLOCK_CAPPED, SOFT_LIMIT, THROTTLED, UNDER_VOLTAGE
 from device_profiles.sensors.sensor import Options, Reading, Sensor, State
 from device_profiles.sensors.sysfs import text
 
-# Bit -> what it means now; sixteen bits up: the same, at some time since the boot (vcgencmd get_throttled).
-BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
-_CRITICAL_NOW = 0b0101
+_MEANINGS = {
+    UNDER_VOLTAGE: "under-voltage",
+    CLOCK_CAPPED: "clock capped",
+    THROTTLED: "throttled",
+    SOFT_LIMIT: "soft temperature limit",
+}
+_CRITICAL_NOW = UNDER_VOLTAGE | THROTTLED
 _TOOLS = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
 _TOOL_TIMEOUT_S = 2.0
 
@@ -20,8 +25,8 @@ def read(root: Path, options: Options) -> Reading | None:
     bits = _bits(root, options.tools)
     if bits is None:
         return None
-    now = [meaning for bit, meaning in BITS.items() if (bits >> bit) & 1]
-    before = [meaning for bit, meaning in BITS.items() if (bits >> (bit + 16)) & 1]
+    now = [meaning for bit, meaning in _MEANINGS.items() if bits & bit]
+    before = [meaning for bit, meaning in _MEANINGS.items() if (bits >> 16) & bit]
     parts = [f"{when}: {', '.join(found)}" for when, found in (("now", now), ("since boot", before)) if found]
     state = State.CRITICAL if bits & _CRITICAL_NOW else State.WARNING if parts else State.OK
     return Reading("throttling", float(bits), "bits", state, "; ".join(parts))
