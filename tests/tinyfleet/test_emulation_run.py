@@ -24,7 +24,10 @@ import sys
 from tinyfleet.emulation_run import run
 sys.exit(run("pi-zero-2w", sys.argv[2:], cgroups=bool(int(sys.argv[1]))))
 """
-BUSY = "import os, time; e = time.monotonic() + 1.2\nwhile time.monotonic() < e: pass\nprint(sum(os.times()[:2]))"
+# One write a line: two of these share their output, and an unbuffered print() writes its end of line apart.
+BUSY = """import os, time; e = time.monotonic() + 1.2
+while time.monotonic() < e: pass
+os.write(1, f'{sum(os.times()[:2])}\\n'.encode())"""
 
 
 def groups():
