@@ -393,6 +393,8 @@ class Assignments:
                 reason[:_REASON_LIMIT],
                 micro_batch=current.chosen.micro_batch,
                 peak_rss_bytes=peak_rss_bytes,
+                # Still of use: the deadline waits on until the result has arrived. No worker: another task's.
+                paused_s=0.0 if current.worker is None else self._pauses.paused_s,
             )
         )
 

@@ -66,6 +66,8 @@ def test_a_pause_is_no_training_time(rig):
     rig.settle()
     offer = rig.coordinator.of(ResultOffer)[-1]
     assert offer.train_s == pytest.approx(5.0, abs=2)
+    finished = [status for status in rig.coordinator.of(TaskStatus) if status.state is TaskState.FINISHED]
+    assert finished[-1].paused_s == pytest.approx(30, abs=2), "the deadline is put off until the result is there"
 
 
 def test_a_task_that_is_cancelled_while_it_pauses_ends_at_once(rig):
