@@ -116,9 +116,11 @@ class OpenStep:
                 task.paused_s, task.paused_at = status.paused_s, self._context.clock()
                 self._advance(task, TaskEvent.PROGRESS)
             case TaskState.ACCEPTED | TaskState.RUNNING | TaskState.FINISHED:
-                if task.paused_at is not None:
-                    task.reason = ""
+                resumes = task.paused_at is not None
                 task.paused_s, task.paused_at = status.paused_s, None
+                if resumes:
+                    task.reason = ""
+                    self._tell_put_off(device)
                 if status.state is not TaskState.ACCEPTED:
                     self._holds_mask(device)
                     task.done, task.total = status.done or task.done, status.total or task.total
@@ -190,7 +192,7 @@ class OpenStep:
     def outcome(self, now: float) -> StepEvent | None:
         """ENOUGH: close it. SHORT: try again. None: wait."""
         enough = self.fold.results >= self._fleet.min_results
-        if now >= self._deadline_at + self._pauses_s(now):
+        if now >= self._deadline_at + self._put_off_s(now):
             return StepEvent.ENOUGH if enough else StepEvent.SHORT
         if not all(task.settled for task in self.tasks.values()):
             return None
@@ -199,10 +201,18 @@ class OpenStep:
         may_return = any(task.phase is TaskPhase.LOST for task in self.tasks.values())
         return None if may_return else StepEvent.SHORT
 
-    def _pauses_s(self, now: float) -> float:
+    def _put_off_s(self, now: float) -> float:
         """What the deadline is put off by: the longest pause of those it waits for, at most as long as itself."""
         held = (task.pauses_s(now) for task in self.tasks.values() if not task.settled)
         return min(max(held, default=0.0), self._fleet.deadline_s)
+
+    def _tell_put_off(self, device: str) -> None:
+        """The device goes on after a pause: what is left to it."""
+        now = self._context.clock()
+        put_off_s = self._put_off_s(now)
+        left_s = self._deadline_at + put_off_s - now
+        text = "%s, step %d: goes on after a pause; the deadline is put off by %.1f s, %.1f s are left"
+        log.info(text, device, self.step, put_off_s, left_s)
 
     def retry(self, fresh: Choice, attempt: int) -> None:
         """Offer the same task once more: to ``fresh`` devices, and to lost ones that are back."""

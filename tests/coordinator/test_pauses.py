@@ -32,12 +32,15 @@ def last_offer(agent):
     return [message for message in agent.seen if isinstance(message, TaskOffer)][-1]
 
 
-def test_the_deadline_is_put_off_by_a_pause(fleet):
+def test_the_deadline_is_put_off_by_a_pause(fleet, caplog):
+    caplog.set_level("INFO", "coordinator.open_step")
     run, late = pausing(fleet)
     fleet.sleep(15)
     assert "90" in fleet.ledger.tasks(run)[0].reason
     late.status(TaskState.RUNNING, last_offer(late), paused_s=15.0)
     fleet.sleep(15)
+    (told,) = [record.getMessage() for record in caplog.records if "put off" in record.getMessage()]
+    assert told.startswith("board-0, step 0: goes on after a pause; the deadline is put off by 15.0 s, ")
     assert fleet.ledger.steps(run)[0].state == "open", "30 s have passed, 15 of them paused"
     assert fleet.ledger.tasks(run)[0].reason == ""
     late.offer_results()
