@@ -1,7 +1,8 @@
-"""Where a board's measurement and its shipped profile disagree, and what to do about it."""
+"""Where a board's measurement and its shipped profile disagree, what to do about it, and how two compare."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from device_profiles.profile import DeviceProfile, Measurement, Thermal, shipped
 
 # Firmware and kernel keep some of a data sheet's memory, at most this share on the boards that are known.
 KEPT_SHARE = 0.2
-# What two boards of one kind may differ by; measuring again on one differs by up to a tenth.
+# What two boards of one kind may differ by; measuring again on a quiet one differs by up to a tenth.
 TOLERANCE = 0.25
 # Cores of several kinds have one figure, the mean of their clocks; the data sheet gives the fastest.
 CLOCK_TOLERANCE = 0.2
@@ -87,18 +88,48 @@ def _heat(heat: Thermal, board: DeviceProfile) -> Iterator[Disagreement]:
 
 def _rates(found: Measurement, promised: Measurement) -> Iterator[Disagreement]:
     """Both ways: a board that is much faster is another board, or was measured otherwise."""
-    pairs = {name: (getattr(found, name), getattr(promised, name)) for name in _ANY_ENGINE}
-    if found.engine == promised.engine:
-        pairs["convolution_gflops"] = (found.convolution_gflops, promised.convolution_gflops)
-        here = {(rate.kernel, rate.dtype, rate.density): rate.gflops for rate in found.rates}
-        for rate in promised.rates:
-            gflops = here.get((rate.kernel, rate.dtype, rate.density))
-            if gflops is not None:
-                pairs[f"gflops {rate.kernel} {rate.dtype} {rate.density:g}"] = (gflops, rate.gflops)
-    for name, (value, expected) in pairs.items():
+    for name, (value, expected) in _pairs(found, promised).items():
         if value < (1.0 - TOLERANCE) * expected:
             yield Disagreement(
                 name, value, expected, "other programs or a slow part: measure again on a quiet board"
             )
         elif value > (1.0 + TOLERANCE) * expected:
             yield Disagreement(name, value, expected, "faster than its kind: use this measurement, not the profile")
+
+
+# -- two measurements ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One figure of two measurements; ``share`` is what the larger has above the smaller, by the smaller."""
+
+    figure: str
+    first: float
+    second: float
+    share: float
+
+
+def differences(first: Measurement, second: Measurement) -> list[Difference]:
+    """All rates that both have, the largest difference first; GFLOP/s where both are by the same engine."""
+    found = [Difference(name, *pair, _share(*pair)) for name, pair in _pairs(first, second).items()]
+    return sorted(found, key=lambda difference: -difference.share)
+
+
+def _share(first: float, second: float) -> float:
+    if first == second:
+        return 0.0
+    return max(first, second) / min(first, second) - 1.0 if min(first, second) > 0 else math.inf
+
+
+def _pairs(first: Measurement, second: Measurement) -> dict[str, tuple[float, float]]:
+    """What can be compared of two measurements, by name."""
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in _ANY_ENGINE}
+    if first.engine == second.engine:
+        pairs["convolution_gflops"] = (first.convolution_gflops, second.convolution_gflops)
+        ours = {(rate.kernel, rate.dtype, rate.density): rate.gflops for rate in first.rates}
+        for rate in second.rates:
+            gflops = ours.get((rate.kernel, rate.dtype, rate.density))
+            if gflops is not None:
+                pairs[f"gflops {rate.kernel} {rate.dtype} {rate.density:g}"] = (gflops, rate.gflops)
+    return pairs

@@ -44,7 +44,7 @@ class Thermal:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a board really gives, measured on itself. Rates are medians of several repetitions."""
+    """What a board really gives, measured on itself. Rates are lower quartiles of many times."""
 
     usable_memory_bytes: int  # what can be taken before others lose memory that they use
     cores: int  # by affinity and CPU quota

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from device_profiles.compare import disagreements
+from device_profiles.compare import differences, disagreements
 from device_profiles.profile import Measurement, Rate, Thermal, shipped
 
 PI = shipped()["pi-4b"]
@@ -87,3 +88,17 @@ def test_what_is_not_shipped_or_not_measured_disagrees_with_nothing():
     assert disagreements(replace(PI, name="mine", measured=odd)) == []
     assert disagreements(replace(shipped()["generic"], measured=odd)) == []
     assert disagreements(PI) == []
+
+
+def test_two_measurements_differ_by_what_the_larger_has_more():
+    slower = (Rate("dense", 1.0, "fp32", 8.0), Rate("sparse", 0.1, "fp16", 0.5))
+    other = replace(GOOD, rates=slower, disk_write_mbs=30.0)
+    found = differences(GOOD, other)
+    assert [difference.figure for difference in found[:2]] == ["disk_write_mbs", "gflops dense fp32 1"]
+    assert [difference.share for difference in found] == pytest.approx([0.5, 0.25, 0.0, 0.0, 0.0])
+    assert (found[1].first, found[1].second) == (10.0, 8.0)
+
+
+def test_engines_are_not_compared_and_nothing_is_infinitely_less():
+    found = differences(GOOD, replace(GOOD, engine="torch", disk_write_mbs=0.0))
+    assert [(d.figure, d.share) for d in found] == [("disk_write_mbs", math.inf), ("memory_bandwidth_gbs", 0.0)]

@@ -18,11 +18,11 @@ def counted(monkeypatch):
     """The work that each rate counted, and its kernel's result; nothing is timed."""
     seen = []
 
-    def median_rate(work, run, **given):
+    def steady_rate(work, run, **given):
         seen.append((work, run()))
         return 2.5e9
 
-    monkeypatch.setattr(rates, "median_rate", median_rate)
+    monkeypatch.setattr(rates, "steady_rate", steady_rate)
     return seen
 
 
@@ -64,7 +64,7 @@ def test_a_kernel_that_an_engine_lacks_has_no_rate(monkeypatch):
     def refuse(work, run, **given):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(rates, "median_rate", refuse)
+    monkeypatch.setattr(rates, "steady_rate", refuse)
     message = "\"addmm_sparse_csr\" not implemented for 'Half'"
     assert rates.active_rate("torch", "sparse", "fp16", 0.1) is None
     message = "something else"

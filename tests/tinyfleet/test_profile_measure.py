@@ -56,3 +56,20 @@ def test_a_missing_folder_is_found_before_two_minutes_pass(tinyfleet, tmp_path, 
     ran = tinyfleet("profile", "measure", "--out", tmp_path / "none" / "p.toml")
     assert (ran.code, "give another file with --out" in ran.err) == (2, True)
     assert measured == []
+
+
+def test_two_measurements_are_compared(tinyfleet, tmp_path, measured):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    assert tinyfleet("profile", "measure", "--out", first).code == 0
+    text = first.read_text(encoding="utf-8")
+    assert "disk_write_mbs = 15.0" in text
+    second.write_text(text.replace("disk_write_mbs = 15.0", "disk_write_mbs = 12.0"), encoding="utf-8")
+    ran = tinyfleet("profile", "compare", first, second)
+    assert ran.code == 0
+    assert ["disk_write_mbs", "15", "12", "25.0%"] in [line.split() for line in ran.out.splitlines()]
+    found = json.loads(tinyfleet("profile", "compare", first, second, "--json").out)
+    assert (found[0]["figure"], found[0]["share"]) == ("disk_write_mbs", 0.25)
+    bare = tmp_path / "bare.toml"
+    bare.write_text(text.split("[measured]")[0], encoding="utf-8")
+    ran = tinyfleet("profile", "compare", first, bare)
+    assert (ran.code, "has no measurement" in ran.err) == (2, True)

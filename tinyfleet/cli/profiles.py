@@ -12,7 +12,7 @@ import typer
 from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_facts, emit_json, emit_table, megabytes
 
-app = typer.Typer(help="Detect, measure, list and show board profiles.", no_args_is_help=True)
+app = typer.Typer(help="Detect, measure, compare, list and show board profiles.", no_args_is_help=True)
 
 
 @app.command()
@@ -71,6 +71,33 @@ def measure(
     for warning in warnings:
         sys.stderr.write(f"warning: {warning}\n")
     sys.stderr.write(f"wrote {out}\n")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A profile that `profile measure` wrote.")],
+    second: Annotated[Path, typer.Argument(help="Another, of the same board or of one like it.")],
+    as_json: Json = False,
+) -> None:
+    """How far two measurements are apart, the largest difference first."""
+    from device_profiles.compare import differences
+    from device_profiles.profile import ProfileError, read
+
+    measurements = []
+    for path in (first, second):
+        measured = read(path).measured
+        if measured is None:
+            raise ProfileError(f"{path} has no measurement; give one that `profile measure` wrote")
+        measurements.append(measured)
+    found = differences(*measurements)
+    if as_json:
+        emit_json(found)
+        return
+    emit_table(
+        ("figure", "first", "second", "difference"),
+        [(d.figure, f"{d.first:.4g}", f"{d.second:.4g}", f"{d.share:.1%}") for d in found],
+        empty="nothing can be compared",
+    )
 
 
 @app.command()
