@@ -1,0 +1,271 @@
+"""Lowering, backwards: from the loss's gradient to those of all weights.
+
+The gradient of a reading is held apart from the stored tensor's: a convolution takes its output's straight from
+the reading's (through batch norm and activation), so that neither is a pass of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparse_engine import _core
+from sparse_engine.forward import Lowered, Stored
+from sparse_engine.geometry import pool_shape
+from sparse_engine.layers import Op
+from sparse_engine.memory import Buffer
+from sparse_engine.tape import Emitter, Reading
+
+
+@dataclass(eq=False, slots=True)
+class Gradient:
+    """A gradient's buffer. ``owners`` readings have it: with more than one it must not be written."""
+
+    buffer: Buffer
+    owners: int = 1
+
+
+class Backward:
+    """Appends the backward pass to a lowered forward pass.
+
+    With ``recompute`` sums are not kept from the forward pass but computed again when they are needed.
+    """
+
+    def __init__(self, lowered: Lowered, recompute: bool) -> None:
+        self._lowered = lowered
+        self._tape = lowered.tape
+        self._recompute = recompute
+        self._gradients: dict[Reading, Gradient] = {}
+        self._by_buffer = {stored.out: stored for stored in lowered.stored}
+        self._again: dict[Buffer, Buffer] = {}
+        self._trained = {stored.out for stored in lowered.stored}
+        """Buffers on whose values trained weights have an influence: all but the input."""
+
+    def lower(self) -> None:
+        logits = self._lowered.output
+        gradient = self._tape.like(logits)
+        self._tape.add(lambda e: e.program.loss(e.tensor(logits), e.tensor(gradient)), [logits, gradient])
+        self._gradients[Reading(logits)] = Gradient(gradient)
+        for stored in reversed(self._lowered.stored):
+            getattr(self, f"_{stored.kind}")(stored)
+
+    # -- gradients of readings -----------------------------------------------------------
+
+    def _root(self, reading: Reading) -> Reading:
+        """The reading in the shape that its producer stored (a flattened buffer is another shape of it)."""
+        buffer = reading.buffer
+        return reading if buffer.root is None else Reading(buffer.storage, reading.norm, reading.act, reading.gain)
+
+    def _wanted(self, reading: Reading) -> bool:
+        return reading.buffer.storage in self._trained
+
+    def _target(self, reading: Reading) -> tuple[Buffer, Buffer | None]:
+        """(where to write a contribution to the reading's gradient, what is to be added to it)."""
+        key = self._root(reading)
+        held = self._gradients.get(key)
+        if held is not None and held.owners == 1:
+            return held.buffer, held.buffer
+        fresh = Gradient(self._tape.like(key.buffer))
+        self._gradients[key] = fresh
+        if held is None:
+            return fresh.buffer, None
+        held.owners -= 1
+        return fresh.buffer, held.buffer
+
+    def _accumulator(self, reading: Reading) -> tuple[Buffer, bool]:
+        """(the gradient's buffer, whether it holds a part already), for operations that add in place only."""
+        target, added = self._target(reading)
+        if added is not None and added is not target:
+            self._tape.add(
+                lambda e: e.program.combine(_core.View(e.tensor(added)), _core.View(), e.tensor(target)), [added, target]
+            )
+        return target, added is not None
+
+    def _share(self, reading: Reading, gradient: Gradient) -> None:
+        """Contribute a whole gradient that others have too."""
+        if not self._wanted(reading):
+            return
+        key = self._root(reading)
+        if key not in self._gradients:
+            gradient.owners += 1
+            self._gradients[key] = gradient
+            return
+        target, _ = self._accumulator(reading)
+        source = gradient.buffer
+        self._tape.add(
+            lambda e: e.program.view_gradient(e.tensor(source), _core.View(e.tensor(source)), e.tensor(target), True),
+            [source, target],
+        )
+
+    def _take(self, buffer: Buffer) -> list[tuple[Reading, Gradient]]:
+        """All gradients of readings of a stored buffer; they are the caller's now."""
+        found = [(reading, gradient) for reading, gradient in self._gradients.items() if reading.buffer is buffer]
+        for reading, _ in found:
+            del self._gradients[reading]
+        return found
+
+    def _norm_gradient(self, reading: Reading, gradient: Gradient) -> None:
+        if reading.norm:
+            buffer = gradient.buffer
+            self._tape.add(
+                lambda e: e.program.norm_gradient(e.tensor(buffer), e.view(reading)), [buffer, reading.buffer]
+            )
+
+    def _total(self, buffer: Buffer) -> Gradient | None:
+        """The gradient of a stored buffer itself."""
+        found = self._take(buffer)
+        if not found:
+            return None
+        if len(found) == 1 and found[0][0].plain:
+            return found[0][1]
+        total = Gradient(self._tape.like(buffer))
+        for index, (reading, gradient) in enumerate(found):
+            current = self._current(reading)
+            self._norm_gradient(current, gradient)
+
+            def emit(e: Emitter, r: Reading = current, g: Buffer = gradient.buffer, add: bool = index > 0) -> None:
+                e.program.view_gradient(e.tensor(g), e.view(r), e.tensor(total.buffer), add)
+
+            self._tape.add(emit, [gradient.buffer, current.buffer, total.buffer])
+            gradient.owners -= 1
+        return total
+
+    # -- values that are computed again --------------------------------------------------
+
+    def _value(self, buffer: Buffer) -> Buffer:
+        """Where the buffer's values are to be had during the backward pass."""
+        if buffer.root is not None:
+            storage = self._value(buffer.storage)
+            if storage is buffer.storage:
+                return buffer
+            return self._tape.buffer(buffer.channels, buffer.height, buffer.width, root=storage)
+        stored = self._by_buffer.get(buffer)
+        if not self._recompute or stored is None or stored.kind != "combine":
+            return buffer
+        if buffer not in self._again:
+            sources = [self._current(source) for source in stored.sources]
+            out = self._tape.like(buffer)
+
+            def emit(e: Emitter) -> None:
+                second = e.view(sources[1]) if len(sources) > 1 else _core.View()
+                e.program.combine(e.view(sources[0]), second, e.tensor(out), stored.act, stored.gain)
+
+            self._tape.add(emit, [*(source.buffer for source in sources), out])
+            self._again[buffer] = out
+        return self._again[buffer]
+
+    def _current(self, reading: Reading) -> Reading:
+        return Reading(self._value(reading.buffer), reading.norm, reading.act, reading.gain)
+
+    # -- one stored tensor each ----------------------------------------------------------
+
+    def _conv(self, stored: Stored) -> None:
+        found = [(reading, g) for reading, g in self._gradients.items() if reading.buffer is stored.out]
+        if not found:
+            return
+        if len(found) == 1:
+            output, gradient = found[0]
+            self._take(stored.out)
+            self._norm_gradient(output, gradient)
+        else:
+            total = self._total(stored.out)
+            assert total is not None  # noqa: S101 - there were gradients
+            output, gradient = Reading(total.buffer), total
+        (source,) = stored.sources
+        current = self._current(source)
+        target, added = self._target(source) if self._wanted(source) else (None, None)
+        from_buffer = gradient.buffer
+        # A flattened input's gradient is written in the input's own shape: the same memory.
+        if target is not None and source.buffer.root is not None:
+            target = self._flat(target, source.buffer)
+            added = None if added is None else self._flat(added, source.buffer)
+
+        def emit(e: Emitter) -> None:
+            view = e.view(output) if not output.plain else _core.View(e.tensor(from_buffer))
+            wants = _core.BackwardWants(
+                view,
+                e.tensor(from_buffer),
+                e.view(current),
+                -1 if target is None else e.tensor(target),
+                -1 if added is None else e.tensor(added),
+            )
+            e.program.backward(e.convolution(stored.layer, source.buffer, stored.out), wants)
+
+        self._tape.add(
+            emit, [None if output.plain else output.buffer, from_buffer, current.buffer, target, added], stored.layer.name
+        )
+        gradient.owners -= 1
+
+    def _flat(self, buffer: Buffer, shape: Buffer) -> Buffer:
+        return self._tape.buffer(shape.channels, shape.height, shape.width, root=buffer)
+
+    def _combine(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        if gradient is None:
+            return
+        if stored.act != _core.Act.none:
+            gradient = self._own(gradient)
+            value, buffer = self._value(stored.out), gradient.buffer
+            self._tape.add(
+                lambda e: e.program.slope_by_output(e.tensor(buffer), e.tensor(value), stored.act, stored.gain),
+                [buffer, value],
+            )
+        for source in stored.sources:
+            self._share(source, gradient)
+        gradient.owners -= 1
+
+    def _own(self, gradient: Gradient) -> Gradient:
+        """This gradient, or a copy where others have it too."""
+        if gradient.owners == 1:
+            return gradient
+        gradient.owners -= 1
+        source, copy = gradient.buffer, self._tape.like(gradient.buffer)
+        self._tape.add(
+            lambda e: e.program.combine(_core.View(e.tensor(source)), _core.View(), e.tensor(copy)), [source, copy]
+        )
+        return Gradient(copy)
+
+    def _pool(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        (source,) = stored.sources
+        if gradient is None or not self._wanted(source):
+            return
+        current = self._current(source)
+        target, add = self._accumulator(source)
+        buffer, shape = gradient.buffer, pool_shape(stored.layer, source.buffer)
+        largest = stored.layer.op is Op.MAX_POOL
+        # The mean's gradient reads no value of its input: it may be gone.
+        touched = [buffer, target, current.buffer] if largest else [buffer, target]
+        self._tape.add(
+            lambda e: e.program.pool_gradient(
+                e.tensor(buffer), e.view(current), e.tensor(target), shape, largest, add
+            ),
+            touched,
+        )
+        gradient.owners -= 1
+
+    def _concat(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        if gradient is None:
+            return
+        first = 0
+        for source in stored.sources:
+            if self._wanted(source):
+                target, add = self._accumulator(source)
+
+                def emit(e: Emitter, first: int = first, target: Buffer = target, add: bool = add) -> None:
+                    e.program.concatenate_gradient(e.tensor(gradient.buffer), first, e.tensor(target), add)
+
+                self._tape.add(emit, [gradient.buffer, target])
+            first += source.buffer.channels
+        gradient.owners -= 1
+
+    def _dropout(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        if gradient is None:
+            return
+        gradient = self._own(gradient)
+        buffer, layer = gradient.buffer, stored.layer
+        stream = stored.stream
+        self._tape.add(lambda e: e.program.dropout(e.tensor(buffer), layer.rate, stream), [buffer])
+        self._share(stored.sources[0], gradient)
+        gradient.owners -= 1

@@ -1,0 +1,129 @@
+"""A model as the engine takes it: a list of layers in execution order, without numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+INPUT = "input"
+
+
+class Op(StrEnum):
+    """The kinds of layers."""
+
+    CONV = "conv"  # 1-D or 2-D by len(kernel)
+    LINEAR = "linear"
+    BATCH_NORM = "batch_norm"
+    RELU = "relu"
+    RELU6 = "relu6"
+    LEAKY_RELU = "leaky_relu"  # slope 0.01
+    HARD_SWISH = "hard_swish"
+    ADD = "add"
+    CONCAT = "concat"  # along the channels
+    MAX_POOL = "max_pool"
+    AVG_POOL = "avg_pool"  # padding is not counted in the mean
+    GLOBAL_AVG_POOL = "global_avg_pool"
+    FLATTEN = "flatten"
+    DROPOUT = "dropout"
+
+
+ACTIVATIONS = frozenset({Op.RELU, Op.RELU6, Op.LEAKY_RELU, Op.HARD_SWISH})
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer. ``inputs`` name earlier layers or ``"input"``.
+
+    ``gain`` multiplies an activation's output. ``weight_norm`` is ``""``, ``"active"`` or ``"all"`` (NSConv:
+    FedMef, section 3.3). ``rate`` is dropout's.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    in_channels: int = 0
+    out_channels: int = 0
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    groups: int = 1
+    bias: bool = False
+    weight_norm: str = ""
+    gain: float = 1.0
+    rate: float = 0.0
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of a convolution (out, in / groups, *kernel), of a linear layer (out, in)."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+
+class ModelError(ValueError):
+    """A model that the engine cannot run; the message names the layer."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Layers in execution order; the last gives the output. ``input_shape`` is (C, H, W) or (C, L)."""
+
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Activation shape after each layer, without the batch. Raises ``ModelError`` where layers do not fit."""
+        shapes = {INPUT: self.input_shape}
+        if len(self.input_shape) not in (2, 3) or min(self.input_shape) < 1:
+            raise ModelError(f"input shape {self.input_shape} is neither (C, H, W) nor (C, L)")
+        for layer in self.layers:
+            missing = [name for name in layer.inputs if name not in shapes]
+            if missing or not layer.inputs or layer.name in shapes:
+                raise ModelError(f"layer {layer.name!r} is repeated or reads {missing}, which no earlier layer is")
+            shapes[layer.name] = _shape(layer, [shapes[name] for name in layer.inputs])
+        return shapes
+
+
+def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
+    source = sources[0]
+
+    def check(holds: bool, why: str) -> None:
+        if not holds:
+            raise ModelError(f"layer {layer.name!r} ({layer.op}) after {source}: {why}")
+
+    wanted = {Op.ADD: 2}.get(layer.op, len(sources) if layer.op is Op.CONCAT else 1)
+    check(len(sources) == wanted, f"takes {wanted} inputs, not {len(sources)}")
+    match layer.op:
+        case Op.CONV | Op.MAX_POOL | Op.AVG_POOL:
+            dims = len(source) - 1
+            lengths = (len(layer.kernel), len(layer.stride), len(layer.padding))
+            check(lengths == (dims,) * 3, f"kernel, stride and padding need {dims} values each")
+            check(min(*layer.kernel, *layer.stride) > 0 and min(layer.padding) >= 0, "kernel and stride must be > 0")
+            spatial = tuple(
+                (size + 2 * p - k) // s + 1
+                for size, k, s, p in zip(source[1:], layer.kernel, layer.stride, layer.padding, strict=True)
+            )
+            check(min(spatial) > 0, "the kernel is larger than its padded input")
+            if layer.op is not Op.CONV:
+                return (source[0], *spatial)
+            check(source[0] == layer.in_channels, f"has {layer.in_channels} input channels")
+            fits = layer.groups > 0 and not layer.in_channels % layer.groups + layer.out_channels % layer.groups
+            check(fits, f"{layer.groups} groups do not divide its channels")
+            return (layer.out_channels, *spatial)
+        case Op.LINEAR:
+            check(math.prod(source) == layer.in_channels, f"has {layer.in_channels} inputs")
+            return (layer.out_channels,)
+        case Op.GLOBAL_AVG_POOL:
+            return (source[0],)
+        case Op.FLATTEN:
+            return (math.prod(source),)
+        case Op.ADD:
+            check(sources[1] == source, f"cannot add {sources[1]}")
+            return source
+        case Op.CONCAT:
+            check(all(s[1:] == source[1:] for s in sources), f"cannot join {sources[1:]}")
+            return (sum(s[0] for s in sources), *source[1:])
+        case Op.BATCH_NORM:
+            check(source[0] == layer.out_channels, f"has {layer.out_channels} channels")
+            return source
+        case _:
+            return source

@@ -1,0 +1,70 @@
+"""Buffers of a program and where they lie: one arena, planned before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+ALIGNMENT = 16  # floats
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """A tensor of the program. ``root`` is the buffer whose memory it shares under another shape."""
+
+    channels: int
+    height: int
+    width: int
+    root: Buffer | None = None
+    first: int = -1  # steps between which it holds something
+    last: int = -1
+    offset: int = -1  # in floats
+
+    @property
+    def values(self) -> int:
+        """Of one sample."""
+        return self.channels * self.height * self.width
+
+    @property
+    def storage(self) -> Buffer:
+        return self if self.root is None else self.root.storage
+
+    def used(self, step: int) -> None:
+        """It is read or written at this step."""
+        storage = self.storage
+        storage.first = step if storage.first < 0 else storage.first
+        storage.last = max(storage.last, step)
+
+
+@dataclass(slots=True)
+class MemoryPlan:
+    """Where buffers lie. ``floats`` is what the arena needs for them, ``floor`` the most that is live at once."""
+
+    floats: int = 0
+    floor: int = 0
+    buffers: list[Buffer] = field(default_factory=list)
+
+
+def plan(buffers: Iterable[Buffer], samples: int) -> MemoryPlan:
+    """Give every buffer an offset: the largest first, each as low as those that live with it allow."""
+    roots = [b for b in buffers if b.root is None and b.first >= 0]
+
+    def size(b: Buffer) -> int:
+        return -(-b.values * samples // ALIGNMENT) * ALIGNMENT
+
+    placed: list[Buffer] = []
+    found = MemoryPlan(buffers=roots)
+    for buffer in sorted(roots, key=lambda b: (-size(b), b.first)):
+        offset = 0
+        for other in sorted(placed, key=lambda b: b.offset):
+            if other.first > buffer.last or other.last < buffer.first:
+                continue
+            if other.offset - offset >= size(buffer):
+                break
+            offset = max(offset, other.offset + size(other))
+        buffer.offset = offset
+        placed.append(buffer)
+        found.floats = max(found.floats, offset + size(buffer))
+    steps = sorted({b.first for b in roots})
+    found.floor = max((sum(size(b) for b in roots if b.first <= s <= b.last) for s in steps), default=0)
+    return found

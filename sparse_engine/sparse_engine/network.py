@@ -1,0 +1,260 @@
+"""A model with its numbers: training, evaluation and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_engine import _core
+from sparse_engine.backward import Backward
+from sparse_engine.forward import Forward
+from sparse_engine.layers import Layer, Model, ModelError, Op
+from sparse_engine.memory import MemoryPlan
+from sparse_engine.tape import Emitter, State
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+BN_MOMENTUM = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimiser step: SGD with momentum; ``penalty`` is lambda of lambda ||theta||^2 over marked weights."""
+
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    micro_batch: int = 0  # samples at a time; 0: the whole batch at once
+    penalty: float = 0.0
+    recompute: bool = False  # sums are computed again for the backward pass: less memory, a little more time
+
+
+@dataclass(slots=True)
+class Compiled:
+    """A program and where its ends are."""
+
+    program: _core.Program
+    input: int
+    output: int
+    forward_steps: int
+    backward_layers: dict[str, int]  # step of each layer's backward convolution
+    memory: MemoryPlan
+
+
+class Network:
+    """Weights and norms of a model, and the programs that run it. Raises ``ModelError`` where it cannot be run.
+
+    Arrays are named ``LAYER.weight``, ``.bias``, ``.gain``, ``.running_mean`` and ``.running_var``. Inputs are
+    float32 (N, C, *spatial), labels int64 (N,).
+    """
+
+    def __init__(self, model: Model, threads: int = 1) -> None:
+        self.model = model
+        self._shapes = model.shapes()
+        self._arena = _core.Arena()
+        self._pool = _core.Pool(threads)
+        self._programs: dict[tuple[int, str, bool], Compiled] = {}
+        weights, norms = {}, {}
+        for layer in model.layers:
+            if layer.op in (Op.CONV, Op.LINEAR):
+                row = int(np.prod(layer.weight_shape[1:]))
+                norm = getattr(_core.WeightNorm, layer.weight_norm or "none")
+                weights[layer.name] = _core.Weights(layer.out_channels, row, layer.bias, norm)
+            elif layer.op is Op.BATCH_NORM:
+                norms[layer.name] = _core.Norm(layer.out_channels)
+        self._state = State(weights, norms)
+        self._layers = {layer.name: layer for layer in model.layers}
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena as it is."""
+        return self._arena.bytes
+
+    # -- numbers -------------------------------------------------------------------------
+
+    def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
+        """Take numbers; weights outside the mask are dropped, and all momentum is cleared."""
+        for name, weights in self._state.weights.items():
+            shape = self._layers[name].weight_shape
+            values = _array(params, f"{name}.weight", shape).reshape(-1)
+            active = None if mask is None else mask.get(f"{name}.weight")
+            if active is not None and active.shape != shape:
+                raise ModelError(f"mask of {name}.weight has shape {active.shape}, not {shape}")
+            if active is None:
+                weights.set(np.arange(values.size, dtype=np.int64), values)
+            else:
+                positions = np.flatnonzero(active.reshape(-1)).astype(np.int64)
+                weights.set(positions, values[positions])
+            layer = self._layers[name]
+            for suffix, param in (("bias", weights.bias), ("gain", weights.gain)):
+                if (suffix == "bias" and layer.bias) or (suffix == "gain" and layer.weight_norm):
+                    param.value = _array(params, f"{name}.{suffix}", (layer.out_channels,))
+                    param.velocity = np.zeros(layer.out_channels, np.float32)
+        for name, norm in self._state.norms.items():
+            shape = (self._layers[name].out_channels,)
+            norm.gamma.value = _array(params, f"{name}.weight", shape)
+            norm.beta.value = _array(params, f"{name}.bias", shape)
+            for param in (norm.gamma, norm.beta):
+                param.velocity = np.zeros(shape, np.float32)
+            norm.running_mean = _array(params, f"{name}.running_mean", shape)
+            norm.running_var = _array(params, f"{name}.running_var", shape)
+
+    def get(self) -> dict[str, Floats]:
+        """Dense copies of all numbers."""
+        found: dict[str, Floats] = {}
+        for layer in self.model.layers:
+            if weights := self._state.weights.get(layer.name):
+                dense = np.zeros(int(np.prod(layer.weight_shape)), np.float32)
+                dense[weights.positions] = weights.param.value
+                found[f"{layer.name}.weight"] = dense.reshape(layer.weight_shape)
+                if layer.weight_norm:
+                    found[f"{layer.name}.gain"] = weights.gain.value
+                if layer.bias:
+                    found[f"{layer.name}.bias"] = weights.bias.value
+            elif norm := self._state.norms.get(layer.name):
+                found[f"{layer.name}.weight"] = norm.gamma.value
+                found[f"{layer.name}.bias"] = norm.beta.value
+                found[f"{layer.name}.running_mean"] = norm.running_mean
+                found[f"{layer.name}.running_var"] = norm.running_var
+        return found
+
+    def mark(self, positions: Mapping[str, Ints]) -> None:
+        """Flat positions of the weights that ``Step.penalty`` draws to zero."""
+        for name, weights in self._state.weights.items():
+            weights.mark(np.ascontiguousarray(positions.get(f"{name}.weight", np.empty(0)), np.int64))
+
+    def marked_norm(self) -> float:
+        """The 2-norm of all marked weights together."""
+        return float(np.sqrt(sum(weights.marked_square() for weights in self._state.weights.values())))
+
+    # -- running -------------------------------------------------------------------------
+
+    def train_step(self, x: Floats, y: Ints, step: Step) -> float:
+        """One optimiser step on the mean cross-entropy of the batch; returns that loss."""
+        owners = [*self._state.weights.values(), *self._state.norms.values()]
+        for owner in owners:
+            owner.zero_gradient()
+        parts = list(_parts(x, y, step.micro_batch))
+        total = 0.0
+        for part_x, part_y in parts:
+            compiled = self._compiled(len(part_y), "train", step.recompute)
+            total += self._run(compiled, part_x, part_y, momentum_of(len(parts)), 1.0 / len(y))[0]
+        sgd = _core.Sgd(step.learning_rate, step.momentum, step.weight_decay, step.penalty)
+        for owner in owners:
+            owner.update(sgd)
+        return total / len(y)
+
+    def update_statistics(self, x: Floats, micro_batch: int = 0) -> None:
+        """A forward pass in training mode: moves the running statistics only."""
+        parts = list(_parts(x, np.zeros(len(x), np.int64), micro_batch))
+        for part_x, part_y in parts:
+            self._run(self._compiled(len(part_y), "statistics", False), part_x, part_y, momentum_of(len(parts)), 0.0)
+
+    def predict(self, x: Floats) -> Floats:
+        """Outputs (N, classes) in evaluation mode."""
+        compiled = self._compiled(len(x), "infer", False)
+        self._run(compiled, x, np.zeros(len(x), np.int64), -1.0, 0.0)
+        out = np.empty((len(x), self._shapes[self.model.layers[-1].name][0]), np.float32)
+        compiled.program.output(compiled.output, out.reshape(-1))
+        return out
+
+    def gradients(
+        self, x: Floats, y: Ints, layers: list[str], rows: int = 0, objective: str = "cross_entropy"
+    ) -> Iterator[tuple[str, int, Floats]]:
+        """Whole weight gradients of the layers, pruned positions included, in training mode.
+
+        Yields (layer, first output channel, gradient of ``rows`` output channels), from the output to the input;
+        ``rows`` 0: all at once. Running statistics stay. The array is used again: copy what is to be kept.
+        """
+        compiled = self._compiled(len(y), "train", False)
+        program, wanted = compiled.program, set(layers)
+        program.begin(_flat(x), compiled.input)
+        labels = np.ascontiguousarray(y, np.int64)
+        classes = self._shapes[self.model.layers[-1].name][0]
+        share = 1.0 / len(y) if objective == "cross_entropy" else 1.0
+        done = 0
+        for name, index in compiled.backward_layers.items():
+            if not wanted:
+                break
+            if name not in wanted:
+                continue
+            wanted.discard(name)
+            program.run(labels, classes, done, index, -1.0, share, getattr(_core.Objective, objective))
+            done = index
+            shape = self._layers[name].weight_shape
+            count = rows or shape[0]
+            for first in range(0, shape[0], count):
+                last = min(first + count, shape[0])
+                out = np.zeros((last - first, *shape[1:]), np.float32)
+                program.dense_gradient(index, first, last, out.reshape(-1))
+                yield name, first, out
+
+    def _run(self, compiled: Compiled, x: Floats, y: Ints, momentum: float, share: float) -> tuple[float, int]:
+        program = compiled.program
+        program.begin(_flat(x), compiled.input)
+        classes = self._shapes[self.model.layers[-1].name][0]
+        found: tuple[float, int] = program.run(
+            np.ascontiguousarray(y, np.int64), classes, 0, len(program), momentum, share
+        )
+        return found
+
+    def _compiled(self, samples: int, mode: str, recompute: bool) -> Compiled:
+        key = (samples, mode, recompute)
+        if key not in self._programs:
+            self._programs[key] = self._compile(samples, mode, recompute)
+        return self._programs[key]
+
+    def _compile(self, samples: int, mode: str, recompute: bool) -> Compiled:
+        lowered = Forward(self.model, training=mode != "infer").lower()
+        tape = lowered.tape
+        forward_steps = len(tape.instructions)
+        if mode == "train":
+            Backward(lowered, recompute).lower()
+        memory = tape.place(samples)
+        program = _core.Program(self._arena, self._pool, samples)
+        starts = []
+        emitter = Emitter(program, self._state)
+        for instruction in tape.instructions:
+            starts.append(len(program))
+            instruction.emit(emitter)
+        layers = {
+            instruction.layer: start
+            for instruction, start in zip(tape.instructions, starts, strict=True)
+            if instruction.layer
+        }
+        return Compiled(
+            program, emitter.tensor(lowered.input), emitter.tensor(lowered.output), forward_steps, layers, memory
+        )
+
+
+def momentum_of(parts: int) -> float:
+    """Of the statistics, so that k micro-batches together move them as far as one batch does."""
+    return 1.0 - float((1.0 - BN_MOMENTUM) ** (1.0 / parts))
+
+
+def _flat(x: Floats) -> Floats:
+    return np.ascontiguousarray(x, np.float32).reshape(-1)
+
+
+def _parts(x: Floats, y: Ints, size: int) -> Iterator[tuple[Floats, Ints]]:
+    """Even parts of at most ``size`` samples."""
+    if len(x) != len(y) or not len(y):
+        raise ModelError(f"{len(x)} samples and {len(y)} labels; as many of both are needed, and at least one")
+    count = 1 if size <= 0 else -(-len(y) // size)
+    bounds = [round(len(y) * i / count) for i in range(count + 1)]
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        yield x[first:last], y[first:last]
+
+
+def _array(params: Mapping[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:
+    if name not in params:
+        raise ModelError(f"{name} is missing")
+    if params[name].shape != shape:
+        raise ModelError(f"{name} has shape {params[name].shape}, not {shape}")
+    return np.ascontiguousarray(params[name], np.float32)
+
+
+__all__ = ["Layer", "Model", "Network", "Step"]

@@ -1,0 +1,104 @@
+"""What lowering produces: operations in order on buffers that have no place yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sparse_engine import _core
+from sparse_engine.geometry import conv_shape
+from sparse_engine.layers import Layer
+from sparse_engine.memory import Buffer, MemoryPlan, plan
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a model's programs share: the weights and norms of its layers, by name."""
+
+    weights: dict[str, _core.Weights]
+    norms: dict[str, _core.Norm]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a stored buffer is read: normalised by the norm of that name, then activated, times ``gain``."""
+
+    buffer: Buffer
+    norm: str = ""
+    act: _core.Act = _core.Act.none
+    gain: float = 1.0
+
+    @property
+    def plain(self) -> bool:
+        return not self.norm and self.act == _core.Act.none and self.gain == 1.0
+
+
+class Emitter:
+    """The program under construction, and the numbers that it knows buffers and norms by."""
+
+    def __init__(self, program: _core.Program, state: State) -> None:
+        self.program = program
+        self._state = state
+        self._convolutions: dict[str, int] = {}
+        self._norm_ids: dict[str, int] = {}
+        self._tensor_ids: dict[int, int] = {}
+
+    def tensor(self, buffer: Buffer) -> int:
+        """The number of a buffer that has its place."""
+        if id(buffer) not in self._tensor_ids:
+            number = self.program.tensor(buffer.channels, buffer.height, buffer.width, buffer.storage.offset)
+            self._tensor_ids[id(buffer)] = number
+        return self._tensor_ids[id(buffer)]
+
+    def norm(self, name: str) -> int:
+        """The number of a norm; -1 for none."""
+        if not name:
+            return -1
+        if name not in self._norm_ids:
+            self._norm_ids[name] = self.program.norm(self._state.norms[name])
+        return self._norm_ids[name]
+
+    def convolution(self, layer: Layer, source: Buffer, out: Buffer) -> int:
+        """The number of a layer's convolution between two buffers."""
+        if layer.name not in self._convolutions:
+            shape = conv_shape(layer, source, out)
+            self._convolutions[layer.name] = self.program.convolution(shape, self._state.weights[layer.name])
+        return self._convolutions[layer.name]
+
+    def view(self, reading: Reading) -> _core.View:
+        return _core.View(self.tensor(reading.buffer), self.norm(reading.norm), reading.act, reading.gain)
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One operation: what it touches, and how it is appended to a program."""
+
+    emit: Callable[[Emitter], None]
+    touches: tuple[Buffer, ...]
+    layer: str = ""  # whose backward convolution it is
+
+
+@dataclass(slots=True)
+class Tape:
+    """Instructions in order; every buffer is live from the first that touches it to the last."""
+
+    instructions: list[Instruction] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+
+    def buffer(self, channels: int, height: int, width: int, root: Buffer | None = None) -> Buffer:
+        """A new buffer; with ``root`` another shape of that one's memory."""
+        self.buffers.append(Buffer(channels, height, width, root))
+        return self.buffers[-1]
+
+    def like(self, other: Buffer) -> Buffer:
+        return self.buffer(other.channels, other.height, other.width)
+
+    def add(self, emit: Callable[[Emitter], None], touches: Sequence[Buffer | None], layer: str = "") -> None:
+        found = tuple(buffer for buffer in touches if buffer is not None)
+        for buffer in found:
+            buffer.used(len(self.instructions))
+        self.instructions.append(Instruction(emit, found, layer))
+
+    def place(self, samples: int) -> MemoryPlan:
+        """Give all buffers their places for so many samples."""
+        return plan(self.buffers, samples)

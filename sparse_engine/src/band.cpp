@@ -1,0 +1,115 @@
+#include "band.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace sparse {
+
+Band input_band(const ConvShape& s, int out_rows, int lanes) {
+  Band band;
+  band.phases_h = std::min(s.stride_h, s.kernel_h);
+  band.phases_w = std::min(s.stride_w, s.kernel_w);
+  band.rows = out_rows + (s.kernel_h - 1) / s.stride_h;
+  band.pitch = static_cast<ptrdiff_t>(s.out_w + (s.kernel_w - 1) / s.stride_w) * lanes;
+  band.phase = band.rows * band.pitch;
+  band.channel = band.phase * band.phases_h * band.phases_w;
+  return band;
+}
+
+ptrdiff_t tap_offset(const ConvShape& s, const Band& band, int lanes, int channel, int kh, int kw) {
+  const int phase = (kh % s.stride_h) * band.phases_w + kw % s.stride_w;
+  return channel * band.channel + phase * band.phase + (kh / s.stride_h) * band.pitch +
+         static_cast<ptrdiff_t>(kw / s.stride_w) * lanes;
+}
+
+namespace {
+
+void zero(float* p, ptrdiff_t n) {
+  if (n > 0) std::memset(p, 0, static_cast<size_t>(n) * sizeof(float));
+}
+
+// One row of a phase: columns first, first + stride, ... of the padded row.
+void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int columns, const Reading& reading,
+              float* out) {
+  // Column q of the phase is input column q * stride + phase - pad: valid for q in [low, high).
+  const int shift = s.pad_w - phase_w;
+  const int low = std::clamp(shift > 0 ? ceil_div(shift, s.stride_w) : 0, 0, columns);
+  const int last = s.in_w - 1 + shift;  // q * stride <= last
+  const int high = std::clamp(last < 0 ? 0 : last / s.stride_w + 1, low, columns);
+  zero(out, static_cast<ptrdiff_t>(low) * lanes);
+  zero(out + static_cast<ptrdiff_t>(high) * lanes, static_cast<ptrdiff_t>(columns - high) * lanes);
+  float* to = out + static_cast<ptrdiff_t>(low) * lanes;
+  const float* source = from + static_cast<ptrdiff_t>(low * s.stride_w - shift) * lanes;
+  if (s.stride_w == 1) {
+    kernels().read(source, to, static_cast<ptrdiff_t>(high - low) * lanes, reading);
+    return;
+  }
+  const ptrdiff_t step = static_cast<ptrdiff_t>(s.stride_w) * lanes;
+  float* q = to;
+  for (int i = low; i < high; ++i, q += lanes, source += step)
+    std::memcpy(q, source, static_cast<size_t>(lanes) * sizeof(float));
+  kernels().read(to, to, q - to, reading);
+}
+
+}  // namespace
+
+void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
+                     int first_row, float* out) {
+  const int columns = static_cast<int>(band.pitch / x.lanes);
+  for (int c = 0; c < s.in_channels; ++c)
+    for (int ph = 0; ph < band.phases_h; ++ph)
+      for (int pw = 0; pw < band.phases_w; ++pw) {
+        float* to = out + c * band.channel + (ph * band.phases_w + pw) * band.phase;
+        for (int r = 0; r < band.rows; ++r, to += band.pitch) {
+          const int h = (first_row + r) * s.stride_h + ph - s.pad_h;
+          if (h < 0 || h >= s.in_h)
+            zero(to, band.pitch);
+          else
+            fill_row(s, x.row(c, h), x.lanes, pw, columns, readings[c], to);
+        }
+      }
+}
+
+int class_reach(int kernel, int stride) { return (kernel - 1) / stride; }
+
+ClassRange class_range(int cls, int stride, int pad, int size) {
+  const int begin = pad > cls ? ceil_div(pad - cls, stride) : 0;
+  const int last = size - 1 + pad - cls;
+  return {begin, last < 0 ? begin : std::max(begin, last / stride + 1)};
+}
+
+int class_indices(int stride, int pad, int size) { return (size - 1 + pad) / stride + 1; }
+
+GradientBand gradient_band(const ConvShape& s, int rows, int lanes) {
+  GradientBand band;
+  band.reach_h = class_reach(s.kernel_h, s.stride_h);
+  band.reach_w = class_reach(s.kernel_w, s.stride_w);
+  band.rows = rows + band.reach_h;
+  const int right = std::max(0, class_indices(s.stride_w, s.pad_w, s.in_w) - s.out_w);
+  const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes;
+  // The inner product runs on to a whole vector: zeros must follow each row.
+  const ptrdiff_t tail = std::max(static_cast<ptrdiff_t>(right) * lanes, round_up(run, kernels().width) - run);
+  band.pitch = static_cast<ptrdiff_t>(band.reach_w) * lanes + run + tail;
+  band.channel = band.rows * band.pitch;
+  return band;
+}
+
+void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plane& g, const Plane& x,
+                        const std::vector<Slope>& slopes, int first_row, float* out) {
+  const ptrdiff_t left = static_cast<ptrdiff_t>(band.reach_w) * g.lanes;
+  const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * g.lanes;
+  for (int o = 0; o < s.out_channels; ++o)
+    for (int r = 0; r < band.rows; ++r) {
+      float* to = out + o * band.channel + r * band.pitch;
+      const int h = first_row - band.reach_h + r;
+      if (h < 0 || h >= s.out_h) {
+        zero(to, band.pitch);
+        continue;
+      }
+      zero(to, left);
+      kernels().slope(g.row(o, h), x.row(o, h), to + left, run, slopes[o]);
+      zero(to + left + run, band.pitch - left - run);
+    }
+}
+
+}  // namespace sparse

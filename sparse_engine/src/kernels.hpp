@@ -1,0 +1,91 @@
+// The inner loops, one table of them per instruction set; all else is compiled once, for the baseline.
+//
+// Kernels see plain pointers only: a template of the standard library that was instantiated here could be
+// linked into code that runs on older processors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sparse {
+
+enum class Act : int32_t { none, relu, relu6, leaky, hardswish };
+
+constexpr float kLeakySlope = 0.01f;
+
+// How a stored value x is read: gain * act(scale * x + shift).
+struct Reading {
+  float scale = 1.0f;
+  float shift = 0.0f;
+  Act act = Act::none;
+  float gain = 1.0f;
+
+  bool plain() const { return act == Act::none && scale == 1.0f && shift == 0.0f && gain == 1.0f; }
+};
+
+// The gradient of a stored value x from that of its reading: a * (g * act') + b * x + c.
+struct Slope {
+  Reading reading;
+  float a = 1.0f, b = 0.0f, c = 0.0f;
+
+  bool plain() const { return reading.plain() && a == 1.0f && b == 0.0f && c == 0.0f; }
+};
+
+// Nonzero weights of one output: where each reads its input, relative to the tile, and its value.
+struct Taps {
+  const int32_t* offset;
+  const float* value;
+  int count;
+};
+
+// A region of rows in memory: `rows` runs of `run` floats. Kernels may touch up to a vector's width more.
+struct Rows {
+  int rows;
+  int run;
+};
+
+constexpr int kSlack = 64;        // floats that buffers hold beyond their end, for the last vector's sake
+constexpr int kDenseOutputs = 4;  // output channels that the dense kernels compute together
+
+struct Kernels {
+  const char* name;
+  int width;  // floats in a vector
+
+  // out[r][i] = sum over taps of value * in[offset + r * in_pitch + i].
+  void (*convolve)(Taps, const float* in, ptrdiff_t in_pitch, float* out, ptrdiff_t out_pitch, Rows);
+  // The same for kDenseOutputs outputs, `out_stride` apart, that share their offsets; value[tap][output].
+  void (*convolve_dense)(Taps, const float* in, ptrdiff_t in_pitch, float* out, ptrdiff_t out_pitch,
+                         ptrdiff_t out_stride, Rows);
+  // sums[t] += dot product of dy and `in` at offset t, for every tap; values are not read.
+  void (*correlate)(Taps, const float* dy, ptrdiff_t dy_pitch, const float* in, ptrdiff_t in_pitch, Rows,
+                    float* sums);
+  // The same for kDenseOutputs gradients, `dy_stride` apart; sums[output * sums_stride + t].
+  void (*correlate_dense)(Taps, const float* dy, ptrdiff_t dy_pitch, ptrdiff_t dy_stride, const float* in,
+                          ptrdiff_t in_pitch, Rows, float* sums, ptrdiff_t sums_stride);
+
+  void (*read)(const float* x, float* out, ptrdiff_t n, Reading);
+  // out = gain * act(reading of x + reading of y)
+  void (*combine)(const float* x, Reading, const float* y, Reading, float* out, ptrdiff_t n, Act, float gain);
+  // The gradient of x; `g` may be `out`.
+  void (*slope)(const float* g, const float* x, float* out, ptrdiff_t n, Slope);
+  // g *= the derivative of an activation, told by its output z.
+  void (*slope_by_output)(float* g, const float* z, ptrdiff_t n, Act, float gain);
+  void (*add)(const float* x, float* out, ptrdiff_t n);  // out += x
+  // sums[0] += sum(x - center), sums[1] += sum((x - center)^2)
+  void (*moments)(const float* x, ptrdiff_t n, float center, double* sums);
+  // sums[0] += sum(gm), sums[1] += sum(gm * (x - mean)) where gm = g * act'
+  void (*reduce)(const float* g, const float* x, ptrdiff_t n, Reading, float mean, double* sums);
+  // SGD: v = momentum * v + g + decay * w; w -= rate * v
+  void (*update)(float* w, float* v, const float* g, ptrdiff_t n, float rate, float momentum, float decay);
+};
+
+// The best table that this processor can run; SPARSE_ENGINE_ISA names another (a lesser one).
+const Kernels& kernels();
+
+extern const Kernels* const kBaselineKernels;
+#if defined(__x86_64__)
+extern const Kernels* const kAvx2Kernels;
+extern const Kernels* const kAvx512Kernels;
+#endif
+
+}  // namespace sparse

@@ -1,0 +1,72 @@
+#include "norm.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sparse {
+
+Norm::Norm(int channels) {
+  const auto n = static_cast<size_t>(channels);
+  gamma.resize(n, 1.0f);
+  beta.resize(n, 0.0f);
+  running_var.assign(n, 1.0f);
+  for (auto* v : {&running_mean, &center, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c})
+    v->assign(n, 0.0f);
+}
+
+namespace {
+
+// The two sums of one channel over all parts, in order.
+void total(const double* sums, int parts, int channels, int c, double& first, double& second) {
+  first = second = 0;
+  for (int p = 0; p < parts; ++p) {
+    const double* s = sums + 2 * (static_cast<ptrdiff_t>(p) * channels + c);
+    first += s[0], second += s[1];
+  }
+}
+
+}  // namespace
+
+void Norm::finish_batch(const double* sums, int parts, double count, float momentum) {
+  for (int c = 0; c < channels(); ++c) {
+    double s, q;
+    total(sums, parts, channels(), c, s, q);
+    const double m = s / count;
+    const double var = std::max(0.0, q / count - m * m);
+    mean[c] = static_cast<float>(center[c] + m);
+    inverse[c] = static_cast<float>(1.0 / std::sqrt(var + kBatchNormEpsilon));
+    scale[c] = gamma.value[c] * inverse[c];
+    shift[c] = beta.value[c] - mean[c] * scale[c];
+    center[c] = mean[c];
+    if (momentum >= 0) {
+      running_mean[c] += momentum * (mean[c] - running_mean[c]);
+      const double unbiased = count > 1 ? var * count / (count - 1) : var;
+      running_var[c] += momentum * (static_cast<float>(unbiased) - running_var[c]);
+    }
+  }
+}
+
+void Norm::use_running() {
+  for (int c = 0; c < channels(); ++c) {
+    const auto inv = static_cast<float>(1.0 / std::sqrt(running_var[c] + kBatchNormEpsilon));
+    scale[c] = gamma.value[c] * inv;
+    shift[c] = beta.value[c] - running_mean[c] * scale[c];
+  }
+}
+
+void Norm::finish_gradient(const double* sums, int parts, double count) {
+  for (int c = 0; c < channels(); ++c) {
+    double s, q;
+    total(sums, parts, channels(), c, s, q);
+    const double along = q * inverse[c];  // sum of gm x^
+    beta.gradient[c] += static_cast<float>(s);
+    gamma.gradient[c] += static_cast<float>(along);
+    const double a = static_cast<double>(gamma.value[c]) * inverse[c];
+    const double b = -a * inverse[c] * along / count;
+    slope_a[c] = static_cast<float>(a);
+    slope_b[c] = static_cast<float>(b);
+    slope_c[c] = static_cast<float>(-a * s / count - b * mean[c]);
+  }
+}
+
+}  // namespace sparse

@@ -1,0 +1,40 @@
+// A fixed team of threads that share out numbered items in contiguous ranges.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sparse {
+
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // `work(begin, end, thread)` once per thread, on ranges that depend on `items` and the number of threads
+  // alone: sums kept per thread come out the same every time. The first exception is thrown again here.
+  void run(int items, const std::function<void(int, int, int)>& work);
+
+ private:
+  void serve(int thread);
+  void one_share(int thread);
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable begin_, done_;
+  const std::function<void(int, int, int)>* work_ = nullptr;
+  int items_ = 0;
+  int running_ = 0;
+  long generation_ = 0;
+  bool ending_ = false;
+  std::exception_ptr failure_;
+};
+
+}  // namespace sparse

@@ -1,0 +1,120 @@
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "operations.hpp"
+
+namespace sparse {
+
+namespace {
+
+struct Window {
+  int top, bottom, left, right;  // half open, within the image
+};
+
+Window window(const PoolShape& p, int r, int c, int height, int width) {
+  const int top = r * p.stride_h - p.pad_h, left = c * p.stride_w - p.pad_w;
+  return {std::max(top, 0), std::min(top + p.kernel_h, height), std::max(left, 0),
+          std::min(left + p.kernel_w, width)};
+}
+
+// `work(x, out, out_plane_index)` on each plane of the reading, copied to scratch.
+template <typename F>
+void each_reading(const Context& context, const View& input, F&& work) {
+  const int channels = context.tensor(input.tensor).channels;
+  const auto readings = context.readings(input);
+  const ptrdiff_t plane = context.plane(input.tensor);
+  context.pool->run(context.blocks * channels, [&](int begin, int end, int thread) {
+    for (int i = begin; i < end; ++i) {
+      float* x = context.scratch(thread);
+      kernels().read(context.at(input.tensor, i / channels) + i % channels * plane, x, plane, readings[i % channels]);
+      work(i / channels, i % channels, x);
+    }
+  });
+}
+
+}  // namespace
+
+void max_pool(const Context& context, const View& input, int out, const PoolShape& shape) {
+  const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
+  const int lanes = context.lanes;
+  each_reading(context, input, [&](int block, int c, const float* x) {
+    float* y = context.at(out, block) + c * context.plane(out);
+    for (int r = 0; r < to.height; ++r)
+      for (int q = 0; q < to.width; ++q, y += lanes) {
+        const Window w = window(shape, r, q, from.height, from.width);
+        std::fill(y, y + lanes, -std::numeric_limits<float>::infinity());
+        for (int h = w.top; h < w.bottom; ++h)
+          for (int i = w.left; i < w.right; ++i) {
+            const float* v = x + (static_cast<ptrdiff_t>(h) * from.width + i) * lanes;
+            for (int lane = 0; lane < lanes; ++lane) y[lane] = y[lane] < v[lane] ? v[lane] : y[lane];
+          }
+      }
+  });
+}
+
+void max_pool_gradient(const Context& context, int gradient, const View& input, int out, const PoolShape& shape,
+                       bool add) {
+  const Tensor &from = context.tensor(input.tensor), &to = context.tensor(gradient);
+  const int lanes = context.lanes;
+  each_reading(context, input, [&](int block, int c, const float* x) {
+    const float* g = context.at(gradient, block) + c * context.plane(gradient);
+    float* dx = context.at(out, block) + c * context.plane(out);
+    if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
+    for (int r = 0; r < to.height; ++r)
+      for (int q = 0; q < to.width; ++q, g += lanes) {
+        const Window w = window(shape, r, q, from.height, from.width);
+        for (int lane = 0; lane < lanes; ++lane) {
+          ptrdiff_t best = (static_cast<ptrdiff_t>(w.top) * from.width + w.left) * lanes + lane;
+          for (int h = w.top; h < w.bottom; ++h)
+            for (int i = w.left; i < w.right; ++i) {
+              const ptrdiff_t at = (static_cast<ptrdiff_t>(h) * from.width + i) * lanes + lane;
+              if (x[at] > x[best]) best = at;
+            }
+          dx[best] += g[lane];
+        }
+      }
+  });
+}
+
+void average_pool(const Context& context, const View& input, int out, const PoolShape& shape) {
+  const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
+  const int lanes = context.lanes;
+  each_reading(context, input, [&](int block, int c, const float* x) {
+    float* y = context.at(out, block) + c * context.plane(out);
+    for (int r = 0; r < to.height; ++r)
+      for (int q = 0; q < to.width; ++q, y += lanes) {
+        const Window w = window(shape, r, q, from.height, from.width);
+        const float share = 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left));
+        std::fill(y, y + lanes, 0.0f);
+        for (int h = w.top; h < w.bottom; ++h)
+          for (int i = w.left; i < w.right; ++i)
+            for (int lane = 0; lane < lanes; ++lane)
+              y[lane] += x[(static_cast<ptrdiff_t>(h) * from.width + i) * lanes + lane];
+        for (int lane = 0; lane < lanes; ++lane) y[lane] *= share;
+      }
+  });
+}
+
+void average_pool_gradient(const Context& context, int gradient, int out, const PoolShape& shape, bool add) {
+  const Tensor &to = context.tensor(gradient), &from = context.tensor(out);
+  const int lanes = context.lanes, channels = from.channels;
+  context.pool->run(context.blocks * channels, [&](int begin, int end, int) {
+    for (int i = begin; i < end; ++i) {
+      const float* g = context.at(gradient, i / channels) + i % channels * context.plane(gradient);
+      float* dx = context.at(out, i / channels) + i % channels * context.plane(out);
+      if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
+      for (int r = 0; r < to.height; ++r)
+        for (int q = 0; q < to.width; ++q, g += lanes) {
+          const Window w = window(shape, r, q, from.height, from.width);
+          const float share = 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left));
+          for (int h = w.top; h < w.bottom; ++h)
+            for (int j = w.left; j < w.right; ++j)
+              for (int lane = 0; lane < lanes; ++lane)
+                dx[(static_cast<ptrdiff_t>(h) * from.width + j) * lanes + lane] += g[lane] * share;
+        }
+    }
+  });
+}
+
+}  // namespace sparse

@@ -1,0 +1,87 @@
+// A straight line of operations over one arena, for one number of samples: built once, run many times.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "convolution.hpp"
+#include "operations.hpp"
+
+namespace sparse {
+
+// What may differ from one run to the next.
+struct Settings {
+  float momentum = -1.0f;  // of the running statistics; negative: they stay
+  float share = 1.0f;      // of the loss's gradient
+  const int64_t* labels = nullptr;
+  Objective objective = Objective::cross_entropy;
+  uint64_t seed = 0;
+};
+
+class Program {
+ public:
+  Program(std::shared_ptr<Arena> arena, std::shared_ptr<Pool> pool, int samples);
+  Program(const Program&) = delete;  // its operations refer to it
+  Program& operator=(const Program&) = delete;
+
+  static int lanes_for(int samples);
+
+  // -- building; all that returns nothing appends an operation -------------------------
+  int tensor(int channels, int height, int width, ptrdiff_t offset);
+  int norm(std::shared_ptr<Norm> norm);
+  int convolution(const ConvShape& shape, std::shared_ptr<Weights> weights);
+
+  void forward(int convolution, const View& input, int output, int norm);  // norm >= 0: of the batch, finished
+  void backward(int convolution, const BackwardWants& wants);
+  void batch_statistics(int tensor, int norm);
+  void running_statistics(int norm);
+  void norm_gradient(int gradient, const View& view);
+  void combine(const View& a, const View& b, int out, Act act, float gain);
+  void slope_by_output(int gradient, int output, Act act, float gain);
+  void view_gradient(int gradient, const View& view, int out, bool add);
+  void pool(const View& input, int out, const PoolShape& shape, bool max);
+  void pool_gradient(int gradient, const View& input, int out, const PoolShape& shape, bool max, bool add);
+  void concatenate(const View& input, int out, int first);
+  void concatenate_gradient(int gradient, int first, int out, bool add);
+  void dropout(int tensor, float rate, uint64_t stream);
+  void loss(int logits, int gradient);
+  int size() const { return static_cast<int>(steps_.size()); }
+
+  // -- running -------------------------------------------------------------------------
+  int samples() const { return context_.samples(); }
+  ptrdiff_t floats();  // of the arena, scratch included
+  void begin(const float* samples, int tensor);
+  LossSums run(int first, int last, const Settings& settings);
+  void output(int tensor, float* samples) const;
+  // At a `backward` step that has not run yet: see Convolution::dense_gradient.
+  void dense_gradient(int step, int first, int last, float* out);
+
+  const Context& context() const { return context_; }
+
+ private:
+  struct Step {
+    std::function<void(const Settings&)> work;
+    int convolution = -1;
+    BackwardWants wants{};
+    bool backward = false;
+  };
+  void append(std::function<void(const Settings&)> work) { steps_.push_back({std::move(work)}); }
+  const View& checked(const View& view) const;
+  int known(int tensor) const;
+  Norm& norm_of(int id) const { return *context_.norms[static_cast<size_t>(id)]; }
+  void same(int a, int b) const;
+  double count(int tensor) const;
+  double* sums(int parts, int channels);
+  void scratch(ptrdiff_t floats);
+
+  std::shared_ptr<Arena> arena_;
+  std::shared_ptr<Pool> pool_;
+  Context context_;
+  std::vector<std::unique_ptr<Convolution>> convolutions_;
+  std::vector<Step> steps_;
+  std::vector<double> sums_;
+  LossSums loss_;
+  ptrdiff_t tensor_floats_ = 0, scratch_floats_ = 0;
+};
+
+}  // namespace sparse

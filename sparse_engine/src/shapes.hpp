@@ -1,0 +1,49 @@
+// Plain descriptions of tensors, layers and where things lie.
+//
+// A tensor of N images is [N / lanes][channels][height][width][lanes]: `lanes` images lie innermost, so that
+// one weight meets as many contiguous values. `lanes` is the largest power of two up to 16 that divides N.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.hpp"
+
+namespace sparse {
+
+[[noreturn]] inline void refuse(const std::string& why) { throw std::invalid_argument(why); }
+inline void require(bool holds, const char* why) {
+  if (!holds) refuse(why);
+}
+
+struct Tensor {
+  ptrdiff_t offset = 0;  // in the arena, in floats
+  int channels = 0, height = 0, width = 0;
+
+  ptrdiff_t values() const { return static_cast<ptrdiff_t>(channels) * height * width; }  // of one image
+};
+
+// How a stored tensor is read: normalised (norm >= 0), then activated.
+struct View {
+  int tensor = -1;
+  int norm = -1;
+  Act act = Act::none;
+  float gain = 1.0f;
+};
+
+struct ConvShape {
+  int in_channels = 0, out_channels = 0, groups = 1;
+  int kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
+  int in_h = 1, in_w = 1, out_h = 1, out_w = 1;
+
+  int group_in() const { return in_channels / groups; }
+  int group_out() const { return out_channels / groups; }
+  int taps() const { return kernel_h * kernel_w; }
+  int row_size() const { return group_in() * taps(); }
+};
+
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+inline ptrdiff_t round_up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b * b; }
+
+}  // namespace sparse
