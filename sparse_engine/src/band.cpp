@@ -28,6 +28,13 @@ void zero(float* p, ptrdiff_t n) {
   if (n > 0) std::memset(p, 0, static_cast<size_t>(n) * sizeof(float));
 }
 
+// Rows at the top of a band that it held before it moved on.
+int kept_rows(int rows, int advance) { return advance > 0 ? std::max(0, rows - advance) : 0; }
+
+void keep(float* channel, ptrdiff_t pitch, int advance, int rows) {
+  if (rows > 0) std::memmove(channel, channel + advance * pitch, static_cast<size_t>(rows * pitch) * sizeof(float));
+}
+
 // One row of a phase: columns first, first + stride, ... of the padded row.
 void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int columns, const Reading& reading,
               float* out) {
@@ -54,13 +61,16 @@ void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int
 }  // namespace
 
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
-                     int first_row, float* out) {
+                     int first_row, int advance, float* out) {
+  const int kept = kept_rows(band.rows, advance);
   const int columns = static_cast<int>(band.pitch / x.lanes);
   for (int c = 0; c < s.in_channels; ++c)
     for (int ph = 0; ph < band.phases_h; ++ph)
       for (int pw = 0; pw < band.phases_w; ++pw) {
         float* to = out + c * band.channel + (ph * band.phases_w + pw) * band.phase;
-        for (int r = 0; r < band.rows; ++r, to += band.pitch) {
+        keep(to, band.pitch, advance, kept);
+        to += kept * band.pitch;
+        for (int r = kept; r < band.rows; ++r, to += band.pitch) {
           const int h = (first_row + r) * s.stride_h + ph - s.pad_h;
           if (h < 0 || h >= s.in_h)
             zero(to, band.pitch);
@@ -95,11 +105,13 @@ GradientBand gradient_band(const ConvShape& s, int rows, int lanes) {
 }
 
 void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plane& g, const Plane& x,
-                        const std::vector<Slope>& slopes, int first_row, float* out) {
+                        const std::vector<Slope>& slopes, int first_row, int advance, float* out) {
+  const int kept = kept_rows(band.rows, advance);
   const ptrdiff_t left = static_cast<ptrdiff_t>(band.reach_w) * g.lanes;
   const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * g.lanes;
-  for (int o = 0; o < s.out_channels; ++o)
-    for (int r = 0; r < band.rows; ++r) {
+  for (int o = 0; o < s.out_channels; ++o) {
+    keep(out + o * band.channel, band.pitch, advance, kept);
+    for (int r = kept; r < band.rows; ++r) {
       float* to = out + o * band.channel + r * band.pitch;
       const int h = first_row - band.reach_h + r;
       if (h < 0 || h >= s.out_h) {
@@ -110,6 +122,7 @@ void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plan
       kernels().slope(g.row(o, h), x.row(o, h), to + left, run, slopes[o]);
       zero(to + left + run, band.pitch - left - run);
     }
+  }
 }
 
 }  // namespace sparse

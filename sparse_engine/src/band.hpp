@@ -36,9 +36,10 @@ struct Plane {
   }
 };
 
-// Fill the band of output rows from `first_row` on; `readings` holds one a channel.
+// Fill the band of output rows from `first_row` on; `readings` holds one a channel. With `advance` > 0 the band
+// still holds the rows from `first_row - advance` on: those that both have are moved, not read again.
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
-                     int first_row, float* out);
+                     int first_row, int advance, float* out);
 
 // The gradient's band: rows [first - reach_h, first + rows), zeros outside of the gradient, with `reach_w`
 // columns of zeros on the left and at least as many as any class needs on the right.
@@ -52,7 +53,7 @@ struct GradientBand {
 
 GradientBand gradient_band(const ConvShape& s, int rows, int lanes);
 void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plane& g, const Plane& x,
-                        const std::vector<Slope>& slopes, int first_row, float* out);
+                        const std::vector<Slope>& slopes, int first_row, int advance, float* out);
 
 // Rows (or columns) of the input gradient that a stride class computes: input index = stride * i + cls - pad.
 struct ClassRange {

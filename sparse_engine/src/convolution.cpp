@@ -6,7 +6,7 @@ namespace sparse {
 
 namespace {
 
-constexpr ptrdiff_t kBandFloats = 96 * 1024;  // that a band may take: what the second-level cache holds of it
+constexpr ptrdiff_t kBandFloats = 480 * 1024;  // that a band may take: what the second-level cache holds of it
 
 // Output rows of a chunk, so that its band is small enough; even shares of `rows`.
 template <typename Size>
@@ -85,7 +85,8 @@ void Convolution::forward(const Context& context, const View& input, int output,
     for (int item = begin; item < end; ++item) {
       const int block = item / chunks_, first = item % chunks_ * chunk_;
       const int count = std::min(chunk_, s.out_h - first);
-      fill_input_band(s, band_, context.plane_of(input.tensor, block), readings, first, band);
+      const int advance = item > begin && first > 0 ? chunk_ : 0;
+      fill_input_band(s, band_, context.plane_of(input.tensor, block), readings, first, advance, band);
       float* out = context.at(output, block) + first * run;
       const ptrdiff_t plane = context.plane(output);
       for (int o = 0; o < s.out_channels; ++o) {

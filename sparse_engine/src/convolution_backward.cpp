@@ -70,6 +70,7 @@ void Convolution::backward(const Context& context, const BackwardWants& wants) {
   const size_t count = weights_->count(), sums_size = count + s.out_channels;
   const ptrdiff_t sums_floats = round_up(static_cast<ptrdiff_t>(sums_size), 16);
   const int threads = context.pool->threads();
+  const int source = wants.output.tensor >= 0 ? wants.output.tensor : wants.output_gradient;
   std::vector<char> used(static_cast<size_t>(threads), 0);
   context.pool->run(context.blocks * back_chunks_, [&](int begin, int end, int thread) {
     float* sums = context.scratch(thread);
@@ -80,12 +81,12 @@ void Convolution::backward(const Context& context, const BackwardWants& wants) {
     used[thread] = 1;
     for (int i = begin; i < end; ++i) {
       const BackwardItem item{i / back_chunks_, i % back_chunks_ * back_chunk_, gradient, input, temporary};
-      const int source = wants.output.tensor >= 0 ? wants.output.tensor : wants.output_gradient;
+      const int advance = i > begin && item.first > 0 ? back_chunk_ : 0;
       fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, item.block),
-                         context.plane_of(source, item.block), gradient_slopes, item.first, gradient);
+                         context.plane_of(source, item.block), gradient_slopes, item.first, advance, gradient);
       if (wants.weight_gradient && item.first < s.out_h) {
         fill_input_band(s, back_band_, context.plane_of(wants.input.tensor, item.block), readings, item.first,
-                        input);
+                        advance, input);
         weight_gradient(context, item, sums, biased ? sums + count : nullptr);
       }
       if (inward) input_gradient(context, wants, item);
@@ -189,9 +190,10 @@ void Convolution::dense_gradient(const Context& context, const BackwardWants& wa
     for (int i = begin; i < end; ++i) {
       const int block = i / back_chunks_, row = i % back_chunks_ * back_chunk_;
       if (row >= s.out_h) continue;
+      const int advance = i > begin && row > 0 ? back_chunk_ : 0;
       fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, block),
-                         context.plane_of(source, block), gradient_slopes, row, gradient);
-      fill_input_band(s, back_band_, context.plane_of(wants.input.tensor, block), readings, row, input);
+                         context.plane_of(source, block), gradient_slopes, row, advance, gradient);
+      fill_input_band(s, back_band_, context.plane_of(wants.input.tensor, block), readings, row, advance, input);
       const Rows region{std::min(back_chunk_, s.out_h - row), s.out_w * lanes_};
       for (int o = first; o < last; ++o) {
         for (int place = 0; place < row_size; ++place) {
