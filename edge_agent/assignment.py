@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from device_profiles.limits import DataLimit
 from edge_agent.config import AgentConfig
 from edge_agent.enforcement import Worker
 from edge_agent.governor import Chosen, Governor, Plan, Stage
@@ -250,6 +251,7 @@ class Assignments:
                 "calibration": str(self._calibration),
                 "steps": offer.steps,
                 "keep": offer.keep,
+                "data_limit_bytes": plan.memory_limit_bytes if worker.kind == DataLimit.kind else 0,
             }
         )
         self._progress(TaskStatus(offer.run, offer.step, TaskState.RUNNING), now=True)

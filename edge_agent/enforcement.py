@@ -20,7 +20,7 @@ from device_profiles.gpu_memory import gpu_bytes
 from device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from edge_agent.governor import SOFT_SHARE, Plan
 from edge_agent.pace import CLOSE_INTERVAL_S, Pace
-from edge_agent.procfs import children_of, memory_of
+from edge_agent.procfs import children_of, data_limit_of, memory_of
 from fedcore.child import Child
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class WorkerProcess:
         self._next_look = 0.0
         self._next_warning = 0.0
         self._peak_data_bytes = 0
+        self._near_data_limit = False
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
 
@@ -133,7 +134,8 @@ class WorkerProcess:
         """One command. The log is kept short here, between tasks."""
         if self._log.stat().st_size > _LOG_LIMIT_BYTES:
             os.truncate(self._log, 0)
-        self.peak_rss_bytes = 0
+        if message.get("cmd") == "task":
+            self.peak_rss_bytes = 0
         self._child.send(message)
 
     def poll(self, now: float) -> dict[str, Any] | None:
@@ -176,6 +178,7 @@ class WorkerProcess:
         children = children_of(self._child.pid)
         resident, data = memory_of(self._child.pid)
         self._peak_data_bytes = max(self._peak_data_bytes, data)
+        self._near_data_limit |= data >= NEAR_LIMIT * data_limit_of(self._child.pid)
         resident += sum(memory_of(pid)[0] for pid in children)
         self.rss_bytes = resident + gpu_bytes((self._child.pid, *children))
         self.peak_rss_bytes = max(self.peak_rss_bytes, self.rss_bytes)
@@ -189,8 +192,7 @@ class WorkerProcess:
                 "event": "over_budget",
                 "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
             }
-        near = self._peak_data_bytes >= NEAR_LIMIT * self.plan.memory_limit_bytes > 0
-        at_limit = near and self.kind == DataLimit.kind
+        at_limit = self._near_data_limit and self.kind == DataLimit.kind
         if code != 0 and not killed and (at_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)):
             return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import resource
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LONGEST = 4096  # bytes; some five hundred children
@@ -12,6 +14,15 @@ def memory_of(pid: int) -> tuple[int, int]:
     """(resident, data) in bytes, proc(5) statm; zero for a process that has ended."""
     words = _words(f"/proc/{pid}/statm")
     return (int(words[1]) * _PAGE_BYTES, int(words[5]) * _PAGE_BYTES) if len(words) > 5 else (0, 0)
+
+
+def data_limit_of(pid: int) -> float:
+    """RLIMIT_DATA in bytes, as the process itself may have lowered it; infinite without one, or at its end."""
+    try:
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_DATA)
+    except OSError:
+        return math.inf
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 def children_of(pid: int) -> list[int]:

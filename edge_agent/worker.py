@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from edge_agent.config import AgentDataSettings
+from edge_agent.data_hold import DataHold
 from fedcore.errors import TinyfleetError, UnknownMask
 from fedcore.files import write_atomic
 from fedcore.rss import reset_peak, status_bytes
@@ -69,6 +70,7 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     calibration: str = ""  # file in which this board's own may be
     steps: int = 0  # of the offer: a part of the round; 0: all of it
     keep: float = 1.0  # of the offer: the most that caches may keep
+    data_limit_bytes: int = 0  # what may be resident, where RLIMIT_DATA alone holds the process; else 0
 
 
 class TightenCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="tighten"):
@@ -93,6 +95,7 @@ class Trainer:
         self._emit = emit
         self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
         self._pilot: Pilot | None = None
+        self._hold = DataHold()
 
     def tighten(self) -> None:
         """Any thread: emit ``tightened`` where the running task can do with less, ``ending`` where it cannot."""
@@ -125,6 +128,8 @@ class Trainer:
         from fedcore.training.registry import create as create_engine
 
         _reset_peak()
+        if command.data_limit_bytes:
+            self._hold.lift()
         spec = convert(command.spec, RunSpec, "spec of the task")
         held = _HeldMasks(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=held.get)
@@ -140,6 +145,8 @@ class Trainer:
             return
         self._emit(pilot.event("planned"))
         engine = create_engine(command.engine, command.threads)
+        if command.data_limit_bytes:
+            self._hold.lower(command.data_limit_bytes, engine.name)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
         self._pilot = pilot

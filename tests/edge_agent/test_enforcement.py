@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from device_profiles.limits import DataLimit, choose_limit
 from edge_agent import enforcement
 from edge_agent.enforcement import WorkerProcess
 from edge_agent.governor import Plan
+from edge_agent.procfs import memory_of
 from fedcore.protocol.codec import decode
 from fedcore.rss import status_bytes
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
@@ -81,16 +83,22 @@ def last_event(worker):
     return list(every_event(worker))
 
 
-def data_bytes_of_small_passes(start, order):
-    """What the worker reserves when it trains a few samples at a time, the engine's own memory included."""
-    worker = start(1 << 40)
-    worker.send({**order, **TIGHTEST})
-    assert last_event(worker)[-1]["event"] == "done"
-    return worker._peak_data_bytes
+@pytest.fixture(scope="module")
+def small_passes(order, tmp_path_factory):
+    """(reserved, resident) bytes of a worker that trains a few samples at a time, the engine's own included."""
+    log = tmp_path_factory.mktemp("small") / "worker.log"
+    worker = WorkerProcess("r", Plan(1, "fresh", 0), "test", log)
+    try:
+        worker.send({**order, **TIGHTEST})
+        done = last_event(worker)[-1]
+        assert done["event"] == "done", done
+        return worker._peak_data_bytes, done["peak_rss_bytes"]
+    finally:
+        worker.close()
 
 
-def test_the_hard_limit_stops_a_whole_batch_and_lets_small_passes_go(start, order):
-    limit = data_bytes_of_small_passes(start, order) + 60_000_000
+def test_the_hard_limit_stops_a_whole_batch_and_lets_small_passes_go(start, order, small_passes):
+    limit = small_passes[0] + 60_000_000
     whole = start(limit)
     whole.send({**order, **GENTLEST})
     events = last_event(whole)
@@ -158,6 +166,35 @@ def test_the_watcher_stops_what_the_hard_limit_lets_pass(start, order):
     assert event["event"] == "over_budget"
     assert "watcher" in event["reason"]
     assert worker.peak_rss_bytes > 150_000_000
+
+
+def test_the_worker_holds_itself_to_what_may_be_resident(start, order, small_passes):
+    """Where RLIMIT_DATA is all that holds it, which alone would let 100 MB more pass."""
+    limit = small_passes[1] + 60_000_000
+    held = start(1 << 40, hard=False)
+    held.send({**order, **TIGHTEST, "data_limit_bytes": limit})
+    assert last_event(held)[-1]["event"] == "done"
+    whole = start(1 << 40, hard=False)
+    whole.send({**order, **GENTLEST, "data_limit_bytes": limit})
+    events = last_event(whole)
+    assert events[-1]["event"] == "over_budget", events
+    assert "training" in [event["event"] for event in events]
+    assert 0 < whole.peak_rss_bytes < 1.02 * limit
+
+
+@pytest.mark.parametrize(("above", "event"), [(1.02, "over_budget"), (2.0, "failed")])
+def test_a_death_near_the_worker_s_own_limit_is_the_limit_s(start, above, event):
+    worker = start(1 << 40)
+    pid = worker._child.pid
+    while memory_of(pid)[1] < 5_000_000:
+        time.sleep(0.01)
+    worker.pause()
+    data = memory_of(pid)[1]
+    resource.prlimit(pid, resource.RLIMIT_DATA, (int(above * data), 1 << 40))
+    worker._look()
+    os.kill(pid, signal.SIGSEGV)
+    worker.resume()
+    assert last_event(worker)[-1]["event"] == event
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
