@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,12 +162,18 @@ class Network:
         return out
 
     def gradients(
-        self, x: Floats, y: Ints, layers: list[str], rows: int = 0, objective: str = "cross_entropy"
+        self,
+        x: Floats,
+        y: Ints,
+        layers: Sequence[str] | Mapping[str, Sequence[range]],
+        rows: int = 0,
+        objective: str = "cross_entropy",
     ) -> Iterator[tuple[str, int, Floats]]:
         """Whole weight gradients of the layers, pruned positions included, in training mode.
 
         Yields (layer, first output channel, gradient of ``rows`` output channels), from the output to the input;
-        ``rows`` 0: all at once. Running statistics stay. The array is used again: copy what is to be kept.
+        ``rows`` 0: all at once. A mapping gives each layer's ranges of output channels instead. Running
+        statistics stay. The array is used again: copy what is to be kept.
         """
         compiled = self._compiled(len(y), "train", False)
         program, wanted = compiled.program, set(layers)
@@ -186,11 +192,11 @@ class Network:
             done = index
             shape = self._layers[name].weight_shape
             count = rows or shape[0]
-            for first in range(0, shape[0], count):
-                last = min(first + count, shape[0])
-                out = np.zeros((last - first, *shape[1:]), np.float32)
-                program.dense_gradient(index, first, last, out.reshape(-1))
-                yield name, first, out
+            every = [range(first, min(first + count, shape[0])) for first in range(0, shape[0], count)]
+            for tile in layers[name] if isinstance(layers, Mapping) else every:
+                out = np.zeros((len(tile), *shape[1:]), np.float32)
+                program.dense_gradient(index, tile.start, tile.stop, out.reshape(-1))
+                yield name, tile.start, out
 
     def _run(self, compiled: Compiled, x: Floats, y: Ints, momentum: float, share: float) -> tuple[float, int]:
         program = compiled.program
