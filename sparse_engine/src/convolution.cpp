@@ -7,101 +7,99 @@ namespace sparse {
 namespace {
 
 constexpr ptrdiff_t kBandFloats = 480 * 1024;  // that a band may take: what the second-level cache holds of it
+constexpr int kTileRows = 4;
 
-// Output rows of a chunk, so that its band is small enough; even shares of `rows`.
+// Output rows of a chunk, so that its bands are small enough; even shares of `rows`, whole tiles where it can be.
 template <typename Size>
 int choose_chunk(int rows, Size&& size) {
   int chunk = rows;
   while (chunk > 1 && size(chunk) > kBandFloats) chunk = (chunk + 1) / 2;
-  return ceil_div(rows, ceil_div(rows, chunk));
+  chunk = ceil_div(rows, ceil_div(rows, chunk));
+  return chunk <= kTileRows ? chunk : static_cast<int>(round_up(chunk, kTileRows));
 }
 
 }  // namespace
 
-Convolution::Convolution(const ConvShape& s, std::shared_ptr<Weights> weights, int lanes)
-    : shape_(s), weights_(std::move(weights)), lanes_(lanes) {
+Convolution::Convolution(const ConvShape& s, std::shared_ptr<Weights> weights, int lanes, float dense_from)
+    : shape_(s), weights_(std::move(weights)), lanes_(lanes), dense_from_(dense_from) {
   require(weights_->out() == s.out_channels && weights_->row_size() == s.row_size(), "weights of another shape");
-  chunk_ = choose_chunk(s.out_h, [&](int n) { return input_band(s, n, lanes).size(s.in_channels); });
-  chunks_ = ceil_div(s.out_h, chunk_);
-  band_ = input_band(s, chunk_, lanes);
   const int indices = std::max(s.out_h, class_indices(s.stride_h, s.pad_h, s.in_h));
-  back_chunk_ = choose_chunk(indices, [&](int n) {
+  chunk_ = choose_chunk(s.out_h, [&](int n) {
     return std::max(gradient_band(s, n, lanes).size(s.out_channels), input_band(s, n, lanes).size(s.in_channels));
   });
-  back_chunks_ = ceil_div(indices, back_chunk_);
-  back_band_ = input_band(s, back_chunk_, lanes);
-  gradient_band_ = gradient_band(s, back_chunk_, lanes);
+  chunks_ = ceil_div(s.out_h, chunk_);
+  back_chunks_ = ceil_div(indices, chunk_);
+  band_ = input_band(s, chunk_, lanes);
+  gradient_band_ = gradient_band(s, chunk_, lanes);
 }
 
-ptrdiff_t Convolution::scratch(bool backward) const {
-  const ConvShape& s = shape_;
-  const ptrdiff_t out_row = round_up(static_cast<ptrdiff_t>(s.out_w) * lanes_, 16);
-  ptrdiff_t floats = round_up(band_.size(s.in_channels), 16) + kDenseOutputs * chunk_ * out_row + kSlack;
-  if (backward) {
-    const ptrdiff_t in_row = round_up(static_cast<ptrdiff_t>(s.in_w + 1) * lanes_, 16);
-    const ptrdiff_t bands =
-        round_up(gradient_band_.size(s.out_channels), 16) + round_up(back_band_.size(s.in_channels), 16);
-    const ptrdiff_t sums = round_up(static_cast<ptrdiff_t>(weights_->count()) + s.out_channels, 16);
-    floats = std::max(floats, bands + kDenseOutputs * back_chunk_ * in_row + sums + kSlack);
-  }
-  return round_up(floats, 16);
+size_t Convolution::gradient_sums() const {
+  return dense_forward() ? static_cast<size_t>(shape_.out_channels) * shape_.row_size() : weights_->count();
 }
 
-void Convolution::refresh() {
-  if (version_ == weights_->version) return;
-  version_ = weights_->version;
-  dense_ = weights_->dense() && shape_.groups == 1 && shape_.out_channels % kDenseOutputs == 0;
+Convolution::Scratch Convolution::scratch_layout(bool backward) const {
   const ConvShape& s = shape_;
-  offset_.resize(weights_->count());
-  back_offset_.resize(weights_->count());
-  for (int o = 0; o < s.out_channels; ++o) {
-    const int first_channel = o / s.group_out() * s.group_in();
-    for (int k = weights_->rows()[o]; k < weights_->rows()[o + 1]; ++k) {
-      const int place = weights_->places()[k];
-      const int c = first_channel + place / s.taps(), tap = place % s.taps();
-      const int kh = tap / s.kernel_w, kw = tap % s.kernel_w;
-      offset_[k] = static_cast<int32_t>(tap_offset(s, band_, lanes_, c, kh, kw));
-      back_offset_[k] = static_cast<int32_t>(tap_offset(s, back_band_, lanes_, c, kh, kw));
-    }
-  }
+  const ptrdiff_t width = kernels().width;
+  const ptrdiff_t out_run = static_cast<ptrdiff_t>(s.out_w) * lanes_;
+  const ptrdiff_t in_run = static_cast<ptrdiff_t>(ceil_div(s.in_w, s.stride_w)) * lanes_;
+  ptrdiff_t temporary = out_run % width == 0 ? 0 : s.out_channels * chunk_ * round_up(out_run, width);
+  if (backward && (s.stride_w > 1 || in_run % width != 0))
+    temporary = std::max(temporary, s.in_channels * chunk_ * round_up(in_run, width));
+  Scratch layout{};
+  layout.gradient = round_up(band_.size(s.in_channels), 16);
+  layout.temporary = layout.gradient + (backward ? round_up(gradient_band_.size(s.out_channels), 16) : 0);
+  layout.sums = layout.temporary + round_up(temporary, 16) + kSlack;
+  const auto sums = static_cast<ptrdiff_t>(gradient_sums()) + s.out_channels;
+  layout.total = layout.sums + (backward ? round_up(sums, 16) : 0);
+  return layout;
+}
+
+ptrdiff_t Convolution::scratch(bool backward) {
+  refresh();
+  return scratch_layout(backward).total;
 }
 
 void Convolution::forward(const Context& context, const View& input, int output, const float* center,
                           double* sums) {
-  refresh();
   weights_->normalise();
+  refresh();
   const ConvShape& s = shape_;
   const auto readings = context.readings(input);
   const Kernels& kernel = kernels();
-  const float* used = weights_->used();
-  const auto& rows = weights_->rows();
-  const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes_;
+  const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes_, plane = context.plane(output);
   // Rows that are whole vectors are computed where they belong.
   const bool direct = run % kernel.width == 0;
   const ptrdiff_t pitch = direct ? run : round_up(run, kernel.width);
+  const Taps taps{taps_.bounds.data(), taps_.offset.data(), weights_->used(), s.out_channels, taps_.groups};
+  const DenseTaps dense_taps{taps_.offset.data(), taps_.value.data(), s.out_channels, s.row_size(),
+                             taps_.group_taps};
+  const Scratch layout = scratch_layout(false);
   context.pool->run(context.blocks * chunks_, [&](int begin, int end, int thread) {
     float* band = context.scratch(thread);
-    float* temporary = band + round_up(band_.size(s.in_channels), 16);
+    float* temporary = band + layout.temporary;
     for (int item = begin; item < end; ++item) {
       const int block = item / chunks_, first = item % chunks_ * chunk_;
-      const int count = std::min(chunk_, s.out_h - first);
       const int advance = item > begin && first > 0 ? chunk_ : 0;
+      const Rows region{std::min(chunk_, s.out_h - first), static_cast<int>(run)};
       fill_input_band(s, band_, context.plane_of(input.tensor, block), readings, first, advance, band);
       float* out = context.at(output, block) + first * run;
-      const ptrdiff_t plane = context.plane(output);
+      float* computed = direct ? out : temporary;
+      const ptrdiff_t stride = direct ? plane : region.rows * pitch;
+      if (dense_forward())
+        kernel.convolve_dense(dense_taps, band, band_.pitch, computed, pitch, stride, region, false);
+      else
+        kernel.convolve(taps, band, band_.pitch, computed, pitch, stride, region, false);
       for (int o = 0; o < s.out_channels; ++o) {
         float* to = out + o * plane;
-        const Taps taps{offset_.data() + rows[o], used + rows[o], rows[o + 1] - rows[o]};
-        float* computed = direct ? to : temporary;
-        kernel.convolve(taps, band, band_.pitch, computed, pitch, {count, static_cast<int>(run)});
         if (!direct)
-          for (int r = 0; r < count; ++r) kernel.read(temporary + r * pitch, to + r * run, run, Reading{});
+          for (int r = 0; r < region.rows; ++r)
+            kernel.read(computed + o * stride + r * pitch, to + r * run, run, Reading{});
         if (!weights_->bias.value.empty())
-          kernel.read(to, to, count * run, {1.0f, weights_->bias.value[o], Act::none, 1.0f});
+          kernel.read(to, to, region.rows * run, {1.0f, weights_->bias.value[o], Act::none, 1.0f});
         if (sums != nullptr) {
           double* mine = sums + 2 * (static_cast<ptrdiff_t>(item) * s.out_channels + o);
           mine[0] = mine[1] = 0;
-          kernel.moments(to, count * run, center[o], mine);
+          kernel.moments(to, region.rows * run, center[o], mine);
         }
       }
     }

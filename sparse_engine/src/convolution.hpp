@@ -1,4 +1,8 @@
 // Convolution of any kernel, stride, padding and grouping; a linear layer is one of 1x1 images.
+//
+// A thread works on one chunk of rows of one image block at a time: it reads them into a band in its scratch
+// memory and lets the kernels run over the nonzero weights, forwards (from the input's band), to the input's
+// gradient (from the output gradient's band, with the weights transposed), and to the weights' gradient (both).
 #pragma once
 
 #include <memory>
@@ -21,11 +25,12 @@ struct BackwardWants {
 
 class Convolution {
  public:
-  Convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, int lanes);
+  // With at least the share `dense_from` of all weights the dense kernels are used.
+  Convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, int lanes, float dense_from);
 
   const ConvShape& shape() const { return shape_; }
   // Floats of scratch that a thread needs.
-  ptrdiff_t scratch(bool backward) const;
+  ptrdiff_t scratch(bool backward);
   // Parts of the sums that `forward` leaves: [parts][out_channels][2].
   int parts(const Context& context) const { return context.blocks * chunks_; }
 
@@ -36,27 +41,49 @@ class Convolution {
   void dense_gradient(const Context& context, const BackwardWants& wants, int first, int last, float* out);
 
  private:
-  struct BackwardItem;
-  void refresh();            // offsets, after the positions changed
+  // The taps of one direction. Sparse: bounds by group and output, one offset and value a weight. Dense: one
+  // offset a tap, values packed by kDenseOutputs.
+  struct TapSet {
+    std::vector<int32_t> bounds, offset, source;
+    std::vector<float> value;
+    int groups = 1, group_taps = 1;
+  };
+  // How a thread's scratch memory is shared out, in floats from its beginning.
+  struct Scratch {
+    ptrdiff_t input, gradient;  // bands
+    ptrdiff_t temporary;        // rows that cannot be computed where they belong
+    ptrdiff_t sums;             // of the weights' gradient, then the bias's
+    ptrdiff_t total;
+  };
+
+  bool dense_forward() const { return dense_ && shape_.out_channels % kDenseOutputs == 0; }
+  bool dense_backward() const { return dense_ && shape_.in_channels % kDenseOutputs == 0; }
+  int group_channels(int channels, double taps_per_channel, int kernel_h, int kernel_w) const;
+  void refresh();  // offsets, after the positions changed
+  void refresh_sparse();
+  void refresh_dense();
   void refresh_transposed();
-  void input_gradient(const Context& context, const BackwardWants& wants, const BackwardItem& item);
-  void weight_gradient(const Context& context, const BackwardItem& item, float* sums, float* bias_sums);
+  void build_transposed_sparse();
+  void build_transposed_dense();
+  Scratch scratch_layout(bool backward) const;
+  size_t gradient_sums() const;  // how many the kernels leave of the weights' gradient
+  void input_gradient(const Context& context, const BackwardWants& wants, const float* gradient, float* temporary,
+                      int block, int first);
+  void weight_gradient(const float* gradient, const float* input, int first, float* sums);
+  void add_gradient(const float* sums);
   std::vector<Slope> slopes(const Context& context, const BackwardWants& wants) const;
 
   ConvShape shape_;
   std::shared_ptr<Weights> weights_;
   int lanes_;
-  Band band_;            // of a forward chunk
-  int chunk_ = 1, chunks_ = 1;
-  Band back_band_;       // the input's, of a backward chunk
+  float dense_from_;
+  int chunk_ = 1, chunks_ = 1, back_chunks_ = 1;  // rows of a chunk, and chunks of a block
+  Band band_;
   GradientBand gradient_band_;
-  int back_chunk_ = 1, back_chunks_ = 1;
   long version_ = -1, transposed_version_ = -1;
   bool dense_ = false;
-  std::vector<int32_t> offset_, back_offset_;  // of each weight in the forward and the backward input band
-  // By input channel and stride class, the taps in the gradient's band.
-  std::vector<int32_t> transposed_row_, transposed_offset_, transposed_source_;
-  std::vector<float> transposed_value_;
+  TapSet taps_;                       // of the input's band
+  std::vector<TapSet> transposed_;    // of the gradient's band, one a stride class
 };
 
 }  // namespace sparse

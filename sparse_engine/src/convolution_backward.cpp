@@ -5,47 +5,6 @@
 
 namespace sparse {
 
-// What one thread works on: a chunk of one image block, and its bands.
-struct Convolution::BackwardItem {
-  int block, first;         // first index of the chunk
-  float *gradient, *input;  // bands; input null where no weight gradient is wanted
-  float* temporary;
-};
-
-void Convolution::refresh_transposed() {
-  refresh();
-  if (transposed_version_ != weights_->version) {
-    transposed_version_ = weights_->version;
-    const ConvShape& s = shape_;
-    const int classes = s.stride_h * s.stride_w;
-    const auto& rows = weights_->rows();
-    const auto bucket = [&](int o, int k) {
-      const int place = weights_->places()[k];
-      const int c = o / s.group_out() * s.group_in() + place / s.taps(), tap = place % s.taps();
-      return c * classes + tap / s.kernel_w % s.stride_h * s.stride_w + tap % s.kernel_w % s.stride_w;
-    };
-    transposed_row_.assign(static_cast<size_t>(s.in_channels) * classes + 1, 0);
-    for (int o = 0; o < s.out_channels; ++o)
-      for (int k = rows[o]; k < rows[o + 1]; ++k) ++transposed_row_[bucket(o, k) + 1];
-    for (size_t i = 1; i < transposed_row_.size(); ++i) transposed_row_[i] += transposed_row_[i - 1];
-    std::vector<int32_t> next(transposed_row_.begin(), transposed_row_.end() - 1);
-    transposed_offset_.resize(weights_->count());
-    transposed_source_.resize(weights_->count());
-    for (int o = 0; o < s.out_channels; ++o)
-      for (int k = rows[o]; k < rows[o + 1]; ++k) {
-        const int tap = weights_->places()[k] % s.taps();
-        const int32_t at = next[bucket(o, k)]++;
-        transposed_source_[at] = k;
-        transposed_offset_[at] = static_cast<int32_t>(
-            o * gradient_band_.channel - (tap / s.kernel_w / s.stride_h) * gradient_band_.pitch -
-            static_cast<ptrdiff_t>(tap % s.kernel_w / s.stride_w) * lanes_);
-      }
-  }
-  const float* used = weights_->used();
-  transposed_value_.resize(weights_->count());
-  for (size_t i = 0; i < transposed_value_.size(); ++i) transposed_value_[i] = used[transposed_source_[i]];
-}
-
 std::vector<Slope> Convolution::slopes(const Context& context, const BackwardWants& wants) const {
   const View& view = wants.output;
   const auto readings = context.readings(view);
@@ -62,113 +21,124 @@ std::vector<Slope> Convolution::slopes(const Context& context, const BackwardWan
 void Convolution::backward(const Context& context, const BackwardWants& wants) {
   const ConvShape& s = shape_;
   const bool inward = wants.input_gradient >= 0;
-  if (inward) refresh_transposed();
   refresh();
+  if (inward) refresh_transposed();
   const auto readings = context.readings(wants.input);
   const auto gradient_slopes = slopes(context, wants);
-  const bool biased = wants.weight_gradient && !weights_->bias.value.empty();
-  const size_t count = weights_->count(), sums_size = count + s.out_channels;
-  const ptrdiff_t sums_floats = round_up(static_cast<ptrdiff_t>(sums_size), 16);
+  const Scratch layout = scratch_layout(true);
+  const bool biased = !weights_->bias.value.empty();
+  const size_t count = gradient_sums();
   const int threads = context.pool->threads();
-  const int source = wants.output.tensor >= 0 ? wants.output.tensor : wants.output_gradient;
   std::vector<char> used(static_cast<size_t>(threads), 0);
   context.pool->run(context.blocks * back_chunks_, [&](int begin, int end, int thread) {
-    float* sums = context.scratch(thread);
-    float* gradient = sums + sums_floats;
-    float* input = gradient + round_up(gradient_band_.size(s.out_channels), 16);
-    float* temporary = input + round_up(back_band_.size(s.in_channels), 16);
-    std::memset(sums, 0, sums_size * sizeof(float));
-    used[thread] = 1;
+    float* input = context.scratch(thread);
+    float *gradient = input + layout.gradient, *sums = input + layout.sums;
+    std::memset(sums, 0, (count + s.out_channels) * sizeof(float));
+    used[static_cast<size_t>(thread)] = 1;
     for (int i = begin; i < end; ++i) {
-      const BackwardItem item{i / back_chunks_, i % back_chunks_ * back_chunk_, gradient, input, temporary};
-      const int advance = i > begin && item.first > 0 ? back_chunk_ : 0;
-      fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, item.block),
-                         context.plane_of(source, item.block), gradient_slopes, item.first, advance, gradient);
-      if (wants.weight_gradient && item.first < s.out_h) {
-        fill_input_band(s, back_band_, context.plane_of(wants.input.tensor, item.block), readings, item.first,
-                        advance, input);
-        weight_gradient(context, item, sums, biased ? sums + count : nullptr);
+      const int block = i / back_chunks_, first = i % back_chunks_ * chunk_;
+      const int advance = i > begin && first > 0 ? chunk_ : 0;
+      fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, block),
+                         context.plane_of(wants.output.tensor, block), gradient_slopes, first, advance, gradient);
+      if (wants.weight_gradient && first < s.out_h) {
+        fill_input_band(s, band_, context.plane_of(wants.input.tensor, block), readings, first, advance, input);
+        weight_gradient(gradient, input, first, sums);
       }
-      if (inward) input_gradient(context, wants, item);
+      if (inward) input_gradient(context, wants, gradient, input + layout.temporary, block, first);
     }
   });
   if (!wants.weight_gradient) return;
   for (int thread = 0; thread < threads; ++thread) {
-    if (!used[thread]) continue;
-    const float* sums = context.scratch(thread);
-    kernels().add(sums, weights_->param.gradient.data(), static_cast<ptrdiff_t>(count));
+    if (!used[static_cast<size_t>(thread)]) continue;
+    const float* sums = context.scratch(thread) + layout.sums;
+    add_gradient(sums);
     if (biased) kernels().add(sums + count, weights_->bias.gradient.data(), s.out_channels);
   }
 }
 
-void Convolution::weight_gradient(const Context&, const BackwardItem& item, float* sums, float* bias_sums) {
-  const ConvShape& s = shape_;
-  const Kernels& kernel = kernels();
-  const auto& rows = weights_->rows();
-  const Rows region{std::min(back_chunk_, s.out_h - item.first), s.out_w * lanes_};
-  const float* gradient =
-      item.gradient + gradient_band_.reach_h * gradient_band_.pitch + gradient_band_.reach_w * lanes_;
-  for (int o = 0; o < s.out_channels; ++o, gradient += gradient_band_.channel) {
-    const Taps taps{back_offset_.data() + rows[o], nullptr, rows[o + 1] - rows[o]};
-    kernel.correlate(taps, gradient, gradient_band_.pitch, item.input, back_band_.pitch, region, sums + rows[o]);
-    if (bias_sums != nullptr) {
-      double total[2] = {0, 0};
-      for (int r = 0; r < region.rows; ++r)
-        kernel.moments(gradient + r * gradient_band_.pitch, region.run, 0.0f, total);
-      bias_sums[o] += static_cast<float>(total[0]);
-    }
+void Convolution::add_gradient(const float* sums) {
+  float* gradient = weights_->param.gradient.data();
+  if (!dense_forward() || weights_->dense()) {
+    kernels().add(sums, gradient, static_cast<ptrdiff_t>(weights_->count()));
+    return;
   }
+  for (int o = 0; o < shape_.out_channels; ++o, sums += shape_.row_size())
+    for (int k = weights_->rows()[o]; k < weights_->rows()[o + 1]; ++k) gradient[k] += sums[weights_->places()[k]];
 }
 
-void Convolution::input_gradient(const Context& context, const BackwardWants& wants, const BackwardItem& item) {
+void Convolution::weight_gradient(const float* gradient, const float* input, int first, float* sums) {
   const ConvShape& s = shape_;
   const Kernels& kernel = kernels();
   const GradientBand& g = gradient_band_;
-  const ptrdiff_t row_floats = static_cast<ptrdiff_t>(s.in_w) * lanes_;
-  float* out = context.at(wants.input_gradient, item.block);
-  const float* added = wants.added >= 0 ? context.at(wants.added, item.block) : nullptr;
-  const ptrdiff_t plane = context.plane(wants.input_gradient);
+  const Rows region{std::min(chunk_, s.out_h - first), s.out_w * lanes_};
+  const float* dy = gradient + g.reach_h * g.pitch + static_cast<ptrdiff_t>(g.reach_w) * lanes_;
+  if (dense_forward()) {
+    const DenseTaps taps{taps_.offset.data(), nullptr, s.out_channels, s.row_size(), taps_.group_taps};
+    // So few rows at a time that four gradients and four inputs stay in the first-level cache.
+    for (int row = 0; row < region.rows; row += 2)
+      kernel.correlate_dense(taps, dy + row * g.pitch, g.pitch, g.channel, input + row * band_.pitch, band_.pitch,
+                             {std::min(2, region.rows - row), region.run}, sums);
+  } else {
+    const Taps taps{taps_.bounds.data(), taps_.offset.data(), nullptr, s.out_channels, taps_.groups};
+    kernel.correlate(taps, dy, g.pitch, g.channel, input, band_.pitch, region, sums);
+  }
+  if (weights_->bias.value.empty()) return;
+  float* bias_sums = sums + gradient_sums();
+  for (int o = 0; o < s.out_channels; ++o) {
+    double total[2] = {0, 0};
+    for (int r = 0; r < region.rows; ++r)
+      kernel.moments(dy + o * g.channel + r * g.pitch, region.run, 0.0f, total);
+    bias_sums[o] += static_cast<float>(total[0]);
+  }
+}
+
+void Convolution::input_gradient(const Context& context, const BackwardWants& wants, const float* gradient,
+                                 float* temporary, int block, int first) {
+  const ConvShape& s = shape_;
+  const Kernels& kernel = kernels();
+  const GradientBand& g = gradient_band_;
+  const ptrdiff_t line = static_cast<ptrdiff_t>(s.in_w) * lanes_, plane = context.plane(wants.input_gradient);
+  float* out = context.at(wants.input_gradient, block);
+  const float* added = wants.added >= 0 ? context.at(wants.added, block) : nullptr;
   for (int ph = 0; ph < s.stride_h; ++ph)
     for (int pw = 0; pw < s.stride_w; ++pw) {
       const ClassRange hs = class_range(ph, s.stride_h, s.pad_h, s.in_h);
       const ClassRange ws = class_range(pw, s.stride_w, s.pad_w, s.in_w);
-      const int begin = std::max(item.first, hs.begin), end = std::min(item.first + back_chunk_, hs.end);
+      const int begin = std::max(first, hs.begin), end = std::min(first + chunk_, hs.end);
       if (begin >= end || ws.begin >= ws.end) continue;
-      const int cls = ph * s.stride_w + pw, columns = ws.end - ws.begin;
-      const float* from = item.gradient + (begin - item.first + g.reach_h) * g.pitch +
+      const TapSet& set = transposed_[static_cast<size_t>(ph * s.stride_w + pw)];
+      const float* from = gradient + (begin - first + g.reach_h) * g.pitch +
                           static_cast<ptrdiff_t>(ws.begin + g.reach_w) * lanes_;
-      const ptrdiff_t run = static_cast<ptrdiff_t>(columns) * lanes_, pitch = round_up(run, kernel.width);
-      const bool direct = s.stride_w == 1 && added == nullptr && run % kernel.width == 0;
-      for (int c = 0; c < s.in_channels; ++c) {
-        const int first = transposed_row_[c * s.stride_h * s.stride_w + cls];
-        const int last = transposed_row_[c * s.stride_h * s.stride_w + cls + 1];
-        const Taps taps{transposed_offset_.data() + first, transposed_value_.data() + first, last - first};
-        float* to = out + c * plane + (begin * s.stride_h + ph - s.pad_h) * row_floats;
-        const Rows region{end - begin, static_cast<int>(run)};
-        if (direct) {
-          kernel.convolve(taps, from, g.pitch, to, row_floats * s.stride_h, region);
-          continue;
-        }
-        kernel.convolve(taps, from, g.pitch, item.temporary, pitch, region);
-        for (int r = 0; r < region.rows; ++r) {
-          const float* computed = item.temporary + r * pitch;
-          float* line = to + r * row_floats * s.stride_h;
-          const float* more = added == nullptr ? nullptr : added + (line - out);
-          if (s.stride_w == 1) {
-            if (more != nullptr && more != line) kernel.read(more, line, run, Reading{});
-            if (more != nullptr)
-              kernel.add(computed, line, run);
-            else
-              kernel.read(computed, line, run, Reading{});
-            continue;
-          }
-          for (int i = ws.begin; i < ws.end; ++i, computed += lanes_) {
-            const ptrdiff_t at = static_cast<ptrdiff_t>(i * s.stride_w + pw - s.pad_w) * lanes_;
-            for (int lane = 0; lane < lanes_; ++lane)
-              line[at + lane] = computed[lane] + (more == nullptr ? 0.0f : more[at + lane]);
-          }
-        }
+      const ptrdiff_t run = static_cast<ptrdiff_t>(ws.end - ws.begin) * lanes_;
+      const Rows region{end - begin, static_cast<int>(run)};
+      // Row r of the region, of input channel c.
+      const ptrdiff_t start = (begin * s.stride_h + ph - s.pad_h) * line, step = line * s.stride_h;
+      const bool direct = s.stride_w == 1 && run % kernel.width == 0 && (added == nullptr || added == out);
+      float* to = direct ? out + start : temporary;
+      const ptrdiff_t pitch = direct ? step : round_up(run, kernel.width);
+      const ptrdiff_t stride = direct ? plane : region.rows * pitch;
+      const bool add = direct && added != nullptr;
+      if (dense_backward()) {
+        const int count = static_cast<int>(set.offset.size());
+        kernel.convolve_dense({set.offset.data(), set.value.data(), s.in_channels, count, set.group_taps}, from,
+                              g.pitch, to, pitch, stride, region, add);
+      } else {
+        kernel.convolve({set.bounds.data(), set.offset.data(), set.value.data(), s.in_channels, set.groups}, from,
+                        g.pitch, to, pitch, stride, region, add);
       }
+      if (direct) continue;
+      for (int c = 0; c < s.in_channels; ++c)
+        for (int r = 0; r < region.rows; ++r) {
+          const float* computed = temporary + c * stride + r * pitch;
+          const ptrdiff_t row = c * plane + start + r * step;
+          for (int i = ws.begin; i < ws.end; ++i, computed += lanes_) {
+            const ptrdiff_t at = row + static_cast<ptrdiff_t>(i * s.stride_w + pw - s.pad_w) * lanes_;
+            if (added == nullptr)
+              std::memcpy(out + at, computed, static_cast<size_t>(lanes_) * sizeof(float));
+            else
+              for (int lane = 0; lane < lanes_; ++lane) out[at + lane] = added[at + lane] + computed[lane];
+          }
+        }
     }
 }
 
@@ -178,38 +148,39 @@ void Convolution::dense_gradient(const Context& context, const BackwardWants& wa
   require(0 <= first && first <= last && last <= s.out_channels, "output channels out of range");
   const auto readings = context.readings(wants.input);
   const auto gradient_slopes = slopes(context, wants);
-  const int row_size = s.row_size(), threads = context.pool->threads();
-  const int source = wants.output.tensor >= 0 ? wants.output.tensor : wants.output_gradient;
-  const size_t size = static_cast<size_t>(last - first) * row_size;
-  std::vector<std::vector<float>> sums(static_cast<size_t>(threads));
-  context.pool->run(context.blocks * back_chunks_, [&](int begin, int end, int thread) {
-    sums[thread].assign(size, 0.0f);
-    std::vector<int32_t> offsets(static_cast<size_t>(row_size));
-    float* gradient = context.scratch(thread);
-    float* input = gradient + round_up(gradient_band_.size(s.out_channels), 16);
+  const Scratch layout = scratch_layout(true);
+  const int size = s.row_size(), outputs = last - first;
+  // Every position of every output as a list of taps, one group.
+  std::vector<int32_t> offsets(static_cast<size_t>(outputs) * size), bounds(2 * static_cast<size_t>(outputs));
+  for (int o = 0; o < outputs; ++o) {
+    bounds[o] = o * size, bounds[o + outputs] = (o + 1) * size;
+    for (int place = 0; place < size; ++place) {
+      const int c = (first + o) / s.group_out() * s.group_in() + place / s.taps(), tap = place % s.taps();
+      offsets[static_cast<size_t>(o) * size + place] =
+          static_cast<int32_t>(tap_offset(s, band_, lanes_, c, tap / s.kernel_w, tap % s.kernel_w));
+    }
+  }
+  const Taps taps{bounds.data(), offsets.data(), nullptr, outputs, 1};
+  std::vector<std::vector<float>> sums(static_cast<size_t>(context.pool->threads()));
+  context.pool->run(context.blocks * chunks_, [&](int begin, int end, int thread) {
+    sums[static_cast<size_t>(thread)].assign(offsets.size(), 0.0f);
+    float* input = context.scratch(thread);
+    float* gradient = input + layout.gradient;
     for (int i = begin; i < end; ++i) {
-      const int block = i / back_chunks_, row = i % back_chunks_ * back_chunk_;
-      if (row >= s.out_h) continue;
-      const int advance = i > begin && row > 0 ? back_chunk_ : 0;
+      const int block = i / chunks_, row = i % chunks_ * chunk_;
+      const int advance = i > begin && row > 0 ? chunk_ : 0;
       fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, block),
-                         context.plane_of(source, block), gradient_slopes, row, advance, gradient);
-      fill_input_band(s, back_band_, context.plane_of(wants.input.tensor, block), readings, row, advance, input);
-      const Rows region{std::min(back_chunk_, s.out_h - row), s.out_w * lanes_};
-      for (int o = first; o < last; ++o) {
-        for (int place = 0; place < row_size; ++place) {
-          const int c = o / s.group_out() * s.group_in() + place / s.taps(), tap = place % s.taps();
-          offsets[place] = static_cast<int32_t>(
-              tap_offset(s, back_band_, lanes_, c, tap / s.kernel_w, tap % s.kernel_w));
-        }
-        const float* from = gradient + o * gradient_band_.channel +
-                            gradient_band_.reach_h * gradient_band_.pitch + gradient_band_.reach_w * lanes_;
-        kernels().correlate({offsets.data(), nullptr, row_size}, from, gradient_band_.pitch, input,
-                            back_band_.pitch, region, sums[thread].data() + static_cast<size_t>(o - first) * row_size);
-      }
+                         context.plane_of(wants.output.tensor, block), gradient_slopes, row, advance, gradient);
+      fill_input_band(s, band_, context.plane_of(wants.input.tensor, block), readings, row, advance, input);
+      const float* dy = gradient + first * gradient_band_.channel + gradient_band_.reach_h * gradient_band_.pitch +
+                        static_cast<ptrdiff_t>(gradient_band_.reach_w) * lanes_;
+      kernels().correlate(taps, dy, gradient_band_.pitch, gradient_band_.channel, input, band_.pitch,
+                          {std::min(chunk_, s.out_h - row), s.out_w * lanes_},
+                          sums[static_cast<size_t>(thread)].data());
     }
   });
   for (const auto& part : sums)
-    if (!part.empty()) kernels().add(part.data(), out, static_cast<ptrdiff_t>(size));
+    if (!part.empty()) kernels().add(part.data(), out, static_cast<ptrdiff_t>(part.size()));
 }
 
 }  // namespace sparse

@@ -20,7 +20,7 @@ constexpr const char* kName = "neon";
 constexpr const char* kName = "baseline";
 #endif
 
-constexpr Kernels kTable = {kName,  kWidth, convolve,        convolve_dense, correlate, correlate_dense, read,
+constexpr Kernels kTable = {kName,  kWidth, SPARSE_TILE, convolve,        convolve_dense, correlate, correlate_dense, read,
                             combine, slope, slope_by_output, add,            moments,   reduce,          update};
 
 }  // namespace

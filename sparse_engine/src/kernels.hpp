@@ -31,11 +31,24 @@ struct Slope {
   bool plain() const { return reading.plain() && a == 1.0f && b == 0.0f && c == 0.0f; }
 };
 
-// Nonzero weights of one output: where each reads its input, relative to the tile, and its value.
+// Nonzero weights by output and by group of input channels: output o's of group g are those from
+// bounds[g * outputs + o] to bounds[(g + 1) * outputs + o]. Each reads its input at an offset from the tile. A
+// group is so small that what a tile of outputs reads of it stays in the first-level cache.
 struct Taps {
+  const int32_t* bounds;
   const int32_t* offset;
   const float* value;
-  int count;
+  int outputs;
+  int groups;
+};
+
+// All weights, in the same order for every output: value[output / kDenseOutputs][tap][output % kDenseOutputs].
+struct DenseTaps {
+  const int32_t* offset;
+  const float* value;
+  int outputs;
+  int count;  // taps of an output
+  int group;  // taps whose input stays in the first-level cache
 };
 
 // A region of rows in memory: `rows` runs of `run` floats. Kernels may touch up to a vector's width more.
@@ -50,18 +63,19 @@ constexpr int kDenseOutputs = 4;  // output channels that the dense kernels comp
 struct Kernels {
   const char* name;
   int width;  // floats in a vector
+  int tile;   // vectors in a tile
 
-  // out[r][i] = sum over taps of value * in[offset + r * in_pitch + i].
-  void (*convolve)(Taps, const float* in, ptrdiff_t in_pitch, float* out, ptrdiff_t out_pitch, Rows);
-  // The same for kDenseOutputs outputs, `out_stride` apart, that share their offsets; value[tap][output].
-  void (*convolve_dense)(Taps, const float* in, ptrdiff_t in_pitch, float* out, ptrdiff_t out_pitch,
-                         ptrdiff_t out_stride, Rows);
-  // sums[t] += dot product of dy and `in` at offset t, for every tap; values are not read.
-  void (*correlate)(Taps, const float* dy, ptrdiff_t dy_pitch, const float* in, ptrdiff_t in_pitch, Rows,
-                    float* sums);
-  // The same for kDenseOutputs gradients, `dy_stride` apart; sums[output * sums_stride + t].
-  void (*correlate_dense)(Taps, const float* dy, ptrdiff_t dy_pitch, ptrdiff_t dy_stride, const float* in,
-                          ptrdiff_t in_pitch, Rows, float* sums, ptrdiff_t sums_stride);
+  // out[o][r][i] = sum over taps of value * in[offset + r * in_pitch + i]; added to `out` if `add`.
+  void (*convolve)(const Taps&, const float* in, ptrdiff_t in_pitch, float* out, ptrdiff_t out_pitch,
+                   ptrdiff_t out_stride, Rows, bool add);
+  void (*convolve_dense)(const DenseTaps&, const float* in, ptrdiff_t in_pitch, float* out, ptrdiff_t out_pitch,
+                         ptrdiff_t out_stride, Rows, bool add);
+  // sums[t] += inner product of dy[o] and `in` at offset t, for every tap t; values are not read.
+  void (*correlate)(const Taps&, const float* dy, ptrdiff_t dy_pitch, ptrdiff_t dy_stride, const float* in,
+                    ptrdiff_t in_pitch, Rows, float* sums);
+  // The same for all taps of all outputs: sums[o * count + t].
+  void (*correlate_dense)(const DenseTaps&, const float* dy, ptrdiff_t dy_pitch, ptrdiff_t dy_stride,
+                          const float* in, ptrdiff_t in_pitch, Rows, float* sums);
 
   void (*read)(const float* x, float* out, ptrdiff_t n, Reading);
   // out = gain * act(reading of x + reading of y)

@@ -32,7 +32,7 @@ int Program::norm(std::shared_ptr<Norm> norm) {
   return static_cast<int>(context_.norms.size()) - 1;
 }
 
-int Program::convolution(const ConvShape& s, std::shared_ptr<Weights> weights) {
+int Program::convolution(const ConvShape& s, std::shared_ptr<Weights> weights, float dense_from) {
   require(weights != nullptr, "no weights");
   require(s.in_channels > 0 && s.out_channels > 0 && s.groups > 0 && s.in_channels % s.groups == 0 &&
               s.out_channels % s.groups == 0,
@@ -44,7 +44,7 @@ int Program::convolution(const ConvShape& s, std::shared_ptr<Weights> weights) {
   require(s.out_h == (s.in_h + 2 * s.pad_h - s.kernel_h) / s.stride_h + 1 &&
               s.out_w == (s.in_w + 2 * s.pad_w - s.kernel_w) / s.stride_w + 1,
           "the output has another size");
-  convolutions_.push_back(std::make_unique<Convolution>(s, std::move(weights), context_.lanes));
+  convolutions_.push_back(std::make_unique<Convolution>(s, std::move(weights), context_.lanes, dense_from));
   return static_cast<int>(convolutions_.size()) - 1;
 }
 

@@ -29,7 +29,7 @@ class Program {
   // -- building; all that returns nothing appends an operation -------------------------
   int tensor(int channels, int height, int width, ptrdiff_t offset);
   int norm(std::shared_ptr<Norm> norm);
-  int convolution(const ConvShape& shape, std::shared_ptr<Weights> weights);
+  int convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, float dense_from);
 
   void forward(int convolution, const View& input, int output, int norm);  // norm >= 0: of the batch, finished
   void backward(int convolution, const BackwardWants& wants);
