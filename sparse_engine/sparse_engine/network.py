@@ -246,11 +246,12 @@ def _flat(x: Floats) -> Floats:
 
 
 def _parts(x: Floats, y: Ints, size: int) -> Iterator[tuple[Floats, Ints]]:
-    """Even parts of at most ``size`` samples."""
+    """Even parts of at most ``size`` samples, the larger first."""
     if len(x) != len(y) or not len(y):
         raise ModelError(f"{len(x)} samples and {len(y)} labels; as many of both are needed, and at least one")
     count = 1 if size <= 0 else -(-len(y) // size)
-    bounds = [round(len(y) * i / count) for i in range(count + 1)]
+    least, more = divmod(len(y), count)
+    bounds = [least * i + min(i, more) for i in range(count + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         yield x[first:last], y[first:last]
 
