@@ -1,0 +1,49 @@
+"""Models and steps as the native engine takes them."""
+
+from __future__ import annotations
+
+import sparse_engine
+from fedcore.errors import ConfigError
+from fedcore.models.graph import Graph, Node, Op
+from fedcore.training.engine import StepSettings
+
+
+def model_of(graph: Graph) -> sparse_engine.Model:
+    """The same layers under the same names. Raises ``ConfigError`` where the engine cannot run one of them."""
+    try:
+        return sparse_engine.Model(graph.input_shape, tuple(_layer(node) for node in graph.nodes))
+    except ValueError as error:
+        raise ConfigError(
+            f"engine 'native' cannot run model {graph.name!r} ({error}); use engine 'torch'"
+        ) from None
+
+
+def step_of(settings: StepSettings) -> sparse_engine.Step:
+    """One optimiser step."""
+    # Missing in the engine so far: keep, cache and pruned_norm. Steps are exact whatever these ask for.
+    return sparse_engine.Step(
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        micro_batch=settings.micro_batch,
+        penalty=settings.penalty,
+        recompute=settings.recompute,
+    )
+
+
+def _layer(node: Node) -> sparse_engine.Layer:
+    return sparse_engine.Layer(
+        node.name,
+        sparse_engine.Op(node.op.value),
+        node.inputs,
+        node.in_channels,
+        node.out_channels,
+        node.kernel,
+        node.stride,
+        node.padding,
+        node.groups,
+        node.bias,
+        node.weight_norm.value,
+        # A normalised convolution's gain is learnt: the engine gets it with the numbers.
+        1.0 if node.op is Op.CONV else node.gain,
+    )
