@@ -47,6 +47,6 @@ class CoordinatorConfig(Settings, frozen=True):
     keep_states: Positive = 3  # states before the latest that stay on disk while a run is under way
     max_result_bytes: Positive = 256 * 2**20  # a larger result is refused unread
     evaluate: bool = True  # measure every state of the training stage on held-out test data
-    engine: str = "auto"  # of the model process: torch | native | auto
+    engine: str = "auto"  # of the model process: native | torch | torch-cuda | auto (native, else torch)
     threads: Positive = 1  # of the model process
     nice: Count = 5  # how far the model process steps back behind others

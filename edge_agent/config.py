@@ -127,7 +127,9 @@ class AgentConfig(Settings, frozen=True):
         str, Meta(description="device name: lower-case letters, digits, hyphens; empty: made from the key")
     ] = ""
     state: Annotated[str, Meta(description="directory of the identity, outbox and history")] = "/var/lib/tinyfleet"
-    engine: Annotated[str, Meta(description="training engine; auto takes the first that is installed")] = "auto"
+    engine: Annotated[
+        str, Meta(description="training engine: native | torch | torch-cuda | auto (native, else torch)")
+    ] = "auto"
     broker: Annotated[BrokerSettings, Meta(description="the broker")] = BrokerSettings()
     data: Annotated[AgentDataSettings, Meta(description="the device's own data")] = AgentDataSettings()
     limits: Annotated[LimitSettings, Meta(description="what the board grants to training")] = LimitSettings()

@@ -2,36 +2,81 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 
 from fedcore.errors import ConfigError
 from fedcore.training.engine import Engine
 
+KNOWN = ("auto", "native", "torch", "torch-cuda")
+INSTALL_NATIVE = "pip install ./sparse_engine, or a wheel that `make wheels` built"
+INSTALL_TORCH = "pip install 'tinyfleet[torch]'"
+
+_log = logging.getLogger(__name__)
+
 
 def available() -> tuple[str, ...]:
     """Names of the engines that can be created here, the preferred first."""
-    return ("torch",) if importlib.util.find_spec("torch") else ()
+    native = () if native_fault() else ("native",)
+    return (*native, "torch") if importlib.util.find_spec("torch") else native
+
+
+@functools.cache
+def native_fault() -> str:
+    """Why the native engine cannot be used here; empty where it can. Small enough to be tried at once."""
+    try:
+        import sparse_engine
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "sparse_engine"
+        return "is not installed" if missing else f"cannot be loaded ({error})"
+    # A folder of this name without the package in it is a package, too, to Python.
+    return "" if hasattr(sparse_engine, "Network") else "is not installed"
 
 
 def preferred(name: str = "auto") -> str:
     """The engine that ``name`` stands for. Raises ``ConfigError`` where none is installed."""
     if name != "auto":
         return name
-    if not available():
-        raise ConfigError("no training engine is installed; install torch: pip install 'tinyfleet[torch]'")
-    return available()[0]
+    found = available()
+    if not found:
+        raise ConfigError(
+            f"no training engine can be used: the native one {native_fault()} ({INSTALL_NATIVE}), and there is "
+            f"no torch ({INSTALL_TORCH}); install one of them"
+        )
+    return found[0]
 
 
 def create(name: str = "auto", threads: int = 1) -> Engine:
-    """Create an engine: ``torch`` (CPU), ``torch-cuda``, or ``auto`` (the first that is available).
+    """Create an engine: ``native``, ``torch`` (CPU), ``torch-cuda``, or ``auto`` (the first that is available).
 
     Raises ``ConfigError`` where it is unknown or cannot run here.
     """
-    known = ("auto", "torch", "torch-cuda")
-    if name not in known:
-        raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(known)}")
-    if not available():
-        raise ConfigError("no training engine is installed; install torch: pip install 'tinyfleet[torch]'")
+    if name not in KNOWN:
+        raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")
+    chosen = preferred(name)
+    if chosen == "native":
+        return _native(threads)
+    if name == "auto":
+        _log.warning(
+            "the native engine %s: torch trains, whose sparsity saves neither time nor memory; remedy: %s",
+            native_fault(),
+            INSTALL_NATIVE,
+        )
+    return _torch(chosen, threads)
+
+
+def _native(threads: int) -> Engine:
+    if native_fault():
+        raise ConfigError(f"engine 'native' {native_fault()}; {INSTALL_NATIVE}, or use engine 'torch'")
+    from fedcore.training.native_engine import NativeEngine
+
+    return NativeEngine(threads)
+
+
+def _torch(name: str, threads: int) -> Engine:
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError(f"engine {name!r}: torch is not installed; {INSTALL_TORCH}, or use engine 'native'")
     import torch
 
     from fedcore.training.torch_engine import TorchEngine
