@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from sparse_engine import _core
+
 ALIGNMENT = 16  # floats
 
 
@@ -19,6 +21,7 @@ class Buffer:
     first: int = -1  # steps between which it holds something
     last: int = -1
     offset: int = -1  # in floats
+    packed: bool = False  # its memory has another shape too: no gaps between channels
 
     @property
     def values(self) -> int:
@@ -50,7 +53,8 @@ def plan(buffers: Iterable[Buffer], samples: int) -> MemoryPlan:
     roots = [b for b in buffers if b.root is None and b.first >= 0]
 
     def size(b: Buffer) -> int:
-        return -(-b.values * samples // ALIGNMENT) * ALIGNMENT
+        floats = _core.tensor_floats(b.channels, b.height, b.width, samples, b.packed)
+        return int(-(-floats // ALIGNMENT) * ALIGNMENT)
 
     placed: list[Buffer] = []
     found = MemoryPlan(buffers=roots)

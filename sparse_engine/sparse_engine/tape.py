@@ -46,7 +46,10 @@ class Emitter:
     def tensor(self, buffer: Buffer) -> int:
         """The number of a buffer that has its place."""
         if id(buffer) not in self._tensor_ids:
-            number = self.program.tensor(buffer.channels, buffer.height, buffer.width, buffer.storage.offset)
+            storage = buffer.storage
+            number = self.program.tensor(
+                buffer.channels, buffer.height, buffer.width, storage.offset, storage.packed
+            )
             self._tensor_ids[id(buffer)] = number
         return self._tensor_ids[id(buffer)]
 
@@ -87,6 +90,8 @@ class Tape:
 
     def buffer(self, channels: int, height: int, width: int, root: Buffer | None = None) -> Buffer:
         """A new buffer; with ``root`` another shape of that one's memory."""
+        if root is not None:
+            root.storage.packed = True
         self.buffers.append(Buffer(channels, height, width, root))
         return self.buffers[-1]
 

@@ -5,6 +5,13 @@
 
 namespace sparse {
 
+namespace {
+
+// Channels that far apart do not crowd into the same sets of the caches.
+ptrdiff_t apart(ptrdiff_t floats) { return floats % 512 == 0 ? floats + 16 : floats; }
+
+}  // namespace
+
 Band input_band(const ConvShape& s, int out_rows, int lanes) {
   Band band;
   band.phases_h = std::min(s.stride_h, s.kernel_h);
@@ -12,7 +19,7 @@ Band input_band(const ConvShape& s, int out_rows, int lanes) {
   band.rows = out_rows + (s.kernel_h - 1) / s.stride_h;
   band.pitch = static_cast<ptrdiff_t>(s.out_w + (s.kernel_w - 1) / s.stride_w) * lanes;
   band.phase = band.rows * band.pitch;
-  band.channel = band.phase * band.phases_h * band.phases_w;
+  band.channel = apart(band.phase * band.phases_h * band.phases_w);
   return band;
 }
 
@@ -100,7 +107,7 @@ GradientBand gradient_band(const ConvShape& s, int rows, int lanes) {
   // The inner product runs on to a whole vector: zeros must follow each row.
   const ptrdiff_t tail = std::max(static_cast<ptrdiff_t>(right) * lanes, round_up(run, kernels().width) - run);
   band.pitch = static_cast<ptrdiff_t>(band.reach_w) * lanes + run + tail;
-  band.channel = band.rows * band.pitch;
+  band.channel = apart(band.rows * band.pitch);
   return band;
 }
 

@@ -26,13 +26,14 @@ Band input_band(const ConvShape& s, int out_rows, int lanes);
 // The offset of a tap from its output's place in that band.
 ptrdiff_t tap_offset(const ConvShape& s, const Band& band, int lanes, int channel, int kh, int kw);
 
-// One image block's values: base[channel][height][width][lanes].
+// One image block's values, channels `stride` floats apart.
 struct Plane {
   const float* base;
-  int height, width, lanes;
+  ptrdiff_t stride;
+  int width, lanes;
 
   const float* row(int channel, int h) const {
-    return base + ((static_cast<ptrdiff_t>(channel) * height + h) * width) * lanes;
+    return base + channel * stride + static_cast<ptrdiff_t>(h) * width * lanes;
   }
 };
 

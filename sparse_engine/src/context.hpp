@@ -40,16 +40,18 @@ struct Context {
   // Values of one image block.
   float* at(int id, int block) const {
     const Tensor& t = tensor(id);
-    return base + t.offset + block * t.values() * lanes;
+    return base + t.offset + block * t.stride * t.channels;
   }
   ptrdiff_t plane(int id) const {  // floats of a channel of a block
     const Tensor& t = tensor(id);
     return static_cast<ptrdiff_t>(t.height) * t.width * lanes;
   }
+  ptrdiff_t stride(int id) const { return tensor(id).stride; }
+  float* channel(int id, int block, int c) const { return at(id, block) + c * stride(id); }
   float* scratch(int thread) const { return base + scratch_offset + thread * scratch_floats; }
   Plane plane_of(int id, int block) const {
     const Tensor& t = tensor(id);
-    return {at(id, block), t.height, t.width, lanes};
+    return {at(id, block), t.stride, t.width, lanes};
   }
   std::vector<Reading> readings(const View& view) const;
 };

@@ -66,7 +66,7 @@ void Convolution::forward(const Context& context, const View& input, int output,
   const ConvShape& s = shape_;
   const auto readings = context.readings(input);
   const Kernels& kernel = kernels();
-  const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes_, plane = context.plane(output);
+  const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes_, plane = context.stride(output);
   // Rows that are whole vectors are computed where they belong.
   const bool direct = run % kernel.width == 0;
   const ptrdiff_t pitch = direct ? run : round_up(run, kernel.width);

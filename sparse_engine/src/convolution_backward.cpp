@@ -97,7 +97,7 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
   const ConvShape& s = shape_;
   const Kernels& kernel = kernels();
   const GradientBand& g = gradient_band_;
-  const ptrdiff_t line = static_cast<ptrdiff_t>(s.in_w) * lanes_, plane = context.plane(wants.input_gradient);
+  const ptrdiff_t line = static_cast<ptrdiff_t>(s.in_w) * lanes_, plane = context.stride(wants.input_gradient);
   float* out = context.at(wants.input_gradient, block);
   const float* added = wants.added >= 0 ? context.at(wants.added, block) : nullptr;
   for (int ph = 0; ph < s.stride_h; ++ph)

@@ -176,7 +176,8 @@ void bind_program(nb::module_& m) {
       .def_prop_ro("samples", &Program::samples)
       .def_prop_ro("bytes", [](Program& p) { return p.floats() * static_cast<ptrdiff_t>(sizeof(float)); })
       .def("__len__", &Program::size)
-      .def("tensor", &Program::tensor, "channels"_a, "height"_a, "width"_a, "offset"_a)
+      .def("tensor", &Program::tensor, "channels"_a, "height"_a, "width"_a, "offset"_a,
+           "packed"_a = false)
       .def("norm", &Program::norm, "norm"_a)
       .def("convolution", &Program::convolution, "shape"_a, "weights"_a, "dense_from"_a = 0.4f)
       .def("forward", &Program::forward, "convolution"_a, "input"_a, "output"_a, "norm"_a = -1)
@@ -244,6 +245,13 @@ NB_MODULE(_core, m) {
   m.doc() = "Sparse training on the CPU: the compiled part.";
   m.attr("isa") = kernels().name;
   m.attr("width") = kernels().width;
+  m.def(
+      "tensor_floats",
+      [](int channels, int height, int width, int samples, bool packed) {
+        const int lanes = Program::lanes_for(samples);
+        return channel_stride(height, width, lanes, packed) * channels * (samples / lanes);
+      },
+      "channels"_a, "height"_a, "width"_a, "samples"_a, "packed"_a, "What a tensor takes of the arena.");
   m.def("lanes_for", &Program::lanes_for, "samples"_a, "Images that lie innermost for so many samples.");
   bind_param(m);
   bind_state(m);

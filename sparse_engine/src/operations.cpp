@@ -24,7 +24,7 @@ void moments(const Context& context, int tensor, const float* center, double* su
   each_plane(context, channels, [&](int block, int c, int) {
     double* mine = sums + 2 * (static_cast<ptrdiff_t>(block) * channels + c);
     mine[0] = mine[1] = 0;
-    kernels().moments(context.at(tensor, block) + c * plane, plane, center[c], mine);
+    kernels().moments(context.channel(tensor, block, c), plane, center[c], mine);
   });
 }
 
@@ -35,7 +35,7 @@ void reduce_gradient(const Context& context, int gradient, const View& view, dou
   each_plane(context, channels, [&](int block, int c, int) {
     double* mine = sums + 2 * (static_cast<ptrdiff_t>(block) * channels + c);
     mine[0] = mine[1] = 0;
-    kernels().reduce(context.at(gradient, block) + c * plane, context.at(view.tensor, block) + c * plane, plane,
+    kernels().reduce(context.channel(gradient, block, c), context.channel(view.tensor, block, c), plane,
                      norm.reading(c, view.act, view.gain), norm.mean[c], mine);
   });
 }
@@ -46,10 +46,10 @@ void combine(const Context& context, const View& a, const View& b, int out, Act 
   const auto rb = both ? context.readings(b) : std::vector<Reading>();
   const ptrdiff_t plane = context.plane(out);
   each_plane(context, context.tensor(out).channels, [&](int block, int c, int) {
-    const float* x = context.at(a.tensor, block) + c * plane;
-    float* to = context.at(out, block) + c * plane;
+    const float* x = context.channel(a.tensor, block, c);
+    float* to = context.channel(out, block, c);
     if (both) {
-      kernels().combine(x, ra[c], context.at(b.tensor, block) + c * plane, rb[c], to, plane, act, gain);
+      kernels().combine(x, ra[c], context.channel(b.tensor, block, c), rb[c], to, plane, act, gain);
     } else {
       kernels().read(x, to, plane, ra[c]);
       if (act != Act::none || gain != 1.0f) kernels().read(to, to, plane, {1.0f, 0.0f, act, gain});
@@ -60,7 +60,7 @@ void combine(const Context& context, const View& a, const View& b, int out, Act 
 void slope_by_output(const Context& context, int gradient, int output, Act act, float gain) {
   const ptrdiff_t plane = context.plane(gradient);
   each_plane(context, context.tensor(gradient).channels, [&](int block, int c, int) {
-    kernels().slope_by_output(context.at(gradient, block) + c * plane, context.at(output, block) + c * plane, plane,
+    kernels().slope_by_output(context.channel(gradient, block, c), context.channel(output, block, c), plane,
                               act, gain);
   });
 }
@@ -72,9 +72,9 @@ void view_gradient(const Context& context, int gradient, const View& view, int o
   each_plane(context, context.tensor(out).channels, [&](int block, int c, int thread) {
     Slope slope{readings[c]};
     if (norm != nullptr) slope.a = norm->slope_a[c], slope.b = norm->slope_b[c], slope.c = norm->slope_c[c];
-    const float* g = context.at(gradient, block) + c * plane;
-    const float* x = context.at(view.tensor, block) + c * plane;
-    float* to = context.at(out, block) + c * plane;
+    const float* g = context.channel(gradient, block, c);
+    const float* x = context.channel(view.tensor, block, c);
+    float* to = context.channel(out, block, c);
     if (!add) {
       kernels().slope(g, x, to, plane, slope);
       return;
@@ -89,7 +89,7 @@ void concatenate(const Context& context, const View& input, int out, int first) 
   const auto readings = context.readings(input);
   const ptrdiff_t plane = context.plane(out);
   each_plane(context, context.tensor(input.tensor).channels, [&](int block, int c, int) {
-    kernels().read(context.at(input.tensor, block) + c * plane, context.at(out, block) + (first + c) * plane, plane,
+    kernels().read(context.channel(input.tensor, block, c), context.channel(out, block, first + c), plane,
                    readings[c]);
   });
 }
@@ -97,8 +97,8 @@ void concatenate(const Context& context, const View& input, int out, int first) 
 void concatenate_gradient(const Context& context, int gradient, int first, int out, bool add) {
   const ptrdiff_t plane = context.plane(out);
   each_plane(context, context.tensor(out).channels, [&](int block, int c, int) {
-    const float* g = context.at(gradient, block) + (first + c) * plane;
-    float* to = context.at(out, block) + c * plane;
+    const float* g = context.channel(gradient, block, first + c);
+    float* to = context.channel(out, block, c);
     if (add)
       kernels().add(g, to, plane);
     else
@@ -124,7 +124,7 @@ void dropout(const Context& context, int tensor, float rate, uint64_t seed) {
   const auto bound = static_cast<uint64_t>(static_cast<double>(rate) * 4294967296.0);
   const float scale = 1.0f / (1.0f - rate);
   each_plane(context, channels, [&](int block, int c, int) {
-    float* x = context.at(tensor, block) + c * plane;
+    float* x = context.channel(tensor, block, c);
     const uint64_t base = mixed(seed) + static_cast<uint64_t>(block * channels + c) * static_cast<uint64_t>(plane);
     for (ptrdiff_t i = 0; i < plane; ++i)
       x[i] = (mixed(base + static_cast<uint64_t>(i)) >> 32) < bound ? 0.0f : x[i] * scale;
@@ -166,25 +166,25 @@ LossSums loss(const Context& context, int logits, const int64_t* labels, int gra
 }
 
 void pack_input(const Context& context, const float* samples, int tensor) {
-  const ptrdiff_t values = context.tensor(tensor).values();
+  const ptrdiff_t values = context.tensor(tensor).values(), plane = values / context.tensor(tensor).channels;
   const int lanes = context.lanes;
-  for (int block = 0; block < context.blocks; ++block) {
-    float* to = context.at(tensor, block);
-    const float* from = samples + block * lanes * values;
-    for (ptrdiff_t i = 0; i < values; ++i)
+  each_plane(context, context.tensor(tensor).channels, [&](int block, int c, int) {
+    float* to = context.channel(tensor, block, c);
+    const float* from = samples + block * lanes * values + c * plane;
+    for (ptrdiff_t i = 0; i < plane; ++i)
       for (int lane = 0; lane < lanes; ++lane) to[i * lanes + lane] = from[lane * values + i];
-  }
+  });
 }
 
 void unpack_output(const Context& context, int tensor, float* samples) {
-  const ptrdiff_t values = context.tensor(tensor).values();
+  const ptrdiff_t values = context.tensor(tensor).values(), plane = values / context.tensor(tensor).channels;
   const int lanes = context.lanes;
-  for (int block = 0; block < context.blocks; ++block) {
-    const float* from = context.at(tensor, block);
-    float* to = samples + block * lanes * values;
-    for (ptrdiff_t i = 0; i < values; ++i)
+  each_plane(context, context.tensor(tensor).channels, [&](int block, int c, int) {
+    const float* from = context.channel(tensor, block, c);
+    float* to = samples + block * lanes * values + c * plane;
+    for (ptrdiff_t i = 0; i < plane; ++i)
       for (int lane = 0; lane < lanes; ++lane) to[lane * values + i] = from[i * lanes + lane];
-  }
+  });
 }
 
 }  // namespace sparse

@@ -18,7 +18,7 @@ Window window(const PoolShape& p, int r, int c, int height, int width) {
           std::min(left + p.kernel_w, width)};
 }
 
-// `work(x, out, out_plane_index)` on each plane of the reading, copied to scratch.
+// `work(block, channel, x)` on each plane of the reading, copied to scratch.
 template <typename F>
 void each_reading(const Context& context, const View& input, F&& work) {
   const int channels = context.tensor(input.tensor).channels;
@@ -27,7 +27,7 @@ void each_reading(const Context& context, const View& input, F&& work) {
   context.pool->run(context.blocks * channels, [&](int begin, int end, int thread) {
     for (int i = begin; i < end; ++i) {
       float* x = context.scratch(thread);
-      kernels().read(context.at(input.tensor, i / channels) + i % channels * plane, x, plane, readings[i % channels]);
+      kernels().read(context.channel(input.tensor, i / channels, i % channels), x, plane, readings[i % channels]);
       work(i / channels, i % channels, x);
     }
   });
@@ -39,7 +39,7 @@ void max_pool(const Context& context, const View& input, int out, const PoolShap
   const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
   const int lanes = context.lanes;
   each_reading(context, input, [&](int block, int c, const float* x) {
-    float* y = context.at(out, block) + c * context.plane(out);
+    float* y = context.channel(out, block, c);
     for (int r = 0; r < to.height; ++r)
       for (int q = 0; q < to.width; ++q, y += lanes) {
         const Window w = window(shape, r, q, from.height, from.width);
@@ -58,8 +58,8 @@ void max_pool_gradient(const Context& context, int gradient, const View& input, 
   const Tensor &from = context.tensor(input.tensor), &to = context.tensor(gradient);
   const int lanes = context.lanes;
   each_reading(context, input, [&](int block, int c, const float* x) {
-    const float* g = context.at(gradient, block) + c * context.plane(gradient);
-    float* dx = context.at(out, block) + c * context.plane(out);
+    const float* g = context.channel(gradient, block, c);
+    float* dx = context.channel(out, block, c);
     if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
     for (int r = 0; r < to.height; ++r)
       for (int q = 0; q < to.width; ++q, g += lanes) {
@@ -81,7 +81,7 @@ void average_pool(const Context& context, const View& input, int out, const Pool
   const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
   const int lanes = context.lanes;
   each_reading(context, input, [&](int block, int c, const float* x) {
-    float* y = context.at(out, block) + c * context.plane(out);
+    float* y = context.channel(out, block, c);
     for (int r = 0; r < to.height; ++r)
       for (int q = 0; q < to.width; ++q, y += lanes) {
         const Window w = window(shape, r, q, from.height, from.width);
@@ -101,8 +101,8 @@ void average_pool_gradient(const Context& context, int gradient, int out, const 
   const int lanes = context.lanes, channels = from.channels;
   context.pool->run(context.blocks * channels, [&](int begin, int end, int) {
     for (int i = begin; i < end; ++i) {
-      const float* g = context.at(gradient, i / channels) + i % channels * context.plane(gradient);
-      float* dx = context.at(out, i / channels) + i % channels * context.plane(out);
+      const float* g = context.channel(gradient, i / channels, i % channels);
+      float* dx = context.channel(out, i / channels, i % channels);
       if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
       for (int r = 0; r < to.height; ++r)
         for (int q = 0; q < to.width; ++q, g += lanes) {

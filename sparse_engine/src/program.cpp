@@ -18,11 +18,11 @@ Program::Program(std::shared_ptr<Arena> arena, std::shared_ptr<Pool> pool, int s
   context_.blocks = samples / context_.lanes;
 }
 
-int Program::tensor(int channels, int height, int width, ptrdiff_t offset) {
+int Program::tensor(int channels, int height, int width, ptrdiff_t offset, bool packed) {
   require(channels > 0 && height > 0 && width > 0 && offset >= 0 && offset % 16 == 0, "a tensor of no size");
-  context_.tensors.push_back({offset, channels, height, width});
-  const Tensor& t = context_.tensors.back();
-  tensor_floats_ = std::max(tensor_floats_, offset + t.values() * samples() + kSlack);
+  const ptrdiff_t stride = channel_stride(height, width, context_.lanes, packed);
+  context_.tensors.push_back({offset, channels, height, width, stride});
+  tensor_floats_ = std::max(tensor_floats_, offset + stride * channels * context_.blocks + kSlack);
   return static_cast<int>(context_.tensors.size()) - 1;
 }
 

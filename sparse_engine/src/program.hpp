@@ -27,7 +27,7 @@ class Program {
   static int lanes_for(int samples);
 
   // -- building; all that returns nothing appends an operation -------------------------
-  int tensor(int channels, int height, int width, ptrdiff_t offset);
+  int tensor(int channels, int height, int width, ptrdiff_t offset, bool packed);
   int norm(std::shared_ptr<Norm> norm);
   int convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, float dense_from);
 

@@ -20,9 +20,17 @@ inline void require(bool holds, const char* why) {
 struct Tensor {
   ptrdiff_t offset = 0;  // in the arena, in floats
   int channels = 0, height = 0, width = 0;
+  ptrdiff_t stride = 0;  // floats from a channel to the next
 
   ptrdiff_t values() const { return static_cast<ptrdiff_t>(channels) * height * width; }  // of one image
 };
+
+// Floats from a channel to the next. Channels a multiple of a page apart would fall into the same few sets of the
+// caches: they are moved apart by a line, unless the tensor is `packed` (it has another shape as well).
+inline ptrdiff_t channel_stride(int height, int width, int lanes, bool packed) {
+  const ptrdiff_t plane = static_cast<ptrdiff_t>(height) * width * lanes;
+  return packed || plane % 1024 != 0 ? plane : plane + 16;
+}
 
 // How a stored tensor is read: normalised (norm >= 0), then activated.
 struct View {
