@@ -17,11 +17,23 @@ from sparse_engine.tape import Emitter, Reading
 
 
 @dataclass(eq=False, slots=True)
+class Writer:
+    """A backward convolution; ``reduces``: it sums its input's gradient up for the input's norm as well."""
+
+    reading: Reading
+    reduces: bool = False
+
+
+@dataclass(eq=False, slots=True)
 class Gradient:
-    """A gradient's buffer. ``owners`` readings have it: with more than one it must not be written."""
+    """A gradient's buffer. ``owners`` readings have it: with more than one it must not be written.
+
+    ``writer`` is the convolution that wrote to it last, if one did.
+    """
 
     buffer: Buffer
     owners: int = 1
+    writer: Writer | None = None
 
 
 class Backward:
@@ -63,6 +75,7 @@ class Backward:
         key = self._root(reading)
         held = self._gradients.get(key)
         if held is not None and held.owners == 1:
+            held.writer = None
             return held.buffer, held.buffer
         fresh = Gradient(self._tape.like(key.buffer))
         self._gradients[key] = fresh
@@ -104,7 +117,10 @@ class Backward:
         return found
 
     def _norm_gradient(self, reading: Reading, gradient: Gradient) -> None:
-        if reading.norm:
+        writer = gradient.writer
+        if reading.norm and writer is not None and writer.reading == reading:
+            writer.reduces = True
+        elif reading.norm:
             buffer = gradient.buffer
             self._tape.add(
                 lambda e: e.program.norm_gradient(e.tensor(buffer), e.view(reading)), [buffer, reading.buffer]
@@ -178,6 +194,9 @@ class Backward:
         if target is not None and source.buffer.root is not None:
             target = self._flat(target, source.buffer)
             added = None if added is None else self._flat(added, source.buffer)
+        writer = Writer(source)
+        if target is not None and source.buffer.root is None:
+            self._gradients[source].writer = writer
 
         def emit(e: Emitter) -> None:
             view = e.view(output) if not output.plain else _core.View(e.tensor(from_buffer))
@@ -187,6 +206,7 @@ class Backward:
                 e.view(current),
                 -1 if target is None else e.tensor(target),
                 -1 if added is None else e.tensor(added),
+                norm_gradient=writer.reduces,
             )
             e.program.backward(e.convolution(stored.layer, source.buffer, stored.out), wants)
 
@@ -209,6 +229,7 @@ class Backward:
                 lambda e: e.program.slope_by_output(e.tensor(buffer), e.tensor(value), stored.act, stored.gain),
                 [buffer, value],
             )
+        gradient.writer = None
         for source in stored.sources:
             self._share(source, gradient)
         gradient.owners -= 1

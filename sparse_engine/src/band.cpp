@@ -58,11 +58,8 @@ void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int
     kernels().read(source, to, static_cast<ptrdiff_t>(high - low) * lanes, reading);
     return;
   }
-  const ptrdiff_t step = static_cast<ptrdiff_t>(s.stride_w) * lanes;
-  float* q = to;
-  for (int i = low; i < high; ++i, q += lanes, source += step)
-    std::memcpy(q, source, static_cast<size_t>(lanes) * sizeof(float));
-  kernels().read(to, to, q - to, reading);
+  kernels().gather(source, static_cast<ptrdiff_t>(s.stride_w) * lanes, to, high - low, lanes);
+  kernels().read(to, to, static_cast<ptrdiff_t>(high - low) * lanes, reading);
 }
 
 }  // namespace

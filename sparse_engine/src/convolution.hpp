@@ -21,6 +21,7 @@ struct BackwardWants {
   int input_gradient = -1;
   int added = -1;         // added to the input gradient; may be the same tensor
   bool weight_gradient = true;
+  bool norm_gradient = false;  // the input gradient is then whole: reduce it for the input's norm
 };
 
 class Convolution {
@@ -36,7 +37,9 @@ class Convolution {
 
   // `sums` (null: not wanted) are moments of the output about `center`.
   void forward(const Context& context, const View& input, int output, const float* center, double* sums);
-  void backward(const Context& context, const BackwardWants& wants);
+  // `sums` (null: not wanted) are those of the input's norm, as in `reduce_gradient`: [back_parts][in_channels][2].
+  void backward(const Context& context, const BackwardWants& wants, double* sums);
+  int back_parts(const Context& context) const { return context.blocks * back_chunks_; }
   // The whole gradient of the weights of outputs [first, last), pruned positions included, added to `out`.
   void dense_gradient(const Context& context, const BackwardWants& wants, int first, int last, float* out);
 
@@ -71,6 +74,7 @@ class Convolution {
                       int block, int first);
   void weight_gradient(const float* gradient, const float* input, int first, float* sums);
   void add_gradient(const float* sums);
+  void reduce_input(const Context& context, const BackwardWants& wants, int block, int first, double* sums);
   std::vector<Slope> slopes(const Context& context, const BackwardWants& wants) const;
 
   ConvShape shape_;

@@ -18,7 +18,7 @@ std::vector<Slope> Convolution::slopes(const Context& context, const BackwardWan
   return found;
 }
 
-void Convolution::backward(const Context& context, const BackwardWants& wants) {
+void Convolution::backward(const Context& context, const BackwardWants& wants, double* sums_of_norm) {
   const ConvShape& s = shape_;
   const bool inward = wants.input_gradient >= 0;
   refresh();
@@ -45,6 +45,8 @@ void Convolution::backward(const Context& context, const BackwardWants& wants) {
         weight_gradient(gradient, input, first, sums);
       }
       if (inward) input_gradient(context, wants, gradient, input + layout.temporary, block, first);
+      if (sums_of_norm != nullptr)
+        reduce_input(context, wants, block, first, sums_of_norm + 2 * static_cast<ptrdiff_t>(i) * s.in_channels);
     }
   });
   if (!wants.weight_gradient) return;
@@ -127,19 +129,32 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
                         g.pitch, to, pitch, stride, region, add);
       }
       if (direct) continue;
+      const ptrdiff_t left = static_cast<ptrdiff_t>(ws.begin * s.stride_w + pw - s.pad_w) * lanes_;
       for (int c = 0; c < s.in_channels; ++c)
         for (int r = 0; r < region.rows; ++r) {
-          const float* computed = temporary + c * stride + r * pitch;
-          const ptrdiff_t row = c * plane + start + r * step;
-          for (int i = ws.begin; i < ws.end; ++i, computed += lanes_) {
-            const ptrdiff_t at = row + static_cast<ptrdiff_t>(i * s.stride_w + pw - s.pad_w) * lanes_;
-            if (added == nullptr)
-              std::memcpy(out + at, computed, static_cast<size_t>(lanes_) * sizeof(float));
-            else
-              for (int lane = 0; lane < lanes_; ++lane) out[at + lane] = added[at + lane] + computed[lane];
-          }
+          const ptrdiff_t at = c * plane + start + r * step + left;
+          kernel.scatter(temporary + c * stride + r * pitch, out + at, added == nullptr ? nullptr : added + at,
+                         static_cast<ptrdiff_t>(s.stride_w) * lanes_, ws.end - ws.begin, lanes_);
         }
     }
+}
+
+// The rows that this chunk completed are still in the caches.
+void Convolution::reduce_input(const Context& context, const BackwardWants& wants, int block, int first,
+                               double* sums) {
+  const ConvShape& s = shape_;
+  const int begin = std::max(0, first * s.stride_h - s.pad_h);
+  const int end = std::min(s.in_h, (first + chunk_) * s.stride_h - s.pad_h);
+  const ptrdiff_t line = static_cast<ptrdiff_t>(s.in_w) * lanes_;
+  const Norm& norm = *context.norms[static_cast<size_t>(wants.input.norm)];
+  for (int c = 0; c < s.in_channels; ++c) {
+    double* mine = sums + 2 * c;
+    mine[0] = mine[1] = 0;
+    if (begin >= end) continue;
+    kernels().reduce(context.channel(wants.input_gradient, block, c) + begin * line,
+                     context.channel(wants.input.tensor, block, c) + begin * line, (end - begin) * line,
+                     norm.reading(c, wants.input.act, wants.input.gain), norm.mean[c], mine);
+  }
 }
 
 void Convolution::dense_gradient(const Context& context, const BackwardWants& wants, int first, int last,

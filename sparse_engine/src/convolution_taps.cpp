@@ -7,8 +7,8 @@ namespace sparse {
 
 namespace {
 
-constexpr double kFirstLevelFloats = 9 * 1024;  // of the first-level cache, for what a tile reads
-constexpr double kTapsPerVisit = 12;             // of an output and group, to pay for its sums' way to and fro
+constexpr double kFirstLevelFloats = 14 * 1024;  // of the first-level cache, for what a tile reads
+constexpr double kTapsPerVisit = 20;             // of an output and group, to pay for its sums' way to and fro
 
 }  // namespace
 

@@ -20,8 +20,9 @@ constexpr const char* kName = "neon";
 constexpr const char* kName = "baseline";
 #endif
 
-constexpr Kernels kTable = {kName,  kWidth, SPARSE_TILE, convolve,        convolve_dense, correlate, correlate_dense, read,
-                            combine, slope, slope_by_output, add,            moments,   reduce,          update};
+constexpr Kernels kTable = {kName,  kWidth,  SPARSE_TILE, convolve, convolve_dense, correlate,
+                            correlate_dense, gather,      scatter,  read,           combine,
+                            slope,  slope_by_output, add, moments,  reduce,         update};
 
 }  // namespace
 

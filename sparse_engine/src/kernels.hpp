@@ -77,6 +77,11 @@ struct Kernels {
   void (*correlate_dense)(const DenseTaps&, const float* dy, ptrdiff_t dy_pitch, ptrdiff_t dy_stride,
                           const float* in, ptrdiff_t in_pitch, Rows, float* sums);
 
+  // Columns `step` floats apart, of `lanes` floats each, to columns side by side.
+  void (*gather)(const float* in, ptrdiff_t step, float* out, int columns, int lanes);
+  // And back; with `added` (at the places of `out`) added to them.
+  void (*scatter)(const float* in, float* out, const float* added, ptrdiff_t step, int columns, int lanes);
+
   void (*read)(const float* x, float* out, ptrdiff_t n, Reading);
   // out = gain * act(reading of x + reading of y)
   void (*combine)(const float* x, Reading, const float* y, Reading, float* out, ptrdiff_t n, Act, float gain);

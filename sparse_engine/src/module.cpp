@@ -148,11 +148,12 @@ void bind_shapes(nb::module_& m) {
       .def(
           "__init__",
           [](BackwardWants* b, const View& output, int output_gradient, const View& input, int input_gradient,
-             int added, bool weight_gradient) {
-            new (b) BackwardWants{output, output_gradient, input, input_gradient, added, weight_gradient};
+             int added, bool weight_gradient, bool norm_gradient) {
+            new (b) BackwardWants{output, output_gradient, input,        input_gradient,
+                                  added,  weight_gradient, norm_gradient};
           },
           "output"_a, "output_gradient"_a, "input"_a, "input_gradient"_a = -1, "added"_a = -1,
-          "weight_gradient"_a = true);
+          "weight_gradient"_a = true, "norm_gradient"_a = false);
 }
 
 // Where the caller's samples or labels are too few, or a label is no class, nothing is run.

@@ -114,7 +114,18 @@ void Program::backward(int id, const BackwardWants& wants) {
           "a gradient of another shape");
   if (wants.input_gradient >= 0) same(wants.input.tensor, wants.input_gradient);
   if (wants.added >= 0) same(wants.input.tensor, wants.added);
-  append([this, &conv, wants](const Settings&) { conv.backward(context_, wants); });
+  if (wants.norm_gradient)
+    require(wants.input.norm >= 0 && wants.input_gradient >= 0, "no norm or no gradient to reduce");
+  append([this, &conv, wants](const Settings&) {
+    if (!wants.norm_gradient) {
+      conv.backward(context_, wants, nullptr);
+      return;
+    }
+    const int parts = conv.back_parts(context_);
+    double* mine = sums(parts, conv.shape().in_channels);
+    conv.backward(context_, wants, mine);
+    norm_of(wants.input.norm).finish_gradient(mine, parts, count(wants.input.tensor));
+  });
   steps_.back().convolution = id;
   steps_.back().wants = wants;
   steps_.back().backward = true;
