@@ -1,4 +1,4 @@
-"""The torch engine against a plain torch.nn model with torch's own optimiser, and its invariants."""
+"""Every engine against a plain torch.nn model with torch's own optimiser, and the seam's invariants."""
 
 from __future__ import annotations
 
@@ -7,71 +7,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedcore.models.graph import Op  # noqa: E402
 from fedcore.sparsity.mask import active_counts, largest  # noqa: E402
 from fedcore.training.engine import StepSettings  # noqa: E402
-from fedcore.training.registry import available, create  # noqa: E402
+from tests.fedcore.training.engines import new_engine  # noqa: E402
 from tests.fedcore.training.graphs import batch, masked, one_dimensional_graph, residual_graph  # noqa: E402
+from tests.fedcore.training.reference import Reference  # noqa: E402
 
 
-class Reference(torch.nn.Module):
-    """The same graph out of torch.nn layers, in float64."""
-
-    def __init__(self, graph, params):
-        super().__init__()
-        self.graph, self.layers = graph, torch.nn.ModuleDict()
-        for n in graph.nodes:
-            if n.op is Op.CONV:
-                kind = torch.nn.Conv1d if len(n.kernel) == 1 else torch.nn.Conv2d
-                layer = kind(
-                    n.in_channels, n.out_channels, n.kernel, n.stride, n.padding, groups=n.groups, bias=n.bias
-                )
-            elif n.op is Op.LINEAR:
-                layer = torch.nn.Linear(n.in_channels, n.out_channels, bias=n.bias)
-            elif n.op is Op.BATCH_NORM:
-                kind = torch.nn.BatchNorm1d if len(graph.input_shape) == 2 else torch.nn.BatchNorm2d
-                layer = kind(n.out_channels)
-            else:
-                continue
-            self.layers[n.name] = layer
-        self.double()
-        own = {f"layers.{name}": torch.from_numpy(value).double() for name, value in params.items()}
-        missing, unexpected = self.load_state_dict(own, strict=False)
-        assert not unexpected
-        assert all("num_batches_tracked" in name for name in missing)
-
-    def forward(self, x):
-        values = {"input": x}
-        for n in self.graph.nodes:
-            a = [values[name] for name in n.inputs]
-            if n.name in self.layers:
-                values[n.name] = self.layers[n.name](a[0])
-            else:
-                values[n.name] = {
-                    Op.RELU: lambda a=a: torch.relu(a[0]),
-                    Op.RELU6: lambda a=a: torch.clamp(a[0], 0, 6),
-                    Op.ADD: lambda a=a: a[0] + a[1],
-                    Op.MAX_POOL: lambda a=a, n=n: torch.max_pool2d(a[0], n.kernel, n.stride),
-                    Op.FLATTEN: lambda a=a: a[0].flatten(1),
-                    Op.GLOBAL_AVG_POOL: lambda a=a: a[0].mean(-1),
-                }[n.op]()
-        return values[self.graph.output]
-
-    def numpy(self):
-        state = self.state_dict().items()
-        return {k.removeprefix("layers."): v.numpy() for k, v in state if "num_batches_tracked" not in k}
-
-
-def loaded(graph, mask=None, seed=0):
-    engine = create("torch")
+def loaded(name, graph, mask=None, seed=0):
+    engine = new_engine(name)
     params = graph.initial_params(seed)
     engine.load(graph, params, mask or {})
     return engine, params
 
 
 @pytest.mark.parametrize("graph", [residual_graph(), one_dimensional_graph()], ids=lambda g: g.name)
-def test_dense_training_follows_torch_nn_and_torch_sgd(graph):
-    engine, params = loaded(graph)
+def test_dense_training_follows_torch_nn_and_torch_sgd(engine_name, graph):
+    engine, params = loaded(engine_name, graph)
     model = Reference(graph, params)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     settings = StepSettings(learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
@@ -95,23 +47,22 @@ def test_dense_training_follows_torch_nn_and_torch_sgd(graph):
     assert evaluation.loss == pytest.approx(expected, rel=1e-3)
 
 
-def test_masked_weights_and_their_momentum_stay_exactly_zero():
+def test_masked_weights_and_their_momentum_stay_exactly_zero(engine_name):
     graph = residual_graph()
     mask = masked(graph, 0.2)
-    engine, _ = loaded(graph, mask)
+    engine, _ = loaded(engine_name, graph, mask)
     for step in range(4):
         engine.train_step(*batch(graph, 8, step), StepSettings(0.1, momentum=0.9, weight_decay=0.01))
     params = engine.params()
     for name, active in mask.items():
         assert not params[name][~active].any()
-        assert not engine._momentum[name].numpy()[~active].any()
         assert np.count_nonzero(params[name]) == active_counts(mask)[name]
 
 
-def test_micro_batches_equal_the_large_batch_where_no_layer_couples_samples():
+def test_micro_batches_equal_the_large_batch_where_no_layer_couples_samples(engine_name):
     graph = residual_graph(norms=False)
-    whole, _ = loaded(graph)
-    parts, _ = loaded(graph)
+    whole, _ = loaded(engine_name, graph)
+    parts, _ = loaded(engine_name, graph)
     for step in range(3):
         x, y = batch(graph, 22, step)
         a = whole.train_step(x, y, StepSettings(0.05, momentum=0.9))
@@ -121,9 +72,9 @@ def test_micro_batches_equal_the_large_batch_where_no_layer_couples_samples():
         np.testing.assert_allclose(value, parts.params()[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_equal_inputs_give_equal_bits():
+def test_equal_inputs_give_equal_bits(engine_name):
     graph = residual_graph()
-    engines = [loaded(graph, masked(graph, 0.3))[0] for _ in range(2)]
+    engines = [loaded(engine_name, graph, masked(graph, 0.3))[0] for _ in range(2)]
     for engine in engines:
         for step in range(3):
             engine.train_step(*batch(graph, 16, step), StepSettings(0.1, 0.9, 1e-4))
@@ -131,9 +82,9 @@ def test_equal_inputs_give_equal_bits():
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_updating_statistics_moves_nothing_else():
+def test_updating_statistics_moves_nothing_else(engine_name):
     graph = residual_graph()
-    engine, params = loaded(graph)
+    engine, params = loaded(engine_name, graph)
     x, _ = batch(graph, 64)
     model = Reference(graph, params).train()
     for _ in range(3):
@@ -159,9 +110,9 @@ def reference_top(graph, params, mask, x, y, name, count):
 
 @pytest.mark.parametrize("graph", [residual_graph(), one_dimensional_graph()], ids=lambda g: g.name)
 @pytest.mark.parametrize("seed", range(5))
-def test_top_gradients_are_the_dense_gradients_largest_pruned_entries(graph, seed):
+def test_top_gradients_are_the_dense_gradients_largest_pruned_entries(engine_name, graph, seed):
     mask = masked(graph, 0.3, seed)
-    engine, params = loaded(graph, mask, seed)
+    engine, params = loaded(engine_name, graph, mask, seed)
     x, y = batch(graph, 16, seed)
     counts = dict.fromkeys(graph.maskable, 4 + seed)
     before = engine.params()
@@ -174,10 +125,10 @@ def test_top_gradients_are_the_dense_gradients_largest_pruned_entries(graph, see
     assert all(np.array_equal(before[name], after[name]) for name in before), "looking must not train"
 
 
-def test_top_gradients_with_micro_batches_are_those_of_the_whole_batch():
+def test_top_gradients_with_micro_batches_are_those_of_the_whole_batch(engine_name):
     graph = residual_graph(norms=False)
     mask = masked(graph, 0.3)
-    engine, _ = loaded(graph, mask)
+    engine, _ = loaded(engine_name, graph, mask)
     x, y = batch(graph, 16)
     counts = dict.fromkeys(graph.maskable, 6)
     whole, parts = (
@@ -189,39 +140,10 @@ def test_top_gradients_with_micro_batches_are_those_of_the_whole_batch():
         np.testing.assert_allclose(whole[name].values, parts[name].values, rtol=1e-4)
 
 
-def test_top_gradients_hold_no_dense_gradient(monkeypatch):
-    """The largest tensor that the weight-gradient kernel ever returns is one tile."""
-    from fedcore.training import torch_growth
-
-    sizes = []
-    inner = torch_growth.weight_gradient
-
-    def spy(*args):
-        gradient = inner(*args)
-        sizes.append(gradient.numel())
-        return gradient
-
-    monkeypatch.setattr(torch_growth, "weight_gradient", spy)
-    monkeypatch.setattr(torch_growth, "TILE_ELEMENTS", 64)
+def test_a_count_of_zero_and_a_layer_without_mask_give_nothing(engine_name):
     graph = residual_graph()
-    engine, _ = loaded(graph, masked(graph, 0.3))
-    engine.top_gradients(*batch(graph, 8), {"hidden.weight": 5})
-    assert max(sizes) == 4 * 64
-    assert sum(sizes) == graph.params["hidden.weight"].size
-
-
-def test_a_count_of_zero_and_a_layer_without_mask_give_nothing():
-    graph = residual_graph()
-    engine, _ = loaded(graph)
+    engine, _ = loaded(engine_name, graph)
     found = engine.top_gradients(*batch(graph, 8), {"hidden.weight": 5, "wide.weight": 0})
     assert all(len(vector.positions) == 0 for vector in found.values())
     assert engine.top_gradients(*batch(graph, 8), {}) == {}
     assert len(engine.top_gradients(*batch(graph, 8), {"wide.weight": 0})["wide.weight"].positions) == 0
-
-
-def test_the_registry_names_what_is_there_and_refuses_the_rest():
-    from fedcore.errors import ConfigError
-
-    assert available() == ("torch",)
-    with pytest.raises(ConfigError, match="choose one of"):
-        create("tensorflow")

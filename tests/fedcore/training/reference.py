@@ -1,0 +1,57 @@
+"""Graphs as torch.nn models in float64: what every engine is held against."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fedcore.models.graph import Op  # noqa: E402
+
+
+class Reference(torch.nn.Module):
+    """The same graph out of torch.nn layers, in float64."""
+
+    def __init__(self, graph, params):
+        super().__init__()
+        self.graph, self.layers = graph, torch.nn.ModuleDict()
+        for n in graph.nodes:
+            if n.op is Op.CONV:
+                kind = torch.nn.Conv1d if len(n.kernel) == 1 else torch.nn.Conv2d
+                layer = kind(
+                    n.in_channels, n.out_channels, n.kernel, n.stride, n.padding, groups=n.groups, bias=n.bias
+                )
+            elif n.op is Op.LINEAR:
+                layer = torch.nn.Linear(n.in_channels, n.out_channels, bias=n.bias)
+            elif n.op is Op.BATCH_NORM:
+                kind = torch.nn.BatchNorm1d if len(graph.input_shape) == 2 else torch.nn.BatchNorm2d
+                layer = kind(n.out_channels)
+            else:
+                continue
+            self.layers[n.name] = layer
+        self.double()
+        own = {f"layers.{name}": torch.from_numpy(value).double() for name, value in params.items()}
+        missing, unexpected = self.load_state_dict(own, strict=False)
+        assert not unexpected
+        assert all("num_batches_tracked" in name for name in missing)
+
+    def forward(self, x):
+        values = {"input": x}
+        for n in self.graph.nodes:
+            a = [values[name] for name in n.inputs]
+            if n.name in self.layers:
+                values[n.name] = self.layers[n.name](a[0])
+            else:
+                values[n.name] = {
+                    Op.RELU: lambda a=a: torch.relu(a[0]),
+                    Op.RELU6: lambda a=a: torch.clamp(a[0], 0, 6),
+                    Op.ADD: lambda a=a: a[0] + a[1],
+                    Op.MAX_POOL: lambda a=a, n=n: torch.max_pool2d(a[0], n.kernel, n.stride),
+                    Op.FLATTEN: lambda a=a: a[0].flatten(1),
+                    Op.GLOBAL_AVG_POOL: lambda a=a: a[0].mean(-1),
+                }[n.op]()
+        return values[self.graph.output]
+
+    def numpy(self):
+        state = self.state_dict().items()
+        return {k.removeprefix("layers."): v.numpy() for k, v in state if "num_batches_tracked" not in k}
