@@ -1,6 +1,6 @@
 """Name a wheel after the oldest glibc that it runs with: tag_wheel.py WHEEL OUT_DIRECTORY.
 
-A wheel fresh from the compiler is called linux_MACHINE, which says nothing of where it runs. The versions of glibc's
+A wheel fresh from the compiler is called linux_MACHINE, which does not say where it runs. The versions of glibc's
 symbols in its modules say it (PEP 600); a module that needs any library besides glibc's is refused.
 """
 
@@ -19,8 +19,8 @@ OLDEST = (2, 17)  # older glibc has no tag
 
 
 def glibc_of(module: bytes) -> tuple[int, int]:
-    """The newest version of glibc's symbols that a shared library asks for. Raises ValueError for other libraries."""
-    needed = {name.decode() for name in re.findall(rb"\0(lib[\w+.-]*\.so\.\d+|ld-[\w.-]+\.so\.\d+)(?=\0)", module)}
+    """The newest version of glibc's symbols that a module asks for. Raises ValueError for other libraries."""
+    needed = {name.decode() for name in re.findall(rb"\0((?:lib|ld-)[\w+.-]*\.so\.\d+)(?=\0)", module)}
     if other := needed - GLIBC - set(LOADERS):
         raise ValueError(f"needs {', '.join(sorted(other))}; build with -C cmake.define.SPARSE_STATIC_RUNTIME=ON")
     found = [(int(major), int(minor)) for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", module)]

@@ -89,7 +89,8 @@ class Backward:
         target, added = self._target(reading)
         if added is not None and added is not target:
             self._tape.add(
-                lambda e: e.program.combine(_core.View(e.tensor(added)), _core.View(), e.tensor(target)), [added, target]
+                lambda e: e.program.combine(_core.View(e.tensor(added)), _core.View(), e.tensor(target)),
+                [added, target],
             )
         return target, added is not None
 
@@ -105,7 +106,9 @@ class Backward:
         target, _ = self._accumulator(reading)
         source = gradient.buffer
         self._tape.add(
-            lambda e: e.program.view_gradient(e.tensor(source), _core.View(e.tensor(source)), e.tensor(target), True),
+            lambda e: e.program.view_gradient(
+                e.tensor(source), _core.View(e.tensor(source)), e.tensor(target), True
+            ),
             [source, target],
         )
 
@@ -211,7 +214,9 @@ class Backward:
             e.program.backward(e.convolution(stored.layer, source.buffer, stored.out), wants)
 
         self._tape.add(
-            emit, [None if output.plain else output.buffer, from_buffer, current.buffer, target, added], stored.layer.name
+            emit,
+            [None if output.plain else output.buffer, from_buffer, current.buffer, target, added],
+            stored.layer.name,
         )
         gradient.owners -= 1
 

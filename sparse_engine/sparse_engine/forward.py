@@ -109,7 +109,9 @@ class Forward:
         if reading.plain:
             return reading.buffer
         out = self._tape.like(reading.buffer)
-        self._tape.add(lambda e: e.program.combine(e.view(reading), _core.View(), e.tensor(out)), [reading.buffer, out])
+        self._tape.add(
+            lambda e: e.program.combine(e.view(reading), _core.View(), e.tensor(out)), [reading.buffer, out]
+        )
         self._stored.append(Stored("combine", out, (reading,), layer))
         return out
 

@@ -97,7 +97,9 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
             dims = len(source) - 1
             lengths = (len(layer.kernel), len(layer.stride), len(layer.padding))
             check(lengths == (dims,) * 3, f"kernel, stride and padding need {dims} values each")
-            check(min(*layer.kernel, *layer.stride) > 0 and min(layer.padding) >= 0, "kernel and stride must be > 0")
+            check(
+                min(*layer.kernel, *layer.stride) > 0 and min(layer.padding) >= 0, "kernel and stride must be > 0"
+            )
             spatial = tuple(
                 (size + 2 * p - k) // s + 1
                 for size, k, s, p in zip(source[1:], layer.kernel, layer.stride, layer.padding, strict=True)

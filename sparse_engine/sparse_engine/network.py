@@ -134,7 +134,7 @@ class Network:
 
     def train_step(self, x: Floats, y: Ints, step: Step) -> float:
         """One optimiser step on the mean cross-entropy of the batch; returns that loss."""
-        owners = [*self._state.weights.values(), *self._state.norms.values()]
+        owners: list[_core.Weights | _core.Norm] = [*self._state.weights.values(), *self._state.norms.values()]
         for owner in owners:
             owner.zero_gradient()
         parts = list(_parts(x, y, step.micro_batch))
@@ -151,7 +151,9 @@ class Network:
         """A forward pass in training mode: moves the running statistics only."""
         parts = list(_parts(x, np.zeros(len(x), np.int64), micro_batch))
         for part_x, part_y in parts:
-            self._run(self._compiled(len(part_y), "statistics", False), part_x, part_y, momentum_of(len(parts)), 0.0)
+            self._run(
+                self._compiled(len(part_y), "statistics", False), part_x, part_y, momentum_of(len(parts)), 0.0
+            )
 
     def predict(self, x: Floats) -> Floats:
         """Outputs (N, classes) in evaluation mode."""
