@@ -98,7 +98,11 @@ void bind_state(nb::module_& m) {
       .def_prop_ro("beta", [](Norm& n) -> Param& { return n.beta; }, nb::rv_policy::reference_internal)
       .def_prop_rw(
           "running_mean", [](const Norm& n) { return array(n.running_mean); },
-          [](Norm& n, const Floats& v) { assign(n.running_mean, v, "running_mean"); }, nb::rv_policy::automatic)
+          [](Norm& n, const Floats& v) {
+            assign(n.running_mean, v, "running_mean");
+            n.center = n.running_mean;  // no trace of what was trained before
+          },
+          nb::rv_policy::automatic)
       .def_prop_rw(
           "running_var", [](const Norm& n) { return array(n.running_var); },
           [](Norm& n, const Floats& v) { assign(n.running_var, v, "running_var"); }, nb::rv_policy::automatic)
