@@ -240,7 +240,7 @@ class Backward:
         gradient.owners -= 1
 
     def _own(self, gradient: Gradient) -> Gradient:
-        """This gradient, or a copy where others have it too."""
+        """The gradient, or a copy where others have it too."""
         if gradient.owners == 1:
             return gradient
         gradient.owners -= 1
