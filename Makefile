@@ -16,12 +16,16 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 NUMPY2 := .venv-numpy2
 PYTEST := $(BIN)/python -m pytest
+# The native engine. Boards have little memory: two compilers at a time, whatever the cores.
+JOBS ?= 2
+PYTHONS ?= $(PYTHON)
+ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/* sparse_engine/*.py*))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-root check docs numpy2 mosquitto clean
+.PHONY: help setup demo test test-slow test-root check docs numpy2 mosquitto clean wheels test-aarch64 test-sanitizers
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(VENV)/.stamp-demo ## Make the virtual environment in .venv with all that the demo needs.
 
@@ -41,7 +45,7 @@ check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between pa
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@PYTHONPATH=sparse_engine $(BIN)/lint-imports
 
 docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own definitions.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md
@@ -49,8 +53,17 @@ docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own 
 numpy2: $(NUMPY2)/.stamp ## Run the tests that need no engine with numpy 2, without torch and tflite-runtime.
 	@$(NUMPY2)/bin/python -m pytest tests/numpy2 tests/fedcore/protocol tests/fedcore/sparsity tests/fedcore/models $(ARGS)
 
+wheels: ## Build the engine's wheels for x86-64 and aarch64 into dist (PYTHONS="python3.11 python3.13").
+	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) PYTHONS="$(PYTHONS)" sparse_engine/scripts/wheels.sh dist
+
+test-aarch64: ## Run the engine's tests for aarch64 under emulation (CPUS="cortex-a53 cortex-a76").
+	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) sparse_engine/scripts/test_aarch64.sh $(ARGS)
+
+test-sanitizers: $(VENV)/.stamp-dev ## Run the engine's tests under the address, undefined and thread sanitizers.
+	@JOBS=$(JOBS) sparse_engine/scripts/test_sanitizers.sh $(BIN)/python $(ARGS)
+
 clean: ## Remove everything that make made.
-	@rm -rf $(VENV) $(NUMPY2) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf $(VENV) $(NUMPY2) $(OUT) build dist sparse_engine/build *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	  .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -69,7 +82,17 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-venv constraints/common.txt $(CONSTRAINTS)
 	@$(PIP) torch >/dev/null 2>&1 || $(PIP) --extra-index-url $(TORCH_INDEX) torch
 	@touch $@
 
-$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml
+$(VENV)/.stamp-engine: $(VENV)/.stamp-torch $(ENGINE_SOURCES)
+	@if ! $(BIN)/python -c 'import shutil, sys; sys.exit(not any(map(shutil.which, ("c++", "g++", "clang++"))))'; then \
+	  echo "setup: no C++ compiler, so no native engine: torch trains instead (to have it: apt install g++ python3-dev)"; \
+	else \
+	  echo "setup: the native engine"; \
+	  CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) ./sparse_engine || \
+	    echo "setup: the native engine could not be built (see above): torch trains instead"; \
+	fi
+	@touch $@
+
+$(VENV)/.stamp-demo: $(VENV)/.stamp-torch $(VENV)/.stamp-engine pyproject.toml
 	@echo "setup: the packages of the demo"
 	@$(PIP) --config-settings editable_mode=compat -e '.[demo]'
 	@$(COMPILE) || true
