@@ -3,16 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.methods.registry import create
 from fedcore.sparsity.mask import active_counts, density
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
+from tests.fedcore.training.engines import new_engine
 
 
-def test_fedavg_is_the_weighted_mean_and_learns():
-    engine = create_engine("torch")
+def test_fedavg_is_the_weighted_mean_and_learns(engine_name):
+    engine = new_engine(engine_name)
     method = create({"name": "fedavg", "pretrained": False}, problem(rounds=5))
     state = method.initial_state(engine, dataset(96, 1))
     losses = []
@@ -33,8 +31,8 @@ def test_fedavg_is_the_weighted_mean_and_learns():
 
 
 @pytest.mark.parametrize("allocation", ["erk", "uniform"])
-def test_a_static_mask_never_changes(allocation):
-    engine = create_engine("torch")
+def test_a_static_mask_never_changes(engine_name, allocation):
+    engine = new_engine(engine_name)
     method = create({"name": "static", "density": 0.1, "allocation": allocation}, problem(rounds=2))
     first = method.initial_state(engine, dataset(96, 1))
     assert density(first.mask) == pytest.approx(0.1, rel=0.02)
@@ -47,8 +45,8 @@ def test_a_static_mask_never_changes(allocation):
             assert np.count_nonzero(state.params[name]) == active_counts(first.mask)[name]
 
 
-def test_results_are_pure_functions_of_seed_step_and_device():
-    engine = create_engine("torch")
+def test_results_are_pure_functions_of_seed_step_and_device(engine_name):
+    engine = new_engine(engine_name)
     method = create({"name": "fedavg"}, problem())
     state = method.initial_state(engine, dataset(96, 1))
     again, results = run_step(method, engine, state, devices())

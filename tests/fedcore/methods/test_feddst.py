@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-pytest.importorskip("torch")
-
 from fedcore.datasets.dataset import batch_count, batches
 from fedcore.errors import ConfigError, ResultError
 from fedcore.methods.feddst import FedDst, FedDstSettings
@@ -19,15 +17,15 @@ from fedcore.methods.method import Control, Problem, device_seed, normalization_
 from fedcore.payload import Payload
 from fedcore.protocol.codec import decode, encode
 from fedcore.sparsity.mask import active_counts, mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
+from tests.fedcore.training.engines import new_engine
 
 W = "conv0.weight"
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def feddst(rounds=6, training=None, **settings):

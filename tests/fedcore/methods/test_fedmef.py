@@ -15,16 +15,16 @@ from fedcore.methods.registry import create
 from fedcore.protocol.codec import decode, encode
 from fedcore.sparsity.mask import active_counts, density
 from fedcore.training.engine import StepSettings
-from fedcore.training.registry import create as create_engine
 from fedcore.training.torch_engine import TorchEngine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
+from tests.fedcore.training.engines import new_engine
 
 SETTINGS = {"name": "fedmef", "density": 0.2, "interval": 2, "stop": 4, "keep": 0.5}
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def fedmef(rounds=6, **settings):

@@ -8,23 +8,21 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.errors import ResultError
 from fedcore.methods.fedrts import FAILURES, SUCCESSES, FedRts, FedRtsSettings, largest_active
 from fedcore.methods.method import Control
 from fedcore.payload import Payload, SparseVector
 from fedcore.protocol.codec import decode, encode
 from fedcore.sparsity.mask import active_counts, mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
+from tests.fedcore.training.engines import new_engine
 
 W = "conv0.weight"
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def fedrts(rounds=6, **settings):

@@ -5,23 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.errors import ConfigError, ResultError
 from fedcore.methods import bn_selection, progressive
 from fedcore.methods.registry import create
 from fedcore.payload import Payload, SparseVector
 from fedcore.protocol.codec import quantise
 from fedcore.sparsity.mask import active_counts, density, largest, magnitude_mask
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
+from tests.fedcore.training.engines import new_engine
 
 SETTINGS = {"name": "fedtiny", "density": 0.2, "candidates": 4, "interval": 1, "stop": 9}
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def fedtiny(rounds=6, **settings):

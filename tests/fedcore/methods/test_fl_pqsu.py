@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.methods.fedavg import FedAvg, FedAvgSettings
 from fedcore.methods.fl_pqsu import FlPqsu, FlPqsuSettings, filter_mask
 from fedcore.protocol.codec import quantise
 from fedcore.sparsity.mask import mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
+from tests.fedcore.training.engines import new_engine
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def fl_pqsu(rounds=3, **settings):

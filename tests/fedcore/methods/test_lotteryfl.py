@@ -7,16 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.errors import ResultError
 from fedcore.methods.lotteryfl import LotteryFl, LotteryFlSettings, Ticket
 from fedcore.methods.method import Control, device_seed
 from fedcore.payload import Payload
 from fedcore.protocol.codec import decode, encode
 from fedcore.sparsity.mask import active_counts, density, mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem
+from tests.fedcore.training.engines import new_engine
 
 W = "conv0.weight"
 
@@ -36,8 +34,8 @@ class Memory:
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def lottery(rounds=6, **settings):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.accounting import gradient_flops
 from fedcore.datasets.dataset import Dataset
 from fedcore.errors import AggregationError, DataError, ResultError
@@ -16,14 +14,14 @@ from fedcore.methods.prunefl import PruneFl, PruneFlSettings
 from fedcore.methods.reconfiguration import mean_squares, packed, reconfigured, worthwhile
 from fedcore.models.graph import INPUT, Graph, Node, Op
 from fedcore.sparsity.mask import active_counts, mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
+from tests.fedcore.training.engines import new_engine
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def prunefl(rounds=5, **settings):

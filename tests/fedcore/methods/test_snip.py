@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.datasets.dataset import Dataset
 from fedcore.errors import DataError
 from fedcore.methods.snip import Snip, SnipSettings, sensitivities
@@ -14,14 +12,14 @@ from fedcore.models.graph import INPUT, Graph, Node, Op
 from fedcore.models.registry import build
 from fedcore.run_spec import ModelSettings
 from fedcore.sparsity.mask import active_counts, density, mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
+from tests.fedcore.training.engines import new_engine
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def snip(rounds=3, **settings):

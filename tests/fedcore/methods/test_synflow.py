@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from fedcore.errors import ConfigError
 from fedcore.methods.fedavg import FedAvg, FedAvgSettings
 from fedcore.methods.synflow import SynFlow, SynFlowSettings, flow_scores, linearised
@@ -14,15 +12,15 @@ from fedcore.models.graph import INPUT, STATISTICS, Graph, Node, Op
 from fedcore.models.registry import build
 from fedcore.run_spec import ModelSettings
 from fedcore.sparsity.mask import active_counts, mask_digest
-from fedcore.training.registry import create as create_engine
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
+from tests.fedcore.training.engines import new_engine
 from tests.fedcore.training.graphs import norm, residual_graph
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def synflow(rounds=3, **settings):

@@ -18,16 +18,16 @@ from fedcore.models.registry import build
 from fedcore.protocol.codec import decode, encode
 from fedcore.run_spec import ModelSettings
 from fedcore.sparsity.mask import active_counts, density
-from fedcore.training.registry import create as create_engine
 from fedcore.training.torch_engine import TorchEngine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
+from tests.fedcore.training.engines import new_engine
 
 SETTINGS = {"name": "tinyfleet", "density": 0.1, "interval": 2, "stop": 6}
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return create_engine("torch")
+def engine(engine_name):
+    return new_engine(engine_name)
 
 
 def tinyfleet(rounds=8, own=None, **settings):
