@@ -48,7 +48,7 @@ class Reference(torch.nn.Module):
                     Op.ADD: lambda a=a: a[0] + a[1],
                     Op.MAX_POOL: lambda a=a, n=n: torch.max_pool2d(a[0], n.kernel, n.stride),
                     Op.FLATTEN: lambda a=a: a[0].flatten(1),
-                    Op.GLOBAL_AVG_POOL: lambda a=a: a[0].mean(-1),
+                    Op.GLOBAL_AVG_POOL: lambda a=a: a[0].flatten(2).mean(-1),
                 }[n.op]()
         return values[self.graph.output]
 

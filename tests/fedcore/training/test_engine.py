@@ -147,3 +147,42 @@ def test_a_count_of_zero_and_a_layer_without_mask_give_nothing(engine_name):
     assert all(len(vector.positions) == 0 for vector in found.values())
     assert engine.top_gradients(*batch(graph, 8), {}) == {}
     assert len(engine.top_gradients(*batch(graph, 8), {"wide.weight": 0})["wide.weight"].positions) == 0
+
+
+def test_loading_leaves_no_trace_of_what_was_trained_before(engine_name):
+    graph = residual_graph()
+    engine, params = loaded(engine_name, graph, masked(graph, 0.3))
+    settings = StepSettings(0.1, 0.9, 1e-4)
+    results = []
+    for seed in (0, 1, 0):
+        engine.load(graph, params, masked(graph, 0.3, seed))
+        engine.train_step(*batch(graph, 12), settings)
+        results.append((engine.train_step(*batch(graph, 12, 1), settings), engine.params()))
+    (first, before), _, (again, after) = results
+    assert first == again
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 16, 31, 33])
+def test_a_samples_logits_depend_on_no_other(engine_name, samples):
+    graph = residual_graph()
+    engine, _ = loaded(engine_name, graph, masked(graph, 0.3))
+    x, y = batch(graph, samples)
+    alone = np.concatenate([engine.predict(x[i : i + 1]) for i in range(samples)])
+    for size in (1, 5, 256):
+        np.testing.assert_allclose(engine.predict(x, size), alone, rtol=1e-4, atol=1e-5)
+        assert engine.evaluate(x, y, size).correct == int((alone.argmax(1) == y).sum())
+    assert engine.predict(x[:0]).shape == (0, graph.classes)
+
+
+def test_arrays_that_do_not_fit_the_model_are_refused(engine_name):
+    if engine_name == "torch":
+        pytest.skip("torch's own errors")
+    from fedcore.errors import ConfigError
+
+    graph = residual_graph()
+    engine, params = loaded(engine_name, graph)
+    with pytest.raises(ConfigError, match=r"wide\.weight.*use engine 'torch'"):
+        engine.load(graph, params | {"wide.weight": params["wide.weight"][:3]}, {})
+    with pytest.raises(ConfigError, match="holds no model"):
+        new_engine(engine_name).params()
