@@ -1,0 +1,177 @@
+"""Layers in float64, forwards and backwards, written to be read: what the engine is held against.
+
+All values are (N, C, H, W): 1-D images have one row, vectors one pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Pair = tuple[int, int]
+
+BATCH_NORM_EPSILON = 1e-5
+LEAKY_SLOPE = 0.01
+NORM_FLOOR = 1e-4  # least N var of a normalised filter (FedMef, section 3.3)
+
+
+# -- windows: what a kernel sees -----------------------------------------------------------
+
+
+def windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, fill: float = 0.0) -> Array:
+    """(N, C, kernel rows, kernel columns, output rows, output columns) of the padded image."""
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)), constant_values=fill)
+    rows, columns = ((size - k) // s + 1 for size, k, s in zip(padded.shape[2:], kernel, stride, strict=True))
+    seen = np.empty((*x.shape[:2], *kernel, rows, columns))
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            seen[:, :, i, j] = padded[:, :, i :: stride[0], j :: stride[1]][:, :, :rows, :columns]
+    return seen
+
+
+def windows_gradient(seen: Array, shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
+    """The gradient of the image of that shape, from its windows'."""
+    n, c, kh, kw, rows, columns = seen.shape
+    padded = np.zeros((n, c, shape[2] + 2 * padding[0], shape[3] + 2 * padding[1]))
+    for i in range(kh):
+        for j in range(kw):
+            padded[:, :, i :: stride[0], j :: stride[1]][:, :, :rows, :columns] += seen[:, :, i, j]
+    return padded[:, :, padding[0] : padding[0] + shape[2], padding[1] : padding[1] + shape[3]]
+
+
+# -- layers with weights -------------------------------------------------------------------
+
+
+def convolution(x: Array, weight: Array, stride: Pair, padding: Pair, groups: int) -> Array:
+    """``weight`` is (out, in / groups, kernel rows, kernel columns)."""
+    seen = windows(x, weight.shape[2:], stride, padding)
+    seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])
+    out = np.einsum("ngcijhw,gocij->ngohw", seen, weight.reshape(groups, -1, *weight.shape[1:]))
+    return out.reshape(len(x), len(weight), *out.shape[3:])
+
+
+def convolution_gradients(
+    x: Array, weight: Array, stride: Pair, padding: Pair, groups: int, g: Array
+) -> tuple[Array, Array]:
+    """(of the image, of the weight)."""
+    seen = windows(x, weight.shape[2:], stride, padding)
+    grouped = seen.reshape(len(x), groups, -1, *seen.shape[2:])
+    filters = weight.reshape(groups, -1, *weight.shape[1:])
+    g = g.reshape(len(x), groups, -1, *g.shape[2:])
+    of_weight = np.einsum("ngohw,ngcijhw->gocij", g, grouped).reshape(weight.shape)
+    of_seen = np.einsum("ngohw,gocij->ngcijhw", g, filters).reshape(seen.shape)
+    return windows_gradient(of_seen, x.shape, stride, padding), of_weight
+
+
+def _filters(weight: Array, active: Bools, norm: str) -> tuple[Array, Array, Array, Array, Array]:
+    """(mask, N, standardised weights z, their scale s, whether the floor holds it), a filter a row."""
+    mask = active.reshape(len(weight), -1)
+    rows = np.where(mask, weight.reshape(len(weight), -1), 0.0)
+    counted = np.ones_like(mask) if norm == "all" else mask
+    count = np.maximum(counted.sum(axis=1, keepdims=True), 1).astype(np.float64)
+    centred = np.where(counted, rows - rows.sum(axis=1, keepdims=True) / count, 0.0)
+    energy = np.square(centred).sum(axis=1, keepdims=True)
+    scale = np.sqrt(np.maximum(energy, NORM_FLOOR))
+    return mask, count, centred / scale, scale, energy <= NORM_FLOOR
+
+
+def normalised(weight: Array, gain: Array, active: Bools, norm: str) -> Array:
+    """W^_ij = m_ij g_i (W_ij - mean_i) / sqrt(max(N_i var_i, 1e-4)) (FedMef, section 3.3)."""
+    mask, _, z, _, _ = _filters(weight, active, norm)
+    return np.where(mask, gain[:, None] * z, 0.0).reshape(weight.shape)
+
+
+def normalised_gradients(weight: Array, gain: Array, active: Bools, norm: str, g: Array) -> tuple[Array, Array]:
+    """(of the weight, of the gain), from the gradient of W^."""
+    mask, count, z, scale, floored = _filters(weight, active, norm)
+    g = np.where(mask, g.reshape(mask.shape), 0.0)
+    along = (g * z).sum(axis=1, keepdims=True)
+    h = g - g.sum(axis=1, keepdims=True) / count - np.where(floored, 0.0, along) * z
+    return np.where(mask, gain[:, None] / scale * h, 0.0).reshape(weight.shape), along[:, 0]
+
+
+# -- batch norm ----------------------------------------------------------------------------
+
+
+def _channels(values: Array) -> Array:
+    return values[None, :, None, None]
+
+
+def batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, var: Array) -> Array:
+    return (x - _channels(mean)) / np.sqrt(_channels(var) + BATCH_NORM_EPSILON) * _channels(gamma) + _channels(beta)
+
+
+def batch_norm_gradients(x: Array, gamma: Array, g: Array) -> tuple[Array, Array, Array]:
+    """(of x, of gamma, of beta), with the batch's own statistics."""
+    axes, count = (0, 2, 3), x.size / x.shape[1]
+    scale = np.sqrt(x.var(axis=axes, keepdims=True) + BATCH_NORM_EPSILON)
+    z = (x - x.mean(axis=axes, keepdims=True)) / scale
+    of_gamma, of_beta = (g * z).sum(axis=axes), g.sum(axis=axes)
+    of_x = _channels(gamma) / scale * (g - (_channels(of_beta) + z * _channels(of_gamma)) / count)
+    return of_x, of_gamma, of_beta
+
+
+# -- activations ---------------------------------------------------------------------------
+
+
+def activation(op: str, x: Array) -> Array:
+    return {
+        "relu": lambda: np.maximum(x, 0),
+        "relu6": lambda: np.clip(x, 0, 6),
+        "leaky_relu": lambda: np.where(x > 0, x, LEAKY_SLOPE * x),
+        "hard_swish": lambda: x * np.clip(x + 3, 0, 6) / 6,
+    }[op]()
+
+
+def activation_slope(op: str, x: Array) -> Array:
+    return {
+        "relu": lambda: (x > 0).astype(float),
+        "relu6": lambda: ((x > 0) & (x < 6)).astype(float),
+        "leaky_relu": lambda: np.where(x > 0, 1.0, LEAKY_SLOPE),
+        "hard_swish": lambda: np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, (2 * x + 3) / 6)),
+    }[op]()
+
+
+KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "leaky_relu": (0.0,), "hard_swish": (-3.0, 3.0)}
+"""Where an activation's slope jumps: float32 and float64 may fall on different sides."""
+
+
+# -- pools ---------------------------------------------------------------------------------
+
+
+def pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, largest: bool) -> Array:
+    """Padding is neither the largest nor counted in the mean."""
+    if largest:
+        return windows(x, kernel, stride, padding, -np.inf).max(axis=(2, 3))
+    count = windows(np.ones_like(x), kernel, stride, padding).sum(axis=(2, 3))
+    return windows(x, kernel, stride, padding).sum(axis=(2, 3)) / count
+
+
+def pool_gradient(x: Array, kernel: Pair, stride: Pair, padding: Pair, largest: bool, g: Array) -> Array:
+    """The first of equal values in a window has its gradient."""
+    seen = windows(x, kernel, stride, padding, -np.inf if largest else 0.0)
+    flat = seen.reshape(*seen.shape[:2], -1, *seen.shape[4:])
+    if largest:
+        share = np.zeros_like(flat)
+        np.put_along_axis(share, flat.argmax(axis=2)[:, :, None], 1.0, axis=2)
+    else:
+        inside = windows(np.ones_like(x), kernel, stride, padding).reshape(flat.shape)
+        share = inside / inside.sum(axis=2, keepdims=True)
+    return windows_gradient((share * g[:, :, None]).reshape(seen.shape), x.shape, stride, padding)
+
+
+# -- objectives: (sum over the samples, gradient of that sum) ------------------------------
+
+
+def objective(name: str, logits: Array, labels: NDArray[np.int64]) -> tuple[float, Array]:
+    """Cross-entropy, squared error to one-hot (mean over classes), or the sum of all logits ("flow")."""
+    wanted = np.eye(logits.shape[1])[labels]
+    if name == "flow":
+        return float(logits.sum()), np.ones_like(logits)
+    if name == "squared_error":
+        return float(np.square(logits - wanted).mean(axis=1).sum()), 2 * (logits - wanted) / logits.shape[1]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-(log_p * wanted).sum()), np.exp(log_p) - wanted
