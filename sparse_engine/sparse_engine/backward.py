@@ -14,6 +14,7 @@ from sparse_engine.geometry import pool_shape
 from sparse_engine.layers import Op
 from sparse_engine.memory import Buffer
 from sparse_engine.tape import Emitter, Reading
+from sparse_engine.values import Saving, Values
 
 
 @dataclass(eq=False, slots=True)
@@ -37,18 +38,13 @@ class Gradient:
 
 
 class Backward:
-    """Appends the backward pass to a lowered forward pass.
+    """Appends the backward pass to a lowered forward pass."""
 
-    With ``recompute`` sums are not kept from the forward pass but computed again when they are needed.
-    """
-
-    def __init__(self, lowered: Lowered, recompute: bool) -> None:
+    def __init__(self, lowered: Lowered, saving: Saving) -> None:
         self._lowered = lowered
         self._tape = lowered.tape
-        self._recompute = recompute
+        self._values = Values(lowered, saving)
         self._gradients: dict[Reading, Gradient] = {}
-        self._by_buffer = {stored.out: stored for stored in lowered.stored}
-        self._again: dict[Buffer, Buffer] = {}
         self._trained = {stored.out for stored in lowered.stored}
         """Buffers on whose values trained weights have an influence: all but the input."""
 
@@ -119,15 +115,36 @@ class Backward:
             del self._gradients[reading]
         return found
 
-    def _norm_gradient(self, reading: Reading, gradient: Gradient) -> None:
-        writer = gradient.writer
-        if reading.norm and writer is not None and writer.reading == reading:
-            writer.reduces = True
-        elif reading.norm:
-            buffer = gradient.buffer
+    def _through(self, reading: Reading, gradient: Gradient) -> tuple[Reading, Gradient]:
+        """(how to read the stored tensor, or what stands for it, for its slope; that of which reading).
+
+        A norm's gradients are complete after this.
+        """
+        norm = reading.norm
+        pruned = self._values.normalised(reading) if norm else None
+        if pruned is None:
+            current = self._values.derivative(reading)
+            writer = gradient.writer
+            if writer is not None and norm and writer.reading == reading:
+                writer.reduces = True
+            elif norm:
+                buffer = gradient.buffer
+                self._tape.add(
+                    lambda e: e.program.norm_gradient(e.tensor(buffer), e.view(current)), [buffer, current.buffer]
+                )
+            return current, gradient
+        if reading.act != _core.Act.none:
+            slope, gradient = self._values.derivative(reading), self._own(gradient)
+            masked = gradient.buffer
             self._tape.add(
-                lambda e: e.program.norm_gradient(e.tensor(buffer), e.view(reading)), [buffer, reading.buffer]
+                lambda e: e.program.view_gradient(e.tensor(masked), e.view(slope), e.tensor(masked)),
+                [masked, slope.buffer],
             )
+        source = gradient.buffer
+        self._tape.add(
+            lambda e: e.program.pruned_norm_gradient(e.tensor(source), e.tensor(pruned), e.norm(norm)), [source, pruned]
+        )
+        return Reading(pruned, norm), gradient
 
     def _total(self, buffer: Buffer) -> Gradient | None:
         """The gradient of a stored buffer itself."""
@@ -138,42 +155,15 @@ class Backward:
             return found[0][1]
         total = Gradient(self._tape.like(buffer))
         for index, (reading, gradient) in enumerate(found):
-            current = self._current(reading)
-            self._norm_gradient(current, gradient)
+            current, through = self._through(reading, gradient)
 
-            def emit(e: Emitter, r: Reading = current, g: Buffer = gradient.buffer, add: bool = index > 0) -> None:
-                e.program.view_gradient(e.tensor(g), e.view(r), e.tensor(total.buffer), add)
+            def emit(e: Emitter, r: Reading = current, g: Buffer = through.buffer, add: bool = index > 0) -> None:
+                view = _core.View(e.tensor(g)) if r.plain else e.view(r)
+                e.program.view_gradient(e.tensor(g), view, e.tensor(total.buffer), add)
 
-            self._tape.add(emit, [gradient.buffer, current.buffer, total.buffer])
-            gradient.owners -= 1
+            self._tape.add(emit, [through.buffer, None if current.plain else current.buffer, total.buffer])
+            through.owners -= 1
         return total
-
-    # -- values that are computed again --------------------------------------------------
-
-    def _value(self, buffer: Buffer) -> Buffer:
-        """Where the buffer's values are to be had during the backward pass."""
-        if buffer.root is not None:
-            storage = self._value(buffer.storage)
-            if storage is buffer.storage:
-                return buffer
-            return self._tape.buffer(buffer.channels, buffer.height, buffer.width, root=storage)
-        stored = self._by_buffer.get(buffer)
-        if not self._recompute or stored is None or stored.kind != "combine":
-            return buffer
-        if buffer not in self._again:
-            sources = [self._current(source) for source in stored.sources]
-            out = self._tape.like(buffer)
-
-            def emit(e: Emitter) -> None:
-                second = e.view(sources[1]) if len(sources) > 1 else _core.View()
-                e.program.combine(e.view(sources[0]), second, e.tensor(out), stored.act, stored.gain)
-
-            self._tape.add(emit, [*(source.buffer for source in sources), out])
-            self._again[buffer] = out
-        return self._again[buffer]
-
-    def _current(self, reading: Reading) -> Reading:
-        return Reading(self._value(reading.buffer), reading.norm, reading.act, reading.gain)
 
     # -- one stored tensor each ----------------------------------------------------------
 
@@ -182,15 +172,14 @@ class Backward:
         if not found:
             return
         if len(found) == 1:
-            output, gradient = found[0]
             self._take(stored.out)
-            self._norm_gradient(output, gradient)
+            output, gradient = self._through(*found[0])
         else:
             total = self._total(stored.out)
             assert total is not None  # noqa: S101 - there were gradients
             output, gradient = Reading(total.buffer), total
         (source,) = stored.sources
-        current = self._current(source)
+        current, keep = self._values.activation(source)
         target, added = self._target(source) if self._wanted(source) else (None, None)
         from_buffer = gradient.buffer
         # A flattened input's gradient is written in the input's own shape: the same memory.
@@ -209,6 +198,7 @@ class Backward:
                 e.view(current),
                 -1 if target is None else e.tensor(target),
                 -1 if added is None else e.tensor(added),
+                keep=keep,
                 norm_gradient=writer.reduces,
             )
             e.program.backward(e.convolution(stored.layer, source.buffer, stored.out), wants)
@@ -229,7 +219,7 @@ class Backward:
             return
         if stored.act != _core.Act.none:
             gradient = self._own(gradient)
-            value, buffer = self._value(stored.out), gradient.buffer
+            value, buffer = self._values.output(stored), gradient.buffer
             self._tape.add(
                 lambda e: e.program.slope_by_output(e.tensor(buffer), e.tensor(value), stored.act, stored.gain),
                 [buffer, value],
@@ -255,10 +245,10 @@ class Backward:
         (source,) = stored.sources
         if gradient is None or not self._wanted(source):
             return
-        current = self._current(source)
+        largest = stored.layer.op is Op.MAX_POOL
+        current = self._values.exact(source) if largest else source
         target, add = self._accumulator(source)
         buffer, shape = gradient.buffer, pool_shape(stored.layer, source.buffer)
-        largest = stored.layer.op is Op.MAX_POOL
         # The mean's gradient reads no value of its input: it may be gone.
         touched = [buffer, target, current.buffer] if largest else [buffer, target]
         self._tape.add(

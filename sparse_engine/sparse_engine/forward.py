@@ -70,7 +70,7 @@ class Forward:
     def lower(self) -> Lowered:
         shape = self._shapes[INPUT]
         image = self._tape.buffer(*three(shape))
-        image.used(0)
+        self._tape.inputs.append(image)
         self._values[INPUT] = Reading(image)
         for layer in self._model.layers:
             sources = [self._values[name] for name in layer.inputs]
@@ -79,7 +79,7 @@ class Forward:
             else:
                 self._values[layer.name] = self._layer(layer, sources)
         output = self._plain(self._values[self._model.layers[-1].name], self._model.layers[-1])
-        output.used(len(self._tape.instructions))
+        self._tape.outputs.append(output)
         return Lowered(self._tape, image, output, self._stored)
 
     def _layer(self, layer: Layer, sources: list[Reading]) -> Reading:

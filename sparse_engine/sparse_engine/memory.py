@@ -10,9 +10,21 @@ from sparse_engine import _core
 ALIGNMENT = 16  # floats
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What a buffer holds instead of a tensor: its ``keep`` largest entries, or ``codes`` bits a value."""
+
+    keep: float = 1.0
+    half: bool = False
+    codes: int = 0
+
+
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """A tensor of the program. ``root`` is the buffer whose memory it shares under another shape."""
+    """A tensor of the program, or a ``copy`` of one.
+
+    ``root`` is the buffer whose memory it shares under another shape.
+    """
 
     channels: int
     height: int
@@ -22,6 +34,7 @@ class Buffer:
     last: int = -1
     offset: int = -1  # in floats
     packed: bool = False  # its memory has another shape too: no gaps between channels
+    copy: Copy | None = None
 
     @property
     def values(self) -> int:
@@ -38,6 +51,15 @@ class Buffer:
         storage.first = step if storage.first < 0 else storage.first
         storage.last = max(storage.last, step)
 
+    def floats(self, samples: int) -> int:
+        """What it takes of the arena for so many samples."""
+        if self.copy is None:
+            floats = _core.tensor_floats(self.channels, self.height, self.width, samples, self.packed)
+        else:
+            shape = (self.channels, self.height, self.width)
+            floats = _core.cache_floats(*shape, samples, self.copy.keep, self.copy.half, self.copy.codes)
+        return -(-floats // ALIGNMENT) * ALIGNMENT
+
 
 @dataclass(slots=True)
 class MemoryPlan:
@@ -52,23 +74,20 @@ def plan(buffers: Iterable[Buffer], samples: int) -> MemoryPlan:
     """Give every buffer an offset: the largest first, each as low as those that live with it allow."""
     roots = [b for b in buffers if b.root is None and b.first >= 0]
 
-    def size(b: Buffer) -> int:
-        floats = _core.tensor_floats(b.channels, b.height, b.width, samples, b.packed)
-        return int(-(-floats // ALIGNMENT) * ALIGNMENT)
-
+    sizes = {b: b.floats(samples) for b in roots}
     placed: list[Buffer] = []
     found = MemoryPlan(buffers=roots)
-    for buffer in sorted(roots, key=lambda b: (-size(b), b.first)):
+    for buffer in sorted(roots, key=lambda b: (-sizes[b], b.first)):
         offset = 0
         for other in sorted(placed, key=lambda b: b.offset):
             if other.first > buffer.last or other.last < buffer.first:
                 continue
-            if other.offset - offset >= size(buffer):
+            if other.offset - offset >= sizes[buffer]:
                 break
-            offset = max(offset, other.offset + size(other))
+            offset = max(offset, other.offset + sizes[other])
         buffer.offset = offset
         placed.append(buffer)
-        found.floats = max(found.floats, offset + size(buffer))
+        found.floats = max(found.floats, offset + sizes[buffer])
     steps = sorted({b.first for b in roots})
-    found.floor = max((sum(size(b) for b in roots if b.first <= s <= b.last) for s in steps), default=0)
+    found.floor = max((sum(sizes[b] for b in roots if b.first <= s <= b.last) for s in steps), default=0)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,12 @@ from sparse_engine.forward import Forward
 from sparse_engine.layers import Layer, Model, ModelError, Op
 from sparse_engine.memory import MemoryPlan
 from sparse_engine.tape import Emitter, State
+from sparse_engine.values import Saving
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 BN_MOMENTUM = 0.1
+EXACT = Saving()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,14 @@ class Step:
     weight_decay: float = 0.0
     micro_batch: int = 0  # samples at a time; 0: the whole batch at once
     penalty: float = 0.0
-    recompute: bool = False  # sums are computed again for the backward pass: less memory, a little more time
+    recompute: int = 0  # 1: sums are computed again for the backward pass; 2: every second convolution too
+    keep: float = 1.0  # share of a layer's input that its weight gradient sees, the largest entries
+    cache: Literal["fp32", "fp16"] = "fp32"  # precision of that share
+    pruned_norm: bool = False  # with ``keep`` < 1 batch norms' caches are pruned too
+
+    @property
+    def saving(self) -> Saving:
+        return Saving(self.recompute, self.keep, self.cache == "fp16", self.pruned_norm)
 
 
 @dataclass(slots=True)
@@ -56,7 +66,7 @@ class Network:
         self._shapes = model.shapes()
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads)
-        self._programs: dict[tuple[int, str, bool], Compiled] = {}
+        self._programs: dict[tuple[int, str, Saving], Compiled] = {}
         weights, norms = {}, {}
         for layer in model.layers:
             if layer.op in (Op.CONV, Op.LINEAR):
@@ -140,7 +150,7 @@ class Network:
         parts = list(_parts(x, y, step.micro_batch))
         total = 0.0
         for part_x, part_y in parts:
-            compiled = self._compiled(len(part_y), "train", step.recompute)
+            compiled = self._compiled(len(part_y), "train", step.saving)
             total += self._run(compiled, part_x, part_y, momentum_of(len(parts)), 1.0 / len(y))[0]
         sgd = _core.Sgd(step.learning_rate, step.momentum, step.weight_decay, step.penalty)
         for owner in owners:
@@ -152,12 +162,12 @@ class Network:
         parts = list(_parts(x, np.zeros(len(x), np.int64), micro_batch))
         for part_x, part_y in parts:
             self._run(
-                self._compiled(len(part_y), "statistics", False), part_x, part_y, momentum_of(len(parts)), 0.0
+                self._compiled(len(part_y), "statistics", EXACT), part_x, part_y, momentum_of(len(parts)), 0.0
             )
 
     def predict(self, x: Floats) -> Floats:
         """Outputs (N, classes) in evaluation mode."""
-        compiled = self._compiled(len(x), "infer", False)
+        compiled = self._compiled(len(x), "infer", EXACT)
         self._run(compiled, x, np.zeros(len(x), np.int64), -1.0, 0.0)
         out = np.empty((len(x), self._shapes[self.model.layers[-1].name][0]), np.float32)
         compiled.program.output(compiled.output, out.reshape(-1))
@@ -170,6 +180,7 @@ class Network:
         layers: Sequence[str] | Mapping[str, Sequence[range]],
         rows: int = 0,
         objective: str = "cross_entropy",
+        saving: Saving = EXACT,
     ) -> Iterator[tuple[str, int, Floats]]:
         """Whole weight gradients of the layers, pruned positions included, in training mode.
 
@@ -177,7 +188,7 @@ class Network:
         ``rows`` 0: all at once. A mapping gives each layer's ranges of output channels instead. Running
         statistics stay. The array is used again: copy what is to be kept.
         """
-        compiled = self._compiled(len(y), "train", False)
+        compiled = self._compiled(len(y), "train", saving)
         program, wanted = compiled.program, set(layers)
         program.begin(_flat(x), compiled.input)
         labels = np.ascontiguousarray(y, np.int64)
@@ -209,28 +220,28 @@ class Network:
         )
         return found
 
-    def _compiled(self, samples: int, mode: str, recompute: bool) -> Compiled:
-        key = (samples, mode, recompute)
+    def _compiled(self, samples: int, mode: str, saving: Saving) -> Compiled:
+        key = (samples, mode, saving)
         if key not in self._programs:
-            self._programs[key] = self._compile(samples, mode, recompute)
+            self._programs[key] = self._compile(samples, mode, saving)
         return self._programs[key]
 
-    def _compile(self, samples: int, mode: str, recompute: bool) -> Compiled:
+    def _compile(self, samples: int, mode: str, saving: Saving) -> Compiled:
         lowered = Forward(self.model, training=mode != "infer").lower()
         tape = lowered.tape
         forward_steps = len(tape.instructions)
         if mode == "train":
-            Backward(lowered, recompute).lower()
+            Backward(lowered, saving).lower()
         memory = tape.place(samples)
         program = _core.Program(self._arena, self._pool, samples)
         starts = []
         emitter = Emitter(program, self._state)
-        for instruction in tape.instructions:
+        for instruction in tape.ordered():
             starts.append(len(program))
             instruction.emit(emitter)
         layers = {
             instruction.layer: start
-            for instruction, start in zip(tape.instructions, starts, strict=True)
+            for instruction, start in zip(tape.ordered(), starts, strict=True)
             if instruction.layer
         }
         return Compiled(

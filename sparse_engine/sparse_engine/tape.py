@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sparse_engine import _core
 from sparse_engine.geometry import conv_shape
 from sparse_engine.layers import Layer
-from sparse_engine.memory import Buffer, MemoryPlan, plan
+from sparse_engine.memory import Buffer, Copy, MemoryPlan, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,15 @@ class Emitter:
             self._convolutions[layer.name] = self.program.convolution(shape, self._state.weights[layer.name])
         return self._convolutions[layer.name]
 
+    def cache(self, buffer: Buffer, like: Buffer) -> int:
+        """The number of a copy of that tensor."""
+        if id(buffer) not in self._tensor_ids:
+            half = buffer.copy is not None and buffer.copy.half
+            floats = buffer.floats(self.program.samples)
+            number = self.program.cache(self.tensor(like), buffer.offset, floats, half)
+            self._tensor_ids[id(buffer)] = number
+        return self._tensor_ids[id(buffer)]
+
     def view(self, reading: Reading) -> _core.View:
         return _core.View(self.tensor(reading.buffer), self.norm(reading.norm), reading.act, reading.gain)
 
@@ -87,6 +96,9 @@ class Tape:
 
     instructions: list[Instruction] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
+    inputs: list[Buffer] = field(default_factory=list)  # live from the beginning
+    outputs: list[Buffer] = field(default_factory=list)  # live to the end
+    _followers: dict[int, list[Instruction]] = field(default_factory=dict)
 
     def buffer(self, channels: int, height: int, width: int, root: Buffer | None = None) -> Buffer:
         """A new buffer; with ``root`` another shape of that one's memory."""
@@ -95,15 +107,34 @@ class Tape:
         self.buffers.append(Buffer(channels, height, width, root))
         return self.buffers[-1]
 
-    def like(self, other: Buffer) -> Buffer:
-        return self.buffer(other.channels, other.height, other.width)
+    def like(self, other: Buffer, copy: Copy | None = None) -> Buffer:
+        """Another buffer of that shape, or with ``copy`` one that holds less of such a tensor."""
+        self.buffers.append(Buffer(other.channels, other.height, other.width, copy=copy))
+        return self.buffers[-1]
 
     def add(self, emit: Callable[[Emitter], None], touches: Sequence[Buffer | None], layer: str = "") -> None:
-        found = tuple(buffer for buffer in touches if buffer is not None)
-        for buffer in found:
-            buffer.used(len(self.instructions))
-        self.instructions.append(Instruction(emit, found, layer))
+        """Append an instruction. ``touches`` are all buffers that it reads or writes."""
+        self.instructions.append(Instruction(emit, tuple(b for b in touches if b is not None), layer))
+
+    def follow(self, index: int, emit: Callable[[Emitter], None], touches: Sequence[Buffer]) -> None:
+        """An instruction that comes right after that number ``index`` of those appended."""
+        self._followers.setdefault(index, []).append(Instruction(emit, tuple(touches)))
+
+    def ordered(self) -> list[Instruction]:
+        """All instructions as they are to run."""
+        found: list[Instruction] = []
+        for index, instruction in enumerate(self.instructions):
+            found += [instruction, *self._followers.get(index, ())]
+        return found
 
     def place(self, samples: int) -> MemoryPlan:
         """Give all buffers their places for so many samples."""
+        instructions = self.ordered()
+        for buffer in self.inputs:
+            buffer.used(0)
+        for step, instruction in enumerate(instructions):
+            for buffer in instruction.touches:
+                buffer.used(step)
+        for buffer in self.outputs:
+            buffer.used(len(instructions))
         return plan(self.buffers, samples)

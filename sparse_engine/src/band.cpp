@@ -65,7 +65,7 @@ void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int
 }  // namespace
 
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
-                     int first_row, int advance, float* out) {
+                     float bound, int first_row, int advance, float* out) {
   const int kept = kept_rows(band.rows, advance);
   const int columns = static_cast<int>(band.pitch / x.lanes);
   for (int c = 0; c < s.in_channels; ++c)
@@ -80,6 +80,7 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
             zero(to, band.pitch);
           else
             fill_row(s, x.row(c, h), x.lanes, pw, columns, readings[c], to);
+          if (bound > 0.0f) kernels().cut(to, band.pitch, bound);
         }
       }
 }

@@ -38,9 +38,10 @@ struct Plane {
 };
 
 // Fill the band of output rows from `first_row` on; `readings` holds one a channel. With `advance` > 0 the band
-// still holds the rows from `first_row - advance` on: those that both have are moved, not read again.
+// still holds the rows from `first_row - advance` on: those that both have are moved, not read again. What is
+// smaller than `bound` becomes zero.
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
-                     int first_row, int advance, float* out);
+                     float bound, int first_row, int advance, float* out);
 
 // The gradient's band: rows [first - reach_h, first + rows), zeros outside of the gradient, with `reach_w`
 // columns of zeros on the left and at least as many as any class needs on the right.

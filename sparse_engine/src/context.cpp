@@ -33,7 +33,9 @@ std::vector<Reading> Context::readings(const View& view) const {
   std::vector<Reading> found(static_cast<size_t>(channels), {1.0f, 0.0f, view.act, view.gain});
   if (view.norm >= 0) {
     const Norm& norm = *norms[static_cast<size_t>(view.norm)];
-    for (int c = 0; c < channels; ++c) found[c] = norm.reading(c, view.act, view.gain);
+    for (int c = 0; c < channels; ++c)
+      found[c] = view.standard ? Reading{norm.inverse[c], -norm.mean[c] * norm.inverse[c], view.act, view.gain}
+                               : norm.reading(c, view.act, view.gain);
   }
   return found;
 }

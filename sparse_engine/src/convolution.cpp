@@ -81,7 +81,7 @@ void Convolution::forward(const Context& context, const View& input, int output,
       const int block = item / chunks_, first = item % chunks_ * chunk_;
       const int advance = item > begin && first > 0 ? chunk_ : 0;
       const Rows region{std::min(chunk_, s.out_h - first), static_cast<int>(run)};
-      fill_input_band(s, band_, context.plane_of(input.tensor, block), readings, first, advance, band);
+      fill_input_band(s, band_, context.plane_of(input.tensor, block), readings, 0.0f, first, advance, band);
       float* out = context.at(output, block) + first * run;
       float* computed = direct ? out : temporary;
       const ptrdiff_t stride = direct ? plane : region.rows * pitch;

@@ -21,6 +21,7 @@ struct BackwardWants {
   int input_gradient = -1;
   int added = -1;         // added to the input gradient; may be the same tensor
   bool weight_gradient = true;
+  float keep = 1.0f;            // the weight gradient sees this share of the input, its largest entries
   bool norm_gradient = false;  // the input gradient is then whole: reduce it for the input's norm
 };
 
@@ -38,10 +39,12 @@ class Convolution {
   // `sums` (null: not wanted) are moments of the output about `center`.
   void forward(const Context& context, const View& input, int output, const float* center, double* sums);
   // `sums` (null: not wanted) are those of the input's norm, as in `reduce_gradient`: [back_parts][in_channels][2].
-  void backward(const Context& context, const BackwardWants& wants, double* sums);
+  // Of the input the weight gradient sees what reaches `bound`.
+  void backward(const Context& context, const BackwardWants& wants, float bound, double* sums);
   int back_parts(const Context& context) const { return context.blocks * back_chunks_; }
   // The whole gradient of the weights of outputs [first, last), pruned positions included, added to `out`.
-  void dense_gradient(const Context& context, const BackwardWants& wants, int first, int last, float* out);
+  void dense_gradient(const Context& context, const BackwardWants& wants, float bound, int first, int last,
+                      float* out);
 
  private:
   // The taps of one direction. Sparse: bounds by group and output, one offset and value a weight. Dense: one

@@ -18,7 +18,7 @@ std::vector<Slope> Convolution::slopes(const Context& context, const BackwardWan
   return found;
 }
 
-void Convolution::backward(const Context& context, const BackwardWants& wants, double* sums_of_norm) {
+void Convolution::backward(const Context& context, const BackwardWants& wants, float bound, double* sums_of_norm) {
   const ConvShape& s = shape_;
   const bool inward = wants.input_gradient >= 0;
   refresh();
@@ -41,7 +41,7 @@ void Convolution::backward(const Context& context, const BackwardWants& wants, d
       fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, block),
                          context.plane_of(wants.output.tensor, block), gradient_slopes, first, advance, gradient);
       if (wants.weight_gradient && first < s.out_h) {
-        fill_input_band(s, band_, context.plane_of(wants.input.tensor, block), readings, first, advance, input);
+        fill_input_band(s, band_, context.plane_of(wants.input.tensor, block), readings, bound, first, advance, input);
         weight_gradient(gradient, input, first, sums);
       }
       if (inward) input_gradient(context, wants, gradient, input + layout.temporary, block, first);
@@ -157,8 +157,8 @@ void Convolution::reduce_input(const Context& context, const BackwardWants& want
   }
 }
 
-void Convolution::dense_gradient(const Context& context, const BackwardWants& wants, int first, int last,
-                                 float* out) {
+void Convolution::dense_gradient(const Context& context, const BackwardWants& wants, float bound, int first,
+                                 int last, float* out) {
   const ConvShape& s = shape_;
   require(0 <= first && first <= last && last <= s.out_channels, "output channels out of range");
   const auto readings = context.readings(wants.input);
@@ -186,7 +186,7 @@ void Convolution::dense_gradient(const Context& context, const BackwardWants& wa
       const int advance = i > begin && row > 0 ? chunk_ : 0;
       fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, block),
                          context.plane_of(wants.output.tensor, block), gradient_slopes, row, advance, gradient);
-      fill_input_band(s, band_, context.plane_of(wants.input.tensor, block), readings, row, advance, input);
+      fill_input_band(s, band_, context.plane_of(wants.input.tensor, block), readings, bound, row, advance, input);
       const float* dy = gradient + first * gradient_band_.channel + gradient_band_.reach_h * gradient_band_.pitch +
                         static_cast<ptrdiff_t>(gradient_band_.reach_w) * lanes_;
       kernels().correlate(taps, dy, gradient_band_.pitch, gradient_band_.channel, input, band_.pitch,

@@ -1,12 +1,17 @@
 // Compiled once per instruction set, with SPARSE_TABLE naming the table.
 #include "kernels.hpp"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "simd.hpp"
 
 using namespace sparse;  // NOLINT: what follows is this file's own
 
 #include "kernels_conv.inc"
 #include "kernels_elementwise.inc"
+#include "kernels_caches.inc"
 
 namespace {
 
@@ -22,7 +27,8 @@ constexpr const char* kName = "baseline";
 
 constexpr Kernels kTable = {kName,  kWidth,  SPARSE_TILE, convolve, convolve_dense, correlate,
                             correlate_dense, gather,      scatter,  read,           combine,
-                            slope,  slope_by_output, add, moments,  reduce,         update};
+                            slope,  slope_by_output, add, moments,  reduce,         update,
+                            mark_large, mark_above, pack, unpack, choose, cut};
 
 }  // namespace
 

@@ -96,6 +96,18 @@ struct Kernels {
   void (*reduce)(const float* g, const float* x, ptrdiff_t n, Reading, float mean, double* sums);
   // SGD: v = momentum * v + g + decay * w; w -= rate * v
   void (*update)(float* w, float* v, const float* g, ptrdiff_t n, float rate, float momentum, float decay);
+
+  // -- pruned copies; a bitmap has one word for each 16 values --------------------------
+  // Set the bits of |x| >= bound, zeros never, or of x > bound; returns how many.
+  ptrdiff_t (*mark_large)(const float* x, ptrdiff_t n, float bound, uint16_t* bitmap);
+  ptrdiff_t (*mark_above)(const float* x, ptrdiff_t n, float bound, uint16_t* bitmap);
+  // The marked values side by side, as float or half precision, and back with zeros between; returns how many.
+  ptrdiff_t (*pack)(const float* x, ptrdiff_t n, const uint16_t* bitmap, void* out, bool half);
+  ptrdiff_t (*unpack)(const void* in, ptrdiff_t n, const uint16_t* bitmap, float* out, bool half);
+  // high where the second bitmap's bit is set, else middle where the first's is, else low.
+  void (*choose)(const uint16_t* first, const uint16_t* second, ptrdiff_t n, float low, float middle, float high,
+                 float* out);
+  void (*cut)(float* x, ptrdiff_t n, float bound);  // |x| < bound becomes zero
 };
 
 // The best table that this processor can run; SPARSE_ENGINE_ISA names another (a lesser one).

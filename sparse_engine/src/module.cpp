@@ -133,8 +133,10 @@ void bind_shapes(nb::module_& m) {
       .value("flow", Objective::flow);
   nb::class_<View>(m, "View", "How a stored tensor is read: normalised, then activated.")
       .def(
-          "__init__", [](View* v, int tensor, int norm, Act act, float gain) { new (v) View{tensor, norm, act, gain}; },
-          "tensor"_a = -1, "norm"_a = -1, "act"_a = Act::none, "gain"_a = 1.0f);
+          "__init__", [](View* v, int tensor, int norm, Act act, float gain, bool standard) {
+            new (v) View{tensor, norm, act, gain, standard};
+          },
+          "tensor"_a = -1, "norm"_a = -1, "act"_a = Act::none, "gain"_a = 1.0f, "standard"_a = false);
   nb::class_<ConvShape>(m, "ConvShape")
       .def(nb::init<>())
 #define FIELD(name) .def_rw(#name, &ConvShape::name)
@@ -152,12 +154,12 @@ void bind_shapes(nb::module_& m) {
       .def(
           "__init__",
           [](BackwardWants* b, const View& output, int output_gradient, const View& input, int input_gradient,
-             int added, bool weight_gradient, bool norm_gradient) {
-            new (b) BackwardWants{output, output_gradient, input,        input_gradient,
-                                  added,  weight_gradient, norm_gradient};
+             int added, bool weight_gradient, float keep, bool norm_gradient) {
+            new (b) BackwardWants{output, output_gradient, input, input_gradient,
+                                  added,  weight_gradient, keep,  norm_gradient};
           },
           "output"_a, "output_gradient"_a, "input"_a, "input_gradient"_a = -1, "added"_a = -1,
-          "weight_gradient"_a = true, "norm_gradient"_a = false);
+          "weight_gradient"_a = true, "keep"_a = 1.0f, "norm_gradient"_a = false);
 }
 
 // Where the caller's samples or labels are too few, or a label is no class, nothing is run.
@@ -200,6 +202,12 @@ void bind_program(nb::module_& m) {
       .def("concatenate_gradient", &Program::concatenate_gradient, "gradient"_a, "first"_a, "out"_a,
            "add"_a = false)
       .def("dropout", &Program::dropout, "tensor"_a, "rate"_a, "stream"_a)
+      .def("cache", &Program::cache, "like"_a, "offset"_a, "floats"_a, "half"_a)
+      .def("compress", &Program::compress, "view"_a, "keep"_a, "cache"_a)
+      .def("expand", &Program::expand, "cache"_a, "out"_a)
+      .def("encode", &Program::encode, "view"_a, "cache"_a)
+      .def("decode", &Program::decode, "cache"_a, "act"_a, "gain"_a, "out"_a)
+      .def("pruned_norm_gradient", &Program::pruned_norm_gradient, "gradient"_a, "tensor"_a, "norm"_a)
       .def("loss", &Program::loss, "logits"_a, "gradient"_a = -1)
       .def(
           "begin",
@@ -257,6 +265,17 @@ NB_MODULE(_core, m) {
         return channel_stride(height, width, lanes, packed) * channels * (samples / lanes);
       },
       "channels"_a, "height"_a, "width"_a, "samples"_a, "packed"_a, "What a tensor takes of the arena.");
+  m.def(
+      "cache_floats",
+      [](int channels, int height, int width, int samples, float keep, bool half, int codes) {
+        Context context;
+        context.lanes = Program::lanes_for(samples);
+        context.blocks = samples / context.lanes;
+        const Tensor tensor{0, channels, height, width, 0};
+        return codes > 0 ? code_floats(tensor, context, codes) : pruned_floats(tensor, context, keep, half);
+      },
+      "channels"_a, "height"_a, "width"_a, "samples"_a, "keep"_a, "half"_a, "codes"_a,
+      "What a pruned copy takes, or with codes > 0 one of so many bits a value.");
   m.def("lanes_for", &Program::lanes_for, "samples"_a, "Images that lie innermost for so many samples.");
   bind_param(m);
   bind_state(m);

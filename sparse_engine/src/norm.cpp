@@ -69,4 +69,19 @@ void Norm::finish_gradient(const double* sums, int parts, double count) {
   }
 }
 
+void Norm::finish_pruned_gradient(const double* sums, const double* energies, int parts, double count) {
+  for (int c = 0; c < channels(); ++c) {
+    double s, along, energy = 0;
+    total(sums, parts, channels(), c, s, along);
+    for (int p = 0; p < parts; ++p) energy += energies[static_cast<ptrdiff_t>(p) * channels() + c];
+    energy = std::max(energy, 1e-6 * count);
+    beta.gradient[c] += static_cast<float>(s);
+    gamma.gradient[c] += static_cast<float>(along * count / energy);
+    const double a = static_cast<double>(gamma.value[c]) * inverse[c];
+    slope_a[c] = static_cast<float>(a);
+    slope_b[c] = static_cast<float>(-a * along / energy);
+    slope_c[c] = static_cast<float>(-a * s / count);
+  }
+}
+
 }  // namespace sparse

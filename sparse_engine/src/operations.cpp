@@ -40,6 +40,20 @@ void reduce_gradient(const Context& context, int gradient, const View& view, dou
   });
 }
 
+void reduce_pruned(const Context& context, int gradient, int tensor, double* sums, double* energies) {
+  const int channels = context.tensor(tensor).channels;
+  const ptrdiff_t plane = context.plane(tensor);
+  each_plane(context, channels, [&](int block, int c, int) {
+    const ptrdiff_t i = static_cast<ptrdiff_t>(block) * channels + c;
+    const float* x = context.channel(tensor, block, c);
+    double squares[2] = {0, 0};
+    sums[2 * i] = sums[2 * i + 1] = 0;
+    kernels().reduce(context.channel(gradient, block, c), x, plane, Reading{}, 0.0f, sums + 2 * i);
+    kernels().moments(x, plane, 0.0f, squares);
+    energies[i] = squares[1];
+  });
+}
+
 void combine(const Context& context, const View& a, const View& b, int out, Act act, float gain) {
   const auto ra = context.readings(a);
   const bool both = b.tensor >= 0;

@@ -20,6 +20,8 @@ enum class Objective : int32_t { cross_entropy, squared_error, flow };  // flow:
 void moments(const Context& context, int tensor, const float* center, double* sums);
 // Sums of gm and gm (x - mean) for the reading of a normalised tensor: [blocks][channels][2].
 void reduce_gradient(const Context& context, int gradient, const View& view, double* sums);
+// Sums of g, g x~ and x~^2 for a pruned normalised tensor: [blocks][channels][2] and [blocks][channels].
+void reduce_pruned(const Context& context, int gradient, int tensor, double* sums, double* energies);
 // out = gain * act(a + b); with b.tensor < 0 just a.
 void combine(const Context& context, const View& a, const View& b, int out, Act act, float gain);
 // gradient *= the activation's derivative, told by its output.

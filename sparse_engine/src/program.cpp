@@ -118,17 +118,21 @@ void Program::backward(int id, const BackwardWants& wants) {
     require(wants.input.norm >= 0 && wants.input_gradient >= 0, "no norm or no gradient to reduce");
   append([this, &conv, wants](const Settings&) {
     if (!wants.norm_gradient) {
-      conv.backward(context_, wants, nullptr);
+      conv.backward(context_, wants, bound(wants), nullptr);
       return;
     }
     const int parts = conv.back_parts(context_);
     double* mine = sums(parts, conv.shape().in_channels);
-    conv.backward(context_, wants, mine);
+    conv.backward(context_, wants, bound(wants), mine);
     norm_of(wants.input.norm).finish_gradient(mine, parts, count(wants.input.tensor));
   });
   steps_.back().convolution = id;
   steps_.back().wants = wants;
   steps_.back().backward = true;
+}
+
+float Program::bound(const BackwardWants& wants) const {
+  return wants.keep < 1.0f ? threshold(context_, wants.input, wants.keep) : 0.0f;
 }
 
 void Program::batch_statistics(int tensor, int norm) {
@@ -277,7 +281,7 @@ void Program::output(int tensor, float* samples) const { unpack_output(context_,
 void Program::dense_gradient(int step, int first, int last, float* out) {
   require(step >= 0 && step < size() && steps_[static_cast<size_t>(step)].backward, "not a backward step");
   const Step& s = steps_[static_cast<size_t>(step)];
-  convolutions_[static_cast<size_t>(s.convolution)]->dense_gradient(context_, s.wants, first, last, out);
+  convolutions_[static_cast<size_t>(s.convolution)]->dense_gradient(context_, s.wants, bound(s.wants), first, last, out);
 }
 
 }  // namespace sparse

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "caches.hpp"
 #include "convolution.hpp"
 #include "operations.hpp"
 
@@ -45,6 +46,14 @@ class Program {
   void concatenate_gradient(int gradient, int first, int out, bool add);
   void dropout(int tensor, float rate, uint64_t stream);
   void loss(int logits, int gradient);
+  // Pruned copies, `keep` < 1, and copies of an activation's derivative.
+  int cache(int like, ptrdiff_t offset, ptrdiff_t floats, bool half);
+  void compress(const View& view, float keep, int cache);
+  void expand(int cache, int out);
+  void encode(const View& view, int cache);
+  void decode(int cache, Act act, float gain, int out);
+  // From the gradient of a normalised tensor's reading, already through its activation, and the pruned tensor.
+  void pruned_norm_gradient(int gradient, int tensor, int norm);
   int size() const { return static_cast<int>(steps_.size()); }
 
   // -- running -------------------------------------------------------------------------
@@ -67,10 +76,12 @@ class Program {
   };
   void append(std::function<void(const Settings&)> work) { steps_.push_back({std::move(work)}); }
   const View& checked(const View& view) const;
+  Cache& cache_of(int id, int tensor) const;
   int known(int tensor) const;
   Norm& norm_of(int id) const { return *context_.norms[static_cast<size_t>(id)]; }
   void same(int a, int b) const;
   double count(int tensor) const;
+  float bound(const BackwardWants& wants) const;
   double* sums(int parts, int channels);
   void scratch(ptrdiff_t floats);
 
@@ -79,6 +90,7 @@ class Program {
   Context context_;
   std::vector<std::unique_ptr<Convolution>> convolutions_;
   std::vector<Step> steps_;
+  std::vector<std::unique_ptr<Cache>> caches_;
   std::vector<double> sums_;
   LossSums loss_;
   ptrdiff_t tensor_floats_ = 0, scratch_floats_ = 0;

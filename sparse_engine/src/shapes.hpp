@@ -38,6 +38,7 @@ struct View {
   int norm = -1;
   Act act = Act::none;
   float gain = 1.0f;
+  bool standard = false;  // normalised to mean 0 and variance 1 only
 };
 
 struct ConvShape {
