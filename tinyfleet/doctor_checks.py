@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from fedcore.training.registry import INSTALL_NATIVE
 from tinyfleet.doctor import Answer, Check, Status, Surroundings
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
@@ -26,18 +27,38 @@ def python(surroundings: Surroundings) -> Answer:
     return Answer(Status.OK, found)
 
 
+def engine(surroundings: Surroundings) -> Answer:
+    """The native training engine, or torch in its place."""
+    said, why = _ask("from sparse_engine import Network, _core; print(_core.isa)")
+    if said is not None:
+        version = _version("tinyfleet-sparse-engine") or "source"
+        return Answer(Status.OK, f"native {version}, {said}, {len(os.sched_getaffinity(0))} cores")
+    found, remedy = f"no native engine ({why})", INSTALL_NATIVE
+    if _version("torch") is None:
+        return Answer(Status.MISSING, f"{found} and no torch", remedy)
+    return Answer(Status.WARNING, f"{found}: torch trains, whose sparsity saves neither time nor memory", remedy)
+
+
 def torch(surroundings: Surroundings) -> Answer:
-    """The training engine, asked in a process of its own: it may die with an illegal instruction."""
+    """The other training engine."""
     version = _version("torch")
     if version is None:
         return Answer(Status.MISSING, "not installed", "make setup, or pip install 'tinyfleet[torch]'")
-    probe = "import torch; torch.ones(2, 2) @ torch.ones(2, 2); print(torch.cuda.is_available())"
-    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=False)
-    if ran.returncode:
-        why = f"died by signal {-ran.returncode}" if ran.returncode < 0 else ran.stderr.strip().splitlines()[-1]
+    said, why = _ask("import torch; torch.ones(2, 2) @ torch.ones(2, 2); print(torch.cuda.is_available())")
+    if said is None:
         return Answer(Status.MISSING, f"{version} {why}", "on ARMv8.0 boards: pip install 'torch>=2.9,<2.10'")
-    device = "CPU and CUDA" if ran.stdout.strip() == "True" else "CPU"
+    device = "CPU and CUDA" if said == "True" else "CPU"
     return Answer(Status.OK, f"{version}, {device}, {len(os.sched_getaffinity(0))} cores")
+
+
+def _ask(probe: str) -> tuple[str | None, str]:
+    """What a process of its own prints, or why it failed: it may die with an illegal instruction."""
+    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=False)
+    if not ran.returncode:
+        return ran.stdout.strip(), ""
+    if ran.returncode < 0:
+        return None, f"died by signal {-ran.returncode}"
+    return None, (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
 def numpy(surroundings: Surroundings) -> Answer:
@@ -204,7 +225,8 @@ def _version(name: str) -> str | None:
 CHECKS: dict[str, Check] = {
     "python": Check(python, essential=True),
     "numpy": Check(numpy, essential=True),
-    "torch": Check(torch, essential=True),
+    "engine": Check(engine, essential=True),
+    "torch": Check(torch),
     "mosquitto": Check(mosquitto),
     "embedded-broker": Check(embedded_broker),
     "broker": Check(broker, essential=True),

@@ -57,6 +57,16 @@ def test_a_package_that_is_missing(here):
     assert look(here) == Answer(Status.MISSING, "not installed: nothing works", "install it")
 
 
+@pytest.mark.parametrize(("torch", "status"), [("2.9", Status.WARNING), (None, Status.MISSING)])
+def test_a_machine_without_the_native_engine(here, monkeypatch, torch, status):
+    monkeypatch.setattr(doctor_checks, "_ask", lambda probe: (None, "died by signal 4"))
+    monkeypatch.setattr(doctor_checks, "_version", lambda name: torch)
+    answer = doctor_checks.engine(here)
+    assert answer.status is status
+    assert "died by signal 4" in answer.found
+    assert "pip install ./sparse_engine" in answer.remedy
+
+
 def test_command(tinyfleet, tmp_path):
     ran = tinyfleet("doctor", "python", "disk", "--state", tmp_path, "--json")
     document = json.loads(ran.out)
