@@ -32,7 +32,7 @@ class Step:
     weight_decay: float = 0.0
     micro_batch: int = 0  # samples at a time; 0: the whole batch at once
     penalty: float = 0.0
-    recompute: int = 0  # 1: sums are computed again for the backward pass; 2: every second convolution too
+    recompute: int = 0  # 1: sums are computed again for the backward pass; 2: most convolutions are
     keep: float = 1.0  # share of a layer's input that its weight gradient sees, the largest entries
     cache: Literal["fp32", "fp16"] = "fp32"  # precision of that share
     pruned_norm: bool = False  # with ``keep`` < 1 batch norms' caches are pruned too
@@ -116,7 +116,7 @@ class Network:
         """Dense copies of all numbers."""
         found: dict[str, Floats] = {}
         for layer in self.model.layers:
-            if weights := self._state.weights.get(layer.name):
+            if (weights := self._state.weights.get(layer.name)) is not None:  # those of an empty layer are false
                 dense = np.zeros(int(np.prod(layer.weight_shape)), np.float32)
                 dense[weights.positions] = weights.param.value
                 found[f"{layer.name}.weight"] = dense.reshape(layer.weight_shape)
