@@ -57,7 +57,7 @@ def batch(model: Model, rng: np.random.Generator, samples: int) -> tuple[np.ndar
     return x, rng.integers(0, classes, samples)
 
 
-def assert_close(got, wanted, what: str, floor: float = 0.0) -> None:
+def assert_close(got, wanted, what: str, floor: float = 1e-3) -> None:
     """``floor``: the least scale that the error is held against, for sums whose terms cancel."""
     assert got.shape == wanted.shape, f"{what}: {got.shape} is not {wanted.shape}"
     scale = max(float(np.abs(wanted).max(initial=0.0)), floor)
@@ -99,7 +99,7 @@ def check_predictions(network: Network, reference: Reference, x: np.ndarray) -> 
 
 
 def check_gradients(
-    network: Network, reference: Reference, x, y, objective: str = "cross_entropy", floor: float = 0.0
+    network: Network, reference: Reference, x, y, objective: str = "cross_entropy", floor: float = 1e-3
 ) -> None:
     """Dense gradients of every weight as it is used; an input's are seen by the layer before."""
     wanted = reference.gradients(x, y, objective)
@@ -108,7 +108,9 @@ def check_gradients(
     assert sorted(found) == sorted(names)
     largest = max(float(np.abs(wanted[f"used:{name}"]).max(initial=0.0)) for name in names)
     for name in names:
-        assert_close(found[name], wanted[f"used:{name}"], f"{objective} gradient of {name}", floor * largest)
+        assert_close(
+            found[name], wanted[f"used:{name}"], f"{objective} gradient of {name}", floor * max(largest, 1.0)
+        )
 
 
 def check_steps(network: Network, reference: Reference, x, y, step: Step = STEP, steps: int = 2) -> None:
