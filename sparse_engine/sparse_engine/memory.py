@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sparse_engine import _core
@@ -71,23 +72,37 @@ class MemoryPlan:
 
 
 def plan(buffers: Iterable[Buffer], samples: int) -> MemoryPlan:
-    """Give every buffer an offset: the largest first, each as low as those that live with it allow."""
+    """Give every buffer an offset: each as low as those that live with it allow, in the best of several orders."""
     roots = [b for b in buffers if b.root is None and b.first >= 0]
-
     sizes = {b: b.floats(samples) for b in roots}
-    placed: list[Buffer] = []
-    found = MemoryPlan(buffers=roots)
-    for buffer in sorted(roots, key=lambda b: (-sizes[b], b.first)):
+    orders: list[Callable[[Buffer], tuple[int, ...]]] = [
+        lambda b: (-sizes[b], b.first),
+        lambda b: (-sizes[b] * (b.last - b.first + 1), b.first),
+        lambda b: (b.first - b.last, -sizes[b]),
+        lambda b: (b.first, -sizes[b]),
+    ]
+    total, offsets = min((_place(sorted(roots, key=order), sizes) for order in orders), key=lambda found: found[0])
+    for buffer, offset in offsets.items():
+        buffer.offset = offset
+    steps = {b.first for b in roots}
+    floor = max((sum(sizes[b] for b in roots if b.first <= s <= b.last) for s in steps), default=0)
+    return MemoryPlan(total, floor, roots)
+
+
+def _place(buffers: list[Buffer], sizes: dict[Buffer, int]) -> tuple[int, dict[Buffer, int]]:
+    """(floats in all, offsets) when buffers are placed in that order, each in the lowest gap."""
+    offsets: dict[Buffer, int] = {}
+    total = 0
+    placed: list[Buffer] = []  # by offset
+    for buffer in buffers:
         offset = 0
-        for other in sorted(placed, key=lambda b: b.offset):
+        for other in placed:
             if other.first > buffer.last or other.last < buffer.first:
                 continue
-            if other.offset - offset >= sizes[buffer]:
+            if offsets[other] - offset >= sizes[buffer]:
                 break
-            offset = max(offset, other.offset + sizes[other])
-        buffer.offset = offset
-        placed.append(buffer)
-        found.floats = max(found.floats, offset + sizes[buffer])
-    steps = sorted({b.first for b in roots})
-    found.floor = max((sum(sizes[b] for b in roots if b.first <= s <= b.last) for s in steps), default=0)
-    return found
+            offset = max(offset, offsets[other] + sizes[other])
+        offsets[buffer] = offset
+        insort(placed, buffer, key=offsets.__getitem__)
+        total = max(total, offset + sizes[buffer])
+    return total, offsets

@@ -10,12 +10,15 @@ from sparse_engine.layers import Op
 from sparse_engine.memory import Buffer, Copy
 from sparse_engine.tape import Emitter, Reading
 
+MOST_AGAIN = 2  # convolutions in a row
+
 
 @dataclass(frozen=True, slots=True)
 class Saving:
     """How memory is saved between the passes.
 
-    ``recompute`` 1: sums are computed again; 2: so is every second convolution. Both are exact. With ``keep`` < 1
+    ``recompute`` 1: sums are computed again; 2: sums are kept and most convolutions computed again (of a residual
+    block all, from its input). Both are exact. With ``keep`` < 1
     weight gradients see that share of their layer's input, the largest entries (FedMef, section 3.3), kept in half
     precision if ``half``; ``norms``: batch norms' caches are pruned too, their input gradient approximate.
     """
@@ -42,7 +45,7 @@ class Values:
             for buffer in instruction.touches
         }
         self._whole = self._needed_whole(lowered)
-        self._second = self._every_second(lowered) if saving.recompute > 1 else set()
+        self._chains = self._cheap_chains(lowered) if saving.recompute > 1 else set()
 
     # -- what the backward pass asks for -------------------------------------------------
 
@@ -82,20 +85,15 @@ class Values:
 
     # -- computed again ------------------------------------------------------------------
 
-    def _every_second(self, lowered: Lowered) -> set[Buffer]:
-        """Convolutions' outputs that are computed again: none from another such."""
-        found: set[Buffer] = set()
-
-        def roots(buffer: Buffer) -> set[Buffer]:
-            stored = self._stored.get(buffer.storage)
-            if stored is None or stored.kind != "combine":
-                return {buffer.storage}
-            return set().union(*(roots(source.buffer) for source in stored.sources))
-
+    def _cheap_chains(self, lowered: Lowered) -> set[Buffer]:
+        """Convolutions' outputs that are computed again, from what is kept through at most one other such."""
+        depths: dict[Buffer, int] = {}
         for stored in lowered.stored:
-            if stored.kind == "conv" and not roots(stored.sources[0].buffer) & found:
-                found.add(stored.out)
-        return found
+            if stored.kind == "conv":
+                depth = 1 + depths.get(stored.sources[0].buffer.storage, 0)
+                if depth <= MOST_AGAIN:
+                    depths[stored.out] = depth
+        return set(depths)
 
     def _value(self, buffer: Buffer) -> Buffer:
         """Where the buffer's values are to be had during the backward pass."""
@@ -123,7 +121,7 @@ class Values:
     def _is_computed_again(self, stored: Stored) -> bool:
         if self._saving.keep < 1.0 and not all(source.buffer.storage in self._whole for source in stored.sources):
             return False
-        return stored.out in self._second or (stored.kind == "combine" and self._saving.recompute > 0)
+        return stored.out in self._chains or (stored.kind == "combine" and self._saving.recompute == 1)
 
     def _shaped(self, storage: Buffer, like: Buffer) -> Buffer:
         """The same memory in another buffer's shape."""
@@ -142,7 +140,7 @@ class Values:
                 unprunable = source.act == _core.Act.hardswish or bool(source.norm and not self._saving.norms)
                 if largest or unprunable:
                     found.add(source.buffer.storage)
-        if self._saving.recompute:
+        if self._saving.recompute == 1:
             # What can be computed again from such needs no copy either.
             for stored in lowered.stored:
                 if stored.kind == "combine" and all(source.buffer.storage in found for source in stored.sources):
