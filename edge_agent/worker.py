@@ -228,13 +228,18 @@ def _pilot(command: TaskCommand, method: Method, samples: int, growing: tuple[st
 
     memory = FileMemory(memory_directory(command))
     control = Control(keep=command.keep, steps=command.steps, memory=memory, progress=progress)
-    fit = None
+    fit, engine = None, preferred(command.engine)
     if command.target_bytes:
-        calibration = measured_or_shipped(Path(command.calibration), preferred(command.engine))
+        calibration = measured_or_shipped(Path(command.calibration), engine)
         if calibration is not None:
             target, rung, factor = command.target_bytes, command.rung, command.factor
             fit = plan(method, calibration, target, samples, rung=rung, factor=factor, growing=growing)
-    pilot = Pilot(control, fit, lambda roomy: allocator.choose(roomy=roomy))
+
+    def heap(roomy: bool) -> None:
+        if engine != "native":  # whose tensors lie in an arena of its own
+            allocator.choose(roomy=roomy)
+
+    pilot = Pilot(control, fit, heap)
     return pilot
 
 
