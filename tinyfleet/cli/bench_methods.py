@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from tinyfleet.bench.methods.config import CellSpec
 
 
-class Device(StrEnum):
-    """Where the cells train."""
+class EngineName(StrEnum):
+    """What trains the cells."""
 
-    CPU = "cpu"
-    CUDA = "cuda"
+    TORCH = "torch"
+    NATIVE = "native"
+    CUDA = "torch-cuda"
 
 
 def methods(
@@ -37,9 +38,9 @@ def methods(
         ),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one thread.")] = 1,
-    device: Annotated[
-        Device, typer.Option(help="Where cells train. Memory is always measured on the CPU.")
-    ] = Device.CPU,
+    engine: Annotated[
+        EngineName, typer.Option(help="What trains the cells. Memory is always measured with torch on the CPU.")
+    ] = EngineName.TORCH,
     only: Annotated[
         list[str] | None, typer.Option(metavar="METHOD", help="Only this one; may be repeated.")
     ] = None,
@@ -67,7 +68,7 @@ def methods(
     cells = _chosen(everything, only or (), density or ())
     directory = directory or Path(f"bench-{settings.name}")
     if not report_only:
-        _run(cells, directory, processes, device)
+        _run(cells, directory, processes, engine)
     # Tables and plots show all that is finished, whatever was chosen to run now.
     rows = _report(everything, directory, settings.name)
     failed = [row for row in rows if row.status == "failed"]
@@ -91,18 +92,16 @@ def _chosen(cells: Sequence[CellSpec], only: Sequence[str], densities: Sequence[
     ]
 
 
-def _run(cells: Sequence[CellSpec], directory: Path, processes: int, device: Device) -> None:
+def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: EngineName) -> None:
     from rich.console import Console
 
+    from fedcore.training.registry import create
     from tinyfleet.bench.methods.progress import Progress
     from tinyfleet.bench.methods.runner import Watcher, run_bench
 
-    if device is Device.CUDA:
-        from fedcore.training.registry import create
-
-        create("torch-cuda")  # raises here, not once a cell
+    create(engine)  # raises here, not once a cell
     with Progress(Console(stderr=True), cells) as progress:
-        run_bench(cells, directory, processes, device, Watcher(progress.finished, progress.running))
+        run_bench(cells, directory, processes, engine, Watcher(progress.finished, progress.running))
 
 
 def _report(cells: Sequence[CellSpec], directory: Path, name: str) -> list[Cell]:

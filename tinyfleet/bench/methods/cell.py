@@ -52,6 +52,7 @@ class Cell:
     onnx_bytes: int | None = None
     onnx_latency_ms: float | None = None  # onnxruntime, one thread, batch 1
     seconds: float = 0.0
+    engine: str = "torch"  # that trained it
     curve: list[tuple[int, float]] = field(default_factory=list)  # training round, accuracy
 
 
@@ -73,11 +74,16 @@ def run_cell(spec: CellSpec, engine: Engine, told: Callable[[int], None] = lambd
         deployed = deployed_cost(method.problem.graph, method.deployed(simulation.state))
     except (TinyfleetError, ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-    return _row(spec, records, deployed, reason, time.perf_counter() - started)
+    return _row(spec, records, deployed, reason, time.perf_counter() - started, engine.name)
 
 
 def _row(
-    spec: CellSpec, records: Sequence[StepRecord], deployed: Deployed | None, reason: str, seconds: float
+    spec: CellSpec,
+    records: Sequence[StepRecord],
+    deployed: Deployed | None,
+    reason: str,
+    seconds: float,
+    engine: str,
 ) -> Cell:
     curve = [(record.round, record.test_accuracy) for record in records if record.test_accuracy is not None]
     before = [0, *(record.round for record in records)]
@@ -95,6 +101,7 @@ def _row(
         digest=spec.digest,
         status="failed" if failed else "done",
         reason=reason,
+        engine=engine,
         density_final=records[-1].density if records else None,
         rounds=records[-1].round if records else 0,
         accuracy_last10=None if failed else statistics.fmean(accuracy[-spec.last :]),
@@ -115,7 +122,7 @@ def _row(
 
 def failed_cell(spec: CellSpec, reason: str) -> Cell:
     """The row of a run that left nothing else."""
-    return _row(spec, [], None, reason, 0.0)
+    return _row(spec, [], None, reason, 0.0, "")
 
 
 def cell_path(directory: Path, spec: CellSpec) -> Path:

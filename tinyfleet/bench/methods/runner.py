@@ -25,7 +25,7 @@ from tinyfleet.bench.methods.cell import Cell, failed_cell, read_cell, run_cell,
 from tinyfleet.bench.methods.config import CellSpec
 from tinyfleet.bench.methods.memory import Measured, measure, measured_spec
 
-ENGINES = {"cpu": "torch", "cuda": "torch-cuda"}
+ENGINES = ("torch", "native", "torch-cuda")
 TICK_S = 0.5
 KILLED = "its process was killed, or another's beside it (out of memory?); run again, with fewer processes"
 
@@ -44,7 +44,11 @@ def finished_cells(cells: Iterable[CellSpec], directory: Path) -> list[Cell]:
 
 
 def run_bench(
-    cells: Sequence[CellSpec], directory: Path, processes: int, device: str = "cpu", watcher: Watcher | None = None
+    cells: Sequence[CellSpec],
+    directory: Path,
+    processes: int,
+    engine: str = "torch",
+    watcher: Watcher | None = None,
 ) -> list[Cell]:
     """Rows of all cells: finished ones read back, failed and missing ones run, in the order given."""
     watcher = watcher or Watcher()
@@ -53,7 +57,7 @@ def run_bench(
     _clear_running(directory)
     rows = _done(cells, directory)
     while missing := [spec for spec in cells if spec.key not in rows]:
-        with contextlib.closing(_run_pool(missing, directory, processes, ENGINES[device], watcher)) as finished:
+        with contextlib.closing(_run_pool(missing, directory, processes, engine, watcher)) as finished:
             for row, spec in finished:
                 rows[spec.key] = row
                 watcher.finished(row, len(rows), len(cells))
