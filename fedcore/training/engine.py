@@ -29,7 +29,7 @@ class StepSettings:
     cache: Literal["fp32", "fp16"] = "fp32"  # precision of the kept share
     pruned_norm: bool = False  # with ``keep`` < 1 batch norm's cache is pruned too, its input gradient approximate
     penalty: float = 0.0
-    recompute: bool = False  # exact: less memory for more time; engines that keep all sums ignore it
+    recompute: int = 0  # 1, 2: exact; some, most activations are computed again: less memory. torch keeps all
 
     @property
     def value_bytes(self) -> int:

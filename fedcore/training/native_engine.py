@@ -145,12 +145,12 @@ class NativeEngine(Engine):
         tiles = list(self._tiles(names))
         parts = np.array_split(np.arange(len(y)), settings.passes(len(y)))
         if len(parts) == 1:
-            yield from self._pass(x, y, tiles, objective)
+            yield from self._pass(x, y, tiles, settings, objective)
             return
         for group in self._groups(tiles):
             sums: dict[tuple[str, int], FloatArray] = {}
             for rows in parts:
-                for name, first, gradient in self._pass(x[rows], y[rows], group, objective):
+                for name, first, gradient in self._pass(x[rows], y[rows], group, settings, objective):
                     np.multiply(gradient, len(rows) / len(y), out=gradient)  # of its own samples' mean
                     held = sums.get((name, first))
                     sums[name, first] = gradient if held is None else np.add(held, gradient, out=held)
@@ -158,14 +158,15 @@ class NativeEngine(Engine):
                 yield name, first, gradient
 
     def _pass(
-        self, x: FloatArray, y: IntArray, tiles: Sequence[Tile], objective: str
+        self, x: FloatArray, y: IntArray, tiles: Sequence[Tile], settings: StepSettings, objective: str
     ) -> Iterator[tuple[str, int, FloatArray]]:
         """The tiles of one forward and backward pass, which goes no deeper than they lie."""
         ranges: dict[str, list[range]] = {}
         for name, channels in tiles:
             ranges.setdefault(self._nodes[name].name, []).append(channels)
         what = "cross_entropy" if objective == "loss" else objective
-        for layer, first, gradient in self._loaded.gradients(x, y, ranges, objective=what):
+        saving = step_of(settings).saving
+        for layer, first, gradient in self._loaded.gradients(x, y, ranges, objective=what, saving=saving):
             yield f"{layer}.weight", first, gradient
 
     def _tiles(self, names: Collection[str]) -> Iterator[Tile]:

@@ -20,7 +20,6 @@ def model_of(graph: Graph) -> sparse_engine.Model:
 
 def step_of(settings: StepSettings) -> sparse_engine.Step:
     """One optimiser step."""
-    # Missing in the engine so far: keep, cache and pruned_norm. Steps are exact whatever these ask for.
     return sparse_engine.Step(
         settings.learning_rate,
         momentum=settings.momentum,
@@ -28,6 +27,9 @@ def step_of(settings: StepSettings) -> sparse_engine.Step:
         micro_batch=settings.micro_batch,
         penalty=settings.penalty,
         recompute=settings.recompute,
+        keep=settings.keep,
+        cache=settings.cache,
+        pruned_norm=settings.pruned_norm,
     )
 
 
