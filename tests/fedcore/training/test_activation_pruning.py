@@ -23,10 +23,10 @@ from fedcore.training.activation_pruning import (  # noqa: E402
     unpack_anywhere,
 )
 from fedcore.training.engine import StepSettings  # noqa: E402
-from fedcore.training.registry import create  # noqa: E402
 from fedcore.training.torch_engine import TorchEngine  # noqa: E402
 from fedcore.training.torch_layers import Convolution, Kernel, convolve  # noqa: E402
 from fedcore.training.torch_relu import CompactReLU  # noqa: E402
+from tests.fedcore.training.engines import new_engine  # noqa: E402
 from tests.fedcore.training.graphs import batch, conv, masked, one_dimensional_graph, residual_graph  # noqa: E402
 
 
@@ -185,12 +185,12 @@ def test_training_with_everything_kept_is_plain_training(graph):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_step_with_pruned_caches_changes_weights_but_neither_loss_nor_biases():
+def test_a_step_with_pruned_caches_changes_weights_but_neither_loss_nor_biases(engine_name):
     graph = residual_graph()
     x, y = batch(graph, 16)
     results = {}
     for keep in (1.0, 0.3):
-        engine = create("torch")
+        engine = new_engine(engine_name)
         engine.load(graph, graph.initial_params(0), {})
         loss = engine.train_step(x, y, StepSettings(0.1, keep=keep))
         results[keep] = (loss, engine.params())

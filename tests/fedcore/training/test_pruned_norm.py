@@ -14,8 +14,8 @@ from fedcore.models.registry import build  # noqa: E402
 from fedcore.run_spec import ModelSettings  # noqa: E402
 from fedcore.training.activation_pruning import Pruning  # noqa: E402
 from fedcore.training.engine import StepSettings  # noqa: E402
-from fedcore.training.torch_engine import TorchEngine  # noqa: E402
 from fedcore.training.torch_norm import PrunedBatchNorm  # noqa: E402
+from tests.fedcore.training.engines import new_engine  # noqa: E402
 from tests.fedcore.training.graphs import batch, masked, residual_graph  # noqa: E402
 
 
@@ -71,13 +71,13 @@ def test_the_formula_of_a_pruned_cache():
     torch.testing.assert_close(of_shift, slope.sum((0, 2, 3)).float(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_trains_on_pruned_norms():
+def test_a_network_trains_on_pruned_norms(engine_name):
     graph = residual_graph()
     mask = masked(graph, 0.5)
     x, y = batch(graph, 24)
     losses = {}
     for pruned in (False, True):
-        engine = TorchEngine()
+        engine = new_engine(engine_name)
         engine.load(graph, graph.initial_params(0), mask)
         settings = StepSettings(0.05, 0.9, keep=0.4, cache="fp16", pruned_norm=pruned)
         losses[pruned] = [engine.train_step(x, y, settings) for _ in range(60)]
