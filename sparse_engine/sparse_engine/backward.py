@@ -55,6 +55,8 @@ class Backward:
         self._gradients[Reading(logits)] = Gradient(gradient)
         for stored in reversed(self._lowered.stored):
             getattr(self, f"_{stored.kind}")(stored)
+        for reading, of_reading in self._take(self._lowered.input):
+            self._through(reading, of_reading)  # a norm of the input is trained as well
 
     # -- gradients of readings -----------------------------------------------------------
 
@@ -64,7 +66,7 @@ class Backward:
         return reading if buffer.root is None else Reading(buffer.storage, reading.norm, reading.act, reading.gain)
 
     def _wanted(self, reading: Reading) -> bool:
-        return reading.buffer.storage in self._trained
+        return bool(reading.norm) or reading.buffer.storage in self._trained
 
     def _target(self, reading: Reading) -> tuple[Buffer, Buffer | None]:
         """(where to write a contribution to the reading's gradient, what is to be added to it)."""
@@ -111,8 +113,13 @@ class Backward:
     def _take(self, buffer: Buffer) -> list[tuple[Reading, Gradient]]:
         """All gradients of readings of a stored buffer; they are the caller's now."""
         found = [(reading, gradient) for reading, gradient in self._gradients.items() if reading.buffer is buffer]
-        for reading, _ in found:
+        norms = [reading.norm for reading, _ in found]
+        for reading, gradient in found:
             del self._gradients[reading]
+            if norms.count(reading.norm) > 1:
+                gradient.writer = (
+                    None  # a norm holds one reading's sums at a time: each is reduced where it is used
+                )
         return found
 
     def _through(self, reading: Reading, gradient: Gradient) -> tuple[Reading, Gradient]:
@@ -142,7 +149,8 @@ class Backward:
             )
         source = gradient.buffer
         self._tape.add(
-            lambda e: e.program.pruned_norm_gradient(e.tensor(source), e.tensor(pruned), e.norm(norm)), [source, pruned]
+            lambda e: e.program.pruned_norm_gradient(e.tensor(source), e.tensor(pruned), e.norm(norm)),
+            [source, pruned],
         )
         return Reading(pruned, norm), gradient
 

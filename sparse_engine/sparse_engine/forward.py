@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sparse_engine import _core
 from sparse_engine.geometry import pool_shape, three
-from sparse_engine.layers import INPUT, Layer, Model, Op
+from sparse_engine.layers import INPUT, Layer, Model, ModelError, Op
 from sparse_engine.memory import Buffer
 from sparse_engine.tape import Emitter, Reading, Tape
 
@@ -138,6 +138,8 @@ class Forward:
 
     def _batch_norm(self, layer: Layer, source: Reading) -> Reading:
         buffer = self._plain(source, layer)
+        if buffer.root is not None:
+            raise ModelError(f"layer {layer.name!r} (batch_norm) reads a flattened image; put it before that")
         if not self._training:
             self._tape.add(lambda e: e.program.running_statistics(e.norm(layer.name)), [])
         elif layer.name not in self._norms_done:
