@@ -71,8 +71,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     fleets: list[Fleet] = []
     stores: list[Store] = []
 
-    def begin(spec: RunSpec, agents: int, broker: str = "auto") -> Running:
-        fleet = Fleet(tmp_path / "fleet", FleetSettings(agents, spec.data, broker=broker))
+    def begin(spec: RunSpec, agents: int, broker: str = "auto", engine: str = "auto") -> Running:
+        fleet = Fleet(tmp_path / "fleet", FleetSettings(agents, spec.data, broker=broker, engine=engine))
         fleets.append(fleet)
         fleet.__enter__()
         fleet.wait((fleet.state / "coordinator.db").exists, 30.0, "the coordinator")

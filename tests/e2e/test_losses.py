@@ -12,6 +12,7 @@ from tests.e2e.conftest import Running, spec_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ROUNDS = 4
+SLOW = "torch"  # a task lasts long enough for something to happen in the middle of it
 
 
 def losses(running: Running, run: str) -> dict[str, list[str]]:
@@ -34,7 +35,7 @@ def check_finished(running: Running, run: str) -> None:
 
 def test_a_worker_is_killed(start):
     spec = spec_of(3, ROUNDS, epochs=15)
-    running = start(spec, 3)
+    running = start(spec, 3, engine=SLOW)
     run = running.store.submit_run(spec)
     task = running.until("agent-1 trains", lambda: running.training_task(run, "agent-1", after_round=1))
     agent_pid = running.fleet.pids["agent-1"]
@@ -50,7 +51,7 @@ def test_a_worker_is_killed(start):
 
 def test_a_whole_agent_is_killed(start):
     spec = spec_of(3, ROUNDS, epochs=15)
-    running = start(spec, 3)
+    running = start(spec, 3, engine=SLOW)
     run = running.store.submit_run(spec)
     task = running.until("agent-2 trains", lambda: running.training_task(run, "agent-2", after_round=1))
     worker = running.until("its worker", lambda: running.worker_of("agent-2"))
@@ -69,7 +70,7 @@ def test_a_whole_agent_is_killed(start):
 
 def test_a_killed_agent_comes_back(start):
     spec = spec_of(2, ROUNDS, epochs=15, grace_s=30.0)
-    running = start(spec, 2)
+    running = start(spec, 2, engine=SLOW)
     run = running.store.submit_run(spec)
     running.until("agent-0 trains", lambda: running.training_task(run, "agent-0", after_round=1))
     identity = running.store.devices()[0].device
@@ -84,7 +85,7 @@ def test_a_killed_agent_comes_back(start):
 @pytest.mark.skipif(not MosquittoBroker.available(), reason="Mosquitto is not installed")
 def test_the_broker_is_away_for_ten_seconds(start):
     spec = spec_of(2, ROUNDS, epochs=15, grace_s=30.0)
-    running = start(spec, 2, broker="mosquitto")
+    running = start(spec, 2, broker="mosquitto", engine=SLOW)
     run = running.store.submit_run(spec)
     running.until("agent-0 trains", lambda: running.training_task(run, "agent-0", after_round=1))
     running.fleet.stop_broker()

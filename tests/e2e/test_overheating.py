@@ -49,7 +49,7 @@ def test_training_stops_while_boards_are_hot_and_the_round_waits(start, tmp_path
     monkeypatch.setenv("TINYFLEET_SYSFS_ROOT", str(tmp_path / "root"))
     put(tmp_path / "root", HEAT, "50000\n")
     spec = spec_of(2, 1, epochs=40, deadline_s=DEADLINE_S)
-    running = start(spec, 2)
+    running = start(spec, 2, engine="torch")  # its training lasts long enough to be met
     run = running.store.submit_run(spec)
 
     def training():
