@@ -83,6 +83,10 @@ class Network:
         """Bytes of the arena as it is."""
         return self._arena.bytes
 
+    def release(self) -> None:
+        """Give the arena back to the system; the next run takes it anew."""
+        self._arena.release()
+
     # -- numbers -------------------------------------------------------------------------
 
     def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
