@@ -34,16 +34,16 @@ def numbers(model: Model, rng: np.random.Generator) -> dict:
 
 
 def masks(model: Model, rng: np.random.Generator, density: float) -> dict:
-    """One filter of a layer is empty where there are two; but none is before a batch norm.
+    """One filter of a layer is empty where there are two; but none in models with batch norm.
 
     There a constant channel is divided by sqrt(1e-5): what float32 rounds is magnified 316 times.
     """
-    normed = {layer.inputs[0] for layer in model.layers if layer.op is Op.BATCH_NORM}
+    normed = any(layer.op is Op.BATCH_NORM for layer in model.layers)
     found = {}
     for layer in model.layers:
         if layer.op in WEIGHTED:
             mask = rng.random(layer.weight_shape) < density
-            if layer.name in normed:
+            if normed:
                 mask.reshape(len(mask), -1)[:, :3] = True
             elif layer.out_channels > 1 and density < 1:
                 mask[rng.integers(layer.out_channels)] = False
@@ -74,13 +74,15 @@ def pair(model: Model, seed: int, density: float = 1.0, threads: int = 1) -> tup
     return network, Reference(model, params, mask)
 
 
-def safe_batch(reference: Reference, seed: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+def safe_batch(
+    reference: Reference, seed: int, samples: int, margin: float = MARGIN
+) -> tuple[np.ndarray, np.ndarray]:
     """A batch away from all kinks in training mode; where chance gives none, hypothesis is told."""
     rng = np.random.default_rng(seed)
-    for _ in range(20):
+    for _ in range(200 if margin < MARGIN else 20):
         x, y = batch(reference.model, rng, samples)
         reference.forward(x, training=True)
-        if reference.margin() > MARGIN:
+        if reference.margin() > margin:
             return x, y
     return give_up()
 
@@ -122,7 +124,9 @@ def check_steps(network: Network, reference: Reference, x, y, step: Step = STEP,
         before = {name: value.copy() for name, value in reference.params.items()}
         start = network.get()
         wanted = reference.train_step(x, y, step)
-        assert abs(network.train_step(x, y, step) - wanted) <= TOLERANCE * max(abs(wanted), 1e-2)
+        logits = float(np.abs(reference.values[reference.model.layers[-1].name]).max())
+        error = abs(network.train_step(x, y, step) - wanted)
+        assert error <= TOLERANCE * max(abs(wanted), logits), f"loss {wanted:.6g}, step {count}: off by {error:.3g}"
         found = network.get()
         assert found.keys() == reference.params.keys()
         for name, value in reference.params.items():

@@ -190,9 +190,13 @@ class Reference:
         return loss / len(y)
 
     def margin(self) -> float:
-        """How far the closest value of the last forward pass is from a kink of the activation that reads it."""
+        """How far the closest value of the last forward pass is from a kink of the activation that reads it.
+
+        An exact zero, of an empty filter or another activation, is one in float32 as well.
+        """
         least = np.inf
         for layer in self.model.layers:
             for kink in KINKS.get(layer.op.value, ()):
-                least = min(least, float(np.abs(self.values[layer.inputs[0]] - kink).min()))
+                distance = np.abs(self.values[layer.inputs[0]] - kink)
+                least = min(least, float(distance.min(where=distance > 0, initial=np.inf)))
         return least

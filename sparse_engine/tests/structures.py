@@ -1,0 +1,223 @@
+"""Small models, each with layers in company that the engine fuses, shares or orders in a way of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparse_engine import Layer, Model, Op
+
+
+def conv(name: str, source: str, ins: int, outs: int, size: int = 3, stride: int = 1, **more: object) -> Layer:
+    return Layer(name, Op.CONV, (source,), ins, outs, (size,) * 2, (stride,) * 2, (size // 2,) * 2, **more)  # type: ignore[arg-type]
+
+
+def norm(name: str, source: str, size: int) -> Layer:
+    return Layer(name, Op.BATCH_NORM, (source,), size, size)
+
+
+def act(name: str, source: str, op: Op = Op.RELU, gain: float = 1.0) -> Layer:
+    return Layer(name, op, (source,), gain=gain)
+
+
+def add(name: str, a: str, b: str) -> Layer:
+    return Layer(name, Op.ADD, (a, b))
+
+
+def flatten(source: str) -> Layer:
+    return Layer("flat", Op.FLATTEN, (source,))
+
+
+def linear(name: str, source: str, ins: int, outs: int) -> Layer:
+    return Layer(name, Op.LINEAR, (source,), ins, outs)
+
+
+def whole(*layers: Layer, flat: bool = False) -> Model:
+    """With a head behind the last layer."""
+    shapes = Model((2, 4, 4), layers).shapes()
+    if flat:
+        values = int(np.prod(shapes[layers[-1].name]))
+        return Model((2, 4, 4), (*layers, Layer("head", Op.LINEAR, (layers[-1].name,), values, 3)))
+    pool = Layer("mean", Op.GLOBAL_AVG_POOL, (layers[-1].name,))
+    size = shapes[layers[-1].name][0]
+    return Model((2, 4, 4), (*layers, pool, Layer("head", Op.LINEAR, ("mean",), size, 3, bias=True)))
+
+
+STEM = (conv("stem", "input", 2, 4), norm("stem_norm", "stem", 4), act("x", "stem_norm"))
+BRANCH = (
+    conv("a", "x", 4, 4),
+    norm("a_norm", "a", 4),
+    act("a_act", "a_norm"),
+    conv("b", "a_act", 4, 4),
+    norm("y", "b", 4),
+)
+DOWN = (
+    conv("a", "x", 4, 6, stride=2),
+    norm("a_norm", "a", 6),
+    act("a_act", "a_norm"),
+    conv("b", "a_act", 6, 6),
+    norm("y", "b", 6),
+)
+SHORTCUT = (conv("short", "x", 4, 6, 1, 2), norm("z", "short", 6))
+MODELS = {
+    "residual, identity": whole(
+        *STEM, *BRANCH, add("sum", "y", "x"), act("out", "sum"), conv("after", "out", 4, 3)
+    ),
+    "residual, identity first": whole(*STEM, *BRANCH, add("sum", "x", "y"), act("out", "sum")),
+    "residual, shortcut after": whole(*STEM, *DOWN, *SHORTCUT, add("sum", "y", "z"), act("out", "sum")),
+    "residual, shortcut before": whole(*STEM, *SHORTCUT, *DOWN, add("sum", "z", "y"), act("out", "sum")),
+    "two residual blocks": whole(
+        *STEM,
+        *BRANCH,
+        add("sum", "y", "x"),
+        act("out", "sum"),
+        conv("c", "out", 4, 4),
+        norm("c_norm", "c", 4),
+        act("c_act", "c_norm", Op.RELU6),
+        conv("d", "c_act", 4, 4),
+        add("sum2", "d", "out"),
+        act("out2", "sum2", gain=1.5),
+        conv("after", "out2", 4, 3),
+    ),
+    "sum whose activation its output does not tell": whole(
+        *STEM, *BRANCH, add("sum", "y", "x"), act("out", "sum", Op.HARD_SWISH), conv("after", "out", 4, 3)
+    ),
+    "sum that is read with and without its activation": whole(
+        *STEM, *BRANCH, add("sum", "y", "x"), act("out", "sum"), conv("c", "out", 4, 4), add("again", "c", "sum")
+    ),
+    "same value added to itself": whole(*STEM, add("sum", "x", "x"), conv("after", "sum", 4, 3)),
+    "same sum added to itself": whole(
+        *STEM, *BRANCH, add("sum", "y", "x"), add("twice", "sum", "sum"), conv("c", "twice", 4, 3)
+    ),
+    "pre-activation": whole(
+        conv("stem", "input", 2, 4),
+        norm("n1", "stem", 4),
+        act("r1", "n1"),
+        conv("c1", "r1", 4, 4),
+        add("s1", "c1", "stem"),
+        norm("n2", "s1", 4),
+        act("r2", "n2"),
+        conv("c2", "r2", 4, 4),
+        add("s2", "c2", "s1"),
+        norm("n3", "s2", 4),
+        act("r3", "n3", Op.LEAKY_RELU),
+    ),
+    "norm after norm": whole(
+        conv("stem", "input", 2, 4), norm("n1", "stem", 4), norm("n2", "n1", 4), act("r", "n2")
+    ),
+    "norm after activation": whole(
+        conv("stem", "input", 2, 4), act("r", "stem", Op.HARD_SWISH), norm("n", "r", 4), conv("c", "n", 4, 3)
+    ),
+    "two norms of one value": whole(
+        conv("stem", "input", 2, 4),
+        norm("n1", "stem", 4),
+        norm("n2", "stem", 4),
+        act("r", "n2"),
+        add("sum", "n1", "r"),
+    ),
+    "norm of the input": whole(norm("n", "input", 2), conv("c", "n", 2, 4), act("r", "c")),
+    "activation after activation": whole(
+        *STEM,
+        conv("c", "x", 4, 4),
+        act("r", "c", Op.LEAKY_RELU, 2.0),
+        act("h", "r", Op.HARD_SWISH),
+        conv("d", "h", 4, 3),
+    ),
+    "value that three read": whole(
+        *STEM,
+        conv("a", "x", 4, 4),
+        conv("b", "x", 4, 4, 1),
+        conv("c", "x", 4, 4, 5),
+        add("ab", "a", "b"),
+        add("abc", "ab", "c"),
+    ),
+    "stored value that three read in three ways": whole(
+        conv("v", "input", 2, 4),
+        act("r", "v"),
+        act("h", "v", Op.HARD_SWISH, 0.5),
+        conv("a", "v", 4, 4),
+        add("rh", "r", "h"),
+        add("all", "rh", "a"),
+    ),
+    "joined with itself": whole(*STEM, Layer("join", Op.CONCAT, ("x", "x", "x")), conv("c", "join", 12, 3)),
+    "joined input": whole(
+        conv("c", "input", 2, 3), Layer("join", Op.CONCAT, ("input", "c")), conv("d", "join", 5, 4), act("r", "d")
+    ),
+    "dense block": whole(
+        *STEM,
+        conv("a", "x", 4, 3),
+        Layer("j1", Op.CONCAT, ("x", "a")),
+        norm("n", "j1", 7),
+        act("r", "n"),
+        conv("b", "r", 7, 3),
+        Layer("j2", Op.CONCAT, ("j1", "b")),
+        conv("c", "j2", 10, 4),
+    ),
+    "linear on an image": whole(*STEM, flat=True),
+    "linear on a flattened sum": whole(*STEM, *BRANCH, add("sum", "y", "x"), flatten("sum"), flat=True),
+    "flattened twice over": whole(
+        *STEM,
+        flatten("x"),
+        linear("l1", "flat", 64, 7),
+        linear("l2", "flat", 64, 7),
+        add("sum", "l1", "l2"),
+        act("r", "sum"),
+    ),
+    "norm that is read with and without its activation": whole(
+        conv("stem", "input", 2, 4),
+        norm("n", "stem", 4),
+        act("r", "n"),
+        conv("p", "n", 4, 4),
+        conv("q", "r", 4, 4),
+        add("sum", "p", "q"),
+    ),
+    "norm that is read in three ways": whole(
+        conv("stem", "input", 2, 4),
+        norm("n", "stem", 4),
+        act("r", "n"),
+        act("h", "n", Op.HARD_SWISH),
+        conv("p", "r", 4, 4),
+        conv("q", "h", 4, 4, 1),
+        add("pq", "p", "q"),
+        add("sum", "n", "pq"),
+        conv("s", "sum", 4, 3),
+    ),
+    "activation after flatten": whole(conv("c", "input", 2, 4), flatten("c"), act("r", "flat"), flat=True),
+    "flattened input": whole(flatten("input"), linear("l", "flat", 32, 6), act("r", "l"), flat=True),
+    "value that is read flattened and not": whole(
+        *STEM,
+        flatten("x"),
+        linear("l", "flat", 64, 6),
+        Layer("m", Op.GLOBAL_AVG_POOL, ("x",)),
+        linear("k", "m", 4, 6),
+        add("sum", "l", "k"),
+        act("r", "sum"),
+        flat=True,
+    ),
+    "pools of one value": whole(
+        *STEM,
+        Layer("max", Op.MAX_POOL, ("x",), kernel=(3, 3), stride=(1, 1), padding=(1, 1)),
+        Layer("avg", Op.AVG_POOL, ("x",), kernel=(3, 3), stride=(1, 1), padding=(1, 1)),
+        add("sum", "max", "avg"),
+        conv("c", "sum", 4, 3),
+    ),
+    "inverted residual": whole(
+        *STEM,
+        conv("up", "x", 4, 8, 1),
+        norm("up_norm", "up", 8),
+        act("up_act", "up_norm", Op.RELU6),
+        conv("deep", "up_act", 8, 8, groups=8),
+        norm("deep_norm", "deep", 8),
+        act("deep_act", "deep_norm", Op.RELU6),
+        conv("down", "deep_act", 8, 4, 1),
+        norm("y", "down", 4),
+        add("sum", "y", "x"),
+        conv("c", "sum", 4, 3),
+    ),
+    "normalised convolutions": whole(
+        conv("a", "input", 2, 4, weight_norm="active", bias=True),
+        act("r", "a", gain=1.71396),
+        conv("b", "r", 4, 4, weight_norm="all"),
+        add("sum", "b", "r"),
+        act("out", "sum", gain=1.71396),
+    ),
+}
