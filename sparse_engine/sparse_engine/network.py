@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from sparse_engine import _core
 from sparse_engine.backward import Backward
 from sparse_engine.forward import Forward
-from sparse_engine.layers import Layer, Model, ModelError, Op
+from sparse_engine.layers import Layer, Model, ModelError
 from sparse_engine.memory import MemoryPlan
-from sparse_engine.tape import Emitter, State
+from sparse_engine.parameters import Floats, Ints, Parameters
+from sparse_engine.tape import Emitter
 from sparse_engine.values import Saving
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 BN_MOMENTUM = 0.1
 EXACT = Saving()
 
@@ -61,21 +60,18 @@ class Network:
     float32 (N, C, *spatial), labels int64 (N,).
     """
 
-    def __init__(self, model: Model, threads: int = 1) -> None:
+    def __init__(self, model: Model, threads: int = 1, shares: int = 0) -> None:
+        """Results are the same bit for bit on any number of threads, if ``shares`` (at least as many) is the same.
+
+        0: as many as threads. Each share takes scratch memory of its own.
+        """
         self.model = model
         self._shapes = model.shapes()
         self._arena = _core.Arena()
-        self._pool = _core.Pool(threads)
+        self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
-        weights, norms = {}, {}
-        for layer in model.layers:
-            if layer.op in (Op.CONV, Op.LINEAR):
-                row = int(np.prod(layer.weight_shape[1:]))
-                norm = getattr(_core.WeightNorm, layer.weight_norm or "none")
-                weights[layer.name] = _core.Weights(layer.out_channels, row, layer.bias, norm)
-            elif layer.op is Op.BATCH_NORM:
-                norms[layer.name] = _core.Norm(layer.out_channels)
-        self._state = State(weights, norms)
+        self._parameters = Parameters(model)
+        self._state = self._parameters.state
         self._layers = {layer.name: layer for layer in model.layers}
 
     @property
@@ -91,58 +87,31 @@ class Network:
 
     def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Take numbers; weights outside the mask are dropped, and all momentum is cleared."""
-        for name, weights in self._state.weights.items():
-            shape = self._layers[name].weight_shape
-            values = _array(params, f"{name}.weight", shape).reshape(-1)
-            active = None if mask is None else mask.get(f"{name}.weight")
-            if active is not None and active.shape != shape:
-                raise ModelError(f"mask of {name}.weight has shape {active.shape}, not {shape}")
-            if active is None:
-                weights.set(np.arange(values.size, dtype=np.int64), values)
-            else:
-                positions = np.flatnonzero(active.reshape(-1)).astype(np.int64)
-                weights.set(positions, values[positions])
-            layer = self._layers[name]
-            for suffix, param in (("bias", weights.bias), ("gain", weights.gain)):
-                if (suffix == "bias" and layer.bias) or (suffix == "gain" and layer.weight_norm):
-                    param.value = _array(params, f"{name}.{suffix}", (layer.out_channels,))
-                    param.velocity = np.zeros(layer.out_channels, np.float32)
-        for name, norm in self._state.norms.items():
-            shape = (self._layers[name].out_channels,)
-            norm.gamma.value = _array(params, f"{name}.weight", shape)
-            norm.beta.value = _array(params, f"{name}.bias", shape)
-            for param in (norm.gamma, norm.beta):
-                param.velocity = np.zeros(shape, np.float32)
-            norm.running_mean = _array(params, f"{name}.running_mean", shape)
-            norm.running_var = _array(params, f"{name}.running_var", shape)
+        self._parameters.set(params, mask)
 
     def get(self) -> dict[str, Floats]:
         """Dense copies of all numbers."""
-        found: dict[str, Floats] = {}
-        for layer in self.model.layers:
-            if (weights := self._state.weights.get(layer.name)) is not None:  # those of an empty layer are false
-                dense = np.zeros(int(np.prod(layer.weight_shape)), np.float32)
-                dense[weights.positions] = weights.param.value
-                found[f"{layer.name}.weight"] = dense.reshape(layer.weight_shape)
-                if layer.weight_norm:
-                    found[f"{layer.name}.gain"] = weights.gain.value
-                if layer.bias:
-                    found[f"{layer.name}.bias"] = weights.bias.value
-            elif norm := self._state.norms.get(layer.name):
-                found[f"{layer.name}.weight"] = norm.gamma.value
-                found[f"{layer.name}.bias"] = norm.beta.value
-                found[f"{layer.name}.running_mean"] = norm.running_mean
-                found[f"{layer.name}.running_var"] = norm.running_var
-        return found
+        return self._parameters.get()
+
+    def remask(self, mask: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Prune and grow in place: what stays keeps its value and momentum, what is new begins at zero."""
+        self._parameters.remask(mask)
+
+    def checkpoint(self) -> dict[str, Floats | Ints]:
+        """All that training goes on from: compressed weights, momentum and running statistics."""
+        return self._parameters.checkpoint()
+
+    def restore(self, state: Mapping[str, Floats | Ints]) -> None:
+        """Go on from a ``checkpoint`` of the same model. Raises ``ModelError`` where it is of another."""
+        self._parameters.restore(state)
 
     def mark(self, positions: Mapping[str, Ints]) -> None:
         """Flat positions of the weights that ``Step.penalty`` draws to zero."""
-        for name, weights in self._state.weights.items():
-            weights.mark(np.ascontiguousarray(positions.get(f"{name}.weight", np.empty(0)), np.int64))
+        self._parameters.mark(positions)
 
     def marked_norm(self) -> float:
         """The 2-norm of all marked weights together."""
-        return float(np.sqrt(sum(weights.marked_square() for weights in self._state.weights.values())))
+        return self._parameters.marked_norm()
 
     # -- running -------------------------------------------------------------------------
 
@@ -271,14 +240,6 @@ def _parts(x: Floats, y: Ints, size: int) -> Iterator[tuple[Floats, Ints]]:
     bounds = [least * i + min(i, more) for i in range(count + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         yield x[first:last], y[first:last]
-
-
-def _array(params: Mapping[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:
-    if name not in params:
-        raise ModelError(f"{name} is missing")
-    if params[name].shape != shape:
-        raise ModelError(f"{name} has shape {params[name].shape}, not {shape}")
-    return np.ascontiguousarray(params[name], np.float32)
 
 
 __all__ = ["Layer", "Model", "Network", "Step"]

@@ -26,11 +26,11 @@ uint16_t* bitmap_of(const Context& context, const Cache& cache) {
   return reinterpret_cast<uint16_t*>(context.base + cache.offset);
 }
 
-// `work(plane, block, channel, thread)` for every plane.
+// `work(plane, block, channel, share)` for every plane.
 template <typename F>
 void each(const Context& context, const Tensor& tensor, F&& work) {
-  context.pool->run(context.blocks * tensor.channels, [&](int begin, int end, int thread) {
-    for (int i = begin; i < end; ++i) work(i, i / tensor.channels, i % tensor.channels, thread);
+  context.pool->run(context.blocks * tensor.channels, [&](int begin, int end, int share) {
+    for (int i = begin; i < end; ++i) work(i, i / tensor.channels, i % tensor.channels, share);
   });
 }
 
@@ -84,15 +84,15 @@ void compress(const Context& context, const View& view, float bound, Cache& cach
   const ptrdiff_t plane = context.plane(view.tensor), count = planes(context, t);
   uint16_t* bitmap = bitmap_of(context, cache);
   std::vector<ptrdiff_t> kept(static_cast<size_t>(count));
-  const auto read = [&](int block, int c, int thread) -> const float* {
+  const auto read = [&](int block, int c, int share) -> const float* {
     const float* x = context.channel(view.tensor, block, c);
     if (readings[static_cast<size_t>(c)].plain()) return x;
-    kernels().read(x, context.scratch(thread), plane, readings[static_cast<size_t>(c)]);
-    return context.scratch(thread);
+    kernels().read(x, context.scratch(share), plane, readings[static_cast<size_t>(c)]);
+    return context.scratch(share);
   };
-  each(context, t, [&](int i, int block, int c, int thread) {
+  each(context, t, [&](int i, int block, int c, int share) {
     kept[static_cast<size_t>(i)] =
-        kernels().mark_large(read(block, c, thread), plane, bound, bitmap + i * words(plane));
+        kernels().mark_large(read(block, c, share), plane, bound, bitmap + i * words(plane));
   });
   float* values = context.base + cache.offset + bitmap_floats(context, t);
   const ptrdiff_t room = (cache.floats - kSlack - bitmap_floats(context, t)) * (cache.half ? 2 : 1);
@@ -106,10 +106,10 @@ void compress(const Context& context, const View& view, float bound, Cache& cach
       kept[static_cast<size_t>(i)] = trim(bitmap + i * words(plane), words(plane), room * (i + 1) / count - total);
     total += kept[static_cast<size_t>(i)];
   }
-  each(context, t, [&](int i, int block, int c, int thread) {
+  each(context, t, [&](int i, int block, int c, int share) {
     void* to = cache.half ? static_cast<void*>(reinterpret_cast<uint16_t*>(values) + cache.start[static_cast<size_t>(i)])
                           : static_cast<void*>(values + cache.start[static_cast<size_t>(i)]);
-    kernels().pack(read(block, c, thread), plane, bitmap + i * words(plane), to, cache.half);
+    kernels().pack(read(block, c, share), plane, bitmap + i * words(plane), to, cache.half);
   });
 }
 
@@ -131,11 +131,11 @@ void encode(const Context& context, int tensor, int norm, Act act, float gain, C
   const auto readings = context.readings({tensor, norm, Act::none, 1.0f});
   const ptrdiff_t plane = context.plane(tensor), second = words(plane) * planes(context, t);
   uint16_t* bitmap = bitmap_of(context, cache);
-  each(context, t, [&](int i, int block, int c, int thread) {
+  each(context, t, [&](int i, int block, int c, int share) {
     const float* x = context.channel(tensor, block, c);
     if (!readings[static_cast<size_t>(c)].plain()) {
-      kernels().read(x, context.scratch(thread), plane, readings[static_cast<size_t>(c)]);
-      x = context.scratch(thread);
+      kernels().read(x, context.scratch(share), plane, readings[static_cast<size_t>(c)]);
+      x = context.scratch(share);
     }
     kernels().mark_above(x, plane, 0.0f, bitmap + i * words(plane));
     // What reaches the ceiling: the last value below it is the bound.

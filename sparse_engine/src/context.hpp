@@ -33,7 +33,7 @@ struct Context {
   int lanes = 1, blocks = 1;
   std::vector<Tensor> tensors;
   std::vector<std::shared_ptr<Norm>> norms;
-  ptrdiff_t scratch_offset = 0, scratch_floats = 0;  // of each thread
+  ptrdiff_t scratch_offset = 0, scratch_floats = 0;  // of each share
 
   int samples() const { return lanes * blocks; }
   const Tensor& tensor(int id) const { return tensors[static_cast<size_t>(id)]; }
@@ -48,7 +48,7 @@ struct Context {
   }
   ptrdiff_t stride(int id) const { return tensor(id).stride; }
   float* channel(int id, int block, int c) const { return at(id, block) + c * stride(id); }
-  float* scratch(int thread) const { return base + scratch_offset + thread * scratch_floats; }
+  float* scratch(int share) const { return base + scratch_offset + share * scratch_floats; }
   Plane plane_of(int id, int block) const {
     const Tensor& t = tensor(id);
     return {at(id, block), t.stride, t.width, lanes};

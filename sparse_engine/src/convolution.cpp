@@ -74,8 +74,8 @@ void Convolution::forward(const Context& context, const View& input, int output,
   const DenseTaps dense_taps{taps_.offset.data(), taps_.value.data(), s.out_channels, s.row_size(),
                              taps_.group_taps};
   const Scratch layout = scratch_layout(false);
-  context.pool->run(context.blocks * chunks_, [&](int begin, int end, int thread) {
-    float* band = context.scratch(thread);
+  context.pool->run(context.blocks * chunks_, [&](int begin, int end, int share) {
+    float* band = context.scratch(share);
     float* temporary = band + layout.temporary;
     for (int item = begin; item < end; ++item) {
       const int block = item / chunks_, first = item % chunks_ * chunk_;

@@ -31,7 +31,7 @@ class Convolution {
   Convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, int lanes, float dense_from);
 
   const ConvShape& shape() const { return shape_; }
-  // Floats of scratch that a thread needs.
+  // Floats of scratch that a share of the work needs.
   ptrdiff_t scratch(bool backward);
   // Parts of the sums that `forward` leaves: [parts][out_channels][2].
   int parts(const Context& context) const { return context.blocks * chunks_; }
@@ -54,7 +54,7 @@ class Convolution {
     std::vector<float> value;
     int groups = 1, group_taps = 1;
   };
-  // How a thread's scratch memory is shared out, in floats from its beginning.
+  // How a share's scratch memory is used, in floats from its beginning.
   struct Scratch {
     ptrdiff_t input, gradient;  // bands
     ptrdiff_t temporary;        // rows that cannot be computed where they belong

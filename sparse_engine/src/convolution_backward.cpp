@@ -28,13 +28,13 @@ void Convolution::backward(const Context& context, const BackwardWants& wants, f
   const Scratch layout = scratch_layout(true);
   const bool biased = !weights_->bias.value.empty();
   const size_t count = gradient_sums();
-  const int threads = context.pool->threads();
-  std::vector<char> used(static_cast<size_t>(threads), 0);
-  context.pool->run(context.blocks * back_chunks_, [&](int begin, int end, int thread) {
-    float* input = context.scratch(thread);
+  const int shares = context.pool->shares();
+  std::vector<char> used(static_cast<size_t>(shares), 0);
+  context.pool->run(context.blocks * back_chunks_, [&](int begin, int end, int share) {
+    float* input = context.scratch(share);
     float *gradient = input + layout.gradient, *sums = input + layout.sums;
     std::memset(sums, 0, (count + s.out_channels) * sizeof(float));
-    used[static_cast<size_t>(thread)] = 1;
+    used[static_cast<size_t>(share)] = 1;
     for (int i = begin; i < end; ++i) {
       const int block = i / back_chunks_, first = i % back_chunks_ * chunk_;
       const int advance = i > begin && first > 0 ? chunk_ : 0;
@@ -50,9 +50,9 @@ void Convolution::backward(const Context& context, const BackwardWants& wants, f
     }
   });
   if (!wants.weight_gradient) return;
-  for (int thread = 0; thread < threads; ++thread) {
-    if (!used[static_cast<size_t>(thread)]) continue;
-    const float* sums = context.scratch(thread) + layout.sums;
+  for (int share = 0; share < shares; ++share) {
+    if (!used[static_cast<size_t>(share)]) continue;
+    const float* sums = context.scratch(share) + layout.sums;
     add_gradient(sums);
     if (biased) kernels().add(sums + count, weights_->bias.gradient.data(), s.out_channels);
   }
@@ -176,10 +176,10 @@ void Convolution::dense_gradient(const Context& context, const BackwardWants& wa
     }
   }
   const Taps taps{bounds.data(), offsets.data(), nullptr, outputs, 1};
-  std::vector<std::vector<float>> sums(static_cast<size_t>(context.pool->threads()));
-  context.pool->run(context.blocks * chunks_, [&](int begin, int end, int thread) {
-    sums[static_cast<size_t>(thread)].assign(offsets.size(), 0.0f);
-    float* input = context.scratch(thread);
+  std::vector<std::vector<float>> sums(static_cast<size_t>(context.pool->shares()));
+  context.pool->run(context.blocks * chunks_, [&](int begin, int end, int share) {
+    sums[static_cast<size_t>(share)].assign(offsets.size(), 0.0f);
+    float* input = context.scratch(share);
     float* gradient = input + layout.gradient;
     for (int i = begin; i < end; ++i) {
       const int block = i / chunks_, row = i % chunks_ * chunk_;
@@ -191,7 +191,7 @@ void Convolution::dense_gradient(const Context& context, const BackwardWants& wa
                         static_cast<ptrdiff_t>(gradient_band_.reach_w) * lanes_;
       kernels().correlate(taps, dy, gradient_band_.pitch, gradient_band_.channel, input, band_.pitch,
                           {std::min(chunk_, s.out_h - row), s.out_w * lanes_},
-                          sums[static_cast<size_t>(thread)].data());
+                          sums[static_cast<size_t>(share)].data());
     }
   });
   for (const auto& part : sums)

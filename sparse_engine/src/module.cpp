@@ -98,10 +98,7 @@ void bind_state(nb::module_& m) {
       .def_prop_ro("beta", [](Norm& n) -> Param& { return n.beta; }, nb::rv_policy::reference_internal)
       .def_prop_rw(
           "running_mean", [](const Norm& n) { return array(n.running_mean); },
-          [](Norm& n, const Floats& v) {
-            assign(n.running_mean, v, "running_mean");
-            n.center = n.running_mean;  // no trace of what was trained before
-          },
+          [](Norm& n, const Floats& v) { assign(n.running_mean, v, "running_mean"); },
           nb::rv_policy::automatic)
       .def_prop_rw(
           "running_var", [](const Norm& n) { return array(n.running_var); },
@@ -176,7 +173,7 @@ void bind_program(nb::module_& m) {
       .def_prop_ro("bytes", [](const Arena& a) { return a.floats() * static_cast<ptrdiff_t>(sizeof(float)); })
       .def("release", &Arena::release);
   nb::class_<Pool>(m, "Pool", "A team of threads.")
-      .def(nb::init<int>(), "threads"_a)
+      .def(nb::init<int, int>(), "threads"_a, "shares"_a = 0)
       .def_prop_ro("threads", &Pool::threads);
   nb::class_<Program>(m, "Program", "Operations over one arena for one number of samples.")
       .def(nb::init<std::shared_ptr<Arena>, std::shared_ptr<Pool>, int>(), "arena"_a, "pool"_a, "samples"_a)

@@ -10,7 +10,7 @@ Norm::Norm(int channels) {
   gamma.resize(n, 1.0f);
   beta.resize(n, 0.0f);
   running_var.assign(n, 1.0f);
-  for (auto* v : {&running_mean, &center, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c})
+  for (auto* v : {&running_mean, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c})
     v->assign(n, 0.0f);
 }
 
@@ -33,11 +33,10 @@ void Norm::finish_batch(const double* sums, int parts, double count, float momen
     total(sums, parts, channels(), c, s, q);
     const double m = s / count;
     const double var = std::max(0.0, q / count - m * m);
-    mean[c] = static_cast<float>(center[c] + m);
+    mean[c] = static_cast<float>(running_mean[c] + m);
     inverse[c] = static_cast<float>(1.0 / std::sqrt(var + kBatchNormEpsilon));
     scale[c] = gamma.value[c] * inverse[c];
     shift[c] = beta.value[c] - mean[c] * scale[c];
-    center[c] = mean[c];
     if (momentum >= 0) {
       running_mean[c] += momentum * (mean[c] - running_mean[c]);
       const double unbiased = count > 1 ? var * count / (count - 1) : var;

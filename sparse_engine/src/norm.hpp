@@ -14,7 +14,7 @@ class Norm {
   explicit Norm(int channels);
 
   int channels() const { return static_cast<int>(mean.size()); }
-  // From sums of (x - center) and its square over `count` values a channel: the batch's mean and scale, and
+  // From sums of (x - running mean) and its square over `count` values a channel: the batch's mean and scale, and
   // with `momentum` >= 0 the running statistics moved. `sums` is [parts][channels][2].
   void finish_batch(const double* sums, int parts, double count, float momentum);
   // Scale and shift from the running statistics.
@@ -30,7 +30,6 @@ class Norm {
 
   Param gamma, beta;
   std::vector<float> running_mean, running_var;
-  std::vector<float> center;               // near the mean: what the sums are taken about
   std::vector<float> mean, inverse;        // of the batch
   std::vector<float> scale, shift;         // y = scale x + shift
   std::vector<float> slope_a, slope_b, slope_c;  // dx = a gm + b x + c

@@ -8,11 +8,11 @@ namespace sparse {
 
 namespace {
 
-// `work(block, channel, thread)` for every channel of every block.
+// `work(block, channel, share)` for every channel of every block.
 template <typename F>
 void each_plane(const Context& context, int channels, F&& work) {
-  context.pool->run(context.blocks * channels, [&](int begin, int end, int thread) {
-    for (int i = begin; i < end; ++i) work(i / channels, i % channels, thread);
+  context.pool->run(context.blocks * channels, [&](int begin, int end, int share) {
+    for (int i = begin; i < end; ++i) work(i / channels, i % channels, share);
   });
 }
 
@@ -83,7 +83,7 @@ void view_gradient(const Context& context, int gradient, const View& view, int o
   const ptrdiff_t plane = context.plane(out);
   const auto readings = context.readings(view);
   const Norm* norm = view.norm >= 0 ? context.norms[static_cast<size_t>(view.norm)].get() : nullptr;
-  each_plane(context, context.tensor(out).channels, [&](int block, int c, int thread) {
+  each_plane(context, context.tensor(out).channels, [&](int block, int c, int share) {
     Slope slope{readings[c]};
     if (norm != nullptr) slope.a = norm->slope_a[c], slope.b = norm->slope_b[c], slope.c = norm->slope_c[c];
     const float* g = context.channel(gradient, block, c);
@@ -93,7 +93,7 @@ void view_gradient(const Context& context, int gradient, const View& view, int o
       kernels().slope(g, x, to, plane, slope);
       return;
     }
-    float* part = context.scratch(thread);
+    float* part = context.scratch(share);
     kernels().slope(g, x, part, plane, slope);
     kernels().add(part, to, plane);
   });

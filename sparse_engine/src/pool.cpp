@@ -4,9 +4,13 @@
 
 namespace sparse {
 
-Pool::Pool(int threads) {
+Pool::Pool(int threads, int shares) : shares_(shares == 0 ? threads : shares) {
   if (threads < 1 || threads > 256)
     throw std::invalid_argument("threads must be 1 to 256, not " + std::to_string(threads));
+  if (shares_ < threads || shares_ > 256)
+    throw std::invalid_argument("shares must be as many as threads (" + std::to_string(threads) + ") to 256, not " +
+                                std::to_string(shares));
+  workers_.reserve(static_cast<size_t>(threads));
   for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { serve(t); });
 }
 
@@ -19,12 +23,13 @@ Pool::~Pool() {
   for (auto& worker : workers_) worker.join();
 }
 
-void Pool::one_share(int thread) {
-  const long count = threads();
-  const int first = static_cast<int>(items_ * static_cast<long>(thread) / count);
-  const int last = static_cast<int>(items_ * static_cast<long>(thread + 1) / count);
+void Pool::shares_of(int thread) {
   try {
-    if (first < last) (*work_)(first, last, thread);
+    for (long share = thread; share < shares_; share += threads()) {
+      const int first = static_cast<int>(items_ * share / shares_);
+      const int last = static_cast<int>(items_ * (share + 1) / shares_);
+      if (first < last) (*work_)(first, last, static_cast<int>(share));
+    }
   } catch (...) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!failure_) failure_ = std::current_exception();
@@ -32,8 +37,8 @@ void Pool::one_share(int thread) {
 }
 
 void Pool::run(int items, const std::function<void(int, int, int)>& work) {
-  if (workers_.empty() || items < 2) {
-    if (items > 0) work(0, items, 0);
+  if (items < 2) {
+    if (items == 1) work(0, 1, 0);
     return;
   }
   {
@@ -43,8 +48,8 @@ void Pool::run(int items, const std::function<void(int, int, int)>& work) {
     running_ = static_cast<int>(workers_.size());
     ++generation_;
   }
-  begin_.notify_all();
-  one_share(0);
+  if (!workers_.empty()) begin_.notify_all();
+  shares_of(0);
   std::unique_lock<std::mutex> lock(mutex_);
   done_.wait(lock, [this] { return running_ == 0; });
   if (failure_) {
@@ -63,7 +68,7 @@ void Pool::serve(int thread) {
       if (ending_) return;
       seen = generation_;
     }
-    one_share(thread);
+    shares_of(thread);
     std::lock_guard<std::mutex> lock(mutex_);
     if (--running_ == 0) done_.notify_one();
   }

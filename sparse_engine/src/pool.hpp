@@ -11,25 +11,29 @@ namespace sparse {
 
 class Pool {
  public:
-  explicit Pool(int threads);
+  // Items are dealt out in `shares` (0: one a thread). What is summed a share comes out the same on any number
+  // of threads, if the shares are as many.
+  explicit Pool(int threads, int shares = 0);
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int shares() const { return shares_; }
 
-  // `work(begin, end, thread)` once per thread, on ranges that depend on `items` and the number of threads
-  // alone: sums kept per thread come out the same every time. The first exception is thrown again here.
+  // `work(begin, end, share)` for every share, on ranges that depend on `items` and the number of shares alone:
+  // sums kept per share come out the same every time. The first exception is thrown again here.
   void run(int items, const std::function<void(int, int, int)>& work);
 
  private:
   void serve(int thread);
-  void one_share(int thread);
+  void shares_of(int thread);
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable begin_, done_;
   const std::function<void(int, int, int)>* work_ = nullptr;
+  int shares_;
   int items_ = 0;
   int running_ = 0;
   long generation_ = 0;

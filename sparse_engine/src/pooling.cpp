@@ -24,9 +24,9 @@ void each_reading(const Context& context, const View& input, F&& work) {
   const int channels = context.tensor(input.tensor).channels;
   const auto readings = context.readings(input);
   const ptrdiff_t plane = context.plane(input.tensor);
-  context.pool->run(context.blocks * channels, [&](int begin, int end, int thread) {
+  context.pool->run(context.blocks * channels, [&](int begin, int end, int share) {
     for (int i = begin; i < end; ++i) {
-      float* x = context.scratch(thread);
+      float* x = context.scratch(share);
       kernels().read(context.channel(input.tensor, i / channels, i % channels), x, plane, readings[i % channels]);
       work(i / channels, i % channels, x);
     }

@@ -97,7 +97,7 @@ void Program::forward(int id, const View& input, int output, int norm) {
     }
     const int parts = conv.parts(context_);
     double* mine = sums(parts, conv.shape().out_channels);
-    conv.forward(context_, input, output, norm_of(norm).center.data(), mine);
+    conv.forward(context_, input, output, norm_of(norm).running_mean.data(), mine);
     norm_of(norm).finish_batch(mine, parts, count(output), settings.momentum);
   });
   steps_.back().convolution = id;
@@ -139,7 +139,7 @@ void Program::batch_statistics(int tensor, int norm) {
   checked({tensor, norm});
   append([this, tensor, norm](const Settings& settings) {
     double* mine = sums(context_.blocks, norm_of(norm).channels());
-    moments(context_, tensor, norm_of(norm).center.data(), mine);
+    moments(context_, tensor, norm_of(norm).running_mean.data(), mine);
     norm_of(norm).finish_batch(mine, context_.blocks, count(tensor), settings.momentum);
   });
 }
@@ -260,7 +260,7 @@ ptrdiff_t Program::floats() {
     if (step.convolution >= 0) scratch(convolutions_[static_cast<size_t>(step.convolution)]->scratch(step.backward));
   context_.scratch_offset = round_up(tensor_floats_, 16);
   context_.scratch_floats = scratch_floats_;
-  return context_.scratch_offset + scratch_floats_ * pool_->threads();
+  return context_.scratch_offset + scratch_floats_ * pool_->shares();
 }
 
 void Program::begin(const float* samples, int tensor) {
