@@ -12,7 +12,7 @@ from device_profiles.profile import ProfileError
 from fedcore.errors import ConfigError
 from fedcore.files import write_atomic
 from fedcore.settings import read_toml
-from fedcore.training.calibration import Calibration, fit, standard_probes
+from fedcore.training.calibration import NATIVE, Calibration, fit, standard_probes
 from fedcore.training.probe import probe
 
 SHIPPED = Path(__file__).parent / "calibrations"
@@ -53,7 +53,7 @@ def measured_or_shipped(path: Path, engine: str) -> Calibration | None:
 def calibrate_here(engine: str, machine: str, path: Path, told: Progress) -> Calibration:
     """Measure this machine and write ``path``. Raises ``ConfigError``, ``DataError``; nothing is written then."""
     try:
-        rate = gflops_apart(engine)
+        rate = gflops_apart("numpy" if engine == NATIVE else engine)
         found = calibrate(engine, machine, rate, told)
     except ProfileError as error:
         raise ConfigError(str(error)) from None

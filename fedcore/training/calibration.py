@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,23 +11,14 @@ from fedcore.accounting import layer_flops
 from fedcore.models.graph import Graph, Op
 from fedcore.models.registry import build
 from fedcore.run_spec import ModelSettings
+from fedcore.sparsity.allocation import erk_counts
 from fedcore.training.engine import StepSettings
+from fedcore.training.features import Features
 from fedcore.training.memory_model import StepShape, model_bytes, step_bytes
-from fedcore.training.probe import Probe, Probed
+from fedcore.training.native_features import NativeSteps
+from fedcore.training.probe import WARM_UP, Probe, Probed
 
-
-class Features(NamedTuple):
-    """What a step's memory and time are taken to be linear in."""
-
-    model: float  # bytes of the loaded model
-    replayed: float  # bytes of the step's tensors at their peak
-    layer: float  # bytes of the largest layer's weights: libraries reorder them
-    passes: float  # forward and backward passes of a step
-    gflop: float  # dense training arithmetic of a step
-    values: float  # million activations that norms and activations read
-    pruned: float  # million of them that are selected and put back
-    weights: float  # million weights, once a pass: gradients and updates
-    normalised: float  # million of them that NSConv normalises
+NATIVE = "native"
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +97,11 @@ def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: boo
 
 def features_of_probe(probe: Probe) -> Features:
     """The same of a probe."""
-    return features_of(build(probe.model), probe.batch, probe.settings, masked=probe.density < 1.0)
+    graph = build(probe.model)
+    if probe.engine == NATIVE:
+        active = erk_counts(graph.maskable_shapes, probe.density)
+        return NativeSteps(graph, active, probe.threads).features(probe.batch, probe.settings, WARM_UP)
+    return features_of(graph, probe.batch, probe.settings, masked=probe.density < 1.0)
 
 
 def standard_probes(engine: str) -> list[Probe]:
@@ -117,6 +111,17 @@ def standard_probes(engine: str) -> list[Probe]:
         ModelSettings("vgg11", (3, 32, 32), 10, {"width": 32}),
     )
     normalised = ModelSettings("resnet8", (3, 32, 32), 10, {"norm": "nsconv"})
+    if engine == NATIVE:
+        return [
+            Probe(small, 4, engine=engine),
+            Probe(small, 48, engine=engine),
+            Probe(wide, 4, momentum=0.9, engine=engine),
+            Probe(wide, 32, engine=engine),
+            Probe(wide, 32, density=0.3, engine=engine),
+            Probe(small, 48, density=0.3, engine=engine),
+            Probe(small, 48, keep=0.3, cache="fp16", pruned_norms=True, density=0.3, engine=engine),
+            Probe(normalised, 48, keep=0.5, engine=engine),
+        ]
     return [
         Probe(small, 4, engine=engine),
         Probe(small, 48, engine=engine),
@@ -133,7 +138,12 @@ def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> Calibration:
     base = float(np.median([probed.engine_bytes for _, probed in probes]))
     columns = np.array([[1e6, f.model, f.replayed, f.layer] for f in found])
     memory = np.array([probed.peak_bytes - base for _, probed in probes])
-    constant, model, replayed, layer = nonnegative(columns / memory[:, None], np.ones(len(found)))
+    if engine == NATIVE:  # which tells its own: what is left is what the process takes besides
+        model, replayed, layer = 1.0, 1.0, 0.0
+        own = np.array([probed.peak_bytes - probed.engine_bytes for _, probed in probes])
+        constant = max(0.0, float((own - columns[:, 1] - columns[:, 2]).max()) / 1e6)
+    else:
+        constant, model, replayed, layer = nonnegative(columns / memory[:, None], np.ones(len(found)))
     seconds = np.array([probed.step_seconds for _, probed in probes])
     times = np.array([[f.passes, f.gflop, f.values, f.pruned, f.weights, f.normalised] for f in found])
     a, b, c, d, e, f = nonnegative(times / seconds[:, None], np.ones(len(found)))

@@ -60,6 +60,7 @@ class NativeEngine(Engine):
         return self._network
 
     def params(self) -> Params:
+        self._loaded.release()  # a task's last act: its result takes the activations' place
         return self._loaded.get()
 
     def mark(self, positions: Mapping[str, IntArray]) -> None:

@@ -17,6 +17,7 @@ from fedcore.run_spec import ModelSettings
 from fedcore.training.engine import StepSettings
 
 TIMEOUT_S = 900.0
+WARM_UP = 2  # samples of the step that loads libraries and starts threads
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ def probe_here(request: Probe) -> Probed:
     engine.load(graph, graph.initial_params(0), mask)
     x = rng.standard_normal((request.batch, *graph.input_shape), dtype=np.float32)
     y = rng.integers(0, graph.classes, request.batch)
-    engine.train_step(x[:2], y[:2], request.settings)  # libraries are loaded, threads are started
+    engine.train_step(x[:WARM_UP], y[:WARM_UP], request.settings)
     loaded = resident_bytes()
     reset_peak()
     seconds = []
