@@ -49,7 +49,7 @@ class NativeSteps:
             values=sum(math.prod(shape) for shape in self._graph.shapes.values()) * batch / 1e6,
             pruned=self._pruned(settings) * batch / 1e6,
             weights=passes * sum(self._active.values()) / 1e6,
-            normalised=passes * sum(self._active[node.name] for node in self._weighted if node.weight_norm) / 1e6,
+            normalised=0.0,  # of active weights alone: too little to be told
         )
 
     def step_bytes(self, batch: int, settings: StepSettings) -> int:
