@@ -95,6 +95,7 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
     match layer.op:
         case Op.CONV | Op.MAX_POOL | Op.AVG_POOL:
             dims = len(source) - 1
+            check(dims > 0, "takes an image")
             lengths = (len(layer.kernel), len(layer.stride), len(layer.padding))
             check(lengths == (dims,) * 3, f"kernel, stride and padding need {dims} values each")
             check(

@@ -68,6 +68,15 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
                      float bound, int first_row, int advance, float* out) {
   const int kept = kept_rows(band.rows, advance);
   const int columns = static_cast<int>(band.pitch / x.lanes);
+  if (s.kernel_w == 1 && s.kernel_h == 1 && s.stride_w == 1 && s.stride_h == 1 && s.pad_w == 0 && s.pad_h == 0) {
+    // Rows follow one another in both.
+    const int rows = std::min(band.rows, s.in_h - first_row);
+    for (int c = 0; c < s.in_channels; ++c) {
+      kernels().read(x.row(c, first_row), out + c * band.channel, rows * band.pitch, readings[c]);
+      if (bound > 0.0f) kernels().cut(out + c * band.channel, rows * band.pitch, bound);
+    }
+    return;
+  }
   for (int c = 0; c < s.in_channels; ++c)
     for (int ph = 0; ph < band.phases_h; ++ph)
       for (int pw = 0; pw < band.phases_w; ++pw) {
@@ -114,6 +123,16 @@ void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plan
   const int kept = kept_rows(band.rows, advance);
   const ptrdiff_t left = static_cast<ptrdiff_t>(band.reach_w) * g.lanes;
   const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * g.lanes;
+  if (band.reach_h == 0 && band.pitch == run) {
+    // Rows follow one another in both; there may be none left, where only rows of the input are.
+    const int rows = std::clamp(s.out_h - first_row, 0, band.rows);
+    for (int o = 0; o < s.out_channels; ++o) {
+      float* to = out + o * band.channel;
+      if (rows > 0) kernels().slope(g.row(o, first_row), x.row(o, first_row), to, rows * run, slopes[o]);
+      zero(to + rows * run, (band.rows - rows) * run);
+    }
+    return;
+  }
   for (int o = 0; o < s.out_channels; ++o) {
     keep(out + o * band.channel, band.pitch, advance, kept);
     for (int r = kept; r < band.rows; ++r) {

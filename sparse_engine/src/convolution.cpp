@@ -59,8 +59,7 @@ ptrdiff_t Convolution::scratch(bool backward) {
   return scratch_layout(backward).total;
 }
 
-void Convolution::forward(const Context& context, const View& input, int output, const float* center,
-                          double* sums) {
+void Convolution::forward(const Context& context, const View& input, int output, Moments* moments) {
   weights_->normalise();
   refresh();
   const ConvShape& s = shape_;
@@ -96,11 +95,8 @@ void Convolution::forward(const Context& context, const View& input, int output,
             kernel.read(computed + o * stride + r * pitch, to + r * run, run, Reading{});
         if (!weights_->bias.value.empty())
           kernel.read(to, to, region.rows * run, {1.0f, weights_->bias.value[o], Act::none, 1.0f});
-        if (sums != nullptr) {
-          double* mine = sums + 2 * (static_cast<ptrdiff_t>(item) * s.out_channels + o);
-          mine[0] = mine[1] = 0;
-          kernel.moments(to, region.rows * run, center[o], mine);
-        }
+        if (moments != nullptr)
+          moments[static_cast<ptrdiff_t>(item) * s.out_channels + o] = Moments::of(to, region.rows * run);
       }
     }
   });

@@ -33,11 +33,11 @@ class Convolution {
   const ConvShape& shape() const { return shape_; }
   // Floats of scratch that a share of the work needs.
   ptrdiff_t scratch(bool backward);
-  // Parts of the sums that `forward` leaves: [parts][out_channels][2].
+  // Parts of the moments that `forward` leaves.
   int parts(const Context& context) const { return context.blocks * chunks_; }
 
-  // `sums` (null: not wanted) are moments of the output about `center`.
-  void forward(const Context& context, const View& input, int output, const float* center, double* sums);
+  // `moments` (null: not wanted) of the output are [parts][out_channels].
+  void forward(const Context& context, const View& input, int output, Moments* moments);
   // `sums` (null: not wanted) are those of the input's norm, as in `reduce_gradient`: [back_parts][in_channels][2].
   // Of the input the weight gradient sees what reaches `bound`.
   void backward(const Context& context, const BackwardWants& wants, float bound, double* sums);

@@ -102,6 +102,7 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
   const ptrdiff_t line = static_cast<ptrdiff_t>(s.in_w) * lanes_, plane = context.stride(wants.input_gradient);
   float* out = context.at(wants.input_gradient, block);
   const float* added = wants.added >= 0 ? context.at(wants.added, block) : nullptr;
+  const ptrdiff_t added_plane = wants.added >= 0 ? context.stride(wants.added) : 0;
   for (int ph = 0; ph < s.stride_h; ++ph)
     for (int pw = 0; pw < s.stride_w; ++pw) {
       const ClassRange hs = class_range(ph, s.stride_h, s.pad_h, s.in_h);
@@ -115,11 +116,15 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       const Rows region{end - begin, static_cast<int>(run)};
       // Row r of the region, of input channel c.
       const ptrdiff_t start = (begin * s.stride_h + ph - s.pad_h) * line, step = line * s.stride_h;
-      const bool direct = s.stride_w == 1 && run % kernel.width == 0 && (added == nullptr || added == out);
+      const bool direct = s.stride_w == 1 && run % kernel.width == 0;
       float* to = direct ? out + start : temporary;
       const ptrdiff_t pitch = direct ? step : round_up(run, kernel.width);
       const ptrdiff_t stride = direct ? plane : region.rows * pitch;
       const bool add = direct && added != nullptr;
+      if (add && added != out)
+        for (int c = 0; c < s.in_channels; ++c)
+          for (int r = 0; r < region.rows; ++r)
+            kernel.read(added + c * added_plane + start + r * step, to + c * stride + r * pitch, run, Reading{});
       if (dense_backward()) {
         const int count = static_cast<int>(set.offset.size());
         kernel.convolve_dense({set.offset.data(), set.value.data(), s.in_channels, count, set.group_taps}, from,
@@ -132,8 +137,9 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       const ptrdiff_t left = static_cast<ptrdiff_t>(ws.begin * s.stride_w + pw - s.pad_w) * lanes_;
       for (int c = 0; c < s.in_channels; ++c)
         for (int r = 0; r < region.rows; ++r) {
-          const ptrdiff_t at = c * plane + start + r * step + left;
-          kernel.scatter(temporary + c * stride + r * pitch, out + at, added == nullptr ? nullptr : added + at,
+          const ptrdiff_t at = start + r * step + left;
+          kernel.scatter(temporary + c * stride + r * pitch, out + c * plane + at,
+                         added == nullptr ? nullptr : added + c * added_plane + at,
                          static_cast<ptrdiff_t>(s.stride_w) * lanes_, ws.end - ws.begin, lanes_);
         }
     }

@@ -5,6 +5,21 @@
 
 namespace sparse {
 
+Moments Moments::of(const float* x, ptrdiff_t n) {
+  // About one of the values, so that a large mean takes no digits of a small variance.
+  double sums[2] = {0, 0};
+  kernels().moments(x, n, x[0], sums);
+  const auto count = static_cast<double>(n);
+  return {count, x[0] + sums[0] / count, std::max(0.0, sums[1] - sums[0] * sums[0] / count)};
+}
+
+void Moments::merge(const Moments& other) {
+  const double total = count + other.count, apart = other.mean - mean;
+  squares += other.squares + apart * apart * count * other.count / total;
+  mean += apart * other.count / total;
+  count = total;
+}
+
 Norm::Norm(int channels) {
   const auto n = static_cast<size_t>(channels);
   gamma.resize(n, 1.0f);
@@ -27,19 +42,18 @@ void total(const double* sums, int parts, int channels, int c, double& first, do
 
 }  // namespace
 
-void Norm::finish_batch(const double* sums, int parts, double count, float momentum) {
+void Norm::finish_batch(const Moments* moments, int parts, float momentum) {
   for (int c = 0; c < channels(); ++c) {
-    double s, q;
-    total(sums, parts, channels(), c, s, q);
-    const double m = s / count;
-    const double var = std::max(0.0, q / count - m * m);
-    mean[c] = static_cast<float>(running_mean[c] + m);
+    Moments all = moments[c];
+    for (int p = 1; p < parts; ++p) all.merge(moments[static_cast<ptrdiff_t>(p) * channels() + c]);
+    const double var = all.squares / all.count;
+    mean[c] = static_cast<float>(all.mean);
     inverse[c] = static_cast<float>(1.0 / std::sqrt(var + kBatchNormEpsilon));
     scale[c] = gamma.value[c] * inverse[c];
     shift[c] = beta.value[c] - mean[c] * scale[c];
     if (momentum >= 0) {
       running_mean[c] += momentum * (mean[c] - running_mean[c]);
-      const double unbiased = count > 1 ? var * count / (count - 1) : var;
+      const double unbiased = all.count > 1 ? all.squares / (all.count - 1) : var;
       running_var[c] += momentum * (static_cast<float>(unbiased) - running_var[c]);
     }
   }

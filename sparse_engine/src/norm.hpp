@@ -9,14 +9,22 @@ namespace sparse {
 
 constexpr double kBatchNormEpsilon = 1e-5;
 
+// Of some values: how many, their mean and the sum of squares about it.
+struct Moments {
+  double count = 0, mean = 0, squares = 0;
+
+  static Moments of(const float* x, ptrdiff_t n);
+  void merge(const Moments& other);  // of both together (Chan et al. 1979)
+};
+
 class Norm {
  public:
   explicit Norm(int channels);
 
   int channels() const { return static_cast<int>(mean.size()); }
-  // From sums of (x - running mean) and its square over `count` values a channel: the batch's mean and scale, and
-  // with `momentum` >= 0 the running statistics moved. `sums` is [parts][channels][2].
-  void finish_batch(const double* sums, int parts, double count, float momentum);
+  // From the moments of all parts, [parts][channels]: the batch's mean and scale, and with `momentum` >= 0 the
+  // running statistics moved.
+  void finish_batch(const Moments* moments, int parts, float momentum);
   // Scale and shift from the running statistics.
   void use_running();
   // From sums of gm and gm (x - mean), laid out alike: the parameters' gradients, and the slope of x.

@@ -18,13 +18,11 @@ void each_plane(const Context& context, int channels, F&& work) {
 
 }  // namespace
 
-void moments(const Context& context, int tensor, const float* center, double* sums) {
+void moments(const Context& context, int tensor, Moments* parts) {
   const int channels = context.tensor(tensor).channels;
   const ptrdiff_t plane = context.plane(tensor);
   each_plane(context, channels, [&](int block, int c, int) {
-    double* mine = sums + 2 * (static_cast<ptrdiff_t>(block) * channels + c);
-    mine[0] = mine[1] = 0;
-    kernels().moments(context.channel(tensor, block, c), plane, center[c], mine);
+    parts[static_cast<ptrdiff_t>(block) * channels + c] = Moments::of(context.channel(tensor, block, c), plane);
   });
 }
 

@@ -16,8 +16,8 @@ struct LossSums {
 
 enum class Objective : int32_t { cross_entropy, squared_error, flow };  // flow: the sum of all logits
 
-// Moments of a stored tensor about `center`: [blocks][channels][2].
-void moments(const Context& context, int tensor, const float* center, double* sums);
+// Moments of a stored tensor: [blocks][channels].
+void moments(const Context& context, int tensor, Moments* parts);
 // Sums of gm and gm (x - mean) for the reading of a normalised tensor: [blocks][channels][2].
 void reduce_gradient(const Context& context, int gradient, const View& view, double* sums);
 // Sums of g, g x~ and x~^2 for a pruned normalised tensor: [blocks][channels][2] and [blocks][channels].

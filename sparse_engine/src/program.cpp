@@ -76,6 +76,11 @@ double* Program::sums(int parts, int channels) {
   return sums_.data();
 }
 
+Moments* Program::moments(int parts, int channels) {
+  moments_.resize(std::max(moments_.size(), static_cast<size_t>(parts) * channels));
+  return moments_.data();
+}
+
 void Program::scratch(ptrdiff_t floats) { scratch_floats_ = std::max(scratch_floats_, round_up(floats, 16)); }
 
 // -- operations --------------------------------------------------------------------------
@@ -92,13 +97,13 @@ void Program::forward(int id, const View& input, int output, int norm) {
   if (norm >= 0) checked({output, norm});
   append([this, &conv, input, output, norm](const Settings& settings) {
     if (norm < 0) {
-      conv.forward(context_, input, output, nullptr, nullptr);
+      conv.forward(context_, input, output, nullptr);
       return;
     }
     const int parts = conv.parts(context_);
-    double* mine = sums(parts, conv.shape().out_channels);
-    conv.forward(context_, input, output, norm_of(norm).running_mean.data(), mine);
-    norm_of(norm).finish_batch(mine, parts, count(output), settings.momentum);
+    Moments* mine = moments(parts, conv.shape().out_channels);
+    conv.forward(context_, input, output, mine);
+    norm_of(norm).finish_batch(mine, parts, settings.momentum);
   });
   steps_.back().convolution = id;
 }
@@ -138,9 +143,9 @@ float Program::bound(const BackwardWants& wants) const {
 void Program::batch_statistics(int tensor, int norm) {
   checked({tensor, norm});
   append([this, tensor, norm](const Settings& settings) {
-    double* mine = sums(context_.blocks, norm_of(norm).channels());
-    moments(context_, tensor, norm_of(norm).running_mean.data(), mine);
-    norm_of(norm).finish_batch(mine, context_.blocks, count(tensor), settings.momentum);
+    Moments* mine = moments(context_.blocks, norm_of(norm).channels());
+    sparse::moments(context_, tensor, mine);
+    norm_of(norm).finish_batch(mine, context_.blocks, settings.momentum);
   });
 }
 

@@ -83,6 +83,7 @@ class Program {
   double count(int tensor) const;
   float bound(const BackwardWants& wants) const;
   double* sums(int parts, int channels);
+  Moments* moments(int parts, int channels);
   void scratch(ptrdiff_t floats);
 
   std::shared_ptr<Arena> arena_;
@@ -92,6 +93,7 @@ class Program {
   std::vector<Step> steps_;
   std::vector<std::unique_ptr<Cache>> caches_;
   std::vector<double> sums_;
+  std::vector<Moments> moments_;
   LossSums loss_;
   ptrdiff_t tensor_floats_ = 0, scratch_floats_ = 0;
 };
