@@ -125,6 +125,7 @@ class Trainer:
         from fedcore.methods.registry import create, problem_of
         from fedcore.protocol.codec import decode
         from fedcore.protocol.results import encode_result
+        from fedcore.sparsity.mask import active_counts
         from fedcore.training.registry import create as create_engine
 
         _reset_peak()
@@ -139,7 +140,8 @@ class Trainer:
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         grow = task.meta.get("grow")
         growing = tuple(grow) if isinstance(grow, dict) else ()
-        pilot = _pilot(command, method, len(data.train) + len(data.development), growing, self._emit)
+        active = active_counts(task.mask)
+        pilot = _pilot(command, method, len(data.train) + len(data.development), growing, active, self._emit)
         if pilot.refusal:
             self._emit({"event": "declined", "reason": pilot.refusal})
             return
@@ -206,7 +208,14 @@ def memory_directory(command: TaskCommand) -> Path:
     return Path(command.masks) / "memory"
 
 
-def _pilot(command: TaskCommand, method: Method, samples: int, growing: tuple[str, ...], emit: Emit) -> Pilot:
+def _pilot(
+    command: TaskCommand,
+    method: Method,
+    samples: int,
+    growing: tuple[str, ...],
+    active: dict[str, int],
+    emit: Emit,
+) -> Pilot:
     """The task's levers and its ``Control``: progress goes out at most four times a second."""
     from edge_agent.device_memory import FileMemory
     from edge_agent.pilot import Pilot
@@ -233,7 +242,17 @@ def _pilot(command: TaskCommand, method: Method, samples: int, growing: tuple[st
         calibration = measured_or_shipped(Path(command.calibration), engine)
         if calibration is not None:
             target, rung, factor = command.target_bytes, command.rung, command.factor
-            fit = plan(method, calibration, target, samples, rung=rung, factor=factor, growing=growing)
+            fit = plan(
+                method,
+                calibration,
+                target,
+                samples,
+                rung=rung,
+                factor=factor,
+                growing=growing,
+                active=active,
+                threads=command.threads,
+            )
 
     def heap(roomy: bool) -> None:
         if engine != "native":  # whose tensors lie in an arena of its own

@@ -61,13 +61,14 @@ class Forgetful:
 class Control:
     """What the board imposes on a task, what the device remembers, and how the task reports.
 
-    ``micro_batch``, ``keep`` and ``cache`` may be tightened while the task runs: the next step follows them.
-    ``enough`` ends a training task after its present step: what is done by then is its result.
+    ``micro_batch``, ``keep``, ``cache`` and ``recompute`` may be tightened while the task runs: the next step
+    follows them. ``enough`` ends a training task after its present step: what is done by then is its result.
     """
 
     micro_batch: int = 0  # samples a forward pass; 0: whole batches
     keep: float = 1.0  # share of each layer's input cached for its weight gradient; a method may ask for less
     cache: Literal["fp32", "fp16"] = "fp32"  # precision of what is cached
+    recompute: int = 0  # 1, 2: some, most activations are computed again
     steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
     enough: bool = False
     memory: DeviceMemory = field(default_factory=Forgetful)
@@ -77,9 +78,7 @@ class Control:
         """``settings`` under what the board imposes now: the sparser and the coarser caches hold."""
         keep = min(settings.keep, self.keep)
         cache: Literal["fp32", "fp16"] = "fp16" if "fp16" in (settings.cache, self.cache) else "fp32"
-        if (self.micro_batch, keep, cache) == (settings.micro_batch, settings.keep, settings.cache):
-            return settings
-        return replace(settings, micro_batch=self.micro_batch, keep=keep, cache=cache)
+        return replace(settings, micro_batch=self.micro_batch, keep=keep, cache=cache, recompute=self.recompute)
 
 
 class Fold(Protocol):

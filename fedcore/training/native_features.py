@@ -37,12 +37,12 @@ class NativeSteps:
         self._plan = Plan(model_of(graph), self._active, threads)
 
     def features(self, batch: int, settings: StepSettings, rest: int = 0) -> Features:
-        """Of a step of ``batch`` samples, where an epoch's last one may have ``rest`` (0: as many)."""
+        """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""
         passes = settings.passes(batch)
         sizes = _sizes(batch, settings) | (_sizes(rest, settings) if rest else set())
         return Features(
             model=float(self._plan.weight_bytes(sizes) + self._others()),
-            replayed=float(self.step_bytes(batch, settings)),
+            replayed=float(self.step_bytes(max(batch, rest), settings)),
             layer=0.0,
             passes=float(passes * len(self._weighted)),
             gflop=self._gflop(settings) * batch,

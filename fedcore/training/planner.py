@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from fedcore.accounting import VALUE
 from fedcore.datasets.dataset import batch_count
 from fedcore.methods.method import Control, Method
 from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.training.calibration import Calibration, Features, features_of
+from fedcore.sparsity.allocation import erk_counts
+from fedcore.training.calibration import NATIVE, Calibration, features_of
 from fedcore.training.engine import StepSettings
+from fedcore.training.features import Features
+from fedcore.training.levers import Forecast, Levers
 from fedcore.training.memory_model import StepShape, step_bytes
+from fedcore.training.native_features import NativeSteps
 
 KEEPS = (0.5, 0.3, 0.2)  # lossy steps, from mild to hard; what is kept is kept in half precision
 LEAST_NORM_BATCH = 4  # samples a pass that batch norm's statistics still mean something over
+LANES = 16  # images that the native engine computes at once: passes of fewer are slower
 MARGIN = 1.05  # over the prediction: its error on a calibrated board
 LABEL_BYTES = 8
 # What a worker holds besides the engine and the model that probes see: protocol, codecs, methods. 6 to 10 MB.
@@ -26,40 +30,6 @@ WORKER_BYTES = 8_000_000
 # are pruned, in chunks.
 ROOMY_BYTES = 25_000_000
 ROOMY, ROOMY_PRUNED = 1.6, 3.2
-
-
-@dataclass(frozen=True, slots=True)
-class Levers:
-    """How a task is run."""
-
-    micro_batch: int  # samples a pass; 0: the whole batch
-    keep: float = 1.0  # the most that a layer's cached input may keep; a method may ask for less
-    cache: Literal["fp32", "fp16"] = "fp32"  # in which precision
-    # Freed memory stays with the process and is used again: faster, and more of it. Else it is given back.
-    roomy: bool = False
-
-    @property
-    def lossy(self) -> bool:
-        """Whether the board, not the method, makes gradients approximate."""
-        return self.keep < 1.0
-
-    def apply(self, control: Control) -> None:
-        """Impose them on a task; one that runs follows with its next step."""
-        control.micro_batch, control.keep, control.cache = self.micro_batch, self.keep, self.cache
-
-    def __str__(self) -> str:
-        text = f"micro-batch {self.micro_batch or 'whole'}"
-        text += f", {self.keep:.0%} of activations kept in {self.cache}" if self.lossy else ""
-        return text + (", freed memory kept" if self.roomy else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What one way of running a task takes."""
-
-    levers: Levers
-    peak_bytes: int
-    step_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +72,22 @@ def plan(
     rung: int = 0,
     factor: float = 1.0,
     growing: Collection[str] | None = None,
+    active: Mapping[str, int] | None = None,
+    threads: int = 1,
 ) -> FitPlan:
     """The gentlest way to run ``method``'s training task under ``limit_bytes`` with so many local samples.
 
     Ways before ``rung`` are known to be too much. ``factor``: measured by predicted peak of such tasks so far.
     ``growing``: the weights whose growth gradients the task wants; None: whichever it may want in some round.
+    ``active``: how many weights are left, by name, for engines that save by it; None: as the density says.
     """
     if growing is None:
         growing = method.problem.graph.maskable if hasattr(method.settings, "growth_batch") else ()
-    ways = tuple(forecast(method, calibration, levers, samples, factor, growing) for levers in ladder(method))
+    if calibration.engine == NATIVE:
+        steps = NativeSteps(method.problem.graph, _active(method) if active is None else active, threads)
+        ways = tuple(native_forecasts(method, calibration, steps, samples, factor, growing))
+    else:
+        ways = tuple(forecast(method, calibration, levers, samples, factor, growing) for levers in ladder(method))
     left = range(min(rung, len(ways) - 1), len(ways))
     chosen = next((index for index in left if ways[index].peak_bytes * MARGIN <= limit_bytes), None)
     if chosen is None:
@@ -131,20 +108,73 @@ def ladder(method: Method) -> Iterator[Levers]:
 
     Batch norm sees its statistics pass by pass: with it passes do not shrink below ``LEAST_NORM_BATCH``.
     """
-    batch = method.problem.training.batch
-    normed = any(node.op is Op.BATCH_NORM for node in method.problem.graph.nodes)
-    least = min(batch, LEAST_NORM_BATCH if normed else 1)
-    sizes = [0]
-    size = batch // 2
-    while size >= least:
-        sizes.append(size)
-        size //= 2
+    sizes = _sizes(method)
     yield Levers(0, roomy=True)
     for micro_batch in sizes:
         yield Levers(micro_batch)
     for keep in KEEPS:
         for micro_batch in sizes:
             yield Levers(micro_batch, keep, "fp16")
+
+
+def native_ladder(method: Method) -> Iterator[Levers]:
+    """The same for the native engine, which can compute activations again: that changes no result, while smaller
+    passes change batch norm's statistics; without batch norm they are the cheaper ones.
+    """
+    sizes = _sizes(method)
+    yield Levers(0)
+    if _normed(method):
+        yield Levers(0, recompute=1)
+    else:
+        yield from (Levers(size) for size in sizes if size >= LANES)
+    yield from (Levers(size, recompute=2) for size in sizes)
+    yield from (Levers(size, keep, "fp16", recompute=2) for keep in KEEPS for size in sizes)
+
+
+def _sizes(method: Method) -> list[int]:
+    """Samples a pass, from the whole batch (0) down."""
+    batch = method.problem.training.batch
+    least = min(batch, LEAST_NORM_BATCH if _normed(method) else 1)
+    sizes = [0]
+    size = batch // 2
+    while size >= least:
+        sizes.append(size)
+        size //= 2
+    return sizes
+
+
+def _normed(method: Method) -> bool:
+    return any(node.op is Op.BATCH_NORM for node in method.problem.graph.nodes)
+
+
+def native_forecasts(
+    method: Method,
+    calibration: Calibration,
+    steps: NativeSteps,
+    samples: int,
+    factor: float,
+    growing: Collection[str],
+) -> Iterator[Forecast]:
+    """Of all ways of the native engine: the arena is as large as the largest of what happens in it."""
+    batch = method.problem.training.batch
+    growth_batch = getattr(method.settings, "growth_batch", 0) or batch
+    rest = samples % batch
+    if rest == 1 and samples > batch:
+        rest = batch + 1  # a last sample joins the batch before it
+    least = max(steps.evaluation_bytes(), steps.result_bytes())
+    for levers in native_ladder(method):
+        settings = settings_under(method, levers)
+        features = steps.features(batch, settings, rest)
+        growth = steps.growth_bytes(growth_batch, settings) if growing else 0
+        replayed = float(max(features.replayed, growth, least))
+        peak = calibration.peak_bytes(features._replace(replayed=replayed)) + held_bytes(method, samples)
+        yield Forecast(levers, int(peak * factor), calibration.step_seconds(features))
+
+
+def _active(method: Method) -> dict[str, int]:
+    """Active weights of a method's tasks, as far as its settings tell."""
+    density = getattr(method.settings, "density", None)
+    return {} if density is None else erk_counts(method.problem.graph.maskable_shapes, density)
 
 
 def forecast(
