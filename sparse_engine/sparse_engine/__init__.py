@@ -1,6 +1,20 @@
 """Sparse training on the CPU: whose time and memory follow the number of weights that are left."""
 
+from sparse_engine.file import StoredModel, dump, load_bytes
+from sparse_engine.inference import Inference, load
 from sparse_engine.layers import Layer, Model, ModelError, Op
 from sparse_engine.network import Network, Step
 
-__all__ = ["Layer", "Model", "ModelError", "Network", "Op", "Step"]
+__all__ = [
+    "Inference",
+    "Layer",
+    "Model",
+    "ModelError",
+    "Network",
+    "Op",
+    "Step",
+    "StoredModel",
+    "dump",
+    "load",
+    "load_bytes",
+]
