@@ -25,6 +25,15 @@ PY
 
 built=0
 for python in ${PYTHONS:-python3}; do
+  # Build tools of this machine: pip's own isolation would fetch the foreign machine's CMake for a cross build.
+  tools=$work/tools-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  if [ ! -e "$tools/.stamp" ]; then
+    "$python" -m venv "$tools"
+    "$tools/bin/python" -m pip install -qq --disable-pip-version-check "scikit-build-core>=0.10" "nanobind>=2.2" \
+      "cmake>=3.26" ninja
+    touch "$tools/.stamp"
+  fi
+  python=$tools/bin/python
   for machine in "${machines[@]}"; do
     made=$work/$machine
     rm -rf "$made" && mkdir -p "$made"
@@ -45,8 +54,8 @@ for python in ${PYTHONS:-python3}; do
       continue
     fi
     echo "wheels: building for $machine with $("$python" -V)"
-    env "${variables[@]}" "$python" -m pip wheel -qq --disable-pip-version-check --no-deps -w "$made" \
-      -C cmake.define.SPARSE_STATIC_RUNTIME=ON "$here"
+    env "${variables[@]}" PATH="$tools/bin:$PATH" "$python" -m pip wheel -qq --disable-pip-version-check --no-deps \
+      --no-build-isolation -w "$made" -C cmake.define.SPARSE_STATIC_RUNTIME=ON "$here"
     "$python" "$here/scripts/tag_wheel.py" "$made"/*.whl "$out"
     built=$((built + 1))
   done
