@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
-from fedcore.files import write_atomic
-from tinyfleet.cli import bench_methods, bench_selection
-from tinyfleet.cli.output import emit_table
+from tinyfleet.cli import bench_engine, bench_methods, bench_selection
+from tinyfleet.cli.output import emit_table, save_rows
 
 app = typer.Typer(help="Measure tinyfleet itself.", no_args_is_help=True)
+app.command("engine")(bench_engine.engine)
 app.command("methods")(bench_methods.methods)
 app.command("selection")(bench_selection.selection)
 
@@ -39,7 +37,7 @@ def wire(
         model or names(), density or (0.01, 0.05, 0.1, 1.0), precision or ("fp16", "int8"), repeats, told
     )
     typer.echo("", err=True)
-    _save(json_file, rows)
+    save_rows(json_file, rows)
     emit_table(
         (
             "model",
@@ -86,7 +84,7 @@ def caches(
 
     rows = bench_caches(model or ["resnet18"], batch, told)
     typer.echo("", err=True)
-    _save(json_file, rows)
+    save_rows(json_file, rows)
     exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and row.keep == 1.0}
     emit_table(
         (
@@ -140,7 +138,7 @@ def plan(
 
     rows = bench_plan(measured, list(grid()), told)
     typer.echo("", err=True)
-    _save(json_file, rows)
+    save_rows(json_file, rows)
     emit_table(
         (
             "model",
@@ -185,10 +183,3 @@ def plan(
         picture = json_file.with_suffix(".png")
         scatter(rows, picture)
         typer.echo(f"wrote {json_file} and {picture}", err=True)
-
-
-def _save(path: Path | None, rows: list[Any]) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = msgspec.json.encode([dataclasses.asdict(row) for row in rows])
-        write_atomic(path, msgspec.json.format(content, indent=2) + b"\n")

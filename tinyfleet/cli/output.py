@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +25,16 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return str(value)
+
+
+def save_rows(path: Path | None, rows: Sequence[Any]) -> None:
+    """Write dataclasses as a JSON list; nothing without a path."""
+    if path is not None:
+        from fedcore.files import write_atomic
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = msgspec.json.encode([dataclasses.asdict(row) for row in rows])
+        write_atomic(path, msgspec.json.format(content, indent=2) + b"\n")
 
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:

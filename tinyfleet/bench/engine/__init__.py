@@ -1,0 +1,1 @@
+"""The native sparse engine against dense torch, and its kernels against what the processor can do."""

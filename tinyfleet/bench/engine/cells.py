@@ -1,0 +1,88 @@
+"""What is measured: one cell a model, density, batch, number of threads and set of memory levers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+DENSITIES = (0.01, 0.05, 0.1)
+LEARNING_RATE, MOMENTUM = 0.01, 0.9  # of both engines' steps
+LEAN = 2  # ``Cell.recompute`` where memory matters more than time
+
+# ResNet18 at 32x32, batch 64: times as fast as dense torch, by density.
+SPEEDUPS = {0.01: 8.0, 0.05: 5.0, 0.1: 3.5}
+EXACT_MB = 200.0  # a process's peak, at density 0.01
+PRUNED_MB = 60.0  # with micro-batches and 30 % of the activations
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One configuration of a training step on 32x32 images."""
+
+    model: str
+    density: float
+    batch: int = 64
+    micro_batch: int = 0
+    keep: float = 1.0
+    threads: int = 1
+    recompute: int = 0
+    cache: Literal["fp32", "fp16"] = "fp32"
+    pruned_norm: bool = False
+
+    @property
+    def exact(self) -> bool:
+        return self.keep >= 1.0
+
+    @property
+    def speedup_target(self) -> float | None:
+        """What the step as fast as it can be is to reach; None where there is no target."""
+        fast = self.exact and not self.recompute and not self.micro_batch
+        if self.model != "resnet18" or self.batch != 64 or not fast:
+            return None
+        return SPEEDUPS.get(self.density)
+
+    @property
+    def peak_target_mb(self) -> float | None:
+        """What the process is to stay under when it saves memory; None where there is no target."""
+        if self.model != "resnet18" or self.batch != 64 or self.density != 0.01:
+            return None
+        if not self.exact:
+            return PRUNED_MB if self.micro_batch else None
+        return EXACT_MB if self.recompute else None
+
+
+def cells() -> Iterator[Cell]:
+    """All of them."""
+    for threads in (1, 2):
+        for density in DENSITIES:
+            yield Cell("resnet18", density, threads=threads)
+            yield Cell("resnet18", density, threads=threads, recompute=LEAN)
+        yield Cell("resnet18", 0.01, threads=threads, micro_batch=16, recompute=LEAN)
+        yield Cell(
+            "resnet18",
+            0.01,
+            threads=threads,
+            micro_batch=16,
+            keep=0.3,
+            cache="fp16",
+            pruned_norm=True,
+            recompute=1,
+        )
+    for model in ("mobilenet_v2", "resnet20"):
+        for density in DENSITIES:
+            yield Cell(model, density)
+    for model in ("resnet18", "resnet20"):
+        for batch in (1, 16):
+            yield Cell(model, 0.05, batch)
+
+
+def chosen(models: Sequence[str] = (), densities: Sequence[float] = (), threads: Sequence[int] = ()) -> list[Cell]:
+    """The cells of these models, densities and numbers of threads; an empty choice is all of them."""
+    return [
+        cell
+        for cell in cells()
+        if (not models or cell.model in models)
+        and (not densities or cell.density in densities)
+        and (not threads or cell.threads in threads)
+    ]

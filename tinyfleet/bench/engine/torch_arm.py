@@ -1,0 +1,69 @@
+"""A child process that trains the same model with dense torch, a step each time it is told to.
+
+``python -m tinyfleet.bench.engine.torch_arm``: one JSON document a line each way.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from fedcore.arrays import AnyArray
+from fedcore.models.registry import build
+from fedcore.rss import peak_bytes, reset_peak
+from fedcore.run_spec import ModelSettings
+from fedcore.training import torch_engine
+from fedcore.training.engine import StepSettings
+from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
+
+
+class RowMajor(torch_engine.TorchEngine):
+    """The torch engine with channels outermost, torch's default."""
+
+    def _placed(self, values: AnyArray, dtype: torch.dtype, *, copy: bool = False) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device, dtype, copy=copy)
+
+
+def engine_of(layout: str, malloc: str, threads: int) -> torch_engine.TorchEngine:
+    """``layout`` "channels_last" or "contiguous"; ``malloc`` "tuned" as the torch engine does, or "default"."""
+    if malloc == "default":
+        # Of this process alone, which has nothing else to train.
+        setattr(torch_engine, "keep_freed_memory", lambda: None)  # noqa: B010
+    return (RowMajor if layout == "contiguous" else torch_engine.TorchEngine)(threads)
+
+
+def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answers: to the first step, then to each that the caller asks for."""
+    graph = build(msgspec.convert(request["settings"], ModelSettings))
+    engine = engine_of(request["layout"], request["malloc"], request["threads"])
+    engine.load(graph, graph.initial_params(0), {})  # no mask: nothing that dense training would not do
+    reset = True
+    try:
+        reset_peak()
+    except OSError:
+        reset = False
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((request["batch"], *graph.input_shape), dtype=np.float32)
+    y = rng.integers(0, graph.classes, request["batch"])
+    settings = StepSettings(LEARNING_RATE, momentum=MOMENTUM)
+    while True:
+        started = time.perf_counter()
+        loss = engine.train_step(x, y, settings)
+        seconds = time.perf_counter() - started
+        yield {"event": "step", "seconds": seconds, "loss": loss, "peak": peak_bytes(), "reset": reset}
+
+
+if __name__ == "__main__":
+    lines = iter(sys.stdin)
+    for answer in serve(json.loads(next(lines))):
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+        if next(lines, None) is None:
+            break
