@@ -12,14 +12,14 @@ from structures import MODELS, STEM, conv, flatten, norm, whole
 
 from sparse_engine import Layer, Model, ModelError, Network, Op
 
-MARGIN = 1e-4  # many values are read here: chance must leave a batch
+MARGIN = 2e-5  # many values are read here: chance must leave a batch
 FLOOR = 0.1  # norms of few values give small differences of gradients that are not small
 
 
 @pytest.mark.parametrize("recompute", [0, 1, 2])
 @pytest.mark.parametrize("name", MODELS)
 def test_structure(name, recompute):
-    for seed, samples, threads in ((1, 2, 1), (2, 3, 2)):
+    for seed, samples, threads in ((1, 2, 1), (2, 3, 2), (3, 16, 1)):
         network, reference = pair(MODELS[name], seed, 0.6, threads)
         x, y = safe_batch(reference, seed, samples, MARGIN)
         check_predictions(network, reference, x)
