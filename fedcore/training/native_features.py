@@ -12,6 +12,7 @@ from fedcore.training.engine import StepSettings
 from fedcore.training.features import Features
 from fedcore.training.registry import native_fault
 
+POSITION = 8  # bytes
 FORWARD_AND_BACKWARD = 3  # convolutions of a layer: itself, and two gradients
 MOST_AGAIN = 2  # the ``recompute`` with which nearly all of them are done once more
 
@@ -33,6 +34,7 @@ class NativeSteps:
         self._active = {
             node.name: active.get(node.weight, graph.params[node.weight].size) for node in self._weighted
         }
+        self._masks = sum(graph.params[name].size for name in active)
         self._threads = threads
         self._plan = Plan(model_of(graph), self._active, threads)
 
@@ -74,13 +76,16 @@ class NativeSteps:
         return self.step_bytes(batch, settings) + VALUE * (tiles + sums + images)
 
     def result_bytes(self) -> int:
-        """The dense arrays that a task hands back; the arena has gone by then."""
-        return VALUE * sum(spec.size for spec in self._graph.params.values())
+        """The dense arrays that a task hands back; the arena has gone by then. One layer's are made at a time."""
+        made = (VALUE + POSITION) * max(self._active.values())
+        return VALUE * sum(spec.size for spec in self._graph.params.values()) + made
 
     def _others(self) -> int:
-        """Arrays that are no weights, with momentum and gradients."""
+        """Masks as bytes; arrays that are no weights, with momentum and gradients."""
         weights = {node.weight for node in self._weighted}
-        return 3 * VALUE * sum(spec.size for name, spec in self._graph.params.items() if name not in weights)
+        return self._masks + 3 * VALUE * sum(
+            spec.size for name, spec in self._graph.params.items() if name not in weights
+        )
 
     def _gflop(self, settings: StepSettings) -> float:
         """Of one sample."""

@@ -128,7 +128,7 @@ def native_ladder(method: Method) -> Iterator[Levers]:
     else:
         yield from (Levers(size) for size in sizes if size >= LANES)
     yield from (Levers(size, recompute=2) for size in sizes)
-    yield from (Levers(size, keep, "fp16", recompute=2) for keep in KEEPS for size in sizes)
+    yield from (Levers(sizes[-1], keep, "fp16", recompute=2) for keep in KEEPS)
 
 
 def _sizes(method: Method) -> list[int]:
