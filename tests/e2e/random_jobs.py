@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from fedcore.sparsity.mask import apply_mask
 from fedcore.training.planner import MARGIN
 
+# Jobs and limits are drawn for what torch takes; an engine without a calibration plans nothing.
+ENGINE = os.environ.get("TINYFLEET_RANDOM_ENGINE", "torch")
 CLASSES = 10
 MOST_GFLOP = 150.0  # dense arithmetic of one job: seconds of a core
 MOST_VALUES = 9e7  # activations: what pruned caches and fresh pages cost
@@ -187,12 +190,12 @@ class Board:
             usable=lambda: 1 << 33,
             threads=1,
             policy="fresh",
-            engine="auto",
+            engine=ENGINE,
         )
         clock = time.monotonic
         self.tasks = Assignments(
             "porch",
-            AgentConfig(data=data_of(job, data)),
+            AgentConfig(engine=ENGINE, data=data_of(job, data)),
             directory,
             governor=self.governor,
             inbox=Inbox(directory / "inbox", 10**9),

@@ -1,6 +1,7 @@
 """Random jobs under emulated boards: what a plan says fits is never killed, and nothing is tried twice alike.
 
-``TINYFLEET_RANDOM_JOBS`` is their number, ``TINYFLEET_RANDOM_RECORDS`` a directory for what became of each.
+``TINYFLEET_RANDOM_JOBS`` is their number, ``TINYFLEET_RANDOM_SEED`` what they are drawn from,
+``TINYFLEET_RANDOM_ENGINE`` the engine, ``TINYFLEET_RANDOM_RECORDS`` a directory for what became of each.
 """
 
 from __future__ import annotations
