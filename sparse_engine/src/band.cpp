@@ -65,19 +65,20 @@ void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int
 }  // namespace
 
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
-                     float bound, int first_row, int advance, float* out) {
+                     const Slice& slice, float bound, int first_row, int advance, float* out) {
   const int kept = kept_rows(band.rows, advance);
   const int columns = static_cast<int>(band.pitch / x.lanes);
   if (s.kernel_w == 1 && s.kernel_h == 1 && s.stride_w == 1 && s.stride_h == 1 && s.pad_w == 0 && s.pad_h == 0) {
     // Rows follow one another in both.
     const int rows = std::min(band.rows, s.in_h - first_row);
-    for (int c = 0; c < s.in_channels; ++c) {
-      kernels().read(x.row(c, first_row), out + c * band.channel, rows * band.pitch, readings[c]);
+    for (int c = 0; c < slice.in_count; ++c) {
+      kernels().read(x.row(slice.in_first + c, first_row), out + c * band.channel, rows * band.pitch,
+                     readings[slice.in_first + c]);
       if (bound > 0.0f) kernels().cut(out + c * band.channel, rows * band.pitch, bound);
     }
     return;
   }
-  for (int c = 0; c < s.in_channels; ++c)
+  for (int c = 0; c < slice.in_count; ++c)
     for (int ph = 0; ph < band.phases_h; ++ph)
       for (int pw = 0; pw < band.phases_w; ++pw) {
         float* to = out + c * band.channel + (ph * band.phases_w + pw) * band.phase;
@@ -88,7 +89,7 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
           if (h < 0 || h >= s.in_h)
             zero(to, band.pitch);
           else
-            fill_row(s, x.row(c, h), x.lanes, pw, columns, readings[c], to);
+            fill_row(s, x.row(slice.in_first + c, h), x.lanes, pw, columns, readings[slice.in_first + c], to);
           if (bound > 0.0f) kernels().cut(to, band.pitch, bound);
         }
       }
@@ -119,24 +120,26 @@ GradientBand gradient_band(const ConvShape& s, int rows, int lanes) {
 }
 
 void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plane& g, const Plane& x,
-                        const std::vector<Slope>& slopes, int first_row, int advance, float* out) {
+                        const std::vector<Slope>& slopes, const Slice& slice, int first_row, int advance,
+                        float* out) {
   const int kept = kept_rows(band.rows, advance);
   const ptrdiff_t left = static_cast<ptrdiff_t>(band.reach_w) * g.lanes;
   const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * g.lanes;
   if (band.reach_h == 0 && band.pitch == run) {
     // Rows follow one another in both; there may be none left, where only rows of the input are.
     const int rows = std::clamp(s.out_h - first_row, 0, band.rows);
-    for (int o = 0; o < s.out_channels; ++o) {
-      float* to = out + o * band.channel;
+    for (int o = slice.out_first; o < slice.out_first + slice.out_count; ++o) {
+      float* to = out + (o - slice.out_first) * band.channel;
       if (rows > 0) kernels().slope(g.row(o, first_row), x.row(o, first_row), to, rows * run, slopes[o]);
       zero(to + rows * run, (band.rows - rows) * run);
     }
     return;
   }
-  for (int o = 0; o < s.out_channels; ++o) {
-    keep(out + o * band.channel, band.pitch, advance, kept);
+  for (int o = slice.out_first; o < slice.out_first + slice.out_count; ++o) {
+    float* channel = out + (o - slice.out_first) * band.channel;
+    keep(channel, band.pitch, advance, kept);
     for (int r = kept; r < band.rows; ++r) {
-      float* to = out + o * band.channel + r * band.pitch;
+      float* to = channel + r * band.pitch;
       const int h = first_row - band.reach_h + r;
       if (h < 0 || h >= s.out_h) {
         zero(to, band.pitch);

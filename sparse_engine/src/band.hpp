@@ -37,11 +37,11 @@ struct Plane {
   }
 };
 
-// Fill the band of output rows from `first_row` on; `readings` holds one a channel. With `advance` > 0 the band
+// Fill the band of a slice's channels for output rows from `first_row` on; `readings` holds one a channel. With `advance` > 0 the band
 // still holds the rows from `first_row - advance` on: those that both have are moved, not read again. What is
 // smaller than `bound` becomes zero.
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
-                     float bound, int first_row, int advance, float* out);
+                     const Slice& slice, float bound, int first_row, int advance, float* out);
 
 // The gradient's band: rows [first - reach_h, first + rows), zeros outside of the gradient, with `reach_w`
 // columns of zeros on the left and at least as many as any class needs on the right.
@@ -55,7 +55,8 @@ struct GradientBand {
 
 GradientBand gradient_band(const ConvShape& s, int rows, int lanes);
 void fill_gradient_band(const ConvShape& s, const GradientBand& band, const Plane& g, const Plane& x,
-                        const std::vector<Slope>& slopes, int first_row, int advance, float* out);
+                        const std::vector<Slope>& slopes, const Slice& slice, int first_row, int advance,
+                        float* out);
 
 // Rows (or columns) of the input gradient that a stride class computes: input index = stride * i + cls - pad.
 struct ClassRange {

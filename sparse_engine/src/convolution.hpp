@@ -1,6 +1,6 @@
 // Convolution of any kernel, stride, padding and grouping; a linear layer is one of 1x1 images.
 //
-// A thread works on one chunk of rows of one image block at a time: it reads them into a band in its scratch
+// A thread works on one chunk of rows of one image block at a time (of a grouped convolution on few groups): it reads them into a band in its scratch
 // memory and lets the kernels run over the nonzero weights, forwards (from the input's band), to the input's
 // gradient (from the output gradient's band, with the weights transposed), and to the weights' gradient (both).
 #pragma once
@@ -71,20 +71,30 @@ class Convolution {
   void refresh_transposed();
   void build_transposed_sparse();
   void build_transposed_dense();
+  // Part of the work: a chunk of rows of a slice of channels of a block.
+  struct Item {
+    int block, first, advance, part;
+    Slice slice;
+  };
+  Item item(int index, int begin, int chunks) const;
+  Slice slice(int index) const;
+  int slice_of_output(int o) const { return o / shape_.group_out() / slice_groups_; }
+  int slice_of_input(int c) const { return c / shape_.group_in() / slice_groups_; }
   Scratch scratch_layout(bool backward) const;
   size_t gradient_sums() const;  // how many the kernels leave of the weights' gradient
   void input_gradient(const Context& context, const BackwardWants& wants, const float* gradient, float* temporary,
-                      int block, int first);
-  void weight_gradient(const float* gradient, const float* input, int first, float* sums);
+                      const Item& item);
+  void weight_gradient(const float* gradient, const float* input, const Item& item, float* sums);
   void add_gradient(const float* sums);
-  void reduce_input(const Context& context, const BackwardWants& wants, int block, int first, double* sums);
+  void reduce_input(const Context& context, const BackwardWants& wants, const Item& item, double* sums);
   std::vector<Slope> slopes(const Context& context, const BackwardWants& wants) const;
 
   ConvShape shape_;
   std::shared_ptr<Weights> weights_;
   int lanes_;
   float dense_from_;
-  int chunk_ = 1, chunks_ = 1, back_chunks_ = 1;  // rows of a chunk, and chunks of a block
+  int slice_groups_ = 1, slices_ = 1;             // groups of a slice, and slices of a block
+  int chunk_ = 1, chunks_ = 1, back_chunks_ = 1;  // rows of a chunk, and chunks of a slice
   Band band_;
   GradientBand gradient_band_;
   long version_ = -1, transposed_version_ = -1;

@@ -53,12 +53,14 @@ void Convolution::refresh_sparse() {
   const ConvShape& s = shape_;
   const auto &rows = weights_->rows(), &places = weights_->places();
   const double per_channel = static_cast<double>(weights_->count()) / s.out_channels / s.group_in();
-  const int group = group_channels(s.in_channels, per_channel, s.kernel_h, s.kernel_w);
+  // Outputs of a grouped convolution read few channels each: they come in the right order by themselves.
+  const int group = s.groups > 1 ? s.in_channels : group_channels(s.in_channels, per_channel, s.kernel_h, s.kernel_w);
   taps_.groups = ceil_div(s.in_channels, group);
   taps_.offset.resize(weights_->count());
   taps_.bounds.resize(static_cast<size_t>(taps_.groups + 1) * s.out_channels);
   for (int o = 0; o < s.out_channels; ++o) {
     const int first_channel = o / s.group_out() * s.group_in();
+    const int in_slice = first_channel - slice(slice_of_output(o)).in_first;
     int k = rows[o];
     for (int g = 0; g <= taps_.groups; ++g) {
       const int end = g == taps_.groups ? s.in_channels : g * group;
@@ -67,7 +69,7 @@ void Convolution::refresh_sparse() {
     }
     for (k = rows[o]; k < rows[o + 1]; ++k) {
       const int tap = places[k] % s.taps();
-      taps_.offset[k] = static_cast<int32_t>(tap_offset(s, band_, lanes_, first_channel + places[k] / s.taps(),
+      taps_.offset[k] = static_cast<int32_t>(tap_offset(s, band_, lanes_, in_slice + places[k] / s.taps(),
                                                         tap / s.kernel_w, tap % s.kernel_w));
     }
   }
@@ -112,7 +114,7 @@ void Convolution::build_transposed_sparse() {
   const double per_channel =
       static_cast<double>(weights_->count()) / classes / s.in_channels / s.group_out();
   const int reach_h = gradient_band_.reach_h, reach_w = gradient_band_.reach_w;
-  const int group = group_channels(s.out_channels, per_channel, reach_h + 1, reach_w + 1);
+  const int group = s.groups > 1 ? s.out_channels : group_channels(s.out_channels, per_channel, reach_h + 1, reach_w + 1);
   const int groups = ceil_div(s.out_channels, group);
   // Count, then sum, then place: output channels come in order, so each input's taps do.
   std::vector<std::vector<int32_t>> next(static_cast<size_t>(classes));
@@ -144,7 +146,7 @@ void Convolution::build_transposed_sparse() {
       const int32_t at = next[c][cell(o, k)]++;
       transposed_[c].source[at] = k;
       transposed_[c].offset[at] = static_cast<int32_t>(
-          o * gradient_band_.channel - (tap / s.kernel_w / s.stride_h) * gradient_band_.pitch -
+          (o - slice(slice_of_output(o)).out_first) * gradient_band_.channel - (tap / s.kernel_w / s.stride_h) * gradient_band_.pitch -
           static_cast<ptrdiff_t>(tap % s.kernel_w / s.stride_w) * lanes_);
     }
 }

@@ -12,6 +12,7 @@ using namespace sparse;  // NOLINT: what follows is this file's own
 #include "kernels_conv.inc"
 #include "kernels_elementwise.inc"
 #include "kernels_caches.inc"
+#include "kernels_probe.inc"
 
 namespace {
 
@@ -28,7 +29,7 @@ constexpr const char* kName = "baseline";
 constexpr Kernels kTable = {kName,  kWidth,  SPARSE_TILE, convolve, convolve_dense, correlate,
                             correlate_dense, gather,      scatter,  read,           combine,
                             slope,  slope_by_output, add, moments,  reduce,         update,
-                            mark_large, mark_above, pack, unpack, choose, cut};
+                            mark_large, mark_above, pack, unpack, choose, cut, multiply_add};
 
 }  // namespace
 

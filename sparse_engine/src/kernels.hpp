@@ -32,13 +32,14 @@ struct Slope {
 };
 
 // Nonzero weights by output and by group of input channels: output o's of group g are those from
-// bounds[g * outputs + o] to bounds[(g + 1) * outputs + o]. Each reads its input at an offset from the tile. A
+// bounds[g * stride + o] to bounds[(g + 1) * stride + o]. Each reads its input at an offset from the tile. A
 // group is so small that what a tile of outputs reads of it stays in the first-level cache.
 struct Taps {
   const int32_t* bounds;
   const int32_t* offset;
   const float* value;
   int outputs;
+  int stride;
   int groups;
 };
 
@@ -58,6 +59,7 @@ struct Rows {
 };
 
 constexpr int kSlack = 64;        // floats that buffers hold beyond their end, for the last vector's sake
+constexpr int kProbeStep = 192;   // floats that a round of `multiply_add` takes at a time
 constexpr int kDenseOutputs = 4;  // output channels that the dense kernels compute together
 
 struct Kernels {
@@ -108,6 +110,9 @@ struct Kernels {
   void (*choose)(const uint16_t* first, const uint16_t* second, ptrdiff_t n, float low, float middle, float high,
                  float* out);
   void (*cut)(float* x, ptrdiff_t n, float bound);  // |x| < bound becomes zero
+
+  // `rounds` times `n` multiply-adds, with operands from memory or, where that is null, from registers alone.
+  float (*multiply_add)(const float* operands, ptrdiff_t n, ptrdiff_t rounds);
 };
 
 // The best table that this processor can run; SPARSE_ENGINE_ISA names another (a lesser one).

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "probe.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -274,6 +275,8 @@ NB_MODULE(_core, m) {
       "channels"_a, "height"_a, "width"_a, "samples"_a, "keep"_a, "half"_a, "codes"_a,
       "What a pruned copy takes, or with codes > 0 one of so many bits a value.");
   m.def("lanes_for", &Program::lanes_for, "samples"_a, "Images that lie innermost for so many samples.");
+  m.def("peak_gflops", &peak_gflops, "bytes"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Multiply-adds of one thread, one operand from a buffer of so many bytes or, with 0, from registers.");
   bind_param(m);
   bind_state(m);
   bind_shapes(m);

@@ -52,6 +52,11 @@ struct ConvShape {
   int row_size() const { return group_in() * taps(); }
 };
 
+// Some channels that are worked on together: of a grouped convolution whole groups, else all.
+struct Slice {
+  int in_first, in_count, out_first, out_count;
+};
+
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 inline ptrdiff_t round_up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b * b; }
 
