@@ -33,6 +33,7 @@ class BoardPlan:
     keep: float
     cache: str
     lossy: bool
+    recompute: int  # 1, 2: some, most activations are computed again
     peak_bytes: int  # predicted, of the whole worker process
     target_bytes: int  # what a plan may fill
     limit_bytes: int  # of the worker
@@ -70,6 +71,7 @@ def plan_board(
         keep=way.levers.keep,
         cache=way.levers.cache,
         lossy=way.levers.lossy,
+        recompute=way.levers.recompute,
         peak_bytes=way.peak_bytes,
         target_bytes=target,
         limit_bytes=limit,

@@ -13,6 +13,7 @@ from device_profiles.profile import Measurement
 from device_profiles.speed import core_gflops
 from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from fedcore.training.calibrated import save, shipped
+from fedcore.training.registry import native_fault
 from tinyfleet.cli.app import app
 from tinyfleet.planning import plan_board
 
@@ -105,10 +106,19 @@ def test_the_command_plans_every_board(run):
 
 
 def test_the_command_fails_where_it_fits_nowhere(run):
-    result = invoke(run, "--board", "pi-zero-2w", "--memory", "100M", "--samples", "100")
+    result = invoke(run, "--board", "pi-zero-2w", "--memory", "100M", "--samples", "100", "--engine", "torch")
     assert result.exit_code == 1
     assert "NO" in result.stdout
     assert "would fit with a limit of" in result.stdout
+
+
+@pytest.mark.skipif(bool(native_fault()), reason="sparse_engine is not installed")
+def test_the_native_engine_fits_where_torch_does_not(run):
+    board = ["--board", "pi-zero-2w", "--memory", "100M", "--samples", "100"]
+    planned = json.loads(invoke(run, *board, "--engine", "native", "--json").stdout)["boards"][0]
+    assert planned["fits"]
+    assert planned["peak_bytes"] < 100_000_000
+    assert planned["recompute"] in (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +141,7 @@ def test_a_boards_own_calibration_is_used(run, tmp_path):
     save(TORCH.at_speed(1.0), path)
     shown = [
         json.loads(invoke(run, "--board", "here", "--samples", "100", "--json", *extra).stdout)["boards"][0]
-        for extra in ([], ["--calibration", str(path)])
+        for extra in (["--engine", "torch"], ["--calibration", str(path)])
     ]
     assert shown[1]["speed_basis"] == "calibrated"
     assert shown[1]["step_seconds"] == pytest.approx(shown[0]["step_seconds"] * TORCH.convolution_gflops)

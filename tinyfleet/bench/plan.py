@@ -80,13 +80,15 @@ class Errors:
     time_median: float
 
 
-def grid(steps: int = 3) -> Iterator[Probe]:
+def grid(engine: str = "torch", steps: int = 3) -> Iterator[Probe]:
     """Every model at two batches, whole and in micro-batches, with exact and with pruned caches."""
     for model in MODELS:
         for batch in BATCHES:
-            yield Probe(model, batch, momentum=0.9, steps=steps)
-            yield Probe(model, batch, keep=0.3, cache="fp16", momentum=0.9, density=0.01, steps=steps)
-            yield Probe(model, batch, micro_batch=batch // 4, density=0.1, steps=steps)
+            yield Probe(model, batch, momentum=0.9, steps=steps, engine=engine)
+            yield Probe(
+                model, batch, keep=0.3, cache="fp16", momentum=0.9, density=0.01, steps=steps, engine=engine
+            )
+            yield Probe(model, batch, micro_batch=batch // 4, density=0.1, steps=steps, engine=engine)
 
 
 def bench_plan(

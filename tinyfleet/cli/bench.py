@@ -122,21 +122,23 @@ def plan(
     calibration: Annotated[
         Path | None, typer.Option(help="In place of measuring this machine first (half a minute).")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Training engine.")] = "torch",
+    engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
 ) -> None:
     """Predicted against measured memory and time over a grid of configurations, with the plot beside --json."""
     import sys
 
     from device_profiles.progress import told_on
     from fedcore.training.calibrated import calibrate, read
+    from fedcore.training.registry import preferred
     from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
 
-    measured = calibrate(engine, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
+    name = preferred(engine)
+    measured = calibrate(name, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
 
     def told(row: PlanRow, done: int, total: int) -> None:
         typer.echo(f"\r{done}/{total} {row.model} batch {row.batch}            ", err=True, nl=False)
 
-    rows = bench_plan(measured, list(grid()), told)
+    rows = bench_plan(measured, list(grid(measured.engine)), told)
     typer.echo("", err=True)
     save_rows(json_file, rows)
     emit_table(

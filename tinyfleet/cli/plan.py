@@ -33,7 +33,7 @@ def plan(
     calibration: Annotated[
         Path | None, typer.Option(help="Measured by `edge-agent calibrate`; else the one that ships.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Training engine.")] = "torch",
+    engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Whether RUN.toml fits a board: with which micro-batch and keep ratio, memory, time, and what would help.
@@ -46,11 +46,12 @@ def plan(
     from device_profiles.profile import shipped as shipped_boards
     from edge_agent.governor import DEFAULT_SHARE
     from fedcore.training import calibrated
+    from fedcore.training.registry import preferred
     from tinyfleet.planning import plan_board
 
     spec = read_spec(file)
     own = None if calibration is None else calibrated.read(calibration)
-    rated = own or calibrated.shipped(engine)
+    rated = own or calibrated.shipped(preferred(engine))
     if rated is None:
         raise ConfigError(f"engine {engine!r} has no calibration; measure one with `edge-agent calibrate`")
     try:
@@ -93,7 +94,7 @@ def _show(rows: list[BoardPlan]) -> None:
                 row.board,
                 "yes" if row.fits else "NO",
                 row.micro_batch or "whole batch",
-                f"{row.keep:.0%} in {row.cache}" if row.lossy else "all",
+                _kept(row),
                 megabytes(row.peak_bytes),
                 megabytes(row.limit_bytes),
                 "" if row.round_seconds is None else _duration(row.round_seconds),
@@ -109,6 +110,13 @@ def _show(rows: list[BoardPlan]) -> None:
             typer.echo(f"{row.board} would fit with {', or with '.join(row.remedies)}")
     if any(row.speed_basis == "data sheet" for row in rows):
         typer.echo("times from a data sheet are rough: the board's own are measured by `edge-agent calibrate`")
+
+
+def _kept(row: BoardPlan) -> str:
+    from fedcore.training.levers import AGAIN
+
+    kept = f"{row.keep:.0%} in {row.cache}" if row.lossy else "all"
+    return f"{kept}, {AGAIN[row.recompute]}" if row.recompute else kept
 
 
 def _duration(seconds: float) -> str:

@@ -102,7 +102,7 @@ def compare(
 
 @app.command()
 def calibrate(
-    engine: Annotated[str, typer.Option(help="Training engine.")] = "torch",
+    engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.toml"),
     as_json: Json = False,
 ) -> None:
@@ -110,8 +110,9 @@ def calibrate(
     from device_profiles.detect import detect as detect_board
     from device_profiles.progress import told_on
     from fedcore.training.calibrated import calibrate_here
+    from fedcore.training.registry import preferred
 
-    found = calibrate_here(engine, detect_board().title, out, told_on(sys.stderr))
+    found = calibrate_here(preferred(engine), detect_board().title, out, told_on(sys.stderr))
     if as_json:
         emit_json(found)
     else:
