@@ -23,8 +23,10 @@ from fedcore.arrays import FloatArray, IntArray, Mask, Params
 from fedcore.files import write_atomic
 from fedcore.models.graph import Graph
 from fedcore.sparsity.mask import density
+from fedcore.training.registry import INSTALL_NATIVE, native_fault
 
-FORMATS = ("onnx-fp32", "tflite-fp32", "tflite-fp16", "tflite-int8")
+FORMATS = ("onnx-fp32", "tflite-fp32", "tflite-fp16", "tflite-int8", "sparse-fp32", "sparse-fp16")
+SUFFIXES = {"sparse": "tfse"}  # of kinds that are not their file's suffix
 # Largest relative error of the logits, and smallest share of equal decisions, that pass.
 MOST_ERROR = {"fp32": 1e-4, "fp16": 5e-3}
 LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.9}
@@ -43,8 +45,8 @@ class ExportRow:
     accuracy: float
     latency_ms: float  # batch 1, one thread
     runtime: str
-    density: float | None = None  # nonzero share of the model's maskable weights, read from the file (ONNX fp32)
-    multiply_adds: int | None = None  # of one sample, in the layers as they stand in the file
+    density: float | None = None  # nonzero share of the maskable weights, read from the file (not from TFLite)
+    multiply_adds: int | None = None  # of one sample, as the file's runtime counts them: zeros too, but not sparse
 
 
 def export_model(
@@ -53,7 +55,7 @@ def export_model(
     mask: Mask,
     directory: Path,
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] | None = None,
     calibration: FloatArray,
     x: FloatArray,
     y: IntArray,
@@ -61,14 +63,15 @@ def export_model(
     normalization: Mapping[str, object] | None = None,
     compact: bool = True,
 ) -> list[ExportRow]:
-    """Write ``formats`` into ``directory`` and verify each file in every runtime that is here.
+    """Write ``formats`` (all that can be written here) into ``directory``; verify each file in every runtime here.
 
     ``compact``: without the channels that do nothing, so that the files are smaller and faster.
 
     ``x`` (N, C, ...) float32 and ``y`` are held-out data, ``reference`` gives the trained model's
     logits, ``calibration`` sets int8 ranges. Also writes ``export.json``: files with their SHA-256.
     A file without a runtime here has no row, and stands in the manifest as unverified.
-    Raises ``ExportError`` for an unknown format, a layer that cannot be written, or no held-out data.
+    Raises ``ExportError`` for a format that is unknown or cannot be written here, a layer that cannot be written,
+    or no held-out data.
     """
     if not len(x):
         raise ExportError("there are no held-out samples to verify the files with; give test data")
@@ -79,15 +82,22 @@ def export_model(
     expected = reference(x)
     rows: list[ExportRow] = []
     paths: list[Path] = []
-    for kind, precision in [_parse(name) for name in formats]:
-        path = directory / f"{graph.name}-{precision}.{kind}"
+    chosen = [name for name in FORMATS if name not in missing_formats()] if formats is None else formats
+    for kind, precision in [_parse(name) for name in chosen]:
+        path = directory / f"{graph.name}-{precision}.{SUFFIXES.get(kind, kind)}"
         write_atomic(path, _content(graph, model, kind, precision, mask, calibration, normalization))
         paths.append(path)
-        share = measured_density(path, graph) if kind == "onnx" else None
+        share, operations = _measured(path, kind, graph, model)
         found = [_row(path, kind, precision, share, runtime, x, y, expected) for runtime in open_all(path)]
-        rows += [replace(row, multiply_adds=multiply_adds(model)) for row in found]
+        rows += [replace(row, multiply_adds=operations) for row in found]
     _write_manifest(graph, directory, paths, rows, normalization)
     return rows
+
+
+def missing_formats() -> dict[str, str]:
+    """Formats that cannot be written here, and why."""
+    fault = native_fault()
+    return {name: f"the native engine {fault}: {INSTALL_NATIVE}" for name in FORMATS if fault and "sparse" in name}
 
 
 def check(rows: Sequence[ExportRow]) -> None:
@@ -107,6 +117,8 @@ def _parse(name: str) -> tuple[str, str]:
     kind, _, precision = name.partition("-")
     if name not in FORMATS:
         raise ExportError(f"format {name!r} is unknown; choose from {', '.join(FORMATS)}")
+    if name in missing_formats():
+        raise ExportError(f"format {name!r} cannot be written: {missing_formats()[name]}")
     return kind, precision
 
 
@@ -119,11 +131,25 @@ def _content(
     calibration: FloatArray,
     normalization: Mapping[str, object] | None,
 ) -> bytes:
+    metadata = metadata_of(graph, density(mask), normalization)
     if kind == "onnx":
-        return write_onnx(model, metadata_of(graph, density(mask), normalization))
+        return write_onnx(model, metadata)
+    if kind == "sparse":
+        from export.sparse_writer import write_sparse
+
+        return write_sparse(model, "fp16" if precision == "fp16" else "fp32", metadata)
     if precision == "int8":
         return write_tflite(model, calibrate(model, calibration))
     return write_tflite(model, Float(half=precision == "fp16"))
+
+
+def _measured(path: Path, kind: str, graph: Graph, model: Inference) -> tuple[float | None, int]:
+    """(density of a file, multiply-adds of its runtime)."""
+    if kind == "sparse":
+        from export import sparse_writer
+
+        return sparse_writer.measured_density(path.read_bytes(), graph), sparse_writer.multiply_adds(model)
+    return measured_density(path, graph) if kind == "onnx" else None, multiply_adds(model)
 
 
 def _row(
@@ -165,7 +191,7 @@ def _write_manifest(
     manifest = {
         "model": graph.name,
         "input_shape": graph.input_shape,
-        "input_layout": {"onnx": "channels first", "tflite": "channels last"},
+        "input_layout": {"onnx": "channels first", "sparse": "channels first", "tflite": "channels last"},
         "classes": graph.classes,
         "normalization": normalization,
         "sha256": files,

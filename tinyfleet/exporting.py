@@ -1,4 +1,4 @@
-"""A run's model state becomes verified ONNX and TFLite files, whoever asks for it."""
+"""A run's model state becomes verified files for its runtimes, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.report import FORMATS, ExportRow, export_model
+from export.report import ExportRow, export_model
 from fedcore.run_spec import RunSpec
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ class Exported:
 
 
 def export_state(
-    spec: RunSpec, blob: Path, directory: Path, engine: Engine, formats: Sequence[str] = FORMATS
+    spec: RunSpec, blob: Path, directory: Path, engine: Engine, formats: Sequence[str] | None = None
 ) -> Exported:
     """Export the state in ``blob`` (codec, lossless) and run every file in every runtime that is here.
+
+    Without ``formats`` all that can be written here.
 
     int8 is calibrated on public data; all numbers come from held-out test data. Raises ``CodecError``
     for a damaged blob, ``DataError`` where the run's data cannot be read.

@@ -1,4 +1,4 @@
-"""``tinyfleet export``: a run's latest model as ONNX and TFLite files, each verified."""
+"""``tinyfleet export``: a run's latest model as ONNX, TFLite and sparse files, each verified."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("export-out"),
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="onnx-fp32, tflite-fp32, tflite-fp16 or tflite-int8; repeatable."),
+        typer.Option(
+            "--format", help="onnx-fp32, tflite-fp32, -fp16, -int8, sparse-fp32 or sparse-fp16; repeatable."
+        ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Engine that the files are compared with.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Write the model of RUN as ONNX and TFLite, run each file in its own runtime and compare.
+    """Write the model of RUN as ONNX, TFLite and for the sparse engine, run each file where it belongs and compare.
 
     Fails where a file does not compute what the model does.
     """
@@ -44,7 +46,7 @@ def export(
     if state_blob is not None:
         if spec is None or run is not None:
             raise ConfigError("--state-blob FILE stands instead of RUN and needs --spec RUN.toml")
-        _export(read_spec(spec), state_blob, out, formats or list(FORMATS), engine, as_json=as_json)
+        _export(read_spec(spec), state_blob, out, formats, engine, as_json=as_json)
         return
     if run is None:
         raise ConfigError("give the run to export (`tinyfleet run list` names them), or --state-blob FILE")
@@ -56,15 +58,17 @@ def export(
     from fedcore.run_spec import RunSpec
     from fedcore.settings import convert
 
-    _export(convert(row.spec, RunSpec, row.run), blob, out, formats or list(FORMATS), engine, as_json=as_json)
+    _export(convert(row.spec, RunSpec, row.run), blob, out, formats, engine, as_json=as_json)
 
 
-def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str], engine: str, *, as_json: bool) -> None:
-    from export.report import check
+def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str] | None, engine: str, *, as_json: bool) -> None:
+    from export.report import check, missing_formats
     from fedcore.training import registry as engines
     from tinyfleet.exporting import export_state
 
-    exported = export_state(spec, blob, out, engines.create(engine), formats)
+    exported = export_state(spec, blob, out, engines.create(engine), formats or None)
+    for name, why in ({} if formats else missing_formats()).items():
+        typer.echo(f"{name} was left out: {why}", err=True)
     if as_json:
         emit_json(
             {
