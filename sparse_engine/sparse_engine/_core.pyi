@@ -21,6 +21,11 @@ def cache_floats(channels: int, height: int, width: int, samples: int, keep: flo
 def lanes_for(samples: int) -> int:
     """Images that lie innermost for so many samples."""
 
+def peak_gflops(bytes: int) -> float:
+    """
+    Multiply-adds of one thread, one operand from a buffer of so many bytes or, with 0, from registers.
+    """
+
 class Param:
     """A trained vector with its momentum."""
 
