@@ -78,7 +78,10 @@ class Control:
         """``settings`` under what the board imposes now: the sparser and the coarser caches hold."""
         keep = min(settings.keep, self.keep)
         cache: Literal["fp32", "fp16"] = "fp16" if "fp16" in (settings.cache, self.cache) else "fp32"
-        return replace(settings, micro_batch=self.micro_batch, keep=keep, cache=cache, recompute=self.recompute)
+        tightened = replace(
+            settings, micro_batch=self.micro_batch, keep=keep, cache=cache, recompute=self.recompute
+        )
+        return settings if tightened == settings else tightened
 
 
 class Fold(Protocol):
