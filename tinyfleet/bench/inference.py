@@ -1,0 +1,151 @@
+"""Deployed sparse models: the native engine against onnxruntime and LiteRT at batch 1 on one thread.
+
+Weights and masks are random, with the same density in every layer: nothing is left for ``export.compact`` to
+remove but in MobileNetV2, so this is what unstructured sparsity is worth by itself.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.compact import compact
+from export.errors import ExportError
+from export.fold import Inference, fold
+from export.onnx_writer import write_onnx
+from export.precision import Float
+from export.quantize import calibrate
+from export.report import missing_formats
+from export.runtimes import Runtime, open_all
+from export.tflite_writer import write_tflite
+from fedcore.arrays import FloatArray, Params
+from fedcore.models.graph import Graph, Role
+from fedcore.models.registry import build
+from fedcore.run_spec import ModelSettings
+from fedcore.sparsity.allocation import uniform_counts
+from fedcore.sparsity.mask import apply_mask, random_mask
+from tinyfleet.bench.inference_memory import Request, measure
+
+INPUT_SHAPE, CLASSES = (3, 32, 32), 10
+MODELS, DENSITIES = ("resnet8", "resnet18", "mobilenet_v2"), (0.01, 0.05, 0.1)
+CALIBRATION_SAMPLES = 32
+BURST = 5  # timed runs in a row, after one that brings the file's weights into the caches
+NATIVE = "sparse-fp32"
+SUFFIXES = {"onnx-fp32": "onnx", "tflite-fp32": "tflite", "tflite-int8": "tflite", NATIVE: "tfse"}
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRow:
+    """One file in its runtime. MB are 10^6 bytes; ``memory_mb`` is the peak above Python and numpy."""
+
+    model: str
+    density: float
+    format: str
+    runtime: str
+    file_bytes: int
+    latency_ms: float  # median, batch 1, one thread; files of a model and density in turn
+    latency_ratio: float  # over the native engine's
+    peak_mb: float  # of a fresh process
+    memory_mb: float
+    max_rel_error: float  # of the logits, against onnxruntime
+
+
+def bench_inference(
+    models: Sequence[str], densities: Sequence[float], rounds: int, progress: Callable[[str, int, int], None]
+) -> list[InferenceRow]:
+    """A row a file. Raises ``ExportError`` without the native engine, ``DataError`` where a child process fails."""
+    if NATIVE in missing_formats():
+        raise ExportError(f"there is nothing to compare: {missing_formats()[NATIVE]}")
+    rows = []
+    cells = [(model, density) for model in models for density in densities]
+    for index, (model, density) in enumerate(cells):
+        progress(f"{model} d={density:g}", index, len(cells))
+        with tempfile.TemporaryDirectory() as directory:
+            rows += measured(model, density, rounds, Path(directory))
+    progress("done", len(cells), len(cells))
+    return rows
+
+
+def measured(model: str, density: float, rounds: int, directory: Path) -> list[InferenceRow]:
+    """All files of one model at one density, written into ``directory``."""
+    graph = build(ModelSettings(model, INPUT_SHAPE, CLASSES))
+    files = written(deployed(graph, density), directory)
+    opened = {name: next(open_all(path), None) for name, path in files.items()}
+    runtimes = {name: runtime for name, runtime in opened.items() if runtime is not None}
+    x = _samples(1)
+    logits = {name: runtime.run(x) for name, runtime in runtimes.items()}
+    times = interleaved(runtimes, x, rounds)
+    rows = []
+    for name, runtime in runtimes.items():
+        memory = measure(Request(str(files[name]), INPUT_SHAPE))
+        reference = logits.get("onnx-fp32", logits[NATIVE])
+        rows.append(
+            InferenceRow(
+                model,
+                density,
+                name,
+                runtime.name,
+                files[name].stat().st_size,
+                times[name],
+                times[name] / times[NATIVE],
+                memory.peak_bytes / 1e6,
+                (memory.peak_bytes - memory.baseline_bytes) / 1e6,
+                float(np.abs(logits[name] - reference).max() / np.abs(reference).max()),
+            )
+        )
+    return rows
+
+
+def deployed(graph: Graph, density: float) -> Inference:
+    """A folded and compacted model with random numbers everywhere, in biases and statistics too."""
+    rng = np.random.default_rng(0)
+    params: Params = graph.initial_params(0)
+    for name, spec in graph.params.items():
+        if spec.role in (Role.RUNNING_MEAN, Role.NORM_SHIFT, Role.BIAS):
+            params[name] = rng.normal(0, 0.2, spec.shape).astype(np.float32)
+        elif spec.role in (Role.RUNNING_VAR, Role.NORM_SCALE):
+            params[name] = rng.uniform(0.5, 1.5, spec.shape).astype(np.float32)
+    shapes = {name: graph.params[name].shape for name in graph.maskable}
+    mask = random_mask(shapes, uniform_counts(shapes, density), rng)
+    apply_mask(params, mask)
+    return compact(fold(graph, params, mask))
+
+
+def written(model: Inference, directory: Path) -> dict[str, Path]:
+    """The model in every format, by name."""
+    from export.sparse_writer import write_sparse
+
+    contents = {
+        NATIVE: write_sparse(model, "fp32", {}),
+        "onnx-fp32": write_onnx(model, {}),
+        "tflite-fp32": write_tflite(model, Float(half=False)),
+        "tflite-int8": write_tflite(model, calibrate(model, _samples(CALIBRATION_SAMPLES))),
+    }
+    paths = {}
+    for name, content in contents.items():
+        paths[name] = directory / f"{name}.{SUFFIXES[name]}"
+        paths[name].write_bytes(content)
+    return paths
+
+
+def interleaved(runtimes: dict[str, Runtime], x: FloatArray, rounds: int) -> dict[str, float]:
+    """Median milliseconds of each; in every round each has its turn, so that a slow spell slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in runtimes}
+    for _ in range(rounds):
+        for name, runtime in runtimes.items():
+            runtime.run(x)
+            for _ in range(BURST):
+                start = time.perf_counter()
+                runtime.run(x)
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) * 1e3 for name, found in times.items()}
+
+
+def _samples(count: int) -> FloatArray:
+    return np.random.default_rng(1).standard_normal((count, *INPUT_SHAPE)).astype(np.float32)
