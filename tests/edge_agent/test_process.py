@@ -26,6 +26,7 @@ from fedcore.protocol.messages import (
 )
 from fedcore.protocol.mosquitto import MosquittoBroker
 from fedcore.protocol.mqtt import MqttTransport
+from fedcore.training.registry import preferred
 from tests.edge_agent.rig import Coordinator
 from tests.edge_agent.runs import first_state, spec_of, task_blob, write_data
 
@@ -114,7 +115,7 @@ def do_task(coordinator, spec, state, step):
 def test_it_stays_small_and_does_its_tasks(agent, coordinator):
     hello = join(coordinator)
     assert (hello.name, hello.samples, hello.memory_limit_bytes) == ("porch", 80, 1_500_000_000)
-    assert hello.engines[0] == "torch"
+    assert hello.engines[0] == preferred()
     coordinator.await_(lambda: len(coordinator.of(Heartbeat)) >= 2)
     idle = agent.rss_bytes
     assert idle < RSS_LIMIT_BYTES, f"idle supervisor: {idle} bytes"
@@ -123,7 +124,7 @@ def test_it_stays_small_and_does_its_tasks(agent, coordinator):
     state = first_state(spec)
     result, offer, acknowledged = do_task(coordinator, spec, state, 0)
     assert result.meta["samples"] == 80
-    assert offer.engine == "torch"
+    assert offer.engine == preferred()
     assert offer.peak_rss_bytes > 50_000_000
     sizes = acknowledged.traffic
     assert sizes.received > len(task_blob(spec, state))
