@@ -19,7 +19,7 @@ def test_a_live_run_equals_the_simulated_one(start, broker):
     row = running.until("the run's end", lambda: running.ended(run), 90.0)
     assert (row.state, row.reason) == ("finished", "")
     live = decode(running.store.state_blob(run).read_bytes())
-    simulated = simulate(spec, create("torch"))
+    simulated = simulate(spec, create())
     assert live.meta["round"] == simulated.meta["round"] == 2
     for name, value in simulated.params.items():
         assert (live.params[name] == value).all(), name

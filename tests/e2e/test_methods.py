@@ -33,5 +33,5 @@ def test_a_live_run_equals_the_simulated_one(start, name):
     row = running.until("the run's end", lambda: running.ended(run), 100.0)
     assert (row.state, row.reason) == ("finished", "")
     live = decode(running.store.state_blob(run).read_bytes())
-    assert encode(live, precision="fp32") == encode(simulate(spec, create("torch")), precision="fp32")
+    assert encode(live, precision="fp32") == encode(simulate(spec, create()), precision="fp32")
     assert all(step.results == 2 for step in running.store.steps(run))
