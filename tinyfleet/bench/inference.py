@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,9 @@ class InferenceRow:
     runtime: str
     file_bytes: int
     latency_ms: float  # median, batch 1, one thread; files of a model and density in turn
+    cpu_ms: float  # median processor time of the same runs: what a busy machine does not change
     latency_ratio: float  # over the native engine's
+    cpu_ratio: float
     peak_mb: float  # of a fresh process
     memory_mb: float
     max_rel_error: float  # of the logits, against onnxruntime
@@ -92,8 +94,9 @@ def measured(model: str, density: float, rounds: int, directory: Path) -> list[I
                 name,
                 runtime.name,
                 files[name].stat().st_size,
-                times[name],
-                times[name] / times[NATIVE],
+                *times[name],
+                times[name][0] / times[NATIVE][0],
+                times[name][1] / times[NATIVE][1],
                 memory.peak_bytes / 1e6,
                 (memory.peak_bytes - memory.baseline_bytes) / 1e6,
                 float(np.abs(logits[name] - reference).max() / np.abs(reference).max()),
@@ -134,17 +137,26 @@ def written(model: Inference, directory: Path) -> dict[str, Path]:
     return paths
 
 
-def interleaved(runtimes: dict[str, Runtime], x: FloatArray, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each; in every round each has its turn, so that a slow spell slows all of them."""
-    times: dict[str, list[float]] = {name: [] for name in runtimes}
+def interleaved(runtimes: dict[str, Runtime], x: FloatArray, rounds: int) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of each: passed, and of the processor. In every round each has its turn.
+
+    A slow spell of the machine then slows all of them.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runtimes}
     for _ in range(rounds):
         for name, runtime in runtimes.items():
             runtime.run(x)
             for _ in range(BURST):
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 runtime.run(x)
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) * 1e3 for name, found in times.items()}
+                times[name].append((time.perf_counter() - start, time.process_time() - used))
+    return {
+        name: (_median_ms(t[0] for t in found), _median_ms(t[1] for t in found)) for name, found in times.items()
+    }
+
+
+def _median_ms(seconds: Iterable[float]) -> float:
+    return statistics.median(seconds) * 1e3
 
 
 def _samples(count: int) -> FloatArray:

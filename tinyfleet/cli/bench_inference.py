@@ -9,7 +9,20 @@ import typer
 
 from tinyfleet.cli.output import emit_table, save_rows
 
-COLUMNS = ("model", "density", "format", "runtime", "bytes", "ms", "over native", "peak MB", "above numpy", "error")
+COLUMNS = (
+    "model",
+    "density",
+    "format",
+    "runtime",
+    "bytes",
+    "ms",
+    "over native",
+    "CPU ms",
+    "over native",
+    "peak MB",
+    "above numpy",
+    "error",
+)
 
 
 def inference(
@@ -40,6 +53,8 @@ def inference(
                 f"{row.file_bytes:,}",
                 f"{row.latency_ms:.3f}",
                 f"{row.latency_ratio:.2f}",
+                f"{row.cpu_ms:.3f}",
+                f"{row.cpu_ratio:.2f}",
                 f"{row.peak_mb:.1f}",
                 f"{row.memory_mb:.1f}",
                 f"{row.max_rel_error:.1e}",
