@@ -60,17 +60,20 @@ class Network:
     float32 (N, C, *spatial), labels int64 (N,).
     """
 
-    def __init__(self, model: Model, threads: int = 1, shares: int = 0) -> None:
+    def __init__(
+        self, model: Model, threads: int = 1, shares: int = 0, dense_from: Mapping[str, float] | None = None
+    ) -> None:
         """Results are the same bit for bit on any number of threads, if ``shares`` (at least as many) is the same.
 
-        0: as many as threads. Each share takes scratch memory of its own.
+        0: as many as threads. Each share takes scratch memory of its own. ``dense_from``: by layer, the density
+        from which the dense kernels are used, as ``calibration.Calibration`` has measured it.
         """
         self.model = model
         self._shapes = model.shapes()
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
-        self._parameters = Parameters(model)
+        self._parameters = Parameters(model, dense_from)
         self._state = self._parameters.state
         self._layers = {layer.name: layer for layer in model.layers}
 

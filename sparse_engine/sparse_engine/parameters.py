@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 class Parameters:
     """Of one model, by layer. Masks and positions are of ``LAYER.weight`` in its full shape."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, dense_from: Mapping[str, float] | None = None) -> None:
         self.model = model
         self._layers = {layer.name: layer for layer in model.layers}
         weights, norms = {}, {}
@@ -29,7 +29,10 @@ class Parameters:
                 weights[layer.name] = _core.Weights(layer.out_channels, row, layer.bias, norm)
             elif layer.op is Op.BATCH_NORM:
                 norms[layer.name] = _core.Norm(layer.out_channels)
-        self.state = State(weights, norms)
+        unknown = sorted(set(dense_from or ()) - weights.keys())
+        if unknown:
+            raise ModelError(f"dense_from names {unknown}, which are no convolutions or linear layers of the model")
+        self.state = State(weights, norms, dict(dense_from or {}))
 
     def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Take numbers; weights outside the mask are dropped, and all momentum is cleared."""

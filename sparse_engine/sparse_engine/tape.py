@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sparse_engine import _core
@@ -10,13 +10,19 @@ from sparse_engine.geometry import conv_shape
 from sparse_engine.layers import Layer
 from sparse_engine.memory import Buffer, Copy, MemoryPlan, plan
 
+DENSE_FROM = 0.4  # density of a layer whose kernels were not timed on this machine
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a model's programs share: the weights and norms of its layers, by name."""
+    """What a model's programs share: the weights and norms of its layers, by name.
+
+    Layers whose density is at least ``dense_from`` use the dense kernels; unnamed ones from ``DENSE_FROM`` on.
+    """
 
     weights: dict[str, _core.Weights]
     norms: dict[str, _core.Norm]
+    dense_from: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,9 @@ class Emitter:
         """The number of a layer's convolution between two buffers."""
         if layer.name not in self._convolutions:
             shape = conv_shape(layer, source, out)
-            self._convolutions[layer.name] = self.program.convolution(shape, self._state.weights[layer.name])
+            dense_from = self._state.dense_from.get(layer.name, DENSE_FROM)
+            number = self.program.convolution(shape, self._state.weights[layer.name], dense_from)
+            self._convolutions[layer.name] = number
         return self._convolutions[layer.name]
 
     def cache(self, buffer: Buffer, like: Buffer) -> int:

@@ -1,0 +1,132 @@
+"""Which kernel a layer is to use on this machine: from which density on the dense one takes less time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sparse_engine import _core
+from sparse_engine.layers import Layer, Model, ModelError, Op
+from sparse_engine.timing import NEVER, TimedConvolution
+
+DENSITIES = (0.05, 0.15, 0.3, 0.6)  # at which the sparse kernels are timed; the dense ones take the same at any
+SAMPLES = 16  # as many as lie innermost
+BUDGET_S = 8.0
+REPEATING = 0.6  # share of that for repetitions: the rest is for preparation and for what takes longer even once
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Densities from which the dense kernels win, by shape (``shape_of``); above 1: at none.
+
+    They hold for the processor, the instruction set and the number of threads that they were measured with.
+    """
+
+    isa: str
+    threads: int
+    crossovers: Mapping[str, float]
+
+    def dense_from(self, model: Model) -> dict[str, float]:
+        """What ``Network`` takes: a density a layer; those of unknown shape have the engine's default."""
+        shapes = model.shapes()
+        found = {}
+        for layer in model.layers:
+            if layer.op in (Op.CONV, Op.LINEAR):
+                crossover = self.crossovers.get(shape_of(layer, shapes[layer.inputs[0]]))
+                if crossover is not None:
+                    found[layer.name] = crossover
+        return found
+
+    def to_json(self) -> str:
+        """As ``from_json`` reads it."""
+        return json.dumps({"isa": self.isa, "threads": self.threads, "crossovers": dict(self.crossovers)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Calibration:
+        """Raises ``ModelError`` where it is no calibration."""
+        try:
+            document = json.loads(text)
+            crossovers = {str(shape): float(density) for shape, density in document["crossovers"].items()}
+            found = cls(str(document["isa"]), int(document["threads"]), crossovers)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ModelError(f"not a calibration of the engine's kernels ({error}); calibrate again") from None
+        if not all(0.0 < density <= NEVER for density in crossovers.values()):
+            raise ModelError(f"densities of a calibration must be above 0 and at most {NEVER:g}; calibrate again")
+        return found
+
+
+def calibrate(model: Model, threads: int = 1, seconds: float = BUDGET_S) -> Calibration:
+    """Time both kernels of each distinct shape, those with the most work first, for about so many ``seconds``.
+
+    What there is no time for, on a slow processor, is left out, as are grouped convolutions: they have no dense
+    kernel.
+    """
+    end = time.perf_counter() + seconds
+    convolutions = distinct_convolutions(model)
+    share = REPEATING * seconds / max(1, len(convolutions) * (len(DENSITIES) + 1))
+    found: dict[str, float] = {}
+    for shape, (layer, source, out) in convolutions.items():
+        if time.perf_counter() >= end:
+            break
+        timed = TimedConvolution(layer, source, out, SAMPLES, threads)
+        dense = timed.time(1.0, dense=True, seconds=share).total
+        points = [(d, timed.time(d, dense=False, seconds=share).total) for d in DENSITIES]
+        found[shape] = crossover(points, dense)
+    return Calibration(_core.isa, threads, found)
+
+
+def crossover(points: Sequence[tuple[float, float]], dense: float) -> float:
+    """The density from which ``dense`` seconds are less than the sparse kernel's, straight lines between points.
+
+    Points are (density, seconds). The least density where they all take longer; ``NEVER`` where none does.
+    """
+    before: tuple[float, float] | None = None
+    for density, seconds in sorted(points):
+        if seconds >= dense:
+            if before is None:
+                return density
+            return before[0] + (density - before[0]) * (dense - before[1]) / (seconds - before[1])
+        before = density, seconds
+    return NEVER
+
+
+def distinct_convolutions(
+    model: Model, *, grouped: bool = False
+) -> dict[str, tuple[Layer, tuple[int, ...], tuple[int, ...]]]:
+    """(a layer, its input's shape, its output's) for each shape, those with the most multiply-adds first.
+
+    ``grouped``: grouped convolutions, too.
+    """
+    shapes = model.shapes()
+    found: dict[str, tuple[Layer, tuple[int, ...], tuple[int, ...]]] = {}
+    for layer in model.layers:
+        if layer.op in (Op.CONV, Op.LINEAR) and (layer.groups == 1 or grouped):
+            source = shapes[layer.inputs[0]]
+            seen = (layer.in_channels,) if layer.op is Op.LINEAR else source
+            found.setdefault(shape_of(layer, source), (layer, seen, shapes[layer.name]))
+    return dict(sorted(found.items(), key=lambda entry: -_products(*entry[1])))
+
+
+def shape_of(layer: Layer, source: Sequence[int]) -> str:
+    """The layer's shape in words: all that its time depends on, beside its weights."""
+    if layer.op is Op.LINEAR:
+        return f"{layer.in_channels} to {layer.out_channels}"
+    size, kernel, stride, padding = (_times(v) for v in (source[1:], layer.kernel, layer.stride, layer.padding))
+    groups = f" in {layer.groups} groups" if layer.groups > 1 else ""
+    return (
+        f"{kernel} of {layer.in_channels} to {layer.out_channels}{groups} at {size}, stride {stride}, "
+        f"padding {padding}"
+    )
+
+
+def _times(values: Sequence[int]) -> str:
+    return "x".join(str(value) for value in values)
+
+
+def _products(layer: Layer, source: Sequence[int], out: Sequence[int]) -> int:
+    count = 1
+    for length in (*layer.weight_shape, *out[1:]):
+        count *= length
+    return count
