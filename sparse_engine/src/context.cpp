@@ -12,6 +12,7 @@ void Arena::release() {
   if (base_ != nullptr) munmap(base_, static_cast<size_t>(floats_) * sizeof(float));
   base_ = nullptr;
   floats_ = 0;
+  holder = nullptr;
 }
 
 float* Arena::ensure(ptrdiff_t floats) {

@@ -22,6 +22,8 @@ class Arena {
   ptrdiff_t floats() const { return floats_; }
   void release();
 
+  const void* holder = nullptr;  // the program whose values lie in it
+
  private:
   float* base_ = nullptr;
   ptrdiff_t floats_ = 0;

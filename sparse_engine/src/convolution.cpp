@@ -38,6 +38,7 @@ Convolution::Convolution(const ConvShape& s, std::shared_ptr<Weights> weights, i
   back_chunks_ = ceil_div(indices, chunk_);
   band_ = input_band(s, chunk_, lanes);
   gradient_band_ = gradient_band(s, chunk_, lanes);
+  require(floats(slice_groups_, chunk_) <= INT32_MAX, "a row of all channels has 2^31 values at most");
 }
 
 Slice Convolution::slice(int index) const {

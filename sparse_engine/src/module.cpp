@@ -244,6 +244,8 @@ void bind_program(nb::module_& m) {
       .def(
           "dense_gradient",
           [](Program& p, int step, int first, int last, FloatsOut out) {
+            if (out.shape(0) != p.dense_gradient_size(step, first, last))
+              refuse("the gradient of other output channels is needed");
             nb::gil_scoped_release release;
             p.dense_gradient(step, first, last, out.data());
           },

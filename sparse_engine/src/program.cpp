@@ -270,21 +270,39 @@ ptrdiff_t Program::floats() {
 
 void Program::begin(const float* samples, int tensor) {
   context_.base = arena_->ensure(floats());
+  arena_->holder = this;
   pack_input(context_, samples, known(tensor));
+}
+
+// Another program may have run since, the arena may be gone, or new weights may need more of it.
+void Program::require_values() {
+  require(context_.base != nullptr && arena_->holder == this && floats() <= arena_->floats(),
+          "the program has no input, or lost it since");
 }
 
 LossSums Program::run(int first, int last, const Settings& settings) {
   require(0 <= first && first <= last && last <= size(), "steps out of range");
-  require(context_.base != nullptr && context_.base == arena_->ensure(0), "the program has no input yet");
+  require_values();
   loss_ = {};
   for (int i = first; i < last; ++i) steps_[static_cast<size_t>(i)].work(settings);
   return loss_;
 }
 
-void Program::output(int tensor, float* samples) const { unpack_output(context_, known(tensor), samples); }
+void Program::output(int tensor, float* samples) {
+  require_values();
+  unpack_output(context_, known(tensor), samples);
+}
+
+size_t Program::dense_gradient_size(int step, int first, int last) const {
+  require(step >= 0 && step < size() && steps_[static_cast<size_t>(step)].backward, "not a backward step");
+  const int id = steps_[static_cast<size_t>(step)].convolution;
+  const ConvShape& shape = convolutions_[static_cast<size_t>(id)]->shape();
+  require(0 <= first && first <= last && last <= shape.out_channels, "output channels out of range");
+  return static_cast<size_t>(last - first) * shape.row_size();
+}
 
 void Program::dense_gradient(int step, int first, int last, float* out) {
-  require(step >= 0 && step < size() && steps_[static_cast<size_t>(step)].backward, "not a backward step");
+  require_values();
   const Step& s = steps_[static_cast<size_t>(step)];
   convolutions_[static_cast<size_t>(s.convolution)]->dense_gradient(context_, s.wants, bound(s.wants), first, last, out);
 }

@@ -61,9 +61,10 @@ class Program {
   ptrdiff_t floats();  // of the arena, scratch included
   void begin(const float* samples, int tensor);
   LossSums run(int first, int last, const Settings& settings);
-  void output(int tensor, float* samples) const;
+  void output(int tensor, float* samples);
   // At a `backward` step that has not run yet: see Convolution::dense_gradient.
   void dense_gradient(int step, int first, int last, float* out);
+  size_t dense_gradient_size(int step, int first, int last) const;
 
   const Context& context() const { return context_; }
 
@@ -85,6 +86,7 @@ class Program {
   double* sums(int parts, int channels);
   Moments* moments(int parts, int channels);
   void scratch(ptrdiff_t floats);
+  void require_values();
 
   std::shared_ptr<Arena> arena_;
   std::shared_ptr<Pool> pool_;

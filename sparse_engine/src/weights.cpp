@@ -40,7 +40,10 @@ void Param::update(const Sgd& s) {
 }
 
 Weights::Weights(int out, int row_size, bool biased, WeightNorm norm)
-    : out_(out), row_size_(row_size), norm_(norm), row_(static_cast<size_t>(out) + 1, 0) {
+    : out_(out), row_size_(row_size), norm_(norm) {
+  require(out > 0 && row_size > 0, "a layer needs weights");
+  require(static_cast<int64_t>(out) * row_size <= INT32_MAX, "a layer has 2^31 weights at most");
+  row_.assign(static_cast<size_t>(out) + 1, 0);
   bias.resize(biased ? out : 0, 0.0f);
   gain.resize(norm == WeightNorm::none ? 0 : out, 1.0f);
 }
@@ -112,6 +115,8 @@ void Weights::mark(const int64_t* positions, size_t count) {
     // A pruned weight is zero already.
     if (found != last && *found == place) marked_.push_back(static_cast<int32_t>(found - place_.begin()));
   }
+  std::sort(marked_.begin(), marked_.end());
+  marked_.erase(std::unique(marked_.begin(), marked_.end()), marked_.end());
 }
 
 double Weights::marked_square() const {
