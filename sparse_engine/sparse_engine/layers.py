@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 INPUT = "input"
+LARGEST = 2**31 - 1  # values of a layer's output, or of its weight: the engine's offsets have 32 bits
 
 
 class Op(StrEnum):
@@ -73,13 +74,19 @@ class Model:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Activation shape after each layer, without the batch. Raises ``ModelError`` where layers do not fit."""
         shapes = {INPUT: self.input_shape}
+        if not self.layers or math.prod(self.input_shape) > LARGEST:
+            raise ModelError(f"a model needs layers, and images of {LARGEST} values at most")
         if len(self.input_shape) not in (2, 3) or min(self.input_shape) < 1:
             raise ModelError(f"input shape {self.input_shape} is neither (C, H, W) nor (C, L)")
         for layer in self.layers:
             missing = [name for name in layer.inputs if name not in shapes]
             if missing or not layer.inputs or layer.name in shapes:
                 raise ModelError(f"layer {layer.name!r} is repeated or reads {missing}, which no earlier layer is")
-            shapes[layer.name] = _shape(layer, [shapes[name] for name in layer.inputs])
+            shape = shapes[layer.name] = _shape(layer, [shapes[name] for name in layer.inputs])
+            if min(shape) < 1 or max(math.prod(shape), math.prod(layer.weight_shape)) > LARGEST:
+                raise ModelError(
+                    f"layer {layer.name!r} gives {shape}: of no size, or of more than {LARGEST} values"
+                )
         return shapes
 
 
@@ -90,6 +97,9 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
         if not holds:
             raise ModelError(f"layer {layer.name!r} ({layer.op}) after {source}: {why}")
 
+    check(layer.groups > 0, "needs a positive number of groups")
+    check(layer.weight_norm in ("", "active", "all"), f"weight_norm {layer.weight_norm!r} is not known")
+    check(0 <= layer.rate < 1 and math.isfinite(layer.gain), "rate must be in [0, 1), gain finite")
     wanted = {Op.ADD: 2}.get(layer.op, len(sources) if layer.op is Op.CONCAT else 1)
     check(len(sources) == wanted, f"takes {wanted} inputs, not {len(sources)}")
     match layer.op:

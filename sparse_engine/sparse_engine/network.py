@@ -4,41 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_engine import _core
+from sparse_engine.arrays import floats, integers
 from sparse_engine.backward import Backward
 from sparse_engine.forward import Forward
 from sparse_engine.layers import Layer, Model, ModelError
 from sparse_engine.memory import MemoryPlan
 from sparse_engine.parameters import Floats, Ints, Parameters
+from sparse_engine.step import Step
 from sparse_engine.tape import Emitter
 from sparse_engine.values import Saving
 
 BN_MOMENTUM = 0.1
+OBJECTIVES = ("cross_entropy", "squared_error", "flow")
 EXACT = Saving()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimiser step: SGD with momentum; ``penalty`` is lambda of lambda ||theta||^2 over marked weights."""
-
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    micro_batch: int = 0  # samples at a time; 0: the whole batch at once
-    penalty: float = 0.0
-    recompute: int = 0  # 1: sums are computed again for the backward pass; 2: most convolutions are
-    keep: float = 1.0  # share of a layer's input that its weight gradient sees, the largest entries
-    cache: Literal["fp32", "fp16"] = "fp32"  # precision of that share
-    pruned_norm: bool = False  # with ``keep`` < 1 batch norms' caches are pruned too
-
-    @property
-    def saving(self) -> Saving:
-        return Saving(self.recompute, self.keep, self.cache == "fp16", self.pruned_norm)
 
 
 @dataclass(slots=True)
@@ -73,6 +56,7 @@ class Network:
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
+        self._current: Compiled | None = None
         self._parameters = Parameters(model, dense_from)
         self._state = self._parameters.state
         self._layers = {layer.name: layer for layer in model.layers}
@@ -164,10 +148,13 @@ class Network:
         ``rows`` 0: all at once. A mapping gives each layer's ranges of output channels instead. Running
         statistics stay. The array is used again: copy what is to be kept.
         """
+        unknown = sorted(set(layers) - self._state.weights.keys())
+        if unknown or rows < 0 or objective not in OBJECTIVES:
+            raise ModelError(f"no gradients of {unknown}, of {rows} rows, or of {objective!r} (of {OBJECTIVES})")
         compiled = self._compiled(len(y), "train", saving)
         program, wanted = compiled.program, set(layers)
-        program.begin(_flat(x), compiled.input)
-        labels = np.ascontiguousarray(y, np.int64)
+        program.begin(_flat(x, self.model.input_shape), compiled.input)
+        labels = integers(y, "labels")
         classes = self._shapes[self.model.layers[-1].name][0]
         share = 1.0 / len(y) if objective == "cross_entropy" else 1.0
         done = 0
@@ -189,18 +176,22 @@ class Network:
 
     def _run(self, compiled: Compiled, x: Floats, y: Ints, momentum: float, share: float) -> tuple[float, int]:
         program = compiled.program
-        program.begin(_flat(x), compiled.input)
+        program.begin(_flat(x, self.model.input_shape), compiled.input)
         classes = self._shapes[self.model.layers[-1].name][0]
-        found: tuple[float, int] = program.run(
-            np.ascontiguousarray(y, np.int64), classes, 0, len(program), momentum, share
-        )
+        found: tuple[float, int] = program.run(integers(y, "labels"), classes, 0, len(program), momentum, share)
         return found
 
     def _compiled(self, samples: int, mode: str, saving: Saving) -> Compiled:
         key = (samples, mode, saving)
         if key not in self._programs:
             self._programs[key] = self._compile(samples, mode, saving)
-        return self._programs[key]
+        compiled = self._programs[key]
+        if self._current is not compiled:
+            # Only one program at a time holds lists of the weights of its own.
+            if self._current is not None:
+                self._current.program.release()
+            self._current = compiled
+        return compiled
 
     def _compile(self, samples: int, mode: str, saving: Saving) -> Compiled:
         lowered = Forward(self.model, training=mode != "infer").lower()
@@ -230,8 +221,11 @@ def momentum_of(parts: int) -> float:
     return 1.0 - float((1.0 - BN_MOMENTUM) ** (1.0 / parts))
 
 
-def _flat(x: Floats) -> Floats:
-    return np.ascontiguousarray(x, np.float32).reshape(-1)
+def _flat(x: Floats, shape: tuple[int, ...]) -> Floats:
+    found = floats(x, "samples")
+    if found.shape[1:] != shape:
+        raise ModelError(f"samples have shape {found.shape[1:]}, not {shape}")
+    return found.reshape(-1)
 
 
 def _parts(x: Floats, y: Ints, size: int) -> Iterator[tuple[Floats, Ints]]:

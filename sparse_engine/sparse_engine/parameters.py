@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_engine import _core
+from sparse_engine.arrays import floats, integers
 from sparse_engine.layers import Model, ModelError, Op
 from sparse_engine.tape import State
 
@@ -83,7 +84,7 @@ class Parameters:
     def mark(self, positions: Mapping[str, Ints]) -> None:
         """Flat positions of the weights that ``Step.penalty`` draws to zero."""
         for name, weights in self.state.weights.items():
-            weights.mark(np.ascontiguousarray(positions.get(f"{name}.weight", np.empty(0)), np.int64))
+            weights.mark(integers(positions.get(f"{name}.weight", ()), f"marked positions of {name}"))
 
     def marked_norm(self) -> float:
         """The 2-norm of all marked weights together."""
@@ -154,6 +155,7 @@ class Parameters:
 def _array(params: Mapping[str, Floats], name: str, shape: tuple[int, ...]) -> Floats:
     if name not in params:
         raise ModelError(f"{name} is missing")
-    if params[name].shape != shape:
-        raise ModelError(f"{name} has shape {params[name].shape}, not {shape}")
-    return np.ascontiguousarray(params[name], np.float32)
+    values = floats(params[name], name)
+    if values.shape != shape:
+        raise ModelError(f"{name} has shape {values.shape}, not {shape}")
+    return values
