@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet.cli import bench_engine, bench_inference, bench_methods, bench_selection
+from tinyfleet.cli import bench_engine, bench_inference, bench_kernels, bench_methods, bench_selection
 from tinyfleet.cli.output import emit_table, save_rows
 
 app = typer.Typer(help="Measure tinyfleet itself.", no_args_is_help=True)
 app.command("engine")(bench_engine.engine)
 app.command("inference")(bench_inference.inference)
+app.command("kernels")(bench_kernels.kernels)
 app.command("methods")(bench_methods.methods)
 app.command("selection")(bench_selection.selection)
 

@@ -29,12 +29,16 @@ def _plain(value: Any) -> Any:
 
 def save_rows(path: Path | None, rows: Sequence[Any]) -> None:
     """Write dataclasses as a JSON list; nothing without a path."""
+    save_json(path, [dataclasses.asdict(row) for row in rows])
+
+
+def save_json(path: Path | None, document: Any) -> None:
+    """Write plain data as indented JSON; nothing without a path."""
     if path is not None:
         from fedcore.files import write_atomic
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = msgspec.json.encode([dataclasses.asdict(row) for row in rows])
-        write_atomic(path, msgspec.json.format(content, indent=2) + b"\n")
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
 
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
