@@ -12,6 +12,7 @@ skip() { echo "test-aarch64: skipped: $*"; exit 0; }
 
 command -v qemu-aarch64 >/dev/null || skip "qemu-aarch64 is missing (apt install qemu-user)"
 command -v aarch64-linux-gnu-g++ >/dev/null || skip "the cross compiler is missing (apt install g++-aarch64-linux-gnu)"
+cd "$here/.."
 python=
 for candidate in "$here/../.venv/bin/python" python3.11 python3; do
   if "$candidate" -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
@@ -53,9 +54,14 @@ rm -rf "$work/dist" "$site/sparse_engine"
 PYTHONS=$python "$here/scripts/wheels.sh" "$work/dist" aarch64
 "$python" -m zipfile -e "$work"/dist/*_aarch64.whl "$site"
 
+# Processes that tests start by sys.executable are emulated too.
+printf '#!/bin/sh\nexec qemu-aarch64 -L "%s" "%s" "$@"\n' "$root" "$root/usr/bin/python3.11" >"$work/python"
+chmod +x "$work/python"
+printf 'import sys\n\nsys.executable = "%s"\n' "$work/python" >"$site/sitecustomize.py"
+
 for cpu in ${CPUS:-cortex-a53 cortex-a76}; do
   echo "test-aarch64: $cpu"
-  env QEMU_CPU="$cpu" PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 SPARSE_ENGINE_EMULATED=1 \
-    qemu-aarch64 -L "$root" "$root/usr/bin/python3.11" -m pytest -q -p no:cacheprovider -o timeout=1800 \
+  env QEMU_CPU="$cpu" PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 \
+    "$work/python" -m pytest -q -p no:cacheprovider -o timeout=1800 \
     --rootdir "$here/.." -c "$here/../pyproject.toml" "$here/tests" "$@"
 done

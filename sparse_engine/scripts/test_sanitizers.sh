@@ -6,6 +6,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 python=$(realpath -s "${1:?PYTHON is missing}")
 shift
 export CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-2} CXX=${CXX:-g++}
+cd "$here/.."
 runtime() { "$CXX" -print-file-name="$1"; }
 
 for sanitizer in ${SANITIZERS:-address,undefined thread}; do

@@ -67,7 +67,6 @@ def test_training_gives_the_numbers_of_every_other_machine():
     assert squares == pytest.approx(SQUARES, rel=1e-6)
 
 
-@pytest.mark.skipif("SPARSE_ENGINE_EMULATED" in os.environ, reason="an emulator cannot start a process")
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"] if platform.machine() == "x86_64" else ["neon"])
 def test_each_instruction_set_gives_them(isa):
     ran = subprocess.run(
