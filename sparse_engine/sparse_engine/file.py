@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,23 @@ START, END = struct.Struct("<4sII"), struct.Struct("<I")
 MOST_HEADER = 4 << 20
 MOST_BYTES = 1 << 30
 SUFFIX = ".tfse"
+
+
+class StoredArrays(Mapping[str, Sparse]):
+    """The arrays of a file by name, each decoded when it is asked for: whole they take several times the file."""
+
+    def __init__(self, table: tuple[Entry, ...], sections: NDArray[np.uint8]) -> None:
+        self._table = {entry.name: entry for entry in table}
+        self._sections = sections
+
+    def __getitem__(self, name: str) -> Sparse:
+        return _array(self._table[name], self._sections)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +116,9 @@ def load_bytes(data: bytes) -> StoredModel:
         raise ModelError("damaged model file: its checksum does not match; copy or export the file again")
     first, last = START.size + header_bytes, len(data) - END.size
     header = decode(bytes(whole[START.size : first]), last - first)
-    sections = np.frombuffer(whole[first:last], np.uint8)
-    arrays = {entry.name: _array(entry, sections) for entry in header.arrays}
+    arrays = StoredArrays(header.arrays, np.frombuffer(whole[first:last], np.uint8))
+    for name in arrays:
+        arrays[name]  # raises where it is damaged
     return StoredModel(header.model, arrays, header.metadata)
 
 
@@ -108,9 +126,9 @@ def read(path: str | os.PathLike[str]) -> StoredModel:
     """The model in a file. Raises ``ModelError`` for another file, ``OSError`` where it cannot be read."""
     with Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        start = file.read(START.size)
-        _start(start, size)
-        return load_bytes(start + file.read(size - len(start)))
+        _start(file.read(START.size), size)
+        file.seek(0)
+        return load_bytes(file.read(size))
 
 
 def _start(start: bytes, size: int) -> int:
