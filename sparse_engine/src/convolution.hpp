@@ -31,6 +31,7 @@ class Convolution {
   Convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, int lanes, float dense_from);
 
   const ConvShape& shape() const { return shape_; }
+  void release();  // the lists of taps, which come back when they are needed
   // Floats of scratch that a share of the work needs.
   ptrdiff_t scratch(bool backward);
   // Parts of the moments that `forward` leaves.

@@ -24,6 +24,13 @@ int Convolution::group_channels(int channels, double taps_per_channel, int kerne
   return static_cast<int>(std::clamp(std::max(fits, pays), 1.0, static_cast<double>(channels)));
 }
 
+void Convolution::release() {
+  taps_ = {};
+  transposed_.clear();
+  transposed_.shrink_to_fit();
+  version_ = transposed_version_ = -1;
+}
+
 void Convolution::refresh() {
   if (version_ != weights_->version) {
     version_ = weights_->version;

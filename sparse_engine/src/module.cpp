@@ -207,6 +207,7 @@ void bind_program(nb::module_& m) {
       .def("decode", &Program::decode, "cache"_a, "act"_a, "gain"_a, "out"_a)
       .def("pruned_norm_gradient", &Program::pruned_norm_gradient, "gradient"_a, "tensor"_a, "norm"_a)
       .def("loss", &Program::loss, "logits"_a, "gradient"_a = -1)
+      .def("release", &Program::release)
       .def(
           "begin",
           [](Program& p, const Floats& samples, int tensor) {

@@ -280,6 +280,10 @@ void Program::require_values() {
           "the program has no input, or lost it since");
 }
 
+void Program::release() {
+  for (auto& convolution : convolutions_) convolution->release();
+}
+
 LossSums Program::run(int first, int last, const Settings& settings) {
   require(0 <= first && first <= last && last <= size(), "steps out of range");
   require_values();

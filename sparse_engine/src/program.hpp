@@ -60,6 +60,7 @@ class Program {
   int samples() const { return context_.samples(); }
   ptrdiff_t floats();  // of the arena, scratch included
   void begin(const float* samples, int tensor);
+  void release();  // what it holds outside of the arena, until it begins again
   LossSums run(int first, int last, const Settings& settings);
   void output(int tensor, float* samples);
   // At a `backward` step that has not run yet: see Convolution::dense_gradient.
