@@ -34,6 +34,7 @@ class Compiled:
     forward_steps: int
     backward_layers: dict[str, int]  # step of each layer's backward convolution
     memory: MemoryPlan
+    runs: int = 0  # begun so far
 
 
 class Network:
@@ -153,7 +154,7 @@ class Network:
             raise ModelError(f"no gradients of {unknown}, of {rows} rows, or of {objective!r} (of {OBJECTIVES})")
         compiled = self._compiled(len(y), "train", saving)
         program, wanted = compiled.program, set(layers)
-        program.begin(_flat(x, self.model.input_shape), compiled.input)
+        run = self._begin(compiled, x)
         labels = integers(y, "labels")
         classes = self._shapes[self.model.layers[-1].name][0]
         share = 1.0 / len(y) if objective == "cross_entropy" else 1.0
@@ -170,13 +171,20 @@ class Network:
             count = rows or shape[0]
             every = [range(first, min(first + count, shape[0])) for first in range(0, shape[0], count)]
             for tile in layers[name] if isinstance(layers, Mapping) else every:
+                if compiled.runs != run:
+                    raise ModelError("this pass lost its values to a later one")
                 out = np.zeros((len(tile), *shape[1:]), np.float32)
                 program.dense_gradient(index, tile.start, tile.stop, out.reshape(-1))
                 yield name, tile.start, out
 
+    def _begin(self, compiled: Compiled, x: Floats) -> int:  # the run's number
+        compiled.program.begin(_flat(x, self.model.input_shape), compiled.input)
+        compiled.runs += 1
+        return compiled.runs
+
     def _run(self, compiled: Compiled, x: Floats, y: Ints, momentum: float, share: float) -> tuple[float, int]:
         program = compiled.program
-        program.begin(_flat(x, self.model.input_shape), compiled.input)
+        self._begin(compiled, x)
         classes = self._shapes[self.model.layers[-1].name][0]
         found: tuple[float, int] = program.run(integers(y, "labels"), classes, 0, len(program), momentum, share)
         return found
