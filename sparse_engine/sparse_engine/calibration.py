@@ -11,9 +11,10 @@ from sparse_engine import _core
 from sparse_engine.layers import Layer, Model, ModelError, Op
 from sparse_engine.timing import NEVER, TimedConvolution
 
-DENSITIES = (0.05, 0.15, 0.3, 0.6)  # at which the sparse kernels are timed; the dense ones take the same at any
+DENSITIES = (0.1, 0.3, 0.6, 1.0)  # at which the sparse kernels are timed; the dense ones take the same at any
 SAMPLES = 16  # as many as lie innermost
 BUDGET_S = 8.0
+LEAST_ROWS, PRODUCTS = 4, 1 << 26  # rows of a tile; multiply-adds of a pass with all weights that are enough
 REPEATING = 0.6  # share of that for repetitions: the rest is for preparation and for what takes longer even once
 
 
@@ -58,23 +59,37 @@ class Calibration:
 
 
 def calibrate(model: Model, threads: int = 1, seconds: float = BUDGET_S) -> Calibration:
-    """Time both kernels of each distinct shape, those with the most work first, for about so many ``seconds``.
+    """Time both kernels of each distinct shape, those with the least work first, for about so many ``seconds``.
 
     What there is no time for, on a slow processor, is left out, as are grouped convolutions: they have no dense
     kernel.
     """
     end = time.perf_counter() + seconds
-    convolutions = distinct_convolutions(model)
-    share = REPEATING * seconds / max(1, len(convolutions) * (len(DENSITIES) + 1))
+    convolutions = list(reversed(distinct_convolutions(model).items()))
     found: dict[str, float] = {}
-    for shape, (layer, source, out) in convolutions.items():
-        if time.perf_counter() >= end:
+    for done, (shape, ends) in enumerate(convolutions):
+        left = end - time.perf_counter()
+        if left <= 0:
             break
-        timed = TimedConvolution(layer, source, out, SAMPLES, threads)
+        share = REPEATING * left / ((len(convolutions) - done) * (len(DENSITIES) + 1))
+        timed = TimedConvolution(*_cropped(*ends), SAMPLES, threads)
         dense = timed.time(1.0, dense=True, seconds=share).total
         points = [(d, timed.time(d, dense=False, seconds=share).total) for d in DENSITIES]
         found[shape] = crossover(points, dense)
     return Calibration(_core.isa, threads, found)
+
+
+def _cropped(
+    layer: Layer, source: tuple[int, ...], out: tuple[int, ...]
+) -> tuple[Layer, tuple[int, ...], tuple[int, ...]]:
+    """The same layer with fewer rows of output where these are much work: both kernels go over it row by row."""
+    if len(source) != 3:
+        return layer, source, out
+    rows = min(out[1], max(LEAST_ROWS, PRODUCTS * out[1] // (SAMPLES * _products(layer, source, out))))
+    needed = (rows - 1) * layer.stride[0] + layer.kernel[0] - 2 * layer.padding[0]
+    if rows == out[1] or needed < 1:
+        return layer, source, out
+    return layer, (source[0], needed, source[2]), (out[0], rows, out[2])
 
 
 def crossover(points: Sequence[tuple[float, float]], dense: float) -> float:

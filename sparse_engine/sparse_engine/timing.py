@@ -76,7 +76,9 @@ class TimedConvolution:
         """The least times of trials that take about so many ``seconds`` together, or of a few short ones."""
         weights = _core.Weights(self._layer.out_channels, self.size // self._layer.out_channels)
         rng = np.random.default_rng(0)
-        chosen = np.sort(rng.permutation(self.size)[: self.active(density)])
+        mask = np.zeros(self.size, bool)
+        mask[rng.permutation(self.size)[: self.active(density)]] = True
+        chosen = np.flatnonzero(mask)
         weights.set(chosen, rng.standard_normal(chosen.size, np.float32) / np.float32(chosen.size) ** 0.5)
         program = _core.Program(self._arena, self._pool, self._samples)
         buffers = (self._input, self._output, self._gradient)
