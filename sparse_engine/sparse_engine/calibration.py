@@ -65,17 +65,21 @@ def calibrate(model: Model, threads: int = 1, seconds: float = BUDGET_S) -> Cali
     kernel.
     """
     end = time.perf_counter() + seconds
-    convolutions = list(reversed(distinct_convolutions(model).items()))
+    every = [(shape, _cropped(*ends)) for shape, ends in distinct_convolutions(model).items()]
+    convolutions = sorted(every, key=lambda entry: _products(*entry[1]))
     found: dict[str, float] = {}
-    for done, (shape, ends) in enumerate(convolutions):
+    pace = 0.0  # seconds of all kernels and densities, for each multiply-add of the dense one
+    for done, (shape, cropped) in enumerate(convolutions):
         left = end - time.perf_counter()
-        if left <= 0:
+        # Its first trials, and those before them that are not timed, would take about so long.
+        if left <= 2.0 * pace * _products(*cropped):
             break
         share = REPEATING * left / ((len(convolutions) - done) * (len(DENSITIES) + 1))
-        timed = TimedConvolution(*_cropped(*ends), SAMPLES, threads)
+        timed = TimedConvolution(*cropped, SAMPLES, threads)
         dense = timed.time(1.0, dense=True, seconds=share).total
         points = [(d, timed.time(d, dense=False, seconds=share).total) for d in DENSITIES]
         found[shape] = crossover(points, dense)
+        pace = (dense + sum(taken for _, taken in points)) / _products(*cropped)
     return Calibration(_core.isa, threads, found)
 
 
