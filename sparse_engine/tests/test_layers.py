@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -141,3 +143,14 @@ def test_first_of_equal_values_has_the_gradient_of_the_largest(samples):
     labels = np.zeros(samples, np.int64)
     check_gradients(network, reference, flat, labels, "flow")
     check_steps(network, reference, flat, labels, Step(0.1, momentum=0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(EXAMPLES > 100, reason="this is the deeper run")
+@pytest.mark.timeout(1200)
+def test_many_more_shapes():
+    """The same with other shapes each time, as many as SPARSE_ENGINE_EXAMPLES says."""
+    env = {**os.environ, "SPARSE_ENGINE_EXAMPLES": "500"}
+    command = [sys.executable, "-m", "pytest", "-q", __file__]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout[-4000:]
