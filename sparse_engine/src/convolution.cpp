@@ -54,6 +54,13 @@ Convolution::Item Convolution::item(int index, int begin, int chunks) const {
   return {block, chunk * chunk_, advance, block * chunks + chunk, slice(index / chunks % slices_)};
 }
 
+Convolution::Padded Convolution::padded(ptrdiff_t run, int rows, ptrdiff_t band_pitch) {
+  const ptrdiff_t width = kernels().width, whole = (rows - 1) * band_pitch + run;
+  if (rows > 1 && round_up(whole, width) < rows * round_up(run, width))
+    return {band_pitch, {1, static_cast<int>(whole)}};
+  return {round_up(run, width), {rows, static_cast<int>(run)}};
+}
+
 size_t Convolution::gradient_sums() const {
   return dense_forward() ? static_cast<size_t>(shape_.out_channels) * shape_.row_size() : weights_->count();
 }
@@ -64,9 +71,12 @@ Convolution::Scratch Convolution::scratch_layout(bool backward) const {
   const ptrdiff_t out_run = static_cast<ptrdiff_t>(s.out_w) * lanes_;
   const ptrdiff_t in_run = static_cast<ptrdiff_t>(ceil_div(s.in_w, s.stride_w)) * lanes_;
   const Slice most = slice(0);
-  ptrdiff_t temporary = out_run % width == 0 ? 0 : most.out_count * chunk_ * round_up(out_run, width);
+  const auto room = [&](ptrdiff_t run, ptrdiff_t band_pitch) {
+    return chunk_ * std::max(round_up(run, width), band_pitch) + width;
+  };
+  ptrdiff_t temporary = out_run % width == 0 ? 0 : most.out_count * room(out_run, band_.pitch);
   if (backward && (s.stride_w > 1 || in_run % width != 0))
-    temporary = std::max(temporary, most.in_count * chunk_ * round_up(in_run, width));
+    temporary = std::max(temporary, most.in_count * room(in_run, gradient_band_.pitch));
   Scratch layout{};
   layout.gradient = round_up(band_.size(most.in_count), 16);
   layout.temporary = layout.gradient + (backward ? round_up(gradient_band_.size(most.out_count), 16) : 0);
@@ -90,7 +100,6 @@ void Convolution::forward(const Context& context, const View& input, int output,
   const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes_, plane = context.stride(output);
   // Rows that are whole vectors are computed where they belong.
   const bool direct = run % kernel.width == 0;
-  const ptrdiff_t pitch = direct ? run : round_up(run, kernel.width);
   const DenseTaps dense_taps{taps_.offset.data(), taps_.value.data(), s.out_channels, s.row_size(),
                              taps_.group_taps};
   const Scratch layout = scratch_layout(false);
@@ -100,12 +109,14 @@ void Convolution::forward(const Context& context, const View& input, int output,
     for (int i = begin; i < end; ++i) {
       const Item now = item(i, begin, chunks_);
       const Slice& slice = now.slice;
-      const Rows region{std::min(chunk_, s.out_h - now.first), static_cast<int>(run)};
+      const int rows = std::min(chunk_, s.out_h - now.first);
+      const auto [pitch, region] =
+          direct ? Padded{run, {rows, static_cast<int>(run)}} : padded(run, rows, band_.pitch);
       fill_input_band(s, band_, context.plane_of(input.tensor, now.block), readings, slice, 0.0f, now.first,
                       now.advance, band);
       float* out = context.channel(output, now.block, slice.out_first) + now.first * run;
       float* computed = direct ? out : temporary;
-      const ptrdiff_t stride = direct ? plane : region.rows * pitch;
+      const ptrdiff_t stride = direct ? plane : round_up(rows * pitch, kernel.width);
       if (dense_forward())
         kernel.convolve_dense(dense_taps, band, band_.pitch, computed, pitch, stride, region, false);
       else
@@ -114,13 +125,14 @@ void Convolution::forward(const Context& context, const View& input, int output,
                         band, band_.pitch, computed, pitch, stride, region, false);
       for (int o = slice.out_first; o < slice.out_first + slice.out_count; ++o) {
         float* to = out + (o - slice.out_first) * plane;
+        const bool biased = !weights_->bias.value.empty();
+        const Reading bias{1.0f, biased ? weights_->bias.value[o] : 0.0f, Act::none, 1.0f};
+        if (direct && biased) kernel.read(to, to, rows * run, bias);
         if (!direct)
-          for (int r = 0; r < region.rows; ++r)
-            kernel.read(computed + (o - slice.out_first) * stride + r * pitch, to + r * run, run, Reading{});
-        if (!weights_->bias.value.empty())
-          kernel.read(to, to, region.rows * run, {1.0f, weights_->bias.value[o], Act::none, 1.0f});
+          for (int r = 0; r < rows; ++r)
+            kernel.read(computed + (o - slice.out_first) * stride + r * pitch, to + r * run, run, bias);
         if (moments != nullptr)
-          moments[static_cast<ptrdiff_t>(now.part) * s.out_channels + o] = Moments::of(to, region.rows * run);
+          moments[static_cast<ptrdiff_t>(now.part) * s.out_channels + o] = Moments::of(to, rows * run);
       }
     }
   });

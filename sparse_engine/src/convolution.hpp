@@ -77,6 +77,13 @@ class Convolution {
     int block, first, advance, part;
     Slice slice;
   };
+  // How rows are computed that are no whole vectors: each rounded up, or all as one run of the band's rows with
+  // what lies between them, whichever takes fewer vectors.
+  struct Padded {
+    ptrdiff_t pitch;
+    Rows region;
+  };
+  static Padded padded(ptrdiff_t run, int rows, ptrdiff_t band_pitch);
   Item item(int index, int begin, int chunks) const;
   Slice slice(int index) const;
   int slice_of_output(int o) const { return o / shape_.group_out() / slice_groups_; }

@@ -117,13 +117,13 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       const float* from = gradient + (begin - item.first + g.reach_h) * g.pitch +
                           static_cast<ptrdiff_t>(ws.begin + g.reach_w) * lanes_;
       const ptrdiff_t run = static_cast<ptrdiff_t>(ws.end - ws.begin) * lanes_;
-      const Rows region{end - begin, static_cast<int>(run)};
+      const int rows = end - begin;
       // Row r of the region, of input channel c.
       const ptrdiff_t start = (begin * s.stride_h + ph - s.pad_h) * line, step = line * s.stride_h;
       const bool direct = s.stride_w == 1 && run % kernel.width == 0;
       float* to = direct ? out + start : temporary;
-      const ptrdiff_t pitch = direct ? step : round_up(run, kernel.width);
-      const ptrdiff_t stride = direct ? plane : region.rows * pitch;
+      const auto [pitch, region] = direct ? Padded{step, {rows, static_cast<int>(run)}} : padded(run, rows, g.pitch);
+      const ptrdiff_t stride = direct ? plane : round_up(rows * pitch, kernel.width);
       const bool add = direct && added != nullptr;
       if (add && added != out)
         for (int c = 0; c < s.in_channels; ++c)
@@ -141,7 +141,7 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       if (direct) continue;
       const ptrdiff_t left = static_cast<ptrdiff_t>(ws.begin * s.stride_w + pw - s.pad_w) * lanes_;
       for (int c = 0; c < slice.in_count; ++c)
-        for (int r = 0; r < region.rows; ++r) {
+        for (int r = 0; r < rows; ++r) {
           const ptrdiff_t at = start + r * step + left;
           kernel.scatter(temporary + c * stride + r * pitch, out + c * plane + at,
                          added == nullptr ? nullptr : added + c * added_plane + at,
