@@ -10,7 +10,7 @@ from sparse_engine.geometry import conv_shape
 from sparse_engine.layers import Layer
 from sparse_engine.memory import Buffer, Copy, MemoryPlan, plan
 
-DENSE_FROM = 0.4  # density of a layer whose kernels were not timed on this machine
+DENSE_FROM = 0.7  # density of a layer whose kernels were not timed on this machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ void bind_program(nb::module_& m) {
       .def("tensor", &Program::tensor, "channels"_a, "height"_a, "width"_a, "offset"_a,
            "packed"_a = false)
       .def("norm", &Program::norm, "norm"_a)
-      .def("convolution", &Program::convolution, "shape"_a, "weights"_a, "dense_from"_a = 0.4f)
+      .def("convolution", &Program::convolution, "shape"_a, "weights"_a, "dense_from"_a = 0.7f)
       .def("forward", &Program::forward, "convolution"_a, "input"_a, "output"_a, "norm"_a = -1)
       .def("backward", &Program::backward, "convolution"_a, "wants"_a)
       .def("batch_statistics", &Program::batch_statistics, "tensor"_a, "norm"_a)
