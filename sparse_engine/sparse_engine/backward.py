@@ -90,22 +90,24 @@ class Backward:
                 lambda e: e.program.combine(_core.View(e.tensor(added)), _core.View(), e.tensor(target)),
                 [added, target],
             )
-        return target, added is not None
+        # A flattened image's gradient is written in the image's own shape: the same memory.
+        flat = target if reading.buffer.root is None else self._flat(target, reading.buffer)
+        return flat, added is not None
 
     def _share(self, reading: Reading, gradient: Gradient) -> None:
         """Contribute a whole gradient that others have too."""
         if not self._wanted(reading):
             return
         key = self._root(reading)
-        if key not in self._gradients:
+        if key not in self._gradients and reading.buffer.root is None:
             gradient.owners += 1
             self._gradients[key] = gradient
             return
-        target, _ = self._accumulator(reading)
+        target, add = self._accumulator(reading)
         source = gradient.buffer
         self._tape.add(
             lambda e: e.program.view_gradient(
-                e.tensor(source), _core.View(e.tensor(source)), e.tensor(target), True
+                e.tensor(source), _core.View(e.tensor(source)), e.tensor(target), add
             ),
             [source, target],
         )

@@ -181,6 +181,19 @@ MODELS = {
         add("sum", "n", "pq"),
         conv("s", "sum", 4, 3),
     ),
+    "flattened image joined with itself": whole(
+        conv("c", "input", 2, 4), flatten("c"), Layer("join", Op.CONCAT, ("flat", "flat")), flat=True
+    ),
+    "flattened image added to itself": whole(
+        conv("c", "input", 2, 4), flatten("c"), add("s", "flat", "flat"), flat=True
+    ),
+    "flattened and read twice over": whole(
+        *STEM, flatten("x"), act("h", "flat", Op.HARD_SWISH), add("s", "flat", "h"), flat=True
+    ),
+    "flattened, activated twice": whole(
+        *STEM, flatten("x"), act("r", "flat", Op.LEAKY_RELU), act("h", "r", Op.HARD_SWISH), flat=True
+    ),
+    "flattened and pooled": whole(*STEM, flatten("x")),
     "activation after flatten": whole(conv("c", "input", 2, 4), flatten("c"), act("r", "flat"), flat=True),
     "flattened input": whole(flatten("input"), linear("l", "flat", 32, 6), act("r", "l"), flat=True),
     "value that is read flattened and not": whole(

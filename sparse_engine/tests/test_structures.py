@@ -66,6 +66,24 @@ def test_dropout(rate, samples):
     check_steps(network, reference, x, y, steps=1)
 
 
+@pytest.mark.parametrize("samples", [1, 6, 16])
+def test_dropout_of_a_flattened_image(samples):
+    """As classifiers have it. It has other channels, so that its factors are drawn in another order."""
+    size = 9
+    layers = (
+        conv("before", "input", size, size, 1),
+        flatten("before"),
+        Layer("drop", Op.DROPOUT, ("flat",), rate=0.5),
+    )
+    model = Model((size, 3, 3), (*layers, Layer("head", Op.LINEAR, ("drop",), size * 9, 2)))
+    factors = dropped(Network(model), model, samples).reshape(samples, -1, 1, 1)
+    network, drawn = pair(model, 3)
+    reference = Reference(model, drawn.params, dropped={"drop": factors})
+    x, y = safe_batch(reference, 1, samples)
+    check_gradients(network, reference, x, y)
+    check_steps(network, reference, x, y, steps=1)
+
+
 def test_dropout_of_nothing_is_no_layer():
     model = whole(*STEM, Layer("drop", Op.DROPOUT, ("x",), rate=0.0), conv("c", "drop", 4, 3))
     network, drawn = pair(model, 4)
