@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("sparse_engine")
 
+from sparse_engine.tape import DENSE_FROM
 from sparse_engine.timing import Seconds
 from tinyfleet.bench.engine import kernels
 from tinyfleet.bench.engine.bounds import USUAL, Bounds, cache_bytes, measure_bounds
@@ -96,7 +97,7 @@ def test_the_command_writes_rows_and_draws(known_times, tmp_path):
     arguments = ["bench", "kernels", "--quick", "--model", "resnet18", "--json", str(file), "--plot", str(plot)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "default 0.4" in result.output
+    assert f"default {DENSE_FROM:g}" in result.output
     written = json.loads(file.read_text())
     assert written["bounds"]["l2_gflops"] == 40.0
     assert {row["density"] for row in written["rows"]} == {0.01, 0.05, 0.1, 0.3, 1.0}
