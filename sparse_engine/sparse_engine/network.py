@@ -58,6 +58,7 @@ class Network:
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
         self._current: Compiled | None = None
+        self._drawn = 0  # what dropout draws by: other values in each pass that trains
         self._parameters = Parameters(model, dense_from)
         self._state = self._parameters.state
         self._layers = {layer.name: layer for layer in model.layers}
@@ -113,6 +114,7 @@ class Network:
         for part_x, part_y in parts:
             compiled = self._compiled(len(part_y), "train", step.saving)
             total += self._run(compiled, part_x, part_y, momentum_of(len(parts)), 1.0 / len(y))[0]
+            self._drawn += 1
         sgd = _core.Sgd(step.learning_rate, step.momentum, step.weight_decay, step.penalty)
         for owner in owners:
             owner.update(sgd)
@@ -165,7 +167,7 @@ class Network:
             if name not in wanted:
                 continue
             wanted.discard(name)
-            program.run(labels, classes, done, index, -1.0, share, getattr(_core.Objective, objective))
+            program.run(labels, classes, done, index, -1.0, share, getattr(_core.Objective, objective), self._drawn)
             done = index
             shape = self._layers[name].weight_shape
             count = rows or shape[0]
@@ -186,7 +188,9 @@ class Network:
         program = compiled.program
         self._begin(compiled, x)
         classes = self._shapes[self.model.layers[-1].name][0]
-        found: tuple[float, int] = program.run(integers(y, "labels"), classes, 0, len(program), momentum, share)
+        found: tuple[float, int] = program.run(
+            integers(y, "labels"), classes, 0, len(program), momentum, share, seed=self._drawn
+        )
         return found
 
     def _compiled(self, samples: int, mode: str, saving: Saving) -> Compiled:
