@@ -22,6 +22,7 @@ from sparse_engine.values import Saving
 BN_MOMENTUM = 0.1
 OBJECTIVES = ("cross_entropy", "squared_error", "flow")
 EXACT = Saving()
+MOST_IDLE = 8 << 20  # bytes of the arena
 
 
 @dataclass(slots=True)
@@ -180,6 +181,9 @@ class Network:
                 yield name, tile.start, out
 
     def _begin(self, compiled: Compiled, x: Floats) -> int:  # the run's number
+        # Memory that a smaller pass leaves unused goes back; little is kept, for passes that take turns.
+        if self._arena.bytes - compiled.program.bytes > max(MOST_IDLE, self._arena.bytes // 4):
+            self._arena.release()
         compiled.program.begin(_flat(x, self.model.input_shape), compiled.input)
         compiled.runs += 1
         return compiled.runs
