@@ -27,7 +27,7 @@ MODELS = {
 
 # Through a deep network rounding flips activations: torch's own fp32 gradients lie 2 % from its fp64 ones.
 DEEP = 0.03
-# And this one amplifies what is left: a float64 run whose weights are moved by 6e-8 ends 20 % away after three steps.
+# And this one amplifies what is left: a float64 run whose weights are moved by 6e-8 ends 20 % away in three steps.
 CHAOTIC = "mobilenet_v2 nsconv"
 
 
