@@ -92,8 +92,9 @@ def test_linear(ins, side, samples, density, threads, seed, norm):
 def test_batch_norm(size, height, width, samples, threads, seed):
     assume(samples * height * width >= 8)
     norms = [before(2, size, 2), Layer("norm", Op.BATCH_NORM, ("before",), size, size)]
-    # An affine image of the input has a mean gradient of exactly zero: what remains are rounding errors.
-    check(with_head((2, height, width), norms), seed, 1.0, samples, threads, floor=0.1)
+    # An affine image of the input has a mean gradient of exactly zero: what remains are rounding errors. Few values
+    # of small variance magnify them, up to 1 / sqrt(epsilon).
+    check(with_head((2, height, width), norms), seed, 1.0, samples, threads, floor=1.0)
 
 
 @usual
