@@ -94,8 +94,9 @@ def test_a_megabyte_arrives_and_is_counted(network):
     payload = bytes(range(256)) * 4096
     sender.publish("big", payload)
     assert messages(receiver, 1) == [("big", payload)]
-    for counted in (sender.bytes_sent - before[0], receiver.bytes_received - before[1]):
-        assert len(payload) <= counted < len(payload) * 1.1 + 1000
+    assert len(payload) <= receiver.bytes_received - before[1] < len(payload) * 1.1 + 1000
+    # The kernel's count of what was sent holds retransmissions, which a busy machine makes on its loopback too.
+    assert len(payload) <= sender.bytes_sent - before[0] < len(payload) * 2
 
 
 def test_the_window_is_bounded(network):
