@@ -94,6 +94,7 @@ ptrdiff_t Convolution::scratch(bool backward) {
 void Convolution::forward(const Context& context, const View& input, int output, Moments* moments) {
   weights_->normalise();
   refresh();
+  if (dense_forward()) pack_dense();
   const ConvShape& s = shape_;
   const auto readings = context.readings(input);
   const Kernels& kernel = kernels();

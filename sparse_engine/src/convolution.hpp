@@ -69,6 +69,7 @@ class Convolution {
   void refresh();  // offsets, after the positions changed
   void refresh_sparse();
   void refresh_dense();
+  void pack_dense();  // the values that the forward pass reads
   void refresh_transposed();
   void build_transposed_sparse();
   void build_transposed_dense();

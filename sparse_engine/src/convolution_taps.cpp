@@ -44,11 +44,12 @@ void Convolution::refresh() {
     else
       refresh_sparse();
   }
-  if (!dense_forward()) return;
-  // Pack the values: [output / kDenseOutputs][tap][output % kDenseOutputs].
+}
+
+// [output / kDenseOutputs][tap][output % kDenseOutputs]; pruned ones are zero since `refresh_dense`.
+void Convolution::pack_dense() {
   const float* used = weights_->used();
   const int size = shape_.row_size();
-  std::fill(taps_.value.begin(), taps_.value.end(), 0.0f);
   for (int o = 0; o < shape_.out_channels; ++o) {
     float* to = taps_.value.data() + static_cast<ptrdiff_t>(o / kDenseOutputs) * size * kDenseOutputs + o % kDenseOutputs;
     for (int k = weights_->rows()[o]; k < weights_->rows()[o + 1]; ++k)

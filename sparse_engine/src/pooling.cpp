@@ -33,23 +33,34 @@ void each_reading(const Context& context, const View& input, F&& work) {
   });
 }
 
+// `work(offset, window)` for each output, in order: its place in the output's plane, and what it is computed from.
+template <typename F>
+void each_window(const PoolShape& shape, const Tensor& in, const Tensor& out, int lanes, F&& work) {
+  ptrdiff_t offset = 0;
+  for (int r = 0; r < out.height; ++r)
+    for (int q = 0; q < out.width; ++q, offset += lanes) work(offset, window(shape, r, q, in.height, in.width));
+}
+
+float mean_share(const Window& w) {
+  return 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left));
+}
+
 }  // namespace
 
 void max_pool(const Context& context, const View& input, int out, const PoolShape& shape) {
   const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
   const int lanes = context.lanes;
   each_reading(context, input, [&](int block, int c, const float* x) {
-    float* y = context.channel(out, block, c);
-    for (int r = 0; r < to.height; ++r)
-      for (int q = 0; q < to.width; ++q, y += lanes) {
-        const Window w = window(shape, r, q, from.height, from.width);
-        std::fill(y, y + lanes, -std::numeric_limits<float>::infinity());
-        for (int h = w.top; h < w.bottom; ++h)
-          for (int i = w.left; i < w.right; ++i) {
-            const float* v = x + (static_cast<ptrdiff_t>(h) * from.width + i) * lanes;
-            for (int lane = 0; lane < lanes; ++lane) y[lane] = y[lane] < v[lane] ? v[lane] : y[lane];
-          }
-      }
+    float* plane = context.channel(out, block, c);
+    each_window(shape, from, to, lanes, [&](ptrdiff_t offset, const Window& w) {
+      float* y = plane + offset;
+      std::fill(y, y + lanes, -std::numeric_limits<float>::infinity());
+      for (int h = w.top; h < w.bottom; ++h)
+        for (int i = w.left; i < w.right; ++i) {
+          const float* v = x + (static_cast<ptrdiff_t>(h) * from.width + i) * lanes;
+          for (int lane = 0; lane < lanes; ++lane) y[lane] = y[lane] < v[lane] ? v[lane] : y[lane];
+        }
+    });
   });
 }
 
@@ -61,19 +72,17 @@ void max_pool_gradient(const Context& context, int gradient, const View& input, 
     const float* g = context.channel(gradient, block, c);
     float* dx = context.channel(out, block, c);
     if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
-    for (int r = 0; r < to.height; ++r)
-      for (int q = 0; q < to.width; ++q, g += lanes) {
-        const Window w = window(shape, r, q, from.height, from.width);
-        for (int lane = 0; lane < lanes; ++lane) {
-          ptrdiff_t best = (static_cast<ptrdiff_t>(w.top) * from.width + w.left) * lanes + lane;
-          for (int h = w.top; h < w.bottom; ++h)
-            for (int i = w.left; i < w.right; ++i) {
-              const ptrdiff_t at = (static_cast<ptrdiff_t>(h) * from.width + i) * lanes + lane;
-              if (x[at] > x[best]) best = at;
-            }
-          dx[best] += g[lane];
-        }
+    each_window(shape, from, to, lanes, [&](ptrdiff_t offset, const Window& w) {
+      for (int lane = 0; lane < lanes; ++lane) {
+        ptrdiff_t best = (static_cast<ptrdiff_t>(w.top) * from.width + w.left) * lanes + lane;
+        for (int h = w.top; h < w.bottom; ++h)
+          for (int i = w.left; i < w.right; ++i) {
+            const ptrdiff_t at = (static_cast<ptrdiff_t>(h) * from.width + i) * lanes + lane;
+            if (x[at] > x[best]) best = at;
+          }
+        dx[best] += g[offset + lane];
       }
+    });
   });
 }
 
@@ -81,18 +90,17 @@ void average_pool(const Context& context, const View& input, int out, const Pool
   const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
   const int lanes = context.lanes;
   each_reading(context, input, [&](int block, int c, const float* x) {
-    float* y = context.channel(out, block, c);
-    for (int r = 0; r < to.height; ++r)
-      for (int q = 0; q < to.width; ++q, y += lanes) {
-        const Window w = window(shape, r, q, from.height, from.width);
-        const float share = 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left));
-        std::fill(y, y + lanes, 0.0f);
-        for (int h = w.top; h < w.bottom; ++h)
-          for (int i = w.left; i < w.right; ++i)
-            for (int lane = 0; lane < lanes; ++lane)
-              y[lane] += x[(static_cast<ptrdiff_t>(h) * from.width + i) * lanes + lane];
-        for (int lane = 0; lane < lanes; ++lane) y[lane] *= share;
-      }
+    float* plane = context.channel(out, block, c);
+    each_window(shape, from, to, lanes, [&](ptrdiff_t offset, const Window& w) {
+      float* y = plane + offset;
+      const float share = mean_share(w);
+      std::fill(y, y + lanes, 0.0f);
+      for (int h = w.top; h < w.bottom; ++h)
+        for (int i = w.left; i < w.right; ++i)
+          for (int lane = 0; lane < lanes; ++lane)
+            y[lane] += x[(static_cast<ptrdiff_t>(h) * from.width + i) * lanes + lane];
+      for (int lane = 0; lane < lanes; ++lane) y[lane] *= share;
+    });
   });
 }
 
@@ -104,15 +112,13 @@ void average_pool_gradient(const Context& context, int gradient, int out, const 
       const float* g = context.channel(gradient, i / channels, i % channels);
       float* dx = context.channel(out, i / channels, i % channels);
       if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
-      for (int r = 0; r < to.height; ++r)
-        for (int q = 0; q < to.width; ++q, g += lanes) {
-          const Window w = window(shape, r, q, from.height, from.width);
-          const float share = 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left));
-          for (int h = w.top; h < w.bottom; ++h)
-            for (int j = w.left; j < w.right; ++j)
-              for (int lane = 0; lane < lanes; ++lane)
-                dx[(static_cast<ptrdiff_t>(h) * from.width + j) * lanes + lane] += g[lane] * share;
-        }
+      each_window(shape, from, to, lanes, [&](ptrdiff_t offset, const Window& w) {
+        const float share = mean_share(w);
+        for (int h = w.top; h < w.bottom; ++h)
+          for (int j = w.left; j < w.right; ++j)
+            for (int lane = 0; lane < lanes; ++lane)
+              dx[(static_cast<ptrdiff_t>(h) * from.width + j) * lanes + lane] += g[offset + lane] * share;
+      });
     }
   });
 }
