@@ -1,24 +1,24 @@
 """A child process that trains one model with the native engine, a step each time it is told to.
 
-``python -m tinyfleet.bench.engine.native_arm``: one JSON document a line each way. It imports no more than the
+``python -m tinyfleet.bench.engine.native_arm``, asked as ``child`` says. It imports no more than the
 engine needs, so that its memory is the engine's.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcore.training.allocator import trim
 from sparse_engine.layers import Layer, Model, Op
-from sparse_engine.network import Network, Step
+from sparse_engine.network import Network
+from sparse_engine.step import Step
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
+from tinyfleet.bench.engine.child import main, steps
 
 Floats = NDArray[np.float32]
 DRAWN = 4099  # values, over and over: a first step's time is not to be that of drawing millions
@@ -94,9 +94,6 @@ def model_from(document: dict[str, Any]) -> Model:
 
 def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The answers: to the first step, then to each that the caller asks for."""
-    from fedcore.rss import peak_bytes, reset_peak
-    from fedcore.training.allocator import trim
-
     model = model_from(request["model"])
     network = Network(model, request["threads"])
     maskable, density = request["maskable"], request["density"]
@@ -105,26 +102,10 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         Drawn(model, maskable, density, masks=True) if density < 1.0 else None,
     )
     trim()
-    reset = True
-    try:
-        reset_peak()
-    except OSError:
-        reset = False  # the peak then is that of loading, too
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((request["batch"], *model.input_shape), dtype=np.float32)
-    y = rng.integers(0, model.layers[-1].out_channels, request["batch"])
     step = Step(LEARNING_RATE, MOMENTUM, **request["step"])
-    while True:
-        started = time.perf_counter()
-        loss = network.train_step(x, y, step)
-        seconds = time.perf_counter() - started
-        yield {"event": "step", "seconds": seconds, "loss": loss, "peak": peak_bytes(), "reset": reset}
+    classes = model.layers[-1].out_channels
+    return steps(lambda x, y: network.train_step(x, y, step), request["batch"], model.input_shape, classes)
 
 
 if __name__ == "__main__":
-    lines = iter(sys.stdin)
-    for answer in serve(json.loads(next(lines))):
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-        if next(lines, None) is None:
-            break
+    main(serve)

@@ -1,27 +1,23 @@
 """A child process that trains the same model with dense torch, a step each time it is told to.
 
-``python -m tinyfleet.bench.engine.torch_arm``: one JSON document a line each way.
+``python -m tinyfleet.bench.engine.torch_arm``, asked as ``child`` says.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 
 from fedcore.arrays import AnyArray
 from fedcore.models.registry import build
-from fedcore.rss import peak_bytes, reset_peak
 from fedcore.run_spec import ModelSettings
 from fedcore.training import torch_engine
 from fedcore.training.engine import StepSettings
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
+from tinyfleet.bench.engine.child import main, steps
 
 
 class RowMajor(torch_engine.TorchEngine):
@@ -44,26 +40,9 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     graph = build(msgspec.convert(request["settings"], ModelSettings))
     engine = engine_of(request["layout"], request["malloc"], request["threads"])
     engine.load(graph, graph.initial_params(0), {})  # no mask: nothing that dense training would not do
-    reset = True
-    try:
-        reset_peak()
-    except OSError:
-        reset = False
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((request["batch"], *graph.input_shape), dtype=np.float32)
-    y = rng.integers(0, graph.classes, request["batch"])
     settings = StepSettings(LEARNING_RATE, momentum=MOMENTUM)
-    while True:
-        started = time.perf_counter()
-        loss = engine.train_step(x, y, settings)
-        seconds = time.perf_counter() - started
-        yield {"event": "step", "seconds": seconds, "loss": loss, "peak": peak_bytes(), "reset": reset}
+    return steps(lambda x, y: engine.train_step(x, y, settings), request["batch"], graph.input_shape, graph.classes)
 
 
 if __name__ == "__main__":
-    lines = iter(sys.stdin)
-    for answer in serve(json.loads(next(lines))):
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-        if next(lines, None) is None:
-            break
+    main(serve)
