@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from export.errors import ExportError
 from export.fold import Inference, Layer
 from fedcore.arrays import Params
 from fedcore.models.graph import Graph, Op
+from fedcore.training.native_model import layer_of
 from sparse_engine.sections import Precision
 
 
@@ -53,15 +55,5 @@ def _described(layer: Layer) -> sparse_engine.Layer:
     node = layer.node
     # A bias that is zero everywhere would cost a pass over the output.
     biased = layer.op in (Op.CONV, Op.LINEAR) and layer.bias is not None and bool(layer.bias.any())
-    return sparse_engine.Layer(
-        node.name,
-        sparse_engine.Op(node.op.value),
-        layer.inputs,
-        node.in_channels,
-        node.out_channels,
-        node.kernel,
-        node.stride,
-        node.padding,
-        node.groups,
-        biased,
-    )
+    # Weights have their norms and gains in them by now.
+    return replace(layer_of(node), inputs=layer.inputs, bias=biased, weight_norm="", gain=1.0)

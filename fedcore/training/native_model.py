@@ -11,7 +11,7 @@ from fedcore.training.engine import StepSettings
 def model_of(graph: Graph) -> sparse_engine.Model:
     """The same layers under the same names. Raises ``ConfigError`` where the engine cannot run one of them."""
     try:
-        return sparse_engine.Model(graph.input_shape, tuple(_layer(node) for node in graph.nodes))
+        return sparse_engine.Model(graph.input_shape, tuple(layer_of(node) for node in graph.nodes))
     except ValueError as error:
         raise ConfigError(
             f"engine 'native' cannot run model {graph.name!r} ({error}); use engine 'torch'"
@@ -33,7 +33,8 @@ def step_of(settings: StepSettings) -> sparse_engine.Step:
     )
 
 
-def _layer(node: Node) -> sparse_engine.Layer:
+def layer_of(node: Node) -> sparse_engine.Layer:
+    """A node as the engine describes it."""
     return sparse_engine.Layer(
         node.name,
         sparse_engine.Op(node.op.value),
