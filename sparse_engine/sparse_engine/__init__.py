@@ -3,7 +3,8 @@
 from sparse_engine.file import StoredModel, dump, load_bytes
 from sparse_engine.inference import Inference, load
 from sparse_engine.layers import Layer, Model, ModelError, Op
-from sparse_engine.network import Network, Step
+from sparse_engine.network import Network
+from sparse_engine.step import Step
 
 __all__ = [
     "Inference",

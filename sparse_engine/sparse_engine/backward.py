@@ -119,9 +119,8 @@ class Backward:
         for reading, gradient in found:
             del self._gradients[reading]
             if norms.count(reading.norm) > 1:
-                gradient.writer = (
-                    None  # a norm holds one reading's sums at a time: each is reduced where it is used
-                )
+                # A norm holds one reading's sums at a time: each is reduced where it is used.
+                gradient.writer = None
         return found
 
     def _through(self, reading: Reading, gradient: Gradient) -> tuple[Reading, Gradient]:
@@ -163,6 +162,9 @@ class Backward:
             return None
         if len(found) == 1 and found[0][0].plain:
             return found[0][1]
+        return self._sum(buffer, found)
+
+    def _sum(self, buffer: Buffer, found: list[tuple[Reading, Gradient]]) -> Gradient:
         total = Gradient(self._tape.like(buffer))
         for index, (reading, gradient) in enumerate(found):
             current, through = self._through(reading, gradient)
@@ -178,16 +180,14 @@ class Backward:
     # -- one stored tensor each ----------------------------------------------------------
 
     def _conv(self, stored: Stored) -> None:
-        found = [(reading, g) for reading, g in self._gradients.items() if reading.buffer is stored.out]
+        found = self._take(stored.out)
         if not found:
             return
         if len(found) == 1:
-            self._take(stored.out)
             output, gradient = self._through(*found[0])
         else:
-            total = self._total(stored.out)
-            assert total is not None  # noqa: S101 - there were gradients
-            output, gradient = Reading(total.buffer), total
+            gradient = self._sum(stored.out, found)
+            output = Reading(gradient.buffer)
         (source,) = stored.sources
         current, keep = self._values.activation(source)
         target, added = self._target(source) if self._wanted(source) else (None, None)

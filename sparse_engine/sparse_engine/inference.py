@@ -9,7 +9,7 @@ import numpy as np
 
 from sparse_engine import file
 from sparse_engine.file import StoredModel
-from sparse_engine.layers import ModelError, Op
+from sparse_engine.layers import ModelError
 from sparse_engine.network import Network
 from sparse_engine.sections import Floats
 
@@ -29,7 +29,7 @@ class Inference:
         self._threads = threads
         self._network = Network(stored.model, threads)
         self._metadata = dict(stored.metadata)
-        self._take(stored)
+        self._network.load(stored.arrays)
         shapes = stored.model.shapes()
         self._input_shape = stored.model.input_shape
         (self._classes,) = shapes[stored.model.layers[-1].name]
@@ -72,25 +72,6 @@ class Inference:
             logits[start : start + size] = self._network.predict(part)[:left]
             start += size
         return logits
-
-    def _take(self, stored: StoredModel) -> None:
-        """Numbers into the network, weights without ever being whole."""
-        state, arrays = self._network._state, stored.arrays
-        for layer in stored.model.layers:
-            weight = arrays.get(f"{layer.name}.weight")
-            if layer.op in (Op.CONV, Op.LINEAR) and weight is not None:
-                weights = state.weights[layer.name]
-                weights.set(weight.positions, weight.values)
-                if layer.bias:
-                    weights.bias.value = arrays[f"{layer.name}.bias"].dense()
-                if layer.weight_norm:
-                    weights.gain.value = arrays[f"{layer.name}.gain"].dense()
-            elif layer.op is Op.BATCH_NORM and weight is not None:
-                norm = state.norms[layer.name]
-                norm.gamma.value = weight.dense()
-                norm.beta.value = arrays[f"{layer.name}.bias"].dense()
-                norm.running_mean = arrays[f"{layer.name}.running_mean"].dense()
-                norm.running_var = arrays[f"{layer.name}.running_var"].dense()
 
 
 def load(path: str | os.PathLike[str], threads: int = 1) -> Inference:

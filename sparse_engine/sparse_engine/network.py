@@ -12,9 +12,10 @@ from sparse_engine import _core
 from sparse_engine.arrays import floats, integers
 from sparse_engine.backward import Backward
 from sparse_engine.forward import Forward
-from sparse_engine.layers import Layer, Model, ModelError
+from sparse_engine.layers import Model, ModelError
 from sparse_engine.memory import MemoryPlan
 from sparse_engine.parameters import Floats, Ints, Parameters
+from sparse_engine.sections import Sparse
 from sparse_engine.step import Step
 from sparse_engine.tape import Emitter
 from sparse_engine.values import Saving
@@ -32,7 +33,6 @@ class Compiled:
     program: _core.Program
     input: int
     output: int
-    forward_steps: int
     backward_layers: dict[str, int]  # step of each layer's backward convolution
     memory: MemoryPlan
     runs: int = 0  # begun so far
@@ -54,7 +54,7 @@ class Network:
         from which the dense kernels are used, as ``calibration.Calibration`` has measured it.
         """
         self.model = model
-        self._shapes = model.shapes()
+        self._classes = model.shapes()[model.layers[-1].name][0]
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
@@ -78,6 +78,10 @@ class Network:
     def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Take numbers; weights outside the mask are dropped, and all momentum is cleared."""
         self._parameters.set(params, mask)
+
+    def load(self, arrays: Mapping[str, Sparse]) -> None:
+        """Take the numbers of a stored model, weights without ever being whole; all momentum is cleared."""
+        self._parameters.load(arrays)
 
     def get(self) -> dict[str, Floats]:
         """Dense copies of all numbers."""
@@ -133,7 +137,7 @@ class Network:
         """Outputs (N, classes) in evaluation mode."""
         compiled = self._compiled(len(x), "infer", EXACT)
         self._run(compiled, x, np.zeros(len(x), np.int64), -1.0, 0.0)
-        out = np.empty((len(x), self._shapes[self.model.layers[-1].name][0]), np.float32)
+        out = np.empty((len(x), self._classes), np.float32)
         compiled.program.output(compiled.output, out.reshape(-1))
         return out
 
@@ -150,7 +154,7 @@ class Network:
 
         Yields (layer, first output channel, gradient of ``rows`` output channels), from the output to the input;
         ``rows`` 0: all at once. A mapping gives each layer's ranges of output channels instead. Running
-        statistics stay. The array is used again: copy what is to be kept.
+        statistics stay.
         """
         unknown = sorted(set(layers) - self._state.weights.keys())
         if unknown or rows < 0 or objective not in OBJECTIVES:
@@ -159,7 +163,6 @@ class Network:
         program, wanted = compiled.program, set(layers)
         run = self._begin(compiled, x)
         labels = integers(y, "labels")
-        classes = self._shapes[self.model.layers[-1].name][0]
         share = 1.0 / len(y) if objective == "cross_entropy" else 1.0
         done = 0
         for name, index in compiled.backward_layers.items():
@@ -168,7 +171,9 @@ class Network:
             if name not in wanted:
                 continue
             wanted.discard(name)
-            program.run(labels, classes, done, index, -1.0, share, getattr(_core.Objective, objective), self._drawn)
+            program.run(
+                labels, self._classes, done, index, -1.0, share, getattr(_core.Objective, objective), self._drawn
+            )
             done = index
             shape = self._layers[name].weight_shape
             count = rows or shape[0]
@@ -191,9 +196,8 @@ class Network:
     def _run(self, compiled: Compiled, x: Floats, y: Ints, momentum: float, share: float) -> tuple[float, int]:
         program = compiled.program
         self._begin(compiled, x)
-        classes = self._shapes[self.model.layers[-1].name][0]
         found: tuple[float, int] = program.run(
-            integers(y, "labels"), classes, 0, len(program), momentum, share, seed=self._drawn
+            integers(y, "labels"), self._classes, 0, len(program), momentum, share, seed=self._drawn
         )
         return found
 
@@ -212,24 +216,17 @@ class Network:
     def _compile(self, samples: int, mode: str, saving: Saving) -> Compiled:
         lowered = Forward(self.model, training=mode != "infer").lower()
         tape = lowered.tape
-        forward_steps = len(tape.instructions)
         if mode == "train":
             Backward(lowered, saving).lower()
         memory = tape.place(samples)
         program = _core.Program(self._arena, self._pool, samples)
-        starts = []
+        layers: dict[str, int] = {}
         emitter = Emitter(program, self._state)
         for instruction in tape.ordered():
-            starts.append(len(program))
+            if instruction.layer:
+                layers[instruction.layer] = len(program)
             instruction.emit(emitter)
-        layers = {
-            instruction.layer: start
-            for instruction, start in zip(tape.ordered(), starts, strict=True)
-            if instruction.layer
-        }
-        return Compiled(
-            program, emitter.tensor(lowered.input), emitter.tensor(lowered.output), forward_steps, layers, memory
-        )
+        return Compiled(program, emitter.tensor(lowered.input), emitter.tensor(lowered.output), layers, memory)
 
 
 def momentum_of(parts: int) -> float:
@@ -253,6 +250,3 @@ def _parts(x: Floats, y: Ints, size: int) -> Iterator[tuple[Floats, Ints]]:
     bounds = [least * i + min(i, more) for i in range(count + 1)]
     for first, last in zip(bounds, bounds[1:], strict=False):
         yield x[first:last], y[first:last]
-
-
-__all__ = ["Layer", "Model", "Network", "Step"]

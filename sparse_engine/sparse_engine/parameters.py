@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sparse_engine import _core
 from sparse_engine.arrays import floats, integers
 from sparse_engine.layers import Model, ModelError, Op
+from sparse_engine.sections import Sparse
 from sparse_engine.tape import State
 
 Floats = NDArray[np.float32]
@@ -48,19 +49,34 @@ class Parameters:
             else:
                 positions = np.flatnonzero(active.reshape(-1)).astype(np.int64)
                 weights.set(positions, values[positions])
+        self._set_channels(lambda name, shape: _array(params, name, shape))
+
+    def load(self, arrays: Mapping[str, Sparse]) -> None:
+        """Take a file's numbers, weights without ever being whole; all momentum is cleared."""
+        for name, weights in self.state.weights.items():
+            weight = arrays[f"{name}.weight"]
+            weights.set(weight.positions, weight.values)
+        self._set_channels(lambda name, _: arrays[name].dense())
+
+    def _set_channels(self, read: Callable[[str, tuple[int, ...]], Floats]) -> None:
+        """What has one number a channel: biases, gains and norms."""
+        for name, weights in self.state.weights.items():
             layer = self._layers[name]
-            for suffix, param in (("bias", weights.bias), ("gain", weights.gain)):
-                if (suffix == "bias" and layer.bias) or (suffix == "gain" and layer.weight_norm):
-                    param.value = _array(params, f"{name}.{suffix}", (layer.out_channels,))
+            for suffix, has, param in (
+                ("bias", layer.bias, weights.bias),
+                ("gain", layer.weight_norm, weights.gain),
+            ):
+                if has:
+                    param.value = read(f"{name}.{suffix}", (layer.out_channels,))
                     param.velocity = np.zeros(layer.out_channels, np.float32)
         for name, norm in self.state.norms.items():
             shape = (self._layers[name].out_channels,)
-            norm.gamma.value = _array(params, f"{name}.weight", shape)
-            norm.beta.value = _array(params, f"{name}.bias", shape)
+            norm.gamma.value = read(f"{name}.weight", shape)
+            norm.beta.value = read(f"{name}.bias", shape)
             for param in (norm.gamma, norm.beta):
                 param.velocity = np.zeros(shape, np.float32)
-            norm.running_mean = _array(params, f"{name}.running_mean", shape)
-            norm.running_var = _array(params, f"{name}.running_var", shape)
+            norm.running_mean = read(f"{name}.running_mean", shape)
+            norm.running_var = read(f"{name}.running_var", shape)
 
     def get(self) -> dict[str, Floats]:
         """Dense copies of all numbers."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from sparse_engine.layers import Model, ModelError
-from sparse_engine.network import EXACT, Network, Step
+from sparse_engine.network import EXACT, Network
+from sparse_engine.step import Step
 
 NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in its row
 NORMALISED_BYTES = 4  # and the value that a weight norm makes of it

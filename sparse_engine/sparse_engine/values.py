@@ -18,9 +18,9 @@ class Saving:
     """How memory is saved between the passes.
 
     ``recompute`` 1: sums are computed again; 2: sums are kept and most convolutions computed again (of a residual
-    block all, from its input). Both are exact. With ``keep`` < 1
-    weight gradients see that share of their layer's input, the largest entries (FedMef, section 3.3), kept in half
-    precision if ``half``; ``norms``: batch norms' caches are pruned too, their input gradient approximate.
+    block all, from its input). Both are exact. With ``keep`` < 1 weight gradients see that share of their layer's
+    input, the largest entries (FedMef, section 3.3), kept in half precision if ``half``; ``norms``: batch norms'
+    caches are pruned too, their input gradient approximate.
     """
 
     recompute: int = 0
@@ -125,8 +125,10 @@ class Values:
 
     def _shaped(self, storage: Buffer, like: Buffer) -> Buffer:
         """The same memory in another buffer's shape."""
-        if like.root is None or storage is like.storage:
-            return like if storage is like.storage else storage
+        if storage is like.storage:
+            return like
+        if like.root is None:
+            return storage
         return self._tape.buffer(like.channels, like.height, like.width, root=storage)
 
     # -- pruned copies -------------------------------------------------------------------

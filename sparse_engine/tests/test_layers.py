@@ -61,8 +61,7 @@ def check(model: Model, seed: int, density: float, samples: int, threads: int, f
     check_predictions(network, reference, x)
     for objective in ("cross_entropy", "squared_error", "flow"):
         check_gradients(network, reference, x, y, objective, floor)
-    if floor < 1.0:  # behind a norm that magnifies rounding errors, steps are left to the tests of structures
-        check_steps(network, reference, x, y)
+    check_steps(network, reference, x, y)
 
 
 @usual
@@ -91,11 +90,11 @@ def test_linear(ins, side, samples, density, threads, seed, norm):
 @usual
 @given(channels, sides, sides, st.integers(2, 33), threads, seeds)
 def test_batch_norm(size, height, width, samples, threads, seed):
-    assume(samples * height * width >= 64)
+    assume(samples * height * width >= 8)
     norms = [before(2, size, 2), Layer("norm", Op.BATCH_NORM, ("before",), size, size)]
     # An affine image of the input has a mean gradient of exactly zero: what remains are rounding errors. Few values
     # of small variance magnify them, up to 1 / sqrt(epsilon).
-    check(with_head((2, height, width), norms), seed, 1.0, samples, threads, floor=30.0)
+    check(with_head((2, height, width), norms), seed, 1.0, samples, threads, floor=1.0)
 
 
 @usual
