@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fedcore.arrays import Mask
     from fedcore.methods.method import DeviceData, Method
     from fedcore.payload import Payload
+    from fedcore.training.calibration import Calibration
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -126,7 +127,10 @@ class Trainer:
         from fedcore.protocol.codec import decode
         from fedcore.protocol.results import encode_result
         from fedcore.sparsity.mask import active_counts
+        from fedcore.training.calibrated import measured_or_shipped
+        from fedcore.training.engine import NO_CROSSOVERS
         from fedcore.training.registry import create as create_engine
+        from fedcore.training.registry import preferred
 
         _reset_peak()
         if command.data_limit_bytes:
@@ -141,12 +145,15 @@ class Trainer:
         grow = task.meta.get("grow")
         growing = tuple(grow) if isinstance(grow, dict) else ()
         active = active_counts(task.mask)
-        pilot = _pilot(command, method, len(data.train) + len(data.development), growing, active, self._emit)
+        calibration = measured_or_shipped(Path(command.calibration), preferred(command.engine))
+        samples = len(data.train) + len(data.development)
+        pilot = _pilot(command, method, calibration, samples, growing, active, self._emit)
         if pilot.refusal:
             self._emit({"event": "declined", "reason": pilot.refusal})
             return
         self._emit(pilot.event("planned"))
-        engine = create_engine(command.engine, command.threads)
+        crossovers = NO_CROSSOVERS if calibration is None else calibration.crossovers
+        engine = create_engine(command.engine, command.threads, crossovers)
         if command.data_limit_bytes:
             self._hold.lower(command.data_limit_bytes, engine.name)
         self._emit({"event": "training", "engine": engine.name})
@@ -211,6 +218,7 @@ def memory_directory(command: TaskCommand) -> Path:
 def _pilot(
     command: TaskCommand,
     method: Method,
+    calibration: Calibration | None,
     samples: int,
     growing: tuple[str, ...],
     active: dict[str, int],
@@ -221,7 +229,6 @@ def _pilot(
     from edge_agent.pilot import Pilot
     from fedcore.methods.method import Control
     from fedcore.training import allocator
-    from fedcore.training.calibrated import measured_or_shipped
     from fedcore.training.planner import plan
     from fedcore.training.registry import preferred
 
@@ -238,21 +245,18 @@ def _pilot(
     memory = FileMemory(memory_directory(command))
     control = Control(keep=command.keep, steps=command.steps, memory=memory, progress=progress)
     fit, engine = None, preferred(command.engine)
-    if command.target_bytes:
-        calibration = measured_or_shipped(Path(command.calibration), engine)
-        if calibration is not None:
-            target, rung, factor = command.target_bytes, command.rung, command.factor
-            fit = plan(
-                method,
-                calibration,
-                target,
-                samples,
-                rung=rung,
-                factor=factor,
-                growing=growing,
-                active=active,
-                threads=command.threads,
-            )
+    if command.target_bytes and calibration is not None:
+        fit = plan(
+            method,
+            calibration,
+            command.target_bytes,
+            samples,
+            rung=command.rung,
+            factor=command.factor,
+            growing=growing,
+            active=active,
+            threads=command.threads,
+        )
 
     def heap(roomy: bool) -> None:
         if engine != "native":  # whose tensors lie in an arena of its own

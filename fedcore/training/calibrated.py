@@ -11,11 +11,15 @@ from device_profiles.measure import gflops_apart
 from device_profiles.profile import ProfileError
 from fedcore.errors import ConfigError
 from fedcore.files import write_atomic
+from fedcore.models.registry import MODELS, build
+from fedcore.run_spec import ModelSettings
 from fedcore.settings import read_toml
 from fedcore.training.calibration import NATIVE, Calibration, fit, standard_probes
 from fedcore.training.probe import probe
 
 SHIPPED = Path(__file__).parent / "calibrations"
+KERNEL_SECONDS = 30.0
+IMAGES, SEQUENCES = (3, 32, 32), (9, 128)  # what models are calibrated for
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,12 +40,17 @@ def read(path: Path) -> Calibration:
 
 def save(calibration: Calibration, path: Path) -> None:
     """Write atomically."""
-    # JSON strings and numbers are TOML ones.
-    lines = [
-        f"{name} = {msgspec.json.encode(value).decode()}"
-        for name, value in msgspec.to_builtins(calibration).items()
-    ]
+    fields = msgspec.to_builtins(calibration)
+    crossovers = fields.pop("crossovers")
+    lines = [_line(name, value) for name, value in fields.items()]
+    if crossovers:
+        lines += ["", "[crossovers]", *(_line(f'"{shape}"', value) for shape, value in crossovers.items())]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _line(key: str, value: str | float) -> str:
+    """JSON strings and numbers are TOML ones."""
+    return f"{key} = {msgspec.json.encode(value).decode()}"
 
 
 def measured_or_shipped(path: Path, engine: str) -> Calibration | None:
@@ -55,6 +64,8 @@ def calibrate_here(engine: str, machine: str, path: Path, told: Progress) -> Cal
     try:
         rate = gflops_apart("numpy" if engine == NATIVE else engine)
         found = calibrate(engine, machine, rate, told)
+        if engine == NATIVE:
+            found = msgspec.structs.replace(found, crossovers=kernel_crossovers(told))
     except ProfileError as error:
         raise ConfigError(str(error)) from None
     save(found, path)
@@ -74,3 +85,15 @@ def calibrate(engine: str, machine: str, convolution_gflops: float, told: Progre
     return msgspec.structs.replace(
         fit(engine, found), machine=machine, convolution_gflops=round(convolution_gflops, 3)
     )
+
+
+def kernel_crossovers(told: Progress) -> dict[str, float]:
+    """From which density on the native engine's dense kernels are faster here, for the shapes of all our models."""
+    from fedcore.training.native_model import model_of
+    from sparse_engine.calibration import calibrate as time_kernels
+
+    shapes = {name: SEQUENCES if name == "sensor_cnn" else IMAGES for name in MODELS}
+    models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
+    found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
+    told("", 1, 1)
+    return {shape: round(density, 3) for shape, density in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -38,6 +39,9 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_normalised: float
     machine: str = ""  # where it was measured
     convolution_gflops: float = 0.0  # what that machine's profile says, to tell times elsewhere; 0: not known
+    # From which density on the native engine's dense kernels are faster, by shape. Kernels' own affair: no estimate
+    # for another machine rests on it.
+    crossovers: dict[str, Annotated[float, msgspec.Meta(gt=0.0)]] = {}
 
     def at_speed(self, convolution_gflops: float) -> Calibration:
         """The same engine on a machine whose convolutions run at another rate: an estimate of all its times."""

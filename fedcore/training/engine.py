@@ -41,6 +41,9 @@ class StepSettings:
         return 1 if self.micro_batch <= 0 else -(-batch // self.micro_batch)
 
 
+NO_CROSSOVERS: Mapping[str, float] = {}
+"""Nothing known of the board's kernels."""
+
 GROWTH = StepSettings(learning_rate=0.0)
 """Growth gradients of a whole batch, exact."""
 

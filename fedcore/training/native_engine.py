@@ -13,9 +13,10 @@ from fedcore.errors import ConfigError
 from fedcore.models.graph import Graph, Node, Op
 from fedcore.payload import SparseVector
 from fedcore.sparsity.topk import StreamingTopK
-from fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
+from fedcore.training.engine import GROWTH, NO_CROSSOVERS, Engine, Evaluation, StepSettings
 from fedcore.training.native_model import model_of, step_of
 from sparse_engine import Network
+from sparse_engine.calibration import dense_from
 
 LANES = 16  # images that lie innermost: evaluation gains nothing from more of them a thread
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
@@ -26,12 +27,17 @@ Tile = tuple[str, range]
 
 
 class NativeEngine(Engine):
-    """One network of ``sparse_engine``. Deterministic for a given ``threads``."""
+    """One network of ``sparse_engine``. Deterministic for given ``threads`` and ``crossovers``.
+
+    ``crossovers``: by a convolution's shape, the density from which the dense kernels are faster on this board, as
+    ``sparse_engine.calibration.calibrate`` measures it; where it is not known, the engine's own guess.
+    """
 
     name = "native"
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, crossovers: Mapping[str, float] = NO_CROSSOVERS) -> None:
         self._threads = threads
+        self._crossovers = crossovers
         self._graph: Graph | None = None
         self._network: Network | None = None
 
@@ -42,7 +48,8 @@ class NativeEngine(Engine):
             if graph != self._graph:
                 self._graph = None  # what the old network holds goes before the new one comes
                 self._network = None
-                self._network = Network(model_of(graph), self._threads)
+                model = model_of(graph)
+                self._network = Network(model, self._threads, dense_from=dense_from(model, self._crossovers))
                 self._graph = graph
             self._loaded.set(params, mask)
         except ValueError as error:

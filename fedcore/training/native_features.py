@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fedcore.accounting import VALUE
 from fedcore.errors import ConfigError
 from fedcore.models.graph import Graph, Node, Op
-from fedcore.training.engine import StepSettings
+from fedcore.training.engine import NO_CROSSOVERS, StepSettings
 from fedcore.training.features import Features
 from fedcore.training.registry import native_fault
 
@@ -20,13 +20,21 @@ MOST_AGAIN = 2  # the ``recompute`` with which nearly all of them are done once 
 class NativeSteps:
     """Steps of one model with so many active weights (by weight name; all, where one is not named).
 
-    Holds what the weights take until it goes. Raises ``ConfigError`` where the engine is not installed.
+    ``crossovers`` as in ``NativeEngine``. Holds what the weights take until it goes. Raises ``ConfigError`` where
+    the engine is not installed.
     """
 
-    def __init__(self, graph: Graph, active: Mapping[str, int], threads: int = 1) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        active: Mapping[str, int],
+        threads: int = 1,
+        crossovers: Mapping[str, float] = NO_CROSSOVERS,
+    ) -> None:
         if fault := native_fault():
             raise ConfigError(f"engine 'native' {fault}, and its plans with it; plan for another engine")
         from fedcore.training.native_model import model_of
+        from sparse_engine.calibration import dense_from
         from sparse_engine.planning import Plan
 
         self._graph = graph
@@ -36,7 +44,8 @@ class NativeSteps:
         }
         self._masks = sum(graph.params[name].size for name in active)
         self._threads = threads
-        self._plan = Plan(model_of(graph), self._active, threads)
+        model = model_of(graph)
+        self._plan = Plan(model, self._active, threads, dense_from=dense_from(model, crossovers))
 
     def features(self, batch: int, settings: StepSettings, rest: int = 0) -> Features:
         """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""

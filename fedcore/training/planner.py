@@ -84,7 +84,8 @@ def plan(
     if growing is None:
         growing = method.problem.graph.maskable if hasattr(method.settings, "growth_batch") else ()
     if calibration.engine == NATIVE:
-        steps = NativeSteps(method.problem.graph, _active(method) if active is None else active, threads)
+        counts = _active(method) if active is None else active
+        steps = NativeSteps(method.problem.graph, counts, threads, calibration.crossovers)
         ways = tuple(native_forecasts(method, calibration, steps, samples, factor, growing))
     else:
         ways = tuple(forecast(method, calibration, levers, samples, factor, growing) for levers in ladder(method))

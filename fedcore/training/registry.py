@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+from collections.abc import Mapping
 
 from fedcore.errors import ConfigError
-from fedcore.training.engine import Engine
+from fedcore.training.engine import NO_CROSSOVERS, Engine
 
 KNOWN = ("auto", "native", "torch", "torch-cuda")
 INSTALL_NATIVE = "pip install ./sparse_engine, or a wheel that `make wheels` built"
@@ -47,16 +48,17 @@ def preferred(name: str = "auto") -> str:
     return found[0]
 
 
-def create(name: str = "auto", threads: int = 1) -> Engine:
+def create(name: str = "auto", threads: int = 1, crossovers: Mapping[str, float] = NO_CROSSOVERS) -> Engine:
     """Create an engine: ``native``, ``torch`` (CPU), ``torch-cuda``, or ``auto`` (the first that is available).
 
-    Raises ``ConfigError`` where it is unknown or cannot run here.
+    ``crossovers`` are the native engine's (see there); others have no choice of kernels. Raises ``ConfigError``
+    where the engine is unknown or cannot run here.
     """
     if name not in KNOWN:
         raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")
     chosen = preferred(name)
     if chosen == "native":
-        return _native(threads)
+        return _native(threads, crossovers)
     if name == "auto":
         _log.warning(
             "the native engine %s: torch trains, whose sparsity saves neither time nor memory; remedy: %s",
@@ -66,12 +68,12 @@ def create(name: str = "auto", threads: int = 1) -> Engine:
     return _torch(chosen, threads)
 
 
-def _native(threads: int) -> Engine:
+def _native(threads: int, crossovers: Mapping[str, float]) -> Engine:
     if native_fault():
         raise ConfigError(f"engine 'native' {native_fault()}; {INSTALL_NATIVE}, or use engine 'torch'")
     from fedcore.training.native_engine import NativeEngine
 
-    return NativeEngine(threads)
+    return NativeEngine(threads, crossovers)
 
 
 def _torch(name: str, threads: int) -> Engine:

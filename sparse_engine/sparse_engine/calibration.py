@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sparse_engine import _core
-from sparse_engine.layers import Layer, Model, ModelError, Op
+from sparse_engine.layers import Layer, Model, Op
 from sparse_engine.timing import NEVER, TimedConvolution
+
+Told = Callable[[str, int, int], None]
 
 DENSITIES = (0.1, 0.3, 0.6, 1.0)  # at which the sparse kernels are timed; the dense ones take the same at any
 SAMPLES = 16  # as many as lie innermost
@@ -18,55 +17,18 @@ LEAST_ROWS, PRODUCTS = 4, 1 << 26  # rows of a tile; multiply-adds of a pass wit
 REPEATING = 0.6  # share of that for repetitions: the rest is for preparation and for what takes longer even once
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+def calibrate(
+    models: Iterable[Model], threads: int = 1, seconds: float = BUDGET_S, told: Told | None = None
+) -> dict[str, float]:
     """Densities from which the dense kernels win, by shape (``shape_of``); above 1: at none.
 
-    They hold for the processor, the instruction set and the number of threads that they were measured with.
-    """
-
-    isa: str
-    threads: int
-    crossovers: Mapping[str, float]
-
-    def dense_from(self, model: Model) -> dict[str, float]:
-        """What ``Network`` takes: a density a layer; those of unknown shape have the engine's default."""
-        shapes = model.shapes()
-        found = {}
-        for layer in model.layers:
-            if layer.op in (Op.CONV, Op.LINEAR):
-                crossover = self.crossovers.get(shape_of(layer, shapes[layer.inputs[0]]))
-                if crossover is not None:
-                    found[layer.name] = crossover
-        return found
-
-    def to_json(self) -> str:
-        """As ``from_json`` reads it."""
-        return json.dumps({"isa": self.isa, "threads": self.threads, "crossovers": dict(self.crossovers)}, indent=2)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Calibration:
-        """Raises ``ModelError`` where it is no calibration."""
-        try:
-            document = json.loads(text)
-            crossovers = {str(shape): float(density) for shape, density in document["crossovers"].items()}
-            found = cls(str(document["isa"]), int(document["threads"]), crossovers)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ModelError(f"not a calibration of the engine's kernels ({error}); calibrate again") from None
-        if not all(0.0 < density <= NEVER for density in crossovers.values()):
-            raise ModelError(f"densities of a calibration must be above 0 and at most {NEVER:g}; calibrate again")
-        return found
-
-
-def calibrate(model: Model, threads: int = 1, seconds: float = BUDGET_S) -> Calibration:
-    """Time both kernels of each distinct shape, those with the least work first, for about so many ``seconds``.
-
-    What there is no time for, on a slow processor, is left out, as are grouped convolutions: they have no dense
-    kernel.
+    Both kernels of each distinct shape are timed, those with the least work first, for about so many ``seconds``;
+    ``told`` hears of each, with how many are done and how many there are. What there is no time for, on a slow
+    processor, is left out, as are grouped convolutions: they have no dense kernel.
     """
     end = time.perf_counter() + seconds
-    every = [(shape, _cropped(*ends)) for shape, ends in distinct_convolutions(model).items()]
-    convolutions = sorted(every, key=lambda entry: _products(*entry[1]))
+    every = {shape: _cropped(*ends) for model in models for shape, ends in distinct_convolutions(model).items()}
+    convolutions = sorted(every.items(), key=lambda entry: _products(*entry[1]))
     found: dict[str, float] = {}
     pace = 0.0  # seconds of all kernels and densities, for each multiply-add of the dense one
     for done, (shape, cropped) in enumerate(convolutions):
@@ -74,13 +36,27 @@ def calibrate(model: Model, threads: int = 1, seconds: float = BUDGET_S) -> Cali
         # Its first trials, and those before them that are not timed, would take about so long.
         if left <= 2.0 * pace * _products(*cropped):
             break
+        if told is not None:
+            told(shape, done, len(convolutions))
         share = REPEATING * left / ((len(convolutions) - done) * (len(DENSITIES) + 1))
         timed = TimedConvolution(*cropped, SAMPLES, threads)
         dense = timed.time(1.0, dense=True, seconds=share).total
         points = [(d, timed.time(d, dense=False, seconds=share).total) for d in DENSITIES]
         found[shape] = crossover(points, dense)
         pace = (dense + sum(taken for _, taken in points)) / _products(*cropped)
-    return Calibration(_core.isa, threads, found)
+    return found
+
+
+def dense_from(model: Model, crossovers: Mapping[str, float]) -> dict[str, float]:
+    """What ``Network`` takes: a density a layer, as ``calibrate`` found it; those of unknown shape are left out."""
+    shapes = model.shapes()
+    found = {}
+    for layer in model.layers:
+        if layer.op in (Op.CONV, Op.LINEAR):
+            crossover = crossovers.get(shape_of(layer, shapes[layer.inputs[0]]))
+            if crossover is not None:
+                found[layer.name] = crossover
+    return found
 
 
 def _cropped(

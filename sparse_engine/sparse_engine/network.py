@@ -51,7 +51,7 @@ class Network:
         """Results are the same bit for bit on any number of threads, if ``shares`` (at least as many) is the same.
 
         0: as many as threads. Each share takes scratch memory of its own. ``dense_from``: by layer, the density
-        from which the dense kernels are used, as ``calibration.Calibration`` has measured it.
+        from which the dense kernels are used, as ``calibration.dense_from`` tells it.
         """
         self.model = model
         self._classes = model.shapes()[model.layers[-1].name][0]

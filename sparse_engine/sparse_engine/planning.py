@@ -9,23 +9,32 @@ import numpy as np
 from sparse_engine.layers import Model, ModelError
 from sparse_engine.network import EXACT, Network
 from sparse_engine.step import Step
+from sparse_engine.tape import DENSE_FROM
 
 NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in its row
 NORMALISED_BYTES = 4  # and the value that a weight norm makes of it
 TRAINING_TAP_BYTES = 16  # of a weight in a training program: where it reads, in both directions, and its value
-DENSE_TAP_BYTES = 12  # the same of a layer that is whole
+DENSE_TAP_BYTES = 12  # the same of any weight where the dense kernels are used
 FORWARD_TAP_BYTES = 4  # in any other
 
 
 class Plan:
     """A model with so many active weights a layer (all, where a layer is not named).
 
-    What weights themselves take is allocated as in training, and freed with the plan. Raises ``ModelError``.
+    ``dense_from`` as in ``Network``. What weights themselves take is allocated as in training, and freed with the
+    plan. Raises ``ModelError``.
     """
 
-    def __init__(self, model: Model, active: Mapping[str, int], threads: int = 1) -> None:
-        self._network = Network(model, threads)
-        self._number_bytes = self._tap_bytes = self._count = 0
+    def __init__(
+        self,
+        model: Model,
+        active: Mapping[str, int],
+        threads: int = 1,
+        *,
+        dense_from: Mapping[str, float] | None = None,
+    ) -> None:
+        self._network = Network(model, threads, dense_from=dense_from)
+        self._number_bytes = self._tap_bytes = self._forward_taps = 0
         for layer in model.layers:
             weights = self._network._state.weights.get(layer.name)
             if weights is None:
@@ -35,8 +44,9 @@ class Plan:
             if not 0 <= count <= size:
                 raise ModelError(f"layer {layer.name!r} has {size} weights, of which {count} cannot be active")
             weights.set(np.arange(count, dtype=np.int64) * size // max(1, count), np.zeros(count, np.float32))
-            self._count += count
-            self._tap_bytes += count * (DENSE_TAP_BYTES if count == size else TRAINING_TAP_BYTES)
+            whole = count >= (dense_from or {}).get(layer.name, DENSE_FROM) * size
+            self._forward_taps += size if whole else count
+            self._tap_bytes += size * DENSE_TAP_BYTES if whole else count * TRAINING_TAP_BYTES
             self._number_bytes += count * (NUMBER_BYTES + (NORMALISED_BYTES if layer.weight_norm else 0))
 
     def arena_bytes(self, samples: int, step: Step) -> int:
@@ -49,5 +59,5 @@ class Plan:
 
     def weight_bytes(self, training: Iterable[int], forward: int = 0) -> int:
         """Weights, and what programs keep of them: training ones for these numbers of samples, and other ones."""
-        taps = self._tap_bytes * len(set(training)) + FORWARD_TAP_BYTES * forward * self._count
+        taps = self._tap_bytes * len(set(training)) + FORWARD_TAP_BYTES * forward * self._forward_taps
         return self._number_bytes + taps

@@ -243,8 +243,8 @@ def test_a_result_is_encoded_when_its_models_are_gone(tmp_path, monkeypatch):
 
     engines, seen = [], []
 
-    def make(name, threads):
-        engine = create_engine(name, threads)
+    def make(name, threads, crossovers):
+        engine = create_engine(name, threads, crossovers)
         engines.append(weakref.ref(engine))
         return engine
 
