@@ -1,8 +1,35 @@
 #include "pool.hpp"
 
+#include <chrono>
 #include <stdexcept>
 
 namespace sparse {
+
+namespace {
+
+// A step is some hundred short operations: to sleep and be woken between them costs more than most of them.
+constexpr std::chrono::microseconds kAwake{50};
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Until `met` is true, or for a short time.
+template <typename F>
+void wait_awake(F&& met) {
+  const auto end = std::chrono::steady_clock::now() + kAwake;
+  while (std::chrono::steady_clock::now() < end)
+    for (int i = 0; i < 16; ++i) {
+      if (met()) return;
+      pause();
+    }
+}
+
+}  // namespace
 
 Pool::Pool(int threads, int shares) : shares_(shares == 0 ? threads : shares) {
   if (threads < 1 || threads > 256)
@@ -50,6 +77,7 @@ void Pool::run(int items, const std::function<void(int, int, int)>& work) {
   }
   if (!workers_.empty()) begin_.notify_all();
   shares_of(0);
+  wait_awake([this] { return running_ == 0; });
   std::unique_lock<std::mutex> lock(mutex_);
   done_.wait(lock, [this] { return running_ == 0; });
   if (failure_) {
@@ -62,6 +90,7 @@ void Pool::run(int items, const std::function<void(int, int, int)>& work) {
 void Pool::serve(int thread) {
   long seen = 0;
   for (;;) {
+    wait_awake([&] { return generation_ != seen; });
     {
       std::unique_lock<std::mutex> lock(mutex_);
       begin_.wait(lock, [&] { return ending_ || generation_ != seen; });

@@ -1,7 +1,9 @@
 // A fixed team of threads that share out numbered items in contiguous ranges.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -35,8 +37,9 @@ class Pool {
   const std::function<void(int, int, int)>* work_ = nullptr;
   int shares_;
   int items_ = 0;
-  int running_ = 0;
-  long generation_ = 0;
+  // Written under the mutex, for those who sleep; read without it by those who wait awake.
+  std::atomic<int> running_{0};
+  std::atomic<long> generation_{0};
   bool ending_ = false;
   std::exception_ptr failure_;
 };
