@@ -107,14 +107,15 @@ def measure_losses(
     candidates: list[Counts],
     development: Dataset,
     normalization: Normalization,
+    batch: int,
 ) -> list[float]:
-    """Mean loss of every candidate on the development set, in evaluation mode (step 6)."""
+    """Mean loss of every candidate on the development set in evaluation mode, ``batch`` samples a pass (step 6)."""
     x = normalization(development.x)
     losses = []
     for index, counts in enumerate(candidates):
         params = candidate_params(parent, statistics, index, graph)
         engine.load(graph, params, magnitude_mask(parent, counts))
-        losses.append(engine.evaluate(x, development.y).loss)
+        losses.append(engine.evaluate(x, development.y, batch).loss)
     return losses
 
 

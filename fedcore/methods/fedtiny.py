@@ -126,7 +126,7 @@ class FedTiny(Adjusting):
             case "bn_statistics":
                 return self._run_statistics(task, engine, data, control)
             case "bn_selection":
-                return self._run_selection(task, engine, data)
+                return self._run_selection(task, engine, data, control)
         return super().run(task, engine, data, control)
 
     def _run_statistics(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
@@ -144,7 +144,7 @@ class FedTiny(Adjusting):
         )
         return Payload({"step": task.meta["step"], "samples": len(data.development)}, statistics)
 
-    def _run_selection(self, task: Payload, engine: Engine, data: DeviceData) -> Payload:
+    def _run_selection(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
         """Step 6: every candidate's loss with the aggregated statistics: C scalars go up."""
         graph = self.problem.graph
         losses = selection.measure_losses(
@@ -155,5 +155,6 @@ class FedTiny(Adjusting):
             self._pool(task),
             data.development,
             normalization_of(task),
+            control.micro_batch or self.problem.training.batch,
         )
         return Payload({"step": task.meta["step"], "samples": len(data.development), "losses": list(losses)})

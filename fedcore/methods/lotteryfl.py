@@ -107,10 +107,11 @@ class LotteryFl(FedAvg):
 
     def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
         x, y = normalization_of(task)(data.development.x), data.development.y
+        batch = control.micro_batch or self.problem.training.batch
         ticket = self.ticket(task, control)
         mask, start = ticket.mask, task.params
         engine.load(self.problem.graph, task.params, mask)
-        if engine.evaluate(x, y).accuracy >= self.settings.accuracy_threshold and self.prunable(mask):
+        if engine.evaluate(x, y, batch).accuracy >= self.settings.accuracy_threshold and self.prunable(mask):
             mask, start = self.prune(task.params, mask), self.rewound(ticket)
             engine.load(self.problem.graph, start, mask)
         self.remember(task, control, Ticket(mask, ticket.initial))
@@ -120,7 +121,7 @@ class LotteryFl(FedAvg):
             "step": task.meta["step"],
             "samples": local.samples,
             "loss": local.loss,
-            "accuracy": engine.evaluate(x, y).accuracy,
+            "accuracy": engine.evaluate(x, y, batch).accuracy,
             "density": density(mask),
         }
         return Payload(meta, engine.params(), mask)

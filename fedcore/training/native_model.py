@@ -28,7 +28,7 @@ def step_of(settings: StepSettings) -> sparse_engine.Step:
         penalty=settings.penalty,
         recompute=settings.recompute,
         keep=settings.keep,
-        cache=settings.cache,
+        cache=settings.cache if settings.keep < 1.0 else "fp32",
         pruned_norm=settings.pruned_norm,
     )
 

@@ -5,8 +5,10 @@ from sparse_engine.inference import Inference, load
 from sparse_engine.layers import Layer, Model, ModelError, Op
 from sparse_engine.network import Network
 from sparse_engine.step import Step
+from sparse_engine.values import Cache
 
 __all__ = [
+    "Cache",
     "Inference",
     "Layer",
     "Model",

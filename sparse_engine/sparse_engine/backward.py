@@ -189,7 +189,7 @@ class Backward:
             gradient = self._sum(stored.out, found)
             output = Reading(gradient.buffer)
         (source,) = stored.sources
-        current, keep = self._values.activation(source)
+        current, keep = self._values.activation(source, stored.layer.name)
         target, added = self._target(source) if self._wanted(source) else (None, None)
         from_buffer = gradient.buffer
         # A flattened input's gradient is written in the input's own shape: the same memory.

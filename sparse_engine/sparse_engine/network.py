@@ -214,6 +214,13 @@ class Network:
         return compiled
 
     def _compile(self, samples: int, mode: str, saving: Saving) -> Compiled:
+        unknown = sorted(
+            {name for name, _ in saving.layers} - self._state.weights.keys() - self._state.norms.keys()
+        )
+        if unknown:
+            raise ModelError(
+                f"caches are chosen for {unknown}, which have none: name layers with weights, or norms"
+            )
         lowered = Forward(self.model, training=mode != "infer").lower()
         tape = lowered.tape
         if mode == "train":

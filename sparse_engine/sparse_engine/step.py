@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from sparse_engine.values import Saving
+from sparse_engine.values import Cache, Saving
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +21,20 @@ class Step:
     penalty: float = 0.0
     recompute: int = 0  # 1: sums are computed again for the backward pass; 2: most convolutions are
     keep: float = 1.0  # share of a layer's input that its weight gradient sees, the largest entries
-    cache: Literal["fp32", "fp16"] = "fp32"  # precision of that share
-    pruned_norm: bool = False  # with ``keep`` < 1 batch norms' caches are pruned too
+    cache: Literal["fp32", "fp16"] = "fp32"  # precision of what is kept for that
+    pruned_norm: bool = False  # batch norms' caches are like that, too
+    layers: Mapping[str, Cache] = field(default_factory=dict)  # other caches of single layers: see ``Saving``
 
     def __post_init__(self) -> None:
         rates = (self.learning_rate, self.momentum, self.weight_decay, self.penalty)
         if not all(map(math.isfinite, rates)) or self.micro_batch < 0:
             raise ValueError(f"{self}: rates must be finite, and micro_batch 0 or more")
-        if not 0 < self.keep <= 1 or self.recompute not in (0, 1, 2) or self.cache not in ("fp32", "fp16"):
-            raise ValueError(f"{self}: 0 < keep <= 1, recompute is 0, 1 or 2, and cache fp32 or fp16")
+        if self.recompute not in (0, 1, 2):
+            raise ValueError(f"{self}: recompute is 0, 1 or 2")
+        _ = self.saving  # raises where the cache is none
 
     @property
     def saving(self) -> Saving:
-        return Saving(self.recompute, self.keep, self.cache == "fp16", self.pruned_norm)
+        """What the memory between the passes depends on."""
+        cache = Cache(self.keep, self.cache)
+        return Saving(self.recompute, cache, self.pruned_norm, tuple(sorted(self.layers.items())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sparse_engine import _core
 from sparse_engine.forward import Lowered, Stored
@@ -14,19 +15,53 @@ MOST_AGAIN = 2  # convolutions in a row
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """What is kept of a tensor between the passes: the share ``keep`` of its entries, the largest.
+
+    With ``keep`` 1 all that are not zero, which in half precision loses its rounding only. ``Cache()`` is exact.
+    """
+
+    keep: float = 1.0
+    precision: Literal["fp32", "fp16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1 or self.precision not in ("fp32", "fp16"):
+            raise ValueError(f"{self}: 0 < keep <= 1, and the precision is fp32 or fp16")
+
+    @property
+    def exact(self) -> bool:
+        return self.keep >= 1.0 and self.precision == "fp32"
+
+
+WHOLE = Cache()
+
+
+@dataclass(frozen=True, slots=True)
 class Saving:
     """How memory is saved between the passes.
 
     ``recompute`` 1: sums are computed again; 2: sums are kept and most convolutions computed again (of a residual
-    block all, from its input). Both are exact. With ``keep`` < 1 weight gradients see that share of their layer's
-    input, the largest entries (FedMef, section 3.3), kept in half precision if ``half``; ``norms``: batch norms'
-    caches are pruned too, their input gradient approximate.
+    block all, from its input). Both are exact. ``cache`` is what weight gradients see of their layers' inputs
+    (FedMef, section 3.3); with ``norms`` batch norms' caches are like it, their input gradient approximate.
+    ``layers`` says otherwise of single layers: of a norm its own cache, of others that of their input.
     """
 
     recompute: int = 0
-    keep: float = 1.0
-    half: bool = False
+    cache: Cache = WHOLE
     norms: bool = False
+    layers: tuple[tuple[str, Cache], ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return self.cache.exact and all(cache.exact for _, cache in self.layers)
+
+    def of(self, layer: str) -> Cache:
+        """Of the input of a layer that has weights."""
+        return dict(self.layers).get(layer, self.cache)
+
+    def of_norm(self, norm: str) -> Cache:
+        """Of a batch norm's normalised values."""
+        return dict(self.layers).get(norm, self.cache if self.norms else WHOLE)
 
 
 class Values:
@@ -37,7 +72,7 @@ class Values:
         self._saving = saving
         self._stored = {stored.out: stored for stored in lowered.stored}
         self._again: dict[Buffer, Buffer] = {}
-        self._copies: dict[tuple[Reading, str], Buffer] = {}
+        self._copies: dict[tuple[Reading, str, Copy], Buffer] = {}
         # After which instruction the forward pass does not read a buffer again.
         self._last_read = {
             buffer.storage: index
@@ -53,11 +88,12 @@ class Values:
         """The reading, its values as they were."""
         return Reading(self._value(reading.buffer), reading.norm, reading.act, reading.gain)
 
-    def activation(self, reading: Reading) -> tuple[Reading, float]:
-        """(what a weight gradient reads, the share of it that it is to see)."""
-        if self._saving.keep >= 1.0 or not self._pruned(reading):
-            return self.exact(reading), self._saving.keep
-        copy = self._compressed(reading, standard=False)
+    def activation(self, reading: Reading, layer: str) -> tuple[Reading, float]:
+        """(what that layer's weight gradient reads of its input, the share of it that it is to see)."""
+        cache = self._saving.of(layer)
+        if not self._pruned(reading):
+            return self.exact(reading), cache.keep
+        copy = self._compressed(reading, cache, standard=False)
         return Reading(self._shaped(self._expanded(copy, reading.buffer.storage), reading.buffer)), 1.0
 
     def derivative(self, reading: Reading) -> Reading:
@@ -73,7 +109,8 @@ class Values:
         """The pruned normalised values of a reading; None where ``exact`` has them whole."""
         if not self._pruned(reading):
             return None
-        return self._expanded(self._compressed(reading, standard=True), reading.buffer)
+        cache = self._saving.of_norm(reading.norm)
+        return self._expanded(self._compressed(reading, cache, standard=True), reading.buffer)
 
     def output(self, stored: Stored) -> Buffer:
         """A buffer that tells the derivative of the activation that a sum was stored after."""
@@ -119,7 +156,7 @@ class Values:
         return self._again[buffer]
 
     def _is_computed_again(self, stored: Stored) -> bool:
-        if self._saving.keep < 1.0 and not all(source.buffer.storage in self._whole for source in stored.sources):
+        if any(self._pruned(source) for source in stored.sources):
             return False
         return stored.out in self._chains or (stored.kind == "combine" and self._saving.recompute == 1)
 
@@ -138,9 +175,10 @@ class Values:
         found = set(lowered.tape.inputs)
         for stored in lowered.stored:
             for source in stored.sources:
+                read = stored.kind == "conv" and self._saving.of(stored.layer.name).exact
                 largest = stored.kind == "pool" and stored.layer.op is Op.MAX_POOL
-                unprunable = source.act == _core.Act.hardswish or bool(source.norm and not self._saving.norms)
-                if largest or unprunable:
+                normalised = bool(source.norm) and self._saving.of_norm(source.norm).exact
+                if read or largest or normalised or source.act == _core.Act.hardswish:
                     found.add(source.buffer.storage)
         if self._saving.recompute == 1:
             # What can be computed again from such needs no copy either.
@@ -150,11 +188,11 @@ class Values:
         return found
 
     def _pruned(self, reading: Reading) -> bool:
-        return self._saving.keep < 1.0 and reading.buffer.storage not in self._whole
+        return not self._saving.exact and reading.buffer.storage not in self._whole
 
     def _copy(self, reading: Reading, kind: str, copy: Copy, standard: bool) -> Buffer:
         """A copy of the reading, taken when the forward pass has done with its buffer."""
-        key = (Reading(reading.buffer.storage, reading.norm, reading.act, reading.gain), kind)
+        key = (Reading(reading.buffer.storage, reading.norm, reading.act, reading.gain), kind, copy)
         if key not in self._copies:
             source, buffer = key[0], self._tape.like(reading.buffer.storage, copy)
 
@@ -172,8 +210,8 @@ class Values:
             self._copies[key] = buffer
         return self._copies[key]
 
-    def _compressed(self, reading: Reading, standard: bool) -> Buffer:
-        copy = Copy(self._saving.keep, self._saving.half)
+    def _compressed(self, reading: Reading, cache: Cache, standard: bool) -> Buffer:
+        copy = Copy(cache.keep, cache.precision == "fp16")
         return self._copy(reading, "standard" if standard else "activation", copy, standard)
 
     def _encoded(self, reading: Reading) -> Buffer:

@@ -48,6 +48,7 @@ ptrdiff_t trim(uint16_t* bitmap, ptrdiff_t count, ptrdiff_t room) {
 }  // namespace
 
 float threshold(const Context& context, const View& view, float keep) {
+  if (keep >= 1.0f) return 0.0f;
   const Tensor& t = context.tensor(view.tensor);
   const ptrdiff_t plane = context.plane(view.tensor), total = plane * planes(context, t);
   // An odd stride visits every residue of the powers of two by which tensors are laid out.

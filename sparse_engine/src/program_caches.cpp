@@ -18,7 +18,7 @@ Cache& Program::cache_of(int id, int tensor) const {
 }
 
 void Program::compress(const View& view, float keep, int id) {
-  require(keep > 0.0f && keep < 1.0f, "a pruned copy keeps a share between 0 and 1");
+  require(keep > 0.0f && keep <= 1.0f, "a pruned copy keeps a share above 0, of 1 at most");
   Cache& cache = cache_of(id, checked(view).tensor);
   require(cache.floats >= pruned_floats(cache.shape, context_, keep, cache.half), "too little room for the copy");
   scratch(context_.plane(view.tensor) + kSlack);

@@ -7,6 +7,8 @@ import pytest
 from reference_network import WEIGHTED, Reference
 
 from sparse_engine import Model, Network, Op, Step
+from sparse_engine.network import EXACT
+from sparse_engine.values import Saving
 
 TOLERANCE = 1e-5  # of the largest absolute value of an array
 MARGIN = 1e-3  # pre-activations stay that far from kinks, so that float32 does not choose another side
@@ -57,12 +59,12 @@ def batch(model: Model, rng: np.random.Generator, samples: int) -> tuple[np.ndar
     return x, rng.integers(0, classes, samples)
 
 
-def assert_close(got, wanted, what: str, floor: float = 1e-3) -> None:
+def assert_close(got, wanted, what: str, floor: float = 1e-3, tolerance: float = TOLERANCE) -> None:
     """``floor``: the least scale that the error is held against, for sums whose terms cancel."""
     assert got.shape == wanted.shape, f"{what}: {got.shape} is not {wanted.shape}"
     scale = max(float(np.abs(wanted).max(initial=0.0)), floor)
     error = float(np.abs(got - wanted).max(initial=0.0))
-    assert error <= TOLERANCE * scale, f"{what}: off by {error:.3g} at scale {scale:.3g}"
+    assert error <= tolerance * scale, f"{what}: off by {error:.3g} at scale {scale:.3g}"
 
 
 def pair(model: Model, seed: int, density: float = 1.0, threads: int = 1) -> tuple[Network, Reference]:
@@ -101,12 +103,21 @@ def check_predictions(network: Network, reference: Reference, x: np.ndarray) -> 
 
 
 def check_gradients(
-    network: Network, reference: Reference, x, y, objective: str = "cross_entropy", floor: float = 1e-3
+    network: Network,
+    reference: Reference,
+    x,
+    y,
+    objective: str = "cross_entropy",
+    floor: float = 1e-3,
+    saving: Saving = EXACT,
 ) -> None:
     """Dense gradients of every weight as it is used; an input's are seen by the layer before."""
     wanted = reference.gradients(x, y, objective)
     names = [layer.name for layer in reference.model.layers if layer.op in WEIGHTED]
-    found = {name: gradient.copy() for name, first, gradient in network.gradients(x, y, names, objective=objective)}
+    found = {
+        name: gradient.copy()
+        for name, first, gradient in network.gradients(x, y, names, objective=objective, saving=saving)
+    }
     assert sorted(found) == sorted(names)
     largest = max(float(np.abs(wanted[f"used:{name}"]).max(initial=0.0)) for name in names)
     for name in names:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_engine import Cache
+
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Pair = tuple[int, int]
@@ -111,6 +113,29 @@ def batch_norm_gradients(x: Array, gamma: Array, g: Array) -> tuple[Array, Array
     of_gamma, of_beta = (g * z).sum(axis=axes), g.sum(axis=axes)
     of_x = _channels(gamma) / scale * (g - (_channels(of_beta) + z * _channels(of_gamma)) / count)
     return of_x, of_gamma, of_beta
+
+
+def pruned_batch_norm_gradients(x: Array, gamma: Array, g: Array, cache: Cache) -> tuple[Array, Array, Array]:
+    """The same from what is kept of the normalised values: their energy makes up for what is not."""
+    axes, count = (0, 2, 3), x.size / x.shape[1]
+    scale = np.sqrt(x.var(axis=axes, keepdims=True) + BATCH_NORM_EPSILON)
+    z = kept((x - x.mean(axis=axes, keepdims=True)) / scale, cache)
+    along, energy = (g * z).sum(axis=axes), np.maximum(np.square(z).sum(axis=axes), 1e-6 * count)
+    of_beta = g.sum(axis=axes)
+    of_x = _channels(gamma) / scale * (g - _channels(of_beta) / count - z * _channels(along / energy))
+    return of_x, along * count / energy, of_beta
+
+
+# -- caches --------------------------------------------------------------------------------
+
+
+def kept(x: Array, cache: Cache) -> Array:
+    """The share of the entries that a cache keeps, the largest, the others zero."""
+    sizes = np.abs(x).reshape(-1)
+    count = max(1, int(cache.keep * sizes.size + 0.5))
+    bound = 0.0 if cache.keep >= 1 else np.partition(sizes, sizes.size - count)[sizes.size - count]
+    found = np.where(np.abs(x) >= bound, x, 0.0)
+    return found if cache.precision == "fp32" else found.astype(np.float16).astype(np.float64)
 
 
 # -- activations ---------------------------------------------------------------------------

@@ -13,14 +13,16 @@ from reference import (
     batch_norm_gradients,
     convolution,
     convolution_gradients,
+    kept,
     normalised,
     normalised_gradients,
     objective,
     pool,
     pool_gradient,
+    pruned_batch_norm_gradients,
 )
 
-from sparse_engine import Layer, Model, Op, Step
+from sparse_engine import Cache, Layer, Model, Op, Step
 
 BN_MOMENTUM = 0.1
 WEIGHTED = (Op.CONV, Op.LINEAR)
@@ -32,9 +34,14 @@ def _pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
 
 
 class Reference:
-    """``params`` and ``mask`` are named as the engine's. ``dropped`` gives each dropout layer's factors."""
+    """``params`` and ``mask`` are named as the engine's. ``dropped`` gives each dropout layer's factors.
+
+    ``caches``: what the backward pass sees of the inputs of layers with weights, and of norms' normalised values,
+    by the layer's name; all where none is given.
+    """
 
     def __init__(self, model: Model, params: dict, mask: dict | None = None, dropped: dict | None = None):
+        self.caches: dict[str, Cache] = {}
         self.model, self.dropped = model, dropped or {}
         self.params = {name: np.array(value, np.float64) for name, value in params.items()}
         self.mask = {}
@@ -135,7 +142,11 @@ class Reference:
         if layer.op in WEIGHTED:
             return [self._convolution_gradients(layer, x, g, add)]
         if layer.op is Op.BATCH_NORM:
-            of_x, of_gamma, of_beta = batch_norm_gradients(x, self.params[f"{layer.name}.weight"], g)
+            gamma, cache = self.params[f"{layer.name}.weight"], self.caches.get(layer.name)
+            if cache is None:
+                of_x, of_gamma, of_beta = batch_norm_gradients(x, gamma, g)
+            else:
+                of_x, of_gamma, of_beta = pruned_batch_norm_gradients(x, gamma, g, cache)
             add(f"{layer.name}.weight", of_gamma)
             add(f"{layer.name}.bias", of_beta)
             return [of_x]
@@ -155,6 +166,9 @@ class Reference:
         flat = x.reshape(len(x), -1, 1, 1) if layer.op is Op.LINEAR else x
         name, used = f"{layer.name}.weight", self.used_weight(layer)
         of_x, of_weight = convolution_gradients(flat, used, *self._geometry(layer), g)
+        if layer.name in self.caches:
+            seen = kept(flat, self.caches[layer.name])
+            of_weight = convolution_gradients(seen, used, *self._geometry(layer), g)[1]
         of_weight = of_weight.reshape(layer.weight_shape)
         add(f"used:{layer.name}", of_weight)
         if layer.bias:

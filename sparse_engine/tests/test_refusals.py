@@ -180,7 +180,7 @@ def test_threads_are_refused(threads):
     "wrong", [{"momentum": np.nan}, {"micro_batch": -1}, {"keep": 0}, {"keep": 2}, {"recompute": 3}, {"cache": "x"}]
 )
 def test_steps_are_refused(wrong):
-    with pytest.raises(ValueError, match="Step"):
+    with pytest.raises(ValueError, match=r"(Step|Cache)\(.*\): "):
         Step(0.1, **wrong)
 
 

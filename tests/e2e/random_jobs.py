@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -39,8 +38,8 @@ from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from fedcore.sparsity.mask import apply_mask
 from fedcore.training.planner import MARGIN
 
-# Jobs and limits are drawn for what torch takes; an engine without a calibration plans nothing.
-ENGINE = os.environ.get("TINYFLEET_RANDOM_ENGINE", "torch")
+# A worker's limits in bytes, by engine: least, most, and the likeliest, at which many jobs fit in some way only.
+LIMITS = {"native": (46e6, 260e6, 62e6), "torch": (260e6, 600e6, 320e6)}
 CLASSES = 10
 MOST_GFLOP = 150.0  # dense arithmetic of one job: seconds of a core
 MOST_VALUES = 9e7  # activations: what pruned caches and fresh pages cost
@@ -63,6 +62,7 @@ class Job:
     """One task on one emulated board."""
 
     number: int
+    engine: str
     spec: RunSpec
     stage: str
     steps: int
@@ -100,7 +100,7 @@ class Record:
     tries: list[Try] = field(default_factory=list)
 
 
-def draw(number: int, rng: random.Random) -> Job:
+def draw(number: int, engine: str, rng: random.Random) -> Job:
     """A job that trains within seconds; whether it fits its limit is another matter."""
     while True:
         name = rng.choice(list(MODELS))
@@ -130,12 +130,13 @@ def draw(number: int, rng: random.Random) -> Job:
     samples = batch * (steps if stage == "train" else 10)
     return Job(
         number,
+        engine,
         RunSpec(seed=number, method=settings, model=model, training=training),
         stage,
         steps,
         rng.choice((1.0, 1.0, 1.0, 0.5)),
         samples,
-        round(rng.triangular(260e6, 600e6, 320e6)),
+        round(rng.triangular(*LIMITS[engine])),
         rng.choice(("cgroup", "data")),
     )
 
@@ -190,12 +191,12 @@ class Board:
             usable=lambda: 1 << 33,
             threads=1,
             policy="fresh",
-            engine=ENGINE,
+            engine=job.engine,
         )
         clock = time.monotonic
         self.tasks = Assignments(
             "porch",
-            AgentConfig(engine=ENGINE, data=data_of(job, data)),
+            AgentConfig(engine=job.engine, data=data_of(job, data)),
             directory,
             governor=self.governor,
             inbox=Inbox(directory / "inbox", 10**9),

@@ -1,7 +1,7 @@
 """Random jobs under emulated boards: what a plan says fits is never killed, and nothing is tried twice alike.
 
-``TINYFLEET_RANDOM_JOBS`` is their number, ``TINYFLEET_RANDOM_SEED`` what they are drawn from,
-``TINYFLEET_RANDOM_ENGINE`` the engine, ``TINYFLEET_RANDOM_RECORDS`` a directory for what became of each.
+``TINYFLEET_RANDOM_JOBS`` is their number with each engine, ``TINYFLEET_RANDOM_SEED`` what they are drawn from,
+``TINYFLEET_RANDOM_RECORDS`` a directory for what became of each.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-pytest.importorskip("torch", reason="the worker needs an engine")
-
 from device_profiles.limits import DataLimit
 from edge_agent import enforcement
 from fedcore.protocol.messages import TaskState
-from tests.e2e.random_jobs import Board, Record, draw
+from fedcore.training.registry import available
+from tests.e2e.random_jobs import LIMITS, Board, Record, draw
 
 JOBS = int(os.environ.get("TINYFLEET_RANDOM_JOBS", "200"))
 SEED = int(os.environ.get("TINYFLEET_RANDOM_SEED", "20260"))
@@ -27,18 +26,23 @@ OVERSHOOT = 1.02
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory) -> list[Record]:
+@pytest.fixture(scope="module", params=LIMITS)
+def records(request, tmp_path_factory) -> list[Record]:
+    engine = request.param
+    if engine not in available():
+        pytest.skip(f"engine {engine} is not installed")
     rng, found = random.Random(SEED), []
     data = tmp_path_factory.mktemp("data")
     for number in range(JOBS):
-        job = draw(number, rng)
+        job = draw(number, engine, rng)
         with pytest.MonkeyPatch.context() as patch:
             if job.hard == "data":
                 patch.setattr(enforcement, "choose_limit", lambda size, name: DataLimit(size))
             found.append(Board(job, tmp_path_factory.mktemp("board"), data).run())
         if directory := os.environ.get("TINYFLEET_RANDOM_RECORDS"):
-            Path(directory, "random-jobs.json").write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+            Path(directory, f"random-jobs-{engine}.json").write_bytes(
+                msgspec.json.format(msgspec.json.encode(found))
+            )
     return found
 
 

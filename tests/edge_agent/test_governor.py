@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from edge_agent.governor import WARM_WORKER_BYTES, Chosen, Governor, Stage
@@ -8,10 +10,10 @@ from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 SPEC = RunSpec(method={"name": "fedtiny", "density": 0.05}, training=TrainingSettings(batch=24))
 
 
-def governor(path, *, limit=100_000_000, usable=4_000_000_000, policy="auto", free=None):
+def governor(path, *, limit=100_000_000, usable=4_000_000_000, policy="auto", free=None, engine="torch"):
     """``free``: a list whose entry is what is usable now, in place of ``usable`` for ever."""
     now = free or [usable]
-    return Governor(path, memory_limit_bytes=limit, usable=lambda: now[0], threads=2, policy=policy, engine="torch")
+    return Governor(path, memory_limit_bytes=limit, usable=lambda: now[0], threads=2, policy=policy, engine=engine)
 
 
 def chosen(rung=0, rungs=4, peak=90_000_000):
@@ -138,15 +140,27 @@ def test_the_limit_comes_from_the_board_where_none_is_set(tmp_path):
 @pytest.mark.parametrize(
     ("limit", "usable", "policy", "expected"),
     [
-        (300_000_000, 3 * WARM_WORKER_BYTES, "auto", "warm"),
-        (300_000_000, 3 * WARM_WORKER_BYTES - 1, "auto", "fresh"),
+        (300_000_000, 3 * WARM_WORKER_BYTES["torch"], "auto", "warm"),
+        (300_000_000, 3 * WARM_WORKER_BYTES["torch"] - 1, "auto", "fresh"),
         (60_000_000, 200_000_000, "auto", "warm"),
         (300_000_000, 350_000_000, "warm", "warm"),
         (300_000_000, 8_000_000_000, "fresh", "fresh"),
     ],
 )
 def test_policy(tmp_path, limit, usable, policy, expected):
-    assert governor(tmp_path / "g.json", limit=limit, usable=usable, policy=policy).policy == expected
+    made = governor(tmp_path / "g.json", limit=limit, usable=usable, policy=policy, engine="torch")
+    assert made.policy == expected
+
+
+@pytest.mark.parametrize("engine", ["native", "auto"])
+def test_the_native_engine_may_stay_on_a_smaller_board(tmp_path, monkeypatch, engine):
+    least = 3 * WARM_WORKER_BYTES["native"]
+    pytest.importorskip("sparse_engine")
+    assert governor(tmp_path / "g.json", limit=300_000_000, usable=least, engine=engine).policy == "warm"
+    assert governor(tmp_path / "g.json", limit=300_000_000, usable=least - 1, engine=engine).policy == "fresh"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    expected = "warm" if engine == "native" else "fresh"
+    assert governor(tmp_path / "g.json", limit=300_000_000, usable=least, engine=engine).policy == expected
 
 
 def test_what_a_roomy_heap_took_does_not_correct_predictions(tmp_path):

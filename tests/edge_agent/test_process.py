@@ -10,8 +10,6 @@ import time
 import psutil
 import pytest
 
-pytest.importorskip("torch", reason="the worker needs an engine")
-
 from fedcore.protocol.codec import decode
 from fedcore.protocol.messages import (
     Enrolment,
@@ -26,11 +24,14 @@ from fedcore.protocol.messages import (
 )
 from fedcore.protocol.mosquitto import MosquittoBroker
 from fedcore.protocol.mqtt import MqttTransport
-from fedcore.training.registry import preferred
+from fedcore.training.registry import available, preferred
 from tests.edge_agent.rig import Coordinator
 from tests.edge_agent.runs import first_state, spec_of, task_blob, write_data
 
-pytestmark = pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed")
+pytestmark = [
+    pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed"),
+    pytest.mark.skipif(not available(), reason="the worker needs an engine"),
+]
 
 RSS_LIMIT_BYTES = 30_000_000
 

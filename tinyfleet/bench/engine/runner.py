@@ -12,7 +12,7 @@ from tinyfleet.bench.engine.cells import Cell
 
 WARM_UP = 2
 STEPS = 7
-PAUSE_S = 0.05  # between the arms: threads that wait for more work still spin for a moment
+PAUSE_S = 0.01  # between the arms: threads that wait for more work still spin for a moment
 
 
 @dataclass(frozen=True, slots=True)
