@@ -51,6 +51,7 @@ class DemoOptions:
     memory_limit: str | int = 0
     limit: int = 0
     boards: tuple[str, ...] = ()  # emulated around the agents, in turn
+    engine: str = "auto"
 
     def spec(self, method: str) -> RunSpec:
         """The demo's run of one method. Raises ``ConfigError`` for one that does not exist."""
@@ -79,9 +80,16 @@ class Trained:
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """Run everything; returns the result as JSON data and writes models and the report into ``options.out``.
 
-    Raises ``FleetError`` where a process dies, ``DemoFailed`` where a run does not finish.
+    Raises ``FleetError`` where a process dies, ``DemoFailed`` where a run does not finish, ``ConfigError`` where
+    the engine is not installed.
     """
+    from fedcore.training.registry import available, preferred
+
     started = time.perf_counter()
+    if preferred(options.engine) not in available():
+        raise ConfigError(
+            f"engine {options.engine!r} is not installed here; use one of auto, {', '.join(available())}"
+        )
     specs = {"dense": options.spec("fedavg"), "tiny": options.spec(options.method)}
     work = options.out / "fleet"
     fleet = Fleet(
@@ -91,6 +99,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
             specs["tiny"].data,
             broker=options.broker,
             memory_limit=options.memory_limit,
+            engine=options.engine,
             boards=options.boards,
         ),
     )
@@ -213,7 +222,7 @@ def conclude(
     try:
         dense, tiny = store.run(trained.dense), store.run(trained.tiny)
         dense_blob, tiny_blob = _blob(store, dense), _blob(store, tiny)
-        engine = engines.create("auto")
+        engine = engines.create(options.engine)
         exported = export_state(specs["tiny"], tiny_blob, options.out / "model", engine)
         dense_accuracy = evaluate_state(specs["dense"], dense_blob, engine)
         rows = [dataclass_dict(row) for row in exported.rows]

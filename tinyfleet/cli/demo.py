@@ -37,6 +37,7 @@ def demo(
     boards: Annotated[
         str, typer.Option(metavar="A,B,...", help="Emulate these boards around the agents, in turn.")
     ] = "",
+    engine: Annotated[str, typer.Option(help="That trains: native, torch, or auto.")] = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers here.")
     ] = None,
@@ -68,6 +69,7 @@ def demo(
         broker=broker,
         memory_limit=int(memory_limit) if memory_limit.isdigit() else memory_limit,
         limit=demo_spec.QUICK_LIMIT if quick else limit,
+        engine=engine,
         boards=tuple(filter(None, (name.strip() for name in boards.split(",")))),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
