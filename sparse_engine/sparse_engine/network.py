@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Network:
         from which the dense kernels are used, as ``calibration.dense_from`` tells it.
         """
         self.model = model
-        self._classes = model.shapes()[model.layers[-1].name][0]
+        self._classes = _classes(model)
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
@@ -234,6 +235,17 @@ class Network:
                 layers[instruction.layer] = len(program)
             instruction.emit(emitter)
         return Compiled(program, emitter.tensor(lowered.input), emitter.tensor(lowered.output), layers, memory)
+
+
+def _classes(model: Model) -> int:
+    """Values of a sample's output. Raises ``ModelError`` for a model that gives no vector."""
+    last = model.layers[-1].name if model.layers else "input"
+    shape = model.shapes().get(last, model.input_shape)
+    if math.prod(shape[1:]) != 1:
+        raise ModelError(
+            f"layer {last!r} gives outputs of shape {shape}; let a linear layer or a global pool be the last"
+        )
+    return shape[0]
 
 
 def momentum_of(parts: int) -> float:

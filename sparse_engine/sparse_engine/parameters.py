@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ class Parameters:
 
     def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Take numbers; weights outside the mask are dropped, and all momentum is cleared."""
+        self._check_names("mask", mask or ())
         for name, weights in self.state.weights.items():
             shape = self._layers[name].weight_shape
             values = _array(params, f"{name}.weight", shape).reshape(-1)
@@ -99,12 +100,17 @@ class Parameters:
 
     def mark(self, positions: Mapping[str, Ints]) -> None:
         """Flat positions of the weights that ``Step.penalty`` draws to zero."""
+        self._check_names("marked positions", positions)
         for name, weights in self.state.weights.items():
             weights.mark(integers(positions.get(f"{name}.weight", ()), f"marked positions of {name}"))
 
     def marked_norm(self) -> float:
         """The 2-norm of all marked weights together."""
         return float(np.sqrt(sum(weights.marked_square() for weights in self.state.weights.values())))
+
+    def _check_names(self, what: str, names: Iterable[str]) -> None:
+        if unknown := sorted(set(names) - {f"{name}.weight" for name in self.state.weights}):
+            raise ModelError(f"{what} of {', '.join(unknown)}, of which the model has no weight")
 
     # -- pruning, growing, going on ------------------------------------------------------
 

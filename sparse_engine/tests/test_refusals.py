@@ -130,6 +130,19 @@ def test_marks_are_checked_and_count_once():
     assert model.marked_norm() == pytest.approx(np.linalg.norm(params()["c.weight"].reshape(-1)[[1, 5]]))
 
 
+def test_names_that_the_model_has_not_are_refused():
+    for wrong in ("n.weight", "c", "nowhere.weight"):
+        with pytest.raises(ModelError, match=f"mask of {wrong}"):
+            network({wrong: np.ones(SHAPES["c.weight"], bool)})
+        with pytest.raises(ModelError, match=f"marked positions of {wrong}"):
+            network().mark({wrong: np.array([0])})
+
+
+def test_a_model_must_end_in_a_vector():
+    with pytest.raises(ModelError, match=r"'p' gives outputs of shape \(4, 3, 3\)"):
+        Network(Model(MODEL.input_shape, LAYERS[:-1]))
+
+
 def test_gradients_are_refused():
     for layers, more in (
         (["z"], {}),
