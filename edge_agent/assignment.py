@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from device_profiles.limits import DataLimit
 from edge_agent.config import AgentConfig
 from edge_agent.enforcement import Worker
 from edge_agent.governor import Chosen, Governor, Plan, Stage
@@ -251,7 +250,7 @@ class Assignments:
                 "calibration": str(self._calibration),
                 "steps": offer.steps,
                 "keep": offer.keep,
-                "data_limit_bytes": plan.memory_limit_bytes if worker.kind == DataLimit.kind else 0,
+                "memory_limit_bytes": plan.memory_limit_bytes,
             }
         )
         self._progress(TaskStatus(offer.run, offer.step, TaskState.RUNNING), now=True)

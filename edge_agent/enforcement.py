@@ -192,8 +192,11 @@ class WorkerProcess:
                 "event": "over_budget",
                 "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
             }
-        at_limit = self._near_data_limit and self.kind == DataLimit.kind
-        if code != 0 and not killed and (at_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)):
+        if (
+            code != 0
+            and not killed
+            and (self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES))
+        ):
             return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         reason = f"worker {how}" + (f": {_last_line(tail)}" if tail.strip() and not killed else "")

@@ -71,7 +71,7 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     calibration: str = ""  # file in which this board's own may be
     steps: int = 0  # of the offer: a part of the round; 0: all of it
     keep: float = 1.0  # of the offer: the most that caches may keep
-    data_limit_bytes: int = 0  # what may be resident, where RLIMIT_DATA alone holds the process; else 0
+    memory_limit_bytes: int = 0  # what may be resident; 0: no limit
 
 
 class TightenCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="tighten"):
@@ -133,8 +133,10 @@ class Trainer:
         from fedcore.training.registry import preferred
 
         _reset_peak()
-        if command.data_limit_bytes:
+        chosen = preferred(command.engine)
+        if command.memory_limit_bytes:
             self._hold.lift()
+            self._hold.loading(command.memory_limit_bytes, chosen)
         spec = convert(command.spec, RunSpec, "spec of the task")
         held = _HeldMasks(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=held.get)
@@ -145,7 +147,7 @@ class Trainer:
         grow = task.meta.get("grow")
         growing = tuple(grow) if isinstance(grow, dict) else ()
         active = active_counts(task.mask)
-        calibration = measured_or_shipped(Path(command.calibration), preferred(command.engine))
+        calibration = measured_or_shipped(Path(command.calibration), chosen)
         samples = len(data.train) + len(data.development)
         pilot = _pilot(command, method, calibration, samples, growing, active, self._emit)
         if pilot.refusal:
@@ -154,8 +156,8 @@ class Trainer:
         self._emit(pilot.event("planned"))
         crossovers = NO_CROSSOVERS if calibration is None else calibration.crossovers
         engine = create_engine(command.engine, command.threads, crossovers)
-        if command.data_limit_bytes:
-            self._hold.lower(command.data_limit_bytes, engine.name)
+        if command.memory_limit_bytes:
+            self._hold.lower(command.memory_limit_bytes, engine.name)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
         self._pilot = pilot

@@ -39,7 +39,7 @@ from fedcore.sparsity.mask import apply_mask
 from fedcore.training.planner import MARGIN
 
 # A worker's limits in bytes, by engine: least, most, and the likeliest, at which many jobs fit in some way only.
-LIMITS = {"native": (46e6, 260e6, 62e6), "torch": (260e6, 600e6, 320e6)}
+LIMITS = {"native": (46e6, 180e6, 62e6), "torch": (260e6, 600e6, 320e6)}
 CLASSES = 10
 MOST_GFLOP = 150.0  # dense arithmetic of one job: seconds of a core
 MOST_VALUES = 9e7  # activations: what pruned caches and fresh pages cost

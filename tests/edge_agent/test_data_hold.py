@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edge_agent import data_hold
-from edge_agent.data_hold import FIRST_STEP_BYTES, DataHold
+from edge_agent.data_hold import FIRST_STEP_BYTES, LOADING_BYTES, DataHold
 
 COMING = FIRST_STEP_BYTES["torch"]
 
@@ -40,6 +40,16 @@ def test_pages_come_once(process):
     process.update(VmRSS=270_000_000, RssFile=120_000_000)
     hold.lower(300_000_000, "torch")
     assert process["limit"][0] == 160_000_000 + 30_000_000, "no more are to come"
+
+
+def test_while_a_small_engine_loads_it_is_held_too(process):
+    hold = DataHold()
+    hold.loading(300_000_000, "native")
+    coming = LOADING_BYTES["native"]
+    assert process["limit"] == (160_000_000 + 60_000_000 - coming, 300_000_000)
+    hold.lift()
+    hold.loading(200_000_000, "torch")
+    assert process["limit"] == (300_000_000, 300_000_000)
 
 
 def test_where_nothing_is_left_nothing_more_is_given(process):

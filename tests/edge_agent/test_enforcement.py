@@ -177,10 +177,10 @@ def test_the_worker_holds_itself_to_what_may_be_resident(start, order, small_pas
     """Where RLIMIT_DATA is all that holds it, which alone would let 100 MB more pass."""
     limit = small_passes[1] + 60_000_000
     held = start(1 << 40, hard=False)
-    held.send({**order, **TIGHTEST, "data_limit_bytes": limit})
+    held.send({**order, **TIGHTEST, "memory_limit_bytes": limit})
     assert last_event(held)[-1]["event"] == "done"
     whole = start(1 << 40, hard=False)
-    whole.send({**order, **GENTLEST, "data_limit_bytes": limit})
+    whole.send({**order, **GENTLEST, "memory_limit_bytes": limit})
     events = last_event(whole)
     assert events[-1]["event"] == "over_budget", events
     assert "training" in [event["event"] for event in events]
