@@ -5,6 +5,12 @@
 
 namespace sparse {
 
+namespace {
+
+constexpr int kRowsBytes = 1 << 14;  // of inputs and gradients that a dense kernel goes over again and again
+
+}  // namespace
+
 std::vector<Slope> Convolution::slopes(const Context& context, const BackwardWants& wants) const {
   const View& view = wants.output;
   const auto readings = context.readings(view);
@@ -78,10 +84,12 @@ void Convolution::weight_gradient(const float* gradient, const float* input, con
   const float* dy = gradient + g.reach_h * g.pitch + static_cast<ptrdiff_t>(g.reach_w) * lanes_;
   if (dense_forward()) {
     const DenseTaps taps{taps_.offset.data(), nullptr, s.out_channels, s.row_size(), taps_.group_taps};
-    // So few rows at a time that four gradients and four inputs stay in the first-level cache.
-    for (int row = 0; row < region.rows; row += 2)
+    // So few rows at a time that four gradients and four inputs stay in the first-level cache; but no fewer, for
+    // each time ends in sums across all vectors.
+    const int rows = std::max<int>(2, kRowsBytes / (static_cast<int>(sizeof(float)) * 2 * kDenseOutputs * region.run));
+    for (int row = 0; row < region.rows; row += rows)
       kernel.correlate_dense(taps, dy + row * g.pitch, g.pitch, g.channel, input + row * band_.pitch, band_.pitch,
-                             {std::min(2, region.rows - row), region.run}, sums);
+                             {std::min(rows, region.rows - row), region.run}, sums);
   } else {
     const Taps taps{taps_.bounds.data() + slice.out_first, taps_.offset.data(), nullptr, slice.out_count,
                     s.out_channels, taps_.groups};
