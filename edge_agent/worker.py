@@ -46,7 +46,6 @@ _PROGRESS_INTERVAL_S = 0.25
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ALLOCATION_FAILURES = (
     "not enough memory",
-    "failed to map segment",  # the dynamic loader: no room for a library
     "can't allocate memory",
     "DefaultCPUAllocator",
     "bad_alloc",
@@ -293,9 +292,11 @@ def is_allocation_failure(error: BaseException) -> bool:
     """True where memory ran out: Python's error, or a framework's under another name."""
     if isinstance(error, MemoryError):
         return True
+    from fedcore.training.registry import NO_ROOM
+
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ImportError) and (
-        any(phrase in text for phrase in _ALLOCATION_FAILURES) or "annot allocate memory" in text
+        any(phrase in text for phrase in (*_ALLOCATION_FAILURES, *NO_ROOM))
     )
 
 

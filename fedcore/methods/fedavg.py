@@ -118,7 +118,9 @@ class FedAvg(Method):
         rng = device_seed(self.problem.seed, task, data.name)
         local = self.train(task, engine, all_samples(data), rng, control)
         meta: dict[str, Json] = {"step": task.meta["step"], "samples": local.samples, "loss": local.loss}
-        return Payload(meta, engine.params(), task.mask, self.growth_gradients(task, engine, data, local, control))
+        gradients = self.growth_gradients(task, engine, data, local, control)
+        # The parameters come last: the memory that growing took has gone by then.
+        return Payload(meta, engine.params(), task.mask, gradients)
 
     def train(
         self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control

@@ -14,6 +14,9 @@ KNOWN = ("auto", "native", "torch", "torch-cuda")
 INSTALL_NATIVE = "pip install ./sparse_engine, or a wheel that `make wheels` built"
 INSTALL_TORCH = "pip install 'tinyfleet[torch]'"
 
+# The dynamic loader's words where a library does not fit into the memory that is left.
+NO_ROOM = ("failed to map segment", "cannot map zero-fill pages", "annot allocate memory")
+
 _log = logging.getLogger(__name__)
 
 
@@ -25,10 +28,15 @@ def available() -> tuple[str, ...]:
 
 @functools.cache
 def native_fault() -> str:
-    """Why the native engine cannot be used here; empty where it can. Small enough to be tried at once."""
+    """Why the native engine cannot be used here; empty where it can. Small enough to be tried at once.
+
+    Raises ``MemoryError`` where there is no room for it.
+    """
     try:
         import sparse_engine
     except ImportError as error:
+        if any(phrase in str(error) for phrase in NO_ROOM):
+            raise MemoryError(f"the native engine cannot be loaded: {error}") from None
         missing = isinstance(error, ModuleNotFoundError) and error.name == "sparse_engine"
         return "is not installed" if missing else f"cannot be loaded ({error})"
     # A folder of this name without the package in it is a package, too, to Python.

@@ -52,6 +52,19 @@ def test_what_is_missing_is_named_with_its_remedy(installed):
         registry.create("tensorflow")
 
 
+@pytest.mark.parametrize("reason", registry.NO_ROOM)
+def test_no_room_for_the_engine_is_no_missing_engine(monkeypatch, reason):
+    class Full:
+        def find_spec(self, name, path=None, target=None):
+            if name == "sparse_engine":
+                raise ImportError(f"libstdc++.so.6: {reason}")
+
+    monkeypatch.delitem(sys.modules, "sparse_engine", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Full(), *sys.meta_path])
+    with pytest.raises(MemoryError, match=reason):
+        registry.native_fault.__wrapped__()
+
+
 @pytest.mark.skipif(bool(MISSING["torch"]), reason="torch is not installed")
 def test_torch_takes_over_with_one_line_that_says_how_to_change_that(installed, caplog, monkeypatch):
     monkeypatch.setattr(registry, "native_fault", lambda: "is not installed")
