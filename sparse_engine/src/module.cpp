@@ -256,6 +256,7 @@ void bind_program(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // at exit some functions of ours are still referred to: that is Python's order
   m.doc() = "Sparse training on the CPU: the compiled part.";
   m.attr("isa") = kernels().name;
   m.attr("width") = kernels().width;
