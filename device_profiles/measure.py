@@ -18,9 +18,9 @@ from device_profiles.detect import usable_cores
 from device_profiles.limits import usable_memory_bytes
 from device_profiles.profile import Measurement, ProfileError, Rate
 from device_profiles.rates import active_rate, cases, one_torch_thread
-from device_profiles.timing import LEAST_S, ONE_THREAD, steady_rate
+from device_profiles.timing import LEAST_S, ONE_THREAD, PROBE_BUDGET_S, steady_rate
 
-COPY_BYTES, COPY_REPEATS = 64_000_000, 250
+COPY_BYTES, COPY_REPEATS, COPY_BURSTS = 64_000_000, 40, 8
 DISK_BYTES = 16_000_000
 DISK_REPEATS = 12  # a card is worn by what is written
 ENGINES = ("numpy", "torch")
@@ -108,8 +108,10 @@ def memory_bandwidth_gbs() -> float:
     def run() -> None:
         view[:] = source
 
-    # A copy takes milliseconds: many of them, or all fall into one moment of what else uses the memory.
-    return steady_rate(2.0 * COPY_BYTES, run, repeats=COPY_REPEATS) / 1e9
+    # Whatever else uses the memory, a virtual machine's neighbours too, takes a share for a second at a time.
+    budget = PROBE_BUDGET_S / COPY_BURSTS
+    rates = [steady_rate(2.0 * COPY_BYTES, run, budget_s=budget, repeats=COPY_REPEATS) for _ in range(COPY_BURSTS)]
+    return max(rates) / 1e9
 
 
 def disk_write_mbs(directory: Path) -> float:
