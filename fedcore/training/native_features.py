@@ -50,9 +50,8 @@ class NativeSteps:
     def features(self, batch: int, settings: StepSettings, rest: int = 0) -> Features:
         """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""
         passes = settings.passes(batch)
-        sizes = _sizes(batch, settings) | (_sizes(rest, settings) if rest else set())
         return Features(
-            model=float(self._plan.weight_bytes(sizes) + self._others()),
+            model=float(self._plan.weight_bytes() + self._others()),
             replayed=float(self.step_bytes(max(batch, rest), settings)),
             layer=0.0,
             passes=float(passes * len(self._weighted)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,7 +15,6 @@ NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in it
 NORMALISED_BYTES = 4  # and the value that a weight norm makes of it
 TRAINING_TAP_BYTES = 16  # of a weight in a training program: where it reads, in both directions, and its value
 DENSE_TAP_BYTES = 12  # the same of any weight where the dense kernels are used
-FORWARD_TAP_BYTES = 4  # in any other
 
 
 class Plan:
@@ -34,7 +33,7 @@ class Plan:
         dense_from: Mapping[str, float] | None = None,
     ) -> None:
         self._network = Network(model, threads, dense_from=dense_from)
-        self._number_bytes = self._tap_bytes = self._forward_taps = 0
+        self._number_bytes = self._tap_bytes = 0
         for layer in model.layers:
             weights = self._network._state.weights.get(layer.name)
             if weights is None:
@@ -45,7 +44,6 @@ class Plan:
                 raise ModelError(f"layer {layer.name!r} has {size} weights, of which {count} cannot be active")
             weights.set(np.arange(count, dtype=np.int64) * size // max(1, count), np.zeros(count, np.float32))
             whole = count >= (dense_from or {}).get(layer.name, DENSE_FROM) * size
-            self._forward_taps += size if whole else count
             self._tap_bytes += size * DENSE_TAP_BYTES if whole else count * TRAINING_TAP_BYTES
             self._number_bytes += count * (NUMBER_BYTES + (NORMALISED_BYTES if layer.weight_norm else 0))
 
@@ -57,7 +55,6 @@ class Plan:
         """The arena of so many predictions at a time."""
         return self._network._compile(samples, "infer", EXACT).program.bytes
 
-    def weight_bytes(self, training: Iterable[int], forward: int = 0) -> int:
-        """Weights, and what programs keep of them: training ones for these numbers of samples, and other ones."""
-        taps = self._tap_bytes * len(set(training)) + FORWARD_TAP_BYTES * forward * self._forward_taps
-        return self._number_bytes + taps
+    def weight_bytes(self) -> int:
+        """Weights, and the lists of them that a training program keeps: only one at a time has any."""
+        return self._number_bytes + self._tap_bytes

@@ -48,7 +48,6 @@ def test_a_plan_follows_what_it_is_asked():
     sparse, dense = Plan(own, {"wide": 100, "short": 20}), Plan(own, {})
     assert sparse.arena_bytes(32, Step(0.1)) > 1.5 * sparse.arena_bytes(16, Step(0.1))
     assert sparse.evaluation_bytes(16) < sparse.arena_bytes(16, Step(0.1))
-    assert sparse.weight_bytes([16]) < dense.weight_bytes([16])
-    assert sparse.weight_bytes([16, 16]) < sparse.weight_bytes([16, 3]) < sparse.weight_bytes([16, 3], forward=1)
+    assert 0 < sparse.weight_bytes() < dense.weight_bytes()
     with pytest.raises(ModelError, match="'wide' has 4608 weights"):
         Plan(own, {"wide": 5000})
