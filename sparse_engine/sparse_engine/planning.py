@@ -10,6 +10,7 @@ from sparse_engine.layers import Model, ModelError
 from sparse_engine.network import EXACT, Network
 from sparse_engine.step import Step
 from sparse_engine.tape import DENSE_FROM
+from sparse_engine.values import Saving
 
 NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in its row
 NORMALISED_BYTES = 4  # and the value that a weight norm makes of it
@@ -33,6 +34,7 @@ class Plan:
         dense_from: Mapping[str, float] | None = None,
     ) -> None:
         self._network = Network(model, threads, dense_from=dense_from)
+        self._arenas: dict[tuple[int, Saving], int] = {}
         self._number_bytes = self._tap_bytes = 0
         for layer in model.layers:
             weights = self._network._state.weights.get(layer.name)
@@ -49,7 +51,10 @@ class Plan:
 
     def arena_bytes(self, samples: int, step: Step) -> int:
         """The arena of a training step of so many samples a pass: it is exactly that."""
-        return self._network._compile(samples, "train", step.saving).program.bytes
+        key = samples, step.saving
+        if key not in self._arenas:
+            self._arenas[key] = self._network._compile(samples, "train", step.saving).program.bytes
+        return self._arenas[key]
 
     def evaluation_bytes(self, samples: int) -> int:
         """The arena of so many predictions at a time."""
