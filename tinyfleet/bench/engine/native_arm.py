@@ -52,10 +52,10 @@ class Drawn(Mapping[str, Any]):
         return layer in (self._maskable if self._masks else self._layers)
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{name}.weight" for name in self._layers)
+        return (f"{name}.weight" for name in (self._maskable if self._masks else self._layers))
 
     def __len__(self) -> int:
-        return len(self._layers)
+        return len(self._maskable if self._masks else self._layers)
 
     def _mask(self, layer: Layer, rng: np.random.Generator) -> NDArray[np.bool_]:
         mask = np.zeros(layer.weight_shape, bool)
