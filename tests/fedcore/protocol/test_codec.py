@@ -66,8 +66,8 @@ def test_what_arrives_stays_as_it_is_however_often_it_travels(payload, precision
         assert np.array_equal(vector.positions, first.gradients[name].positions)
         peak = np.abs(vector.values).max(initial=0)
         np.testing.assert_allclose(
-            first.gradients[name].values, vector.values, atol=peak * 2**-11 + 1e-37
-        )  # below: float32 has no precision left
+            first.gradients[name].values, vector.values, atol=peak * 2**-11 + 2.0**-100
+        )  # below: too little to be scaled up, and to train by
 
 
 @given(payloads(), st.sampled_from(["fp32", "fp16", "int8"]))
