@@ -9,7 +9,6 @@ import numpy as np
 from sparse_engine.layers import Model, ModelError
 from sparse_engine.network import EXACT, Network
 from sparse_engine.step import Step
-from sparse_engine.tape import DENSE_FROM
 from sparse_engine.values import Saving
 
 NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in its row
@@ -36,8 +35,9 @@ class Plan:
         self._network = Network(model, threads, dense_from=dense_from)
         self._arenas: dict[tuple[int, Saving], int] = {}
         self._number_bytes = self._tap_bytes = 0
+        state = self._network._state
         for layer in model.layers:
-            weights = self._network._state.weights.get(layer.name)
+            weights = state.weights.get(layer.name)
             if weights is None:
                 continue
             size = int(np.prod(layer.weight_shape))
@@ -45,7 +45,7 @@ class Plan:
             if not 0 <= count <= size:
                 raise ModelError(f"layer {layer.name!r} has {size} weights, of which {count} cannot be active")
             weights.set(np.arange(count, dtype=np.int64) * size // max(1, count), np.zeros(count, np.float32))
-            whole = count >= (dense_from or {}).get(layer.name, DENSE_FROM) * size
+            whole = count >= state.dense_at(layer.name) * size
             self._tap_bytes += size * DENSE_TAP_BYTES if whole else count * TRAINING_TAP_BYTES
             self._number_bytes += count * (NUMBER_BYTES + (NORMALISED_BYTES if layer.weight_norm else 0))
 

@@ -24,6 +24,10 @@ class State:
     norms: dict[str, _core.Norm]
     dense_from: Mapping[str, float] = field(default_factory=dict)
 
+    def dense_at(self, layer: str) -> float:
+        """The density from which that layer uses the dense kernels."""
+        return self.dense_from.get(layer, DENSE_FROM)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -71,8 +75,8 @@ class Emitter:
         """The number of a layer's convolution between two buffers."""
         if layer.name not in self._convolutions:
             shape = conv_shape(layer, source, out)
-            dense_from = self._state.dense_from.get(layer.name, DENSE_FROM)
-            number = self.program.convolution(shape, self._state.weights[layer.name], dense_from)
+            dense_at = self._state.dense_at(layer.name)
+            number = self.program.convolution(shape, self._state.weights[layer.name], dense_at)
             self._convolutions[layer.name] = number
         return self._convolutions[layer.name]
 
