@@ -30,9 +30,7 @@ class Inference:
         self._network = Network(stored.model, threads)
         self._metadata = dict(stored.metadata)
         self._network.load(stored.arrays)
-        shapes = stored.model.shapes()
         self._input_shape = stored.model.input_shape
-        (self._classes,) = shapes[stored.model.layers[-1].name]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -42,7 +40,7 @@ class Inference:
     @property
     def classes(self) -> int:
         """Outputs of a sample."""
-        return self._classes
+        return self._network.classes
 
     @property
     def threads(self) -> int:
@@ -61,7 +59,7 @@ class Inference:
         if not np.issubdtype(x.dtype, np.floating):
             raise ModelError(f"samples of type {x.dtype}; normalise them as in training, to float32")
         x = x.astype(np.float32, copy=False)
-        logits = np.empty((len(x), self._classes), np.float32)
+        logits = np.empty((len(x), self.classes), np.float32)
         start = 0
         while start < len(x):
             left = len(x) - start

@@ -55,7 +55,7 @@ class Network:
         from which the dense kernels are used, as ``calibration.dense_from`` tells it.
         """
         self.model = model
-        self._classes = _classes(model)
+        self.classes = _classes(model)  # values of a sample's output
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
@@ -138,7 +138,7 @@ class Network:
         """Outputs (N, classes) in evaluation mode."""
         compiled = self._compiled(len(x), "infer", EXACT)
         self._run(compiled, x, np.zeros(len(x), np.int64), -1.0, 0.0)
-        out = np.empty((len(x), self._classes), np.float32)
+        out = np.empty((len(x), self.classes), np.float32)
         compiled.program.output(compiled.output, out.reshape(-1))
         return out
 
@@ -173,7 +173,7 @@ class Network:
                 continue
             wanted.discard(name)
             program.run(
-                labels, self._classes, done, index, -1.0, share, getattr(_core.Objective, objective), self._drawn
+                labels, self.classes, done, index, -1.0, share, getattr(_core.Objective, objective), self._drawn
             )
             done = index
             shape = self._layers[name].weight_shape
@@ -198,7 +198,7 @@ class Network:
         program = compiled.program
         self._begin(compiled, x)
         found: tuple[float, int] = program.run(
-            integers(y, "labels"), self._classes, 0, len(program), momentum, share, seed=self._drawn
+            integers(y, "labels"), self.classes, 0, len(program), momentum, share, seed=self._drawn
         )
         return found
 
