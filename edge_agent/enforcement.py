@@ -192,11 +192,8 @@ class WorkerProcess:
                 "event": "over_budget",
                 "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
             }
-        if (
-            code != 0
-            and not killed
-            and (self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES))
-        ):
+        failed = self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)
+        if code != 0 and not killed and failed:
             return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         reason = f"worker {how}" + (f": {_last_line(tail)}" if tail.strip() and not killed else "")
