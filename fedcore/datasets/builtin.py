@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
 
 
 def mnist5k() -> tuple[Dataset, None, str]:

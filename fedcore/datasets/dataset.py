@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedcore.arrays import AnyArray, FloatArray, IntArray
+from tinyfleet.fedcore.arrays import AnyArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

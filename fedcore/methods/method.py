@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from fedcore.accounting import Cost
-from fedcore.datasets.dataset import Dataset, Normalization
-from fedcore.models.graph import Graph
-from fedcore.payload import Json, Payload
-from fedcore.run_spec import Settings, TrainingSettings
-from fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.accounting import Cost
+from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
+from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 
 @dataclass(frozen=True, slots=True)
