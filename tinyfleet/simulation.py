@@ -14,8 +14,9 @@ from typing import Any
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
-from tinyfleet.fedcore.methods.method import Control, DeviceData, Method, normalization_of
+from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.codec import decode, encode

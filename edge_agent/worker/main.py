@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from tinyfleet.device_profiles.profile import DeviceProfile
     from tinyfleet.edge_agent.worker.task_control import Pilot
     from tinyfleet.fedcore.arrays import Mask
-    from tinyfleet.fedcore.methods.method import DeviceData, Method
+    from tinyfleet.fedcore.datasets.dataset import DeviceData
+    from tinyfleet.fedcore.methods.method import Method
     from tinyfleet.fedcore.payload import Payload
     from tinyfleet.fedcore.planning.cost_model import Calibration
 

@@ -27,6 +27,15 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceData:
+    """One device's own data. ``development`` is a fixed tenth of it, never trained on by methods that use it."""
+
+    name: str
+    train: Dataset
+    development: Dataset
+
+
+@dataclass(frozen=True, slots=True)
 class Normalization:
     """Per-channel mean and standard deviation, in units of the input divided by ``scale``."""
 

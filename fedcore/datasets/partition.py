@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfleet.fedcore.arrays import IntArray
-from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
 from tinyfleet.fedcore.datasets.registry import Source, load
 from tinyfleet.fedcore.errors import ConfigError, DataError
-from tinyfleet.fedcore.methods.method import DeviceData
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
 
 SPLIT_SEED = 20_221_130

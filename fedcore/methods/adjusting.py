@@ -8,14 +8,14 @@ import numpy as np
 from msgspec import Meta
 
 from tinyfleet.fedcore.accounting import Cost, growth_cost, training_flops
-from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods import progressive
 from tinyfleet.fedcore.methods.checks import integer
 from tinyfleet.fedcore.methods.extrusion import extrude, marked_weights
 from tinyfleet.fedcore.methods.fedavg import FedAvg
 from tinyfleet.fedcore.methods.local import LocalResult, all_samples
-from tinyfleet.fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
+from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
 from tinyfleet.fedcore.methods.progressive import Granularity, Order
 from tinyfleet.fedcore.methods.training_aggregate import TrainFold
 from tinyfleet.fedcore.payload import Payload, SparseVector

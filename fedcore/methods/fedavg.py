@@ -9,12 +9,11 @@ from msgspec import Meta
 
 from tinyfleet.fedcore.accounting import Cost, training_flops, training_memory
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
 from tinyfleet.fedcore.methods.checks import checked_samples, integer
 from tinyfleet.fedcore.methods.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
 from tinyfleet.fedcore.methods.method import (
     Control,
-    DeviceData,
     Fold,
     Method,
     Problem,

@@ -8,11 +8,12 @@ from msgspec import Meta
 
 from tinyfleet.fedcore.accounting import Cost, growth_cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.checks import integer
 from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
 from tinyfleet.fedcore.methods.local import Progress, all_samples
-from tinyfleet.fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed
+from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed
 from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
 from tinyfleet.fedcore.methods.progressive import adjustment_counts
 from tinyfleet.fedcore.payload import Json, Payload

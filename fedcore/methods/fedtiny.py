@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from tinyfleet.fedcore.accounting import Cost, parameter_bytes, working_bytes
-from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
 from tinyfleet.fedcore.methods import bn_selection as selection
 from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
 from tinyfleet.fedcore.methods.checks import checked_samples, integer
-from tinyfleet.fedcore.methods.method import Control, DeviceData, Fold, normalization_of
+from tinyfleet.fedcore.methods.method import Control, Fold, normalization_of
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol.codec import quantise
 from tinyfleet.fedcore.run_spec import Count, Fraction, Positive

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Params
-from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batch_count, batches
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization, batch_count, batches
 from tinyfleet.fedcore.errors import DataError, ResultError
-from tinyfleet.fedcore.methods.method import Control, DeviceData, Problem
+from tinyfleet.fedcore.methods.method import Control, Problem
 from tinyfleet.fedcore.run_spec import TrainingSettings
 from tinyfleet.fedcore.training.engine import Engine, StepSettings
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
-from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
@@ -26,15 +26,6 @@ class Problem:
     training: TrainingSettings
     seed: int
     wire_precision: str = "fp16"
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceData:
-    """One device's own data. ``development`` is a fixed tenth of it, never trained on by methods that use it."""
-
-    name: str
-    train: Dataset
-    development: Dataset
 
 
 class DeviceMemory(Protocol):

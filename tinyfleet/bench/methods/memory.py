@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from tinyfleet.fedcore.child import ask
-from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
 from tinyfleet.fedcore.errors import DataError, TinyfleetError
-from tinyfleet.fedcore.methods.method import Control, DeviceData, Method
+from tinyfleet.fedcore.methods.method import Control, Method
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.rss import peak_bytes, reset_peak, resident_bytes
