@@ -1,6 +1,6 @@
 """Decides how a task may be run: policy, threads, memory; and learns from what tasks then took.
 
-Which levers fit under the limit is planned in the worker (``pilot.py``), which knows the model: here is
+Which levers fit under the limit is planned in the worker (``task_control``), which knows the model: here is
 only what must survive it. What is learned is on disk before it is acted on, so that a restart does not
 repeat a failure.
 """
@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from tinyfleet.edge_agent.config import Policy
+from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -56,19 +57,6 @@ class Plan:
     rung: int = 0  # ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
     refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What the worker's plan settled on. ``peak_bytes``: predicted, ``factor`` counted in."""
-
-    rung: int = 0
-    rungs: int = 0  # of the ladder; 0: no plan was made
-    micro_batch: int = 0
-    keep: float = 1.0
-    peak_bytes: int = 0
-    text: str = "the whole batch"
-    roomy: bool = False  # its heap keeps what is freed: how much that comes to says little of what is needed
 
 
 class Experience(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentDataSettings
+from tinyfleet.edge_agent.worker.commands import DescribeCommand, TaskCommand, TightenCommand
 from tinyfleet.edge_agent.worker.data_hold import DataHold
 from tinyfleet.fedcore.errors import TinyfleetError, UnknownMask
 from tinyfleet.fedcore.files import write_atomic
@@ -52,41 +53,6 @@ _ALLOCATION_FAILURES = (
     "bad_alloc",
     "out of memory",
 )
-
-
-class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="task"):
-    """Do one task: read ``blob``, write ``result``. ``spec`` is a RunSpec, ``data`` an AgentDataSettings."""
-
-    device: str
-    blob: str
-    result: str
-    masks: str
-    spec: dict[str, Any]
-    data: dict[str, Any]
-    engine: str = "auto"
-    threads: int = 1
-    target_bytes: int = 0  # what the whole process may take; 0: no bound
-    rung: int = 0  # of the planner's ladder: ways before it are known to be too much
-    factor: float = 1.0  # measured by predicted peak of such tasks so far
-    calibration: str = ""  # file in which this board's own may be
-    steps: int = 0  # of the offer: a part of the round; 0: all of it
-    keep: float = 1.0  # of the offer: the most that caches may keep
-    memory_limit_bytes: int = 0  # what may be resident; 0: no limit
-
-
-class TightenCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="tighten"):
-    """Go on with less memory from the next step on. Means nothing while no task trains."""
-
-
-class DescribeCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="describe"):
-    """Say what is here: engines, number of samples of this device, the board's profile.
-
-    ``profile`` names the file in which an earlier measurement of the board may be.
-    """
-
-    device: str
-    data: dict[str, Any]
-    profile: str = ""
 
 
 class Trainer:

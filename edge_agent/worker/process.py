@@ -11,14 +11,24 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+import msgspec
 
 from tinyfleet.device_profiles.cpu import CpuHold, CpuLimits
 from tinyfleet.device_profiles.gpu_memory import gpu_bytes
 from tinyfleet.device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from tinyfleet.edge_agent.worker.budget import SOFT_SHARE, Plan
+from tinyfleet.edge_agent.worker.commands import (
+    Command,
+    Exited,
+    NearLimit,
+    OverBudget,
+    TaskCommand,
+    TaskFailed,
+    WorkerEvent,
+)
 from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
 from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Pace
 from tinyfleet.fedcore.child import Child
@@ -40,17 +50,20 @@ _ALLOCATION_FAILURES = (
 )
 
 
+Event = WorkerEvent | NearLimit
+
+
 class Worker(Protocol):
     """What a task needs of a worker: a real process, or a double in a test."""
 
     run: str
     plan: Plan
     kind: str
-    told: str
+    held_by: str
     patience_s: float
 
-    def send(self, message: Mapping[str, Any]) -> None: ...
-    def poll(self, now: float) -> dict[str, Any] | None: ...
+    def send(self, command: Command) -> None: ...
+    def poll(self, now: float) -> Event | None: ...
     @property
     def rss_bytes(self) -> int: ...
     @property
@@ -63,7 +76,7 @@ class Worker(Protocol):
 class WorkerProcess:
     """``python -m tinyfleet.edge_agent.worker.main`` under ``plan`` and ``cpu``.
 
-    ``kind`` names the hard limit on its memory that is active, ``told`` says what all holds it; ``patience_s``
+    ``kind`` names the hard limit on its memory that is active, ``held_by`` says what all does; ``patience_s``
     is how long it may go without ``poll``.
     """
 
@@ -73,13 +86,13 @@ class WorkerProcess:
         self._log = log
         self._limit, self._cpu, self._child = self._start(name, cpu or CpuLimits())
         self.kind = "none" if self._limit is None else self._limit.kind
-        self.told = f"memory: {self.kind}, cpu: {self._cpu.told(self._child.pid)}"
+        self.held_by = f"memory: {self.kind}, cpu: {self._cpu.told(self._child.pid)}"
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
         self._pace = Pace(plan.memory_limit_bytes)
         self.patience_s = CLOSE_INTERVAL_S
         self._next_look = 0.0
         self._next_warning = 0.0
-        self._peak_data_bytes = 0
+        self.peak_data_bytes = 0
         self._near_data_limit = False
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
@@ -130,19 +143,19 @@ class WorkerProcess:
             except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
                 raise OSError(f"the memory limit could not be set: {error}") from None
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: Command) -> None:
         """One command. The log is kept short here, between tasks."""
         if self._log.stat().st_size > _LOG_LIMIT_BYTES:
             os.truncate(self._log, 0)
-        if message.get("cmd") == "task":
+        if isinstance(command, TaskCommand):
             self.peak_rss_bytes = 0
-        self._child.send(message)
+        self._child.send(msgspec.to_builtins(command))
 
-    def poll(self, now: float) -> dict[str, Any] | None:
-        """The next event, a death told as ``over_budget`` or ``failed``; watches the memory on the way."""
-        event = self._child.receive()
+    def poll(self, now: float) -> Event | None:
+        """The next event, a death as ``OverBudget`` or ``TaskFailed``; watches the memory on the way."""
+        event = self._received()
         if event is not None:
-            return self._death(int(event["code"])) if event.get("event") == "exit" else event
+            return self._death(event.code) if isinstance(event, Exited) else event
         if now >= self._next_look:
             self._look()
             self.patience_s = self._pace.interval_s(now, self.rss_bytes)
@@ -151,10 +164,21 @@ class WorkerProcess:
             if limit and self.rss_bytes > limit:
                 self._child.kill()
                 reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
-                return {"event": "over_budget", "reason": reason}
+                return OverBudget(reason)
             if limit and self.rss_bytes > SOFT_SHARE * limit and now >= self._next_warning:
                 self._next_warning = now + TIGHTEN_PAUSE_S
-                return {"event": "near_limit", "rss_bytes": self.rss_bytes}
+                return NearLimit(self.rss_bytes)
+        return None
+
+    def _received(self) -> WorkerEvent | None:
+        """The next thing that the worker said; what is no event is left out, and the log says so."""
+        while (said := self._child.receive()) is not None:
+            try:
+                event: WorkerEvent = msgspec.convert(said, type=WorkerEvent)
+            except msgspec.ValidationError as error:
+                logger.warning("the worker said what is no event (%s): %.200r", error, said)
+            else:
+                return event
         return None
 
     def pause(self) -> None:
@@ -177,27 +201,24 @@ class WorkerProcess:
         """Bytes of the worker and its children, resident and on the GPU; one that is just ending counts as zero."""
         children = children_of(self._child.pid)
         resident, data = memory_of(self._child.pid)
-        self._peak_data_bytes = max(self._peak_data_bytes, data)
+        self.peak_data_bytes = max(self.peak_data_bytes, data)
         self._near_data_limit |= data >= NEAR_LIMIT * data_limit_of(self._child.pid)
         resident += sum(memory_of(pid)[0] for pid in children)
         self.rss_bytes = resident + gpu_bytes((self._child.pid, *children))
         self.peak_rss_bytes = max(self.peak_rss_bytes, self.rss_bytes)
 
-    def _death(self, code: int) -> dict[str, Any]:
+    def _death(self, code: int) -> OverBudget | TaskFailed:
         """Tell a death at the limit from any other."""
         tail = _tail(self._log)
         killed = code == -signal.SIGKILL
         if killed and self._limit is not None and self._limit.oom_kills() > self._oom_kills:
-            return {
-                "event": "over_budget",
-                "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
-            }
+            return OverBudget(f"killed by the kernel at {self.plan.memory_limit_bytes} bytes")
         failed = self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)
         if code != 0 and not killed and failed:
-            return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
+            return OverBudget(f"an allocation failed: {_last_line(tail)}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         reason = f"worker {how}" + (f": {_last_line(tail)}" if tail.strip() and not killed else "")
-        return {"event": "failed", "kind": "WorkerDied", "reason": reason}
+        return TaskFailed("WorkerDied", reason)
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -50,14 +50,15 @@ class Pilot:
         way = self.plan.ways[self.rung]
         return {
             "event": name,
-            "rung": self.rung,
-            "rungs": len(self.plan.ways),
-            "micro_batch": way.levers.micro_batch,
-            "keep": self.control.keep,
-            "roomy": way.levers.roomy,
-            "peak_bytes": way.peak_bytes,
-            "round_seconds": self.plan.steps * way.step_seconds,
-            "text": str(way.levers),
+            "chosen": {
+                "rung": self.rung,
+                "rungs": len(self.plan.ways),
+                "micro_batch": way.levers.micro_batch,
+                "keep": self.control.keep,
+                "roomy": way.levers.roomy,
+                "peak_bytes": way.peak_bytes,
+                "text": str(way.levers),
+            },
         }
 
     def tighten(self) -> bool:

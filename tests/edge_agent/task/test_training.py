@@ -1,0 +1,109 @@
+"""What the worker says, and what becomes of the task by it."""
+
+from __future__ import annotations
+
+from tests.edge_agent.rig import SPEC
+from tinyfleet.edge_agent.worker.commands import (
+    Chosen,
+    Declined,
+    MaskMissing,
+    NearLimit,
+    OverBudget,
+    Planned,
+    StepsDone,
+    TaskFailed,
+    TightenCommand,
+    Tightened,
+    TrainingBegan,
+)
+from tinyfleet.fedcore.protocol.messages import TaskState, TaskStatus
+
+
+def chosen(rung: int, micro_batch: int, keep: float = 1.0) -> Chosen:
+    return Chosen(rung, 4, micro_batch, keep, 90_000_000, f"micro-batch {micro_batch}")
+
+
+def test_progress_goes_out_at_most_once_a_second(rig):
+    rig.training()
+    for step in range(50):
+        rig.worker.events.append(StepsDone(step, 50, 1.0))
+        rig.settle(0.1, turns=1)
+    sent = [status for status in rig.coordinator.of(TaskStatus) if status.total == 50]
+    assert 4 <= len(sent) <= 6
+
+
+def test_over_budget_then_the_next_smaller_micro_batch(rig):
+    expected = [0, 4, 2, 1]
+    for attempt, micro_batch in enumerate(expected):
+        rig.training(0)
+        assert rig.worker.task.rung == attempt
+        rig.worker.events += [
+            Planned(chosen(attempt, micro_batch)),
+            TrainingBegan("torch"),
+            OverBudget("killed by the kernel"),
+        ]
+        rig.settle()
+        status = rig.coordinator.of(TaskStatus)[-1]
+        assert status.state is TaskState.OVER_BUDGET
+        assert status.peak_rss_bytes == 99
+        assert status.micro_batch == micro_batch
+        assert ("the next try takes less" in status.reason) == (attempt < 3)
+        assert rig.worker.closed
+    rig.coordinator.offer(0)
+    rig.settle()
+    assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
+    assert "4 tries" in rig.coordinator.of(TaskStatus)[-1].reason
+    assert len(rig.workers) == 4
+
+
+def test_near_its_limit_a_worker_is_asked_for_less_and_goes_on(rig):
+    rig.training(0)
+    rig.worker.events += [Planned(chosen(0, 8)), NearLimit(95_000_000)]
+    rig.settle()
+    assert len(rig.worker.commands) == 1  # not before it trains: nothing could get smaller
+    rig.worker.events += [
+        TrainingBegan("torch"),
+        NearLimit(95_000_000),
+    ]
+    rig.settle()
+    assert rig.worker.commands[1:] == [TightenCommand()]
+    rig.worker.events += [
+        Tightened(chosen(2, 4, 0.5)),
+        StepsDone(3, 9, 1.0),
+    ]
+    rig.clock.now += 5.0
+    rig.settle()
+    assert rig.coordinator.of(TaskStatus)[-1].micro_batch == 4
+    assert rig.governor.plan(SPEC).rung == 2  # the next task begins there
+    assert not rig.worker.closed
+
+
+def test_a_task_that_cannot_fit_is_declined_by_the_workers_plan(rig):
+    rig.training(0)
+    rig.worker.events.append(Declined("needs 400M"))
+    rig.settle()
+    assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
+    assert "400M" in rig.coordinator.of(TaskStatus)[-1].reason
+    rig.coordinator.offer(0)
+    rig.settle()
+    assert len(rig.workers) == 1
+    assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
+
+
+def test_a_failed_worker_is_told_and_the_agent_lives_on(rig):
+    rig.training(0)
+    rig.worker.events.append(TaskFailed("WorkerDied", "ended by SIGSEGV"))
+    rig.settle()
+    status = rig.coordinator.of(TaskStatus)[-1]
+    assert (status.state, status.reason) == (TaskState.FAILED, "WorkerDied: ended by SIGSEGV")
+    rig.training(0)
+    assert len(rig.workers) == 2
+
+
+def test_a_mask_that_is_not_held_is_asked_for(rig):
+    rig.training(0, blob=b"refers")
+    rig.worker.events.append(MaskMissing("x", "mask x is not held here"))
+    rig.settle()
+    assert rig.coordinator.states[-1] is TaskState.NEEDS_MASK
+    rig.training(0, blob=b"carries")
+    assert len(rig.workers) == 2
