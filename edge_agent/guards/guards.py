@@ -43,7 +43,7 @@ class GuardLimits:
 
 @dataclass(frozen=True, slots=True)
 class PauseVerdict:
-    """Whether training is to be paused now, and a sentence for each guard that wants it."""
+    """Whether training is to be paused now, and a sentence for each guard that has tripped."""
 
     paused: bool
     reasons: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class Guards:
         self._counted = self._clock()
 
     def check(self) -> PauseVerdict:
-        """Read the sensors. A reason stays as it was when its guard tripped, so that it can be told once."""
+        """Read the sensors. A reason stays as it was when its guard tripped, so that it is reported once."""
         readings = {reading.name: reading for reading in self._read()}
         now = self._clock()
         if self._trips:

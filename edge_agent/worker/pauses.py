@@ -1,4 +1,4 @@
-"""Stops the worker while the board's guards want it, and lets it go on."""
+"""Stops the worker while a guard of the board has tripped, and lets it go on."""
 
 from __future__ import annotations
 
