@@ -31,10 +31,11 @@ from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.rss import reset_peak, status_bytes
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 if TYPE_CHECKING:
     from tinyfleet.device_profiles.profile import DeviceProfile
-    from tinyfleet.edge_agent.worker.task_control import Pilot
+    from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.arrays import Mask
     from tinyfleet.fedcore.datasets.dataset import DeviceData
     from tinyfleet.fedcore.methods.method import Method
@@ -66,11 +67,11 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     engine: str = "auto"
     threads: int = 1
     target_bytes: int = 0  # what the whole process may take; 0: no bound
-    rung: int = 0  # of the planner's ladder: ways before it are known to be too much
+    first_way: int = 0  # of the plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
     calibration: str = ""  # file in which this board's own may be
     steps: int = 0  # of the offer: a part of the round; 0: all of it
-    keep: float = 1.0  # of the offer: the most that caches may keep
+    levers: Levers = NO_LEVERS  # of the offer: its plan may be tighter, never looser
     memory_limit_bytes: int = 0  # what may be resident; 0: no limit
 
 
@@ -95,14 +96,14 @@ class Trainer:
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
-        self._pilot: Pilot | None = None
+        self._task_control: TaskControl | None = None
         self._hold = DataHold()
 
     def tighten(self) -> None:
         """Any thread: emit ``tightened`` where the running task can do with less, ``ending`` where it cannot."""
-        pilot = self._pilot
-        if pilot is not None:
-            self._emit(pilot.event("tightened") if pilot.tighten() else {"event": "ending"})
+        task_control = self._task_control
+        if task_control is not None:
+            self._emit(task_control.event("tightened") if task_control.tighten() else {"event": "ending"})
 
     def describe(self, command: DescribeCommand) -> None:
         """Emit ``described``. Raises ``DataError``, ``ConfigError``."""
@@ -149,22 +150,22 @@ class Trainer:
         active = active_counts(task.mask)
         calibration = measured_or_shipped(Path(command.calibration), chosen)
         samples = len(data.train) + len(data.development)
-        pilot = _pilot(command, method, calibration, samples, growing, active, self._emit)
-        if pilot.refusal:
-            self._emit({"event": "declined", "reason": pilot.refusal})
+        task_control = _task_control(command, method, calibration, samples, growing, active, self._emit)
+        if task_control.refusal:
+            self._emit({"event": "declined", "reason": task_control.refusal})
             return
-        self._emit(pilot.event("planned"))
+        self._emit(task_control.event("planned"))
         crossovers = NO_CROSSOVERS if calibration is None else calibration.crossovers
         engine = create_engine(command.engine, command.threads, crossovers)
         if command.memory_limit_bytes:
             self._hold.lower(command.memory_limit_bytes, engine.name)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
-        self._pilot = pilot
+        self._task_control = task_control
         try:
-            result = method.run(task, engine, data, pilot.control)
+            result = method.run(task, engine, data, task_control.control)
         finally:
-            self._pilot = None
+            self._task_control = None
         train_s, name = time.monotonic() - begin, engine.name
         # The engine's model and the task's go first: for a large model, encoding would be the task's peak.
         del engine
@@ -217,7 +218,7 @@ def memory_directory(command: TaskCommand) -> Path:
     return Path(command.masks) / "memory"
 
 
-def _pilot(
+def _task_control(
     command: TaskCommand,
     method: Method,
     calibration: Calibration | None,
@@ -225,12 +226,12 @@ def _pilot(
     growing: tuple[str, ...],
     active: dict[str, int],
     emit: Emit,
-) -> Pilot:
+) -> TaskControl:
     """The task's levers and its ``Control``: progress goes out at most four times a second."""
     from tinyfleet.edge_agent.worker.device_memory import FileMemory
-    from tinyfleet.edge_agent.worker.task_control import Pilot
+    from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.methods.method import Control
-    from tinyfleet.fedcore.planning.planner import plan
+    from tinyfleet.fedcore.planning.planner import plan_task
     from tinyfleet.fedcore.training import allocator
     from tinyfleet.fedcore.training.registry import preferred
 
@@ -238,22 +239,22 @@ def _pilot(
 
     def progress(step: int, steps: int, loss: float) -> None:
         nonlocal last
-        pilot.step_done()
+        task_control.step_done()
         now = time.monotonic()
         if now - last >= _PROGRESS_INTERVAL_S or step == steps:
             last = now
             emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
 
     memory = FileMemory(memory_directory(command))
-    control = Control(keep=command.keep, steps=command.steps, memory=memory, progress=progress)
-    fit, engine = None, preferred(command.engine)
+    control = Control(command.levers, steps=command.steps, memory=memory, progress=progress)
+    plan, engine = None, preferred(command.engine)
     if command.target_bytes and calibration is not None:
-        fit = plan(
+        plan = plan_task(
             method,
             calibration,
             command.target_bytes,
             samples,
-            rung=command.rung,
+            first_way=command.first_way,
             factor=command.factor,
             growing=growing,
             active=active,
@@ -264,8 +265,8 @@ def _pilot(
         if engine != "native":  # whose tensors lie in an arena of its own
             allocator.choose(roomy=roomy)
 
-    pilot = Pilot(control, fit, heap)
-    return pilot
+    task_control = TaskControl(control, plan, heap)
+    return task_control
 
 
 def version() -> str:
