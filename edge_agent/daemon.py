@@ -22,7 +22,8 @@ from tinyfleet.edge_agent.state_directory import GOVERNOR, INBOX, OUTBOX, PROFIL
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
+from tinyfleet.edge_agent.worker.commands import DescribeCommand, Described, OverBudget, TaskFailed, WorkerEvent
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.errors import ConfigError, DataError
@@ -78,8 +79,8 @@ def assemble(
         wall_clock=time.time,
     )
 
-    def start_worker(run: str, plan: Plan) -> WorkerProcess:
-        return WorkerProcess(run, plan, f"tinyfleet-{who.device}", state / WORK / "worker.log", cpu)
+    def start_worker(run: str, limits: TaskLimits) -> WorkerProcess:
+        return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / WORK / "worker.log", cpu)
 
     return Supervisor(
         who,
@@ -103,15 +104,10 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
     """
     child = Child("tinyfleet.edge_agent.worker.main", ["--policy", "fresh", "--parent", str(os.getpid())])
     deadline = time.monotonic() + DESCRIBE_TIMEOUT_S
+    profile = Path(config.state).expanduser() / PROFILE
     try:
-        child.send(
-            {
-                "cmd": "describe",
-                "device": device,
-                "data": msgspec.to_builtins(config.data),
-                "profile": str(Path(config.state).expanduser() / PROFILE),
-            }
-        )
+        command = DescribeCommand(device, msgspec.to_builtins(config.data), str(profile))
+        child.send(msgspec.to_builtins(command))
         event = None
         while event is None and time.monotonic() < deadline and not stopping():
             event = child.receive(_DESCRIBE_LOOK_S)
@@ -121,11 +117,17 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
         return None
     if event is None:
         raise DataError(f"data.source {config.data.source!r} was not read within {DESCRIBE_TIMEOUT_S:.0f} s")
-    if event["event"] != "described":
-        reason = event.get("reason") or f"the worker ended with code {event.get('code')}; its error stands above"
-        kind = ConfigError if event.get("kind") == "ConfigError" else DataError
-        raise kind(f"data.source {config.data.source!r}: {reason}")
-    return Board(tuple(event["engines"]), int(event["samples"]), event["profile"], str(event["version"]))
+    match msgspec.convert(event, type=WorkerEvent):
+        case Described(engines, samples, found, version):
+            return Board(engines, samples, found, version)
+        case TaskFailed("ConfigError", reason):
+            raise ConfigError(f"data.source {config.data.source!r}: {reason}")
+        case TaskFailed(_, reason) | OverBudget(reason):
+            raise DataError(f"data.source {config.data.source!r}: {reason}")
+        case other:
+            raise DataError(
+                f"data.source {config.data.source!r}: the worker ended ({other}); its error stands above"
+            )
 
 
 class StopSignal:

@@ -143,9 +143,9 @@ class Assignment:
     def _take(self, offer: TaskOffer) -> None:
         try:
             spec = convert(offer.spec, RunSpec, "spec of the offer")
-            plan = self._governor.plan(spec, self._slot.rss_bytes)
-            if plan.refusal:
-                raise ConfigError(plan.refusal)
+            limits = self._governor.limits(spec, self._slot.rss_bytes)
+            if limits.refusal:
+                raise ConfigError(limits.refusal)
             self._abandon()
             self._fetching.open(offer.manifest)
         except (ConfigError, CodecError, OSError) as error:
@@ -153,7 +153,7 @@ class Assignment:
             return
         self._follow(AssignmentEvent.OFFERED)
         logger.info("run %s step %d: accepted, %d bytes to fetch", offer.run, offer.step, offer.manifest.size)
-        self.task = TaskInHand(offer, spec, plan, began=self._clock())
+        self.task = TaskInHand(offer, spec, limits, began=self._clock())
         self._reports.accepted(self.task)
         self.tick()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tinyfleet.edge_agent.states import AssignmentEvent
-from tinyfleet.edge_agent.worker.budget import Plan, Stage
+from tinyfleet.edge_agent.worker.budget import Stage, TaskLimits
 from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskOffer, TaskState
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -13,11 +13,11 @@ from tinyfleet.fedcore.run_spec import RunSpec
 
 @dataclass(slots=True)
 class TaskInHand:
-    """What was offered, what was planned for it, and how far it has come. ``began``: monotonic seconds."""
+    """What was offered, under what it is run, and how far it has come. ``began``: monotonic seconds."""
 
     offer: TaskOffer
     spec: RunSpec
-    plan: Plan
+    limits: TaskLimits
     began: float
     stage: Stage = Stage.LOADING
     chosen: Chosen = field(default_factory=Chosen)

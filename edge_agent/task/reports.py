@@ -38,7 +38,7 @@ class Reports:
         """The worker has it."""
         self._now(TaskStatus(*task.key, TaskState.RUNNING))
 
-    def progress(self, task: TaskInHand, done: int, total: int, loss: float, paused_s: float) -> None:
+    def progress(self, task: TaskInHand, done: int, total: int, loss: float | None, paused_s: float) -> None:
         """Sent at most once a second."""
         self._last = TaskStatus(
             *task.key,
@@ -46,7 +46,7 @@ class Reports:
             done=done,
             total=total,
             loss=loss,
-            micro_batch=task.chosen.micro_batch,
+            micro_batch=task.chosen.way.levers.micro_batch,
             paused_s=paused_s,
         )
         if self._clock() - self._sent >= PROGRESS_INTERVAL_S:
@@ -73,7 +73,7 @@ class Reports:
                 *task.key,
                 ending.state,
                 ending.reason[:_REASON_LIMIT],
-                micro_batch=task.chosen.micro_batch,
+                micro_batch=task.chosen.way.levers.micro_batch,
                 peak_rss_bytes=ending.peak_rss_bytes,
                 # Still of use: the deadline waits on until the result has arrived.
                 paused_s=ending.paused_s,

@@ -38,6 +38,7 @@ from tinyfleet.edge_agent.worker.process import Event, Worker
 from tinyfleet.edge_agent.worker.slot import WorkerSlot
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState
+from tinyfleet.fedcore.training.levers import Levers
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,9 @@ class Training:
 
     def begin(self, task: TaskInHand, blob: Path) -> Ending | None:
         """The blob is whole: the worker takes the task. How it ends where there can be no worker."""
-        offer, plan = task.offer, task.plan
+        offer, limits = task.offer, task.limits
         try:
-            worker = self._slot.take(offer.run, plan)
+            worker = self._slot.take(offer.run, limits)
         except OSError as error:
             reason = f"the worker cannot be started: {error}"
             return Ending(AssignmentEvent.FAILED, TaskState.FAILED, reason)
@@ -90,14 +91,14 @@ class Training:
                 spec=offer.spec,
                 data=self._data,
                 engine=self._engine,
-                threads=plan.threads,
-                target_bytes=plan.target_bytes,
-                rung=plan.rung,
-                factor=plan.factor,
+                threads=limits.threads,
+                target_bytes=limits.target_bytes,
+                first_way=limits.first_way,
+                factor=limits.factor,
                 calibration=str(self._calibration),
-                steps=offer.steps,
-                keep=offer.keep,
-                memory_limit_bytes=plan.memory_limit_bytes,
+                local_steps=offer.steps,
+                levers=Levers(activation_keep=offer.keep),
+                memory_limit_bytes=limits.memory_limit_bytes,
             )
         )
         self._reports.running(task)
@@ -138,7 +139,7 @@ class Training:
                 self._chosen(task, chosen)
             case Tightened(chosen):
                 self._chosen(task, chosen)
-                self._governor.tightened(task.spec, chosen.rung)
+                self._governor.tightened(task.spec, chosen.index)
             case TrainingBegan():
                 task.stage = Stage.TRAINING
             case NearLimit(rss_bytes):
@@ -153,7 +154,7 @@ class Training:
             case TaskDone():
                 return self._done(task, event)
             case Declined(reason):
-                self._governor.refused(task.spec, task.plan)
+                self._governor.refused(task.spec, task.limits)
                 return self._ending(AssignmentEvent.FAILED, TaskState.DECLINED, reason, sound=True)
             case OverBudget(reason):
                 return self._over_budget(task, worker, reason)
@@ -168,7 +169,7 @@ class Training:
     def _chosen(self, task: TaskInHand, chosen: Chosen) -> None:
         """The worker has planned its task, or goes on with less."""
         task.chosen = chosen
-        logger.info("run %s step %d: %s", *task.key, chosen.text)
+        logger.info("run %s step %d: %s", *task.key, chosen.way)
 
     def _done(self, task: TaskInHand, done: TaskDone) -> Ending:
         """The result goes into the outbox, and is announced from there."""
@@ -180,13 +181,13 @@ class Training:
                 task_s=self._clock() - task.began,
                 peak_rss_bytes=done.peak_rss_bytes,
                 engine=done.engine,
-                micro_batch=task.chosen.micro_batch,
+                micro_batch=task.chosen.way.levers.micro_batch,
             )
             self._outbox.add(offer, self._result)
         except OSError as error:
             reason = f"the result cannot be kept on disk: {error}"
             return self._ending(AssignmentEvent.FAILED, TaskState.FAILED, reason)
-        self._governor.finished(task.spec, task.plan, task.chosen, offer.peak_rss_bytes)
+        self._governor.finished(task.spec, task.limits, task.chosen, offer.peak_rss_bytes)
         return Ending(
             AssignmentEvent.FINISHED,
             TaskState.FINISHED,
@@ -198,8 +199,8 @@ class Training:
 
     def _over_budget(self, task: TaskInHand, worker: Worker, reason: str) -> Ending:
         """Learn from it, and say what comes next. The worker's memory goes back with it."""
-        following = self._governor.over_budget(task.spec, task.plan, task.chosen, task.stage)
-        where = f"while {task.stage.value}, {task.chosen.text}"
+        following = self._governor.over_budget(task.spec, task.limits, task.chosen, task.stage)
+        where = f"while {task.stage.value}, {task.chosen.way}"
         return Ending(
             AssignmentEvent.OVER_BUDGET,
             TaskState.OVER_BUDGET,

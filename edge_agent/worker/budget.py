@@ -1,6 +1,6 @@
 """Decides how a task may be run: policy, threads, memory; and learns from what tasks then took.
 
-Which levers fit under the limit is planned in the worker (``task_control``), which knows the model: here is
+Which levers fit under the limit is planned in the worker (``task_control.py``), which knows the model: here is
 only what must survive it. What is learned is on disk before it is acted on, so that a restart does not
 repeat a failure.
 """
@@ -47,14 +47,14 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TaskLimits:
     """Under what one task is to be run. ``refusal`` is empty, or says why the task is not to be started."""
 
     threads: int
     policy: Literal["fresh", "warm"]
     memory_limit_bytes: int  # of the worker process; 0: none
-    target_bytes: int = 0  # what its own plan may fill; 0: no bound
-    rung: int = 0  # ways before it are known to be too much
+    target_bytes: int = 0  # what the worker's plan may fill; 0: no bound
+    first_way: int = 0  # of that plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
     refusal: str = ""
 
@@ -62,14 +62,14 @@ class Plan:
 class Experience(msgspec.Struct, frozen=True):
     """What is known of one kind of task."""
 
-    rung: int = 0  # the first that is not known to be too much
+    first_way: int = 0  # that is not known to be too much
     impossible: bool = False
     failures: int = 0
     factor: float = 1.0
 
 
 class Governor:
-    """Plans tasks under ``memory_limit_bytes`` (0: ``DEFAULT_SHARE`` of what is usable at start).
+    """Decides under ``memory_limit_bytes`` (0: ``DEFAULT_SHARE`` of what is usable at start).
 
     ``usable`` reads what can be taken on the board now.
     """
@@ -95,7 +95,7 @@ class Governor:
         )
         self._history = self._read()
 
-    def plan(self, spec: RunSpec, held_bytes: int = 0) -> Plan:
+    def limits(self, spec: RunSpec, held_bytes: int = 0) -> TaskLimits:
         """Under what to run a task of ``spec``, by what was learned of its kind and what is free now.
 
         ``held_bytes`` are those of a warm worker: they count as free.
@@ -109,37 +109,38 @@ class Governor:
             )
         limit = self.memory_limit_bytes
         target = min(int(SOFT_SHARE * limit), int(LIVE_SHARE * (self._usable() + held_bytes))) if limit else 0
-        return Plan(self._threads, self.policy, limit, target, known.rung, known.factor, refusal)
+        return TaskLimits(self._threads, self.policy, limit, target, known.first_way, known.factor, refusal)
 
-    def over_budget(self, spec: RunSpec, plan: Plan, chosen: Chosen, stage: Stage) -> Plan:
-        """Learn that ``chosen`` was too much; returns the next plan. On disk before it returns."""
+    def over_budget(self, spec: RunSpec, limits: TaskLimits, chosen: Chosen, stage: Stage) -> TaskLimits:
+        """Learn that ``chosen`` was too much; returns the next limits. On disk before it returns."""
         known = self._known(spec)
         factor = known.factor
-        if chosen.peak_bytes and not chosen.roomy:
-            factor = max(factor, _BEYOND * plan.memory_limit_bytes * plan.factor / chosen.peak_bytes)
-        impossible = stage is Stage.LOADING or chosen.rung + 1 >= chosen.rungs
-        rung = chosen.rung if impossible else chosen.rung + 1
-        self._learn(spec, Experience(rung, impossible, known.failures + 1, factor))
-        return self.plan(spec)
+        # How much a heap that keeps what is freed comes to says little of what is needed.
+        if chosen.peak_bytes and not chosen.way.roomy:
+            factor = max(factor, _BEYOND * limits.memory_limit_bytes * limits.factor / chosen.peak_bytes)
+        impossible = stage is Stage.LOADING or chosen.index + 1 >= chosen.ways
+        first_way = chosen.index if impossible else chosen.index + 1
+        self._learn(spec, Experience(first_way, impossible, known.failures + 1, factor))
+        return self.limits(spec)
 
-    def refused(self, spec: RunSpec, plan: Plan) -> None:
+    def refused(self, spec: RunSpec, limits: TaskLimits) -> None:
         """Learn that no way fits, unless only the moment's lack of memory made it so."""
-        if plan.target_bytes == int(SOFT_SHARE * plan.memory_limit_bytes):
+        if limits.target_bytes == int(SOFT_SHARE * limits.memory_limit_bytes):
             known = self._known(spec)
             self._learn(spec, msgspec.structs.replace(known, impossible=True, failures=known.failures + 1))
 
-    def tightened(self, spec: RunSpec, rung: int) -> None:
-        """Learn that a task had to be tightened to ``rung`` while it ran: the next one begins there."""
+    def tightened(self, spec: RunSpec, index: int) -> None:
+        """Learn that a task had to be tightened to this way while it ran: the next one begins there."""
         known = self._known(spec)
-        if rung > known.rung:
-            self._learn(spec, msgspec.structs.replace(known, rung=rung))
+        if index > known.first_way:
+            self._learn(spec, msgspec.structs.replace(known, first_way=index))
 
-    def finished(self, spec: RunSpec, plan: Plan, chosen: Chosen, peak_rss_bytes: int) -> None:
+    def finished(self, spec: RunSpec, limits: TaskLimits, chosen: Chosen, peak_rss_bytes: int) -> None:
         """Learn what a task took of what was predicted."""
-        if chosen.roomy or not chosen.peak_bytes or not peak_rss_bytes:
+        if chosen.way.roomy or not chosen.peak_bytes or not peak_rss_bytes:
             return
         known = self._known(spec)
-        factor = plan.factor * peak_rss_bytes / chosen.peak_bytes
+        factor = limits.factor * peak_rss_bytes / chosen.peak_bytes
         if abs(factor / known.factor - 1.0) > _NOTED:
             self._learn(spec, msgspec.structs.replace(known, factor=factor))
 

@@ -5,10 +5,13 @@ Both sides are of one installation, so that nothing here has versions. Paths are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
+from tinyfleet.fedcore.planning.plan import Way
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 # -- to the worker ------------------------------------------------------------------------
 
@@ -25,11 +28,11 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     engine: str = "auto"
     threads: int = 1
     target_bytes: int = 0  # what the whole process may take; 0: no bound
-    rung: int = 0  # of the planner's ladder: ways before it are known to be too much
+    first_way: int = 0  # of the plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
     calibration: str = ""  # file in which this board's own may be
-    steps: int = 0  # of the offer: a part of the round; 0: all of it
-    keep: float = 1.0  # of the offer: the most that caches may keep
+    local_steps: int = 0  # of the offer: a part of the round; 0: all of it
+    levers: Levers = NO_LEVERS  # of the offer: the plan may be tighter, never looser
     memory_limit_bytes: int = 0  # what may be resident; 0: no limit
 
 
@@ -58,13 +61,10 @@ Command = TaskCommand | TightenCommand | DescribeCommand
 class Chosen:
     """What the worker's plan settled on. ``peak_bytes``: predicted, ``factor`` counted in."""
 
-    rung: int = 0
-    rungs: int = 0  # of the ladder; 0: no plan was made
-    micro_batch: int = 0
-    keep: float = 1.0
+    index: int = 0  # of the plan's ways
+    ways: int = 0  # that the plan has; 0: no plan was made
+    way: Way = field(default_factory=Way)
     peak_bytes: int = 0
-    text: str = "the whole batch"
-    roomy: bool = False  # its heap keeps what is freed: how much that comes to says little of what is needed
 
 
 class Described(msgspec.Struct, frozen=True, tag_field="event", tag="described"):
@@ -95,11 +95,11 @@ class TrainingBegan(msgspec.Struct, frozen=True, tag_field="event", tag="trainin
 
 
 class StepsDone(msgspec.Struct, frozen=True, tag_field="event", tag="progress"):
-    """``done`` of ``total`` local steps, and the last one's loss."""
+    """``done`` of ``total`` local steps, and the last one's loss: None where that is no number."""
 
     done: int
     total: int
-    loss: float
+    loss: float | None
 
 
 class Tightened(msgspec.Struct, frozen=True, tag_field="event", tag="tightened"):

@@ -19,7 +19,7 @@ import msgspec
 from tinyfleet.device_profiles.cpu import CpuHold, CpuLimits
 from tinyfleet.device_profiles.gpu_memory import gpu_bytes
 from tinyfleet.device_profiles.limits import DataLimit, MemoryLimit, choose_limit
-from tinyfleet.edge_agent.worker.budget import SOFT_SHARE, Plan
+from tinyfleet.edge_agent.worker.budget import SOFT_SHARE, TaskLimits
 from tinyfleet.edge_agent.worker.commands import (
     Command,
     Exited,
@@ -29,25 +29,16 @@ from tinyfleet.edge_agent.worker.commands import (
     TaskFailed,
     WorkerEvent,
 )
+from tinyfleet.edge_agent.worker.out_of_memory import NEAR_LIMIT, is_printed
 from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
-from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Pace
+from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Watch
 from tinyfleet.fedcore.child import Child
 
 logger = logging.getLogger(__name__)
 
 # What was asked of a worker near its limit shows after its step: it is not asked again before.
 TIGHTEN_PAUSE_S = 2.0
-# C code meets RLIMIT_DATA in its own ways (aborts, segmentation faults): a death this near to it is the limit's.
-NEAR_LIMIT = 0.95
 _LOG_LIMIT_BYTES = 1_000_000
-# What allocators print before they abort: torch, C++, glibc, OpenBLAS, Python.
-_ALLOCATION_FAILURES = (
-    "bad_alloc",
-    "not enough memory",
-    "annot allocate memory",
-    "MemoryError",
-    "llocation failed",
-)
 
 
 Event = WorkerEvent | NearLimit
@@ -57,7 +48,7 @@ class Worker(Protocol):
     """What a task needs of a worker: a real process, or a double in a test."""
 
     run: str
-    plan: Plan
+    limits: TaskLimits
     kind: str
     held_by: str
     patience_s: float
@@ -74,21 +65,21 @@ class Worker(Protocol):
 
 
 class WorkerProcess:
-    """``python -m tinyfleet.edge_agent.worker.main`` under ``plan`` and ``cpu``.
+    """``python -m tinyfleet.edge_agent.worker.main`` under ``limits`` and ``cpu``.
 
-    ``kind`` names the hard limit on its memory that is active, ``held_by`` says what all does; ``patience_s``
+    ``kind`` names the hard limit on its memory that is active, ``held_by`` says what all holds it; ``patience_s``
     is how long it may go without ``poll``.
     """
 
-    def __init__(self, run: str, plan: Plan, name: str, log: Path, cpu: CpuLimits | None = None) -> None:
+    def __init__(self, run: str, limits: TaskLimits, name: str, log: Path, cpu: CpuLimits | None = None) -> None:
         self.run = run
-        self.plan = plan
+        self.limits = limits
         self._log = log
         self._limit, self._cpu, self._child = self._start(name, cpu or CpuLimits())
         self.kind = "none" if self._limit is None else self._limit.kind
         self.held_by = f"memory: {self.kind}, cpu: {self._cpu.told(self._child.pid)}"
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
-        self._pace = Pace(plan.memory_limit_bytes)
+        self._watch = Watch(limits.memory_limit_bytes)
         self.patience_s = CLOSE_INTERVAL_S
         self._next_look = 0.0
         self._next_warning = 0.0
@@ -99,7 +90,7 @@ class WorkerProcess:
 
     def _start(self, name: str, cpu: CpuLimits) -> tuple[MemoryLimit | None, CpuHold, Child]:
         """The process under the strongest limit that lets it start. Raises ``OSError``."""
-        size = self.plan.memory_limit_bytes
+        size = self.limits.memory_limit_bytes
         limit = choose_limit(size, name) if size else None
         try:
             return self._held(limit, name, cpu)
@@ -135,8 +126,8 @@ class WorkerProcess:
             try:
                 return Child(
                     "tinyfleet.edge_agent.worker.main",
-                    ["--policy", self.plan.policy, "--parent", str(os.getpid())],
-                    env=_environment(self.plan.threads),
+                    ["--policy", self.limits.policy, "--parent", str(os.getpid())],
+                    env=_environment(self.limits.threads),
                     before_exec=before_exec,
                     stderr=stderr,
                 )
@@ -158,9 +149,9 @@ class WorkerProcess:
             return self._death(event.code) if isinstance(event, Exited) else event
         if now >= self._next_look:
             self._look()
-            self.patience_s = self._pace.interval_s(now, self.rss_bytes)
+            self.patience_s = self._watch.interval_s(now, self.rss_bytes)
             self._next_look = now + self.patience_s
-            limit = self.plan.memory_limit_bytes
+            limit = self.limits.memory_limit_bytes
             if limit and self.rss_bytes > limit:
                 self._child.kill()
                 reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
@@ -212,8 +203,8 @@ class WorkerProcess:
         tail = _tail(self._log)
         killed = code == -signal.SIGKILL
         if killed and self._limit is not None and self._limit.oom_kills() > self._oom_kills:
-            return OverBudget(f"killed by the kernel at {self.plan.memory_limit_bytes} bytes")
-        failed = self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)
+            return OverBudget(f"killed by the kernel at {self.limits.memory_limit_bytes} bytes")
+        failed = self._near_data_limit or is_printed(tail)
         if code != 0 and not killed and failed:
             return OverBudget(f"an allocation failed: {_last_line(tail)}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
@@ -222,7 +213,7 @@ class WorkerProcess:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The supervisor's, with what keeps the worker's memory small and its thread count as planned."""
+    """The supervisor's, with what keeps the worker's memory small and its thread count as decided."""
     count = str(threads)
     return {
         **os.environ,

@@ -18,8 +18,10 @@ from tinyfleet.fedcore.planning.torch_memory import StepShape, model_bytes, step
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.allocation import erk_counts
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 NATIVE = "native"
+MILD, HARD = Levers(activation_keep=0.5), Levers(activation_keep=0.3, cache="fp16")  # of the standard probes
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +79,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: bool) -> Features:
     """Features of one step of ``batch`` samples; ``masked``: the engine holds masks besides the model."""
-    passes, shape = settings.passes(batch), StepShape.of(settings, batch)
+    passes, shape = settings.levers.passes(batch), StepShape.of(settings, batch)
     weights = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
     maskable = sum(graph.params[name].size for name in graph.maskable) if masked else 0
     values = sum(int(np.prod(graph.shapes[node.name])) for node in graph.nodes) * batch / 1e6
@@ -123,16 +125,16 @@ def standard_probes(engine: str) -> list[Probe]:
             Probe(wide, 32, engine=engine),
             Probe(wide, 32, density=0.3, engine=engine),
             Probe(small, 48, density=0.3, engine=engine),
-            Probe(small, 48, keep=0.3, cache="fp16", pruned_norms=True, density=0.3, engine=engine),
-            Probe(normalised, 48, keep=0.5, engine=engine),
+            Probe(small, 48, HARD, pruned_norms=True, density=0.3, engine=engine),
+            Probe(normalised, 48, MILD, engine=engine),
         ]
     return [
         Probe(small, 4, engine=engine),
         Probe(small, 48, engine=engine),
         Probe(wide, 4, momentum=0.9, engine=engine),
         Probe(wide, 32, engine=engine),
-        Probe(small, 48, keep=0.3, cache="fp16", pruned_norms=True, engine=engine),
-        Probe(normalised, 48, keep=0.5, engine=engine),
+        Probe(small, 48, HARD, pruned_norms=True, engine=engine),
+        Probe(normalised, 48, MILD, engine=engine),
     ]
 
 

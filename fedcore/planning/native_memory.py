@@ -49,7 +49,7 @@ class NativeSteps:
 
     def features(self, batch: int, settings: StepSettings, rest: int = 0) -> Features:
         """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""
-        passes = settings.passes(batch)
+        passes = settings.levers.passes(batch)
         return Features(
             model=float(self._plan.weight_bytes() + self._others()),
             replayed=float(self.step_bytes(max(batch, rest), settings)),
@@ -79,7 +79,7 @@ class NativeSteps:
         from tinyfleet.fedcore.training.native.engine import SUM_VALUES, TILE_VALUES
 
         tiles = TILE_VALUES * (1 + self._threads)
-        sums = SUM_VALUES if settings.passes(batch) > 1 else 0
+        sums = SUM_VALUES if settings.levers.passes(batch) > 1 else 0
         images = 2 * batch * math.prod(self._graph.input_shape)
         return self.step_bytes(batch, settings) + VALUE * (tiles + sums + images)
 
@@ -99,11 +99,11 @@ class NativeSteps:
         """Of one sample."""
         shapes = self._graph.shapes
         forward = sum(2 * self._active[node.name] * math.prod(shapes[node.name][1:]) for node in self._weighted)
-        again = 1 if settings.recompute == MOST_AGAIN else 0
+        again = 1 if settings.levers.recompute == MOST_AGAIN else 0
         return (FORWARD_AND_BACKWARD + again) * forward / 1e9
 
     def _pruned(self, settings: StepSettings) -> int:
-        if settings.keep >= 1.0:
+        if not settings.levers.lossy:
             return 0
         norms: list[Node] = []
         if settings.pruned_norm:
@@ -113,5 +113,5 @@ class NativeSteps:
 
 def _sizes(batch: int, settings: StepSettings) -> set[int]:
     """Samples of a step's passes."""
-    passes = settings.passes(batch)
+    passes = settings.levers.passes(batch)
     return {batch // passes, -(-batch // passes)}

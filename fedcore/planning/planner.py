@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from tinyfleet.fedcore.accounting import VALUE
 from tinyfleet.fedcore.datasets.dataset import batch_count
@@ -12,16 +12,16 @@ from tinyfleet.fedcore.methods.method import Control, Method
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
 from tinyfleet.fedcore.planning.cost_model import NATIVE, Calibration, features_of
 from tinyfleet.fedcore.planning.features import Features
-from tinyfleet.fedcore.planning.levers import Forecast, Levers
 from tinyfleet.fedcore.planning.native_memory import NativeSteps
+from tinyfleet.fedcore.planning.plan import MARGIN, Forecast, Plan, Way
 from tinyfleet.fedcore.planning.torch_memory import StepShape, step_bytes
 from tinyfleet.fedcore.sparsity.allocation import erk_counts
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 KEEPS = (0.5, 0.3, 0.2)  # lossy steps, from mild to hard; what is kept is kept in half precision
 LEAST_NORM_BATCH = 4  # samples a pass that batch norm's statistics still mean something over
 LANES = 16  # images that the native engine computes at once: passes of fewer are slower
-MARGIN = 1.05  # over the prediction: its error on a calibrated board
 LABEL_BYTES = 8
 # What a worker holds besides the engine and the model that probes see: protocol, codecs, methods. 6 to 10 MB.
 WORKER_BYTES = 8_000_000
@@ -32,52 +32,21 @@ ROOMY_BYTES = 25_000_000
 ROOMY, ROOMY_PRUNED = 1.6, 3.2
 
 
-@dataclass(frozen=True, slots=True)
-class FitPlan:
-    """The first way that fits, or the smallest that there is and what it lacks."""
-
-    ways: tuple[Forecast, ...]
-    rung: int  # of the ladder
-    limit_bytes: int
-    steps: int  # of one round
-
-    @property
-    def forecast(self) -> Forecast:
-        return self.ways[self.rung]
-
-    @property
-    def levers(self) -> Levers:
-        return self.forecast.levers
-
-    @property
-    def round_seconds(self) -> float:
-        return self.steps * self.forecast.step_seconds
-
-    @property
-    def fits(self) -> bool:
-        return self.forecast.peak_bytes * MARGIN <= self.limit_bytes
-
-    @property
-    def missing_bytes(self) -> int:
-        """What the limit would have to rise by."""
-        return max(0, int(self.forecast.peak_bytes * MARGIN) - self.limit_bytes)
-
-
-def plan(
+def plan_task(
     method: Method,
     calibration: Calibration,
     limit_bytes: int,
     samples: int,
     *,
-    rung: int = 0,
+    first_way: int = 0,
     factor: float = 1.0,
     growing: Collection[str] | None = None,
     active: Mapping[str, int] | None = None,
     threads: int = 1,
-) -> FitPlan:
+) -> Plan:
     """The gentlest way to run ``method``'s training task under ``limit_bytes`` with so many local samples.
 
-    Ways before ``rung`` are known to be too much. ``factor``: measured by predicted peak of such tasks so far.
+    Ways before ``first_way`` are known to be too much. ``factor``: measured by predicted peak of such tasks so far.
     ``growing``: the weights whose growth gradients the task wants; None: whichever it may want in some round.
     ``active``: how many weights are left, by name, for engines that save by it; None: as the density says.
     """
@@ -88,48 +57,42 @@ def plan(
         steps = NativeSteps(method.problem.graph, counts, threads, calibration.crossovers)
         ways = tuple(native_forecasts(method, calibration, steps, samples, factor, growing))
     else:
-        ways = tuple(forecast(method, calibration, levers, samples, factor, growing) for levers in ladder(method))
-    left = range(min(rung, len(ways) - 1), len(ways))
+        ways = tuple(forecast(method, calibration, way, samples, factor, growing) for way in replayed_ways(method))
+    left = range(min(first_way, len(ways) - 1), len(ways))
     chosen = next((index for index in left if ways[index].peak_bytes * MARGIN <= limit_bytes), None)
     if chosen is None:
         chosen = min(left, key=lambda index: ways[index].peak_bytes)
     training = method.problem.training
-    return FitPlan(ways, chosen, limit_bytes, training.local_epochs * batch_count(samples, training.batch))
+    return Plan(ways, chosen, limit_bytes, training.local_epochs * batch_count(samples, training.batch))
 
 
-def tighter(ways: Sequence[Forecast], rung: int) -> int | None:
-    """The next rung that takes less memory than ``rung``; None where it is the last."""
-    less = (index for index in range(rung + 1, len(ways)) if ways[index].peak_bytes < ways[rung].peak_bytes)
-    return next(less, None)
-
-
-def ladder(method: Method) -> Iterator[Levers]:
+def replayed_ways(method: Method) -> Iterator[Way]:
     """Ways to run a step, gentlest first: freed memory given back, smaller passes with summed gradients, then
     pruned caches as well.
 
     Batch norm sees its statistics pass by pass: with it passes do not shrink below ``LEAST_NORM_BATCH``.
     """
     sizes = _sizes(method)
-    yield Levers(0, roomy=True)
+    yield Way(roomy=True)
     for micro_batch in sizes:
-        yield Levers(micro_batch)
+        yield Way(Levers(micro_batch))
     for keep in KEEPS:
         for micro_batch in sizes:
-            yield Levers(micro_batch, keep, "fp16")
+            yield Way(Levers(micro_batch, keep, "fp16"))
 
 
-def native_ladder(method: Method) -> Iterator[Levers]:
+def native_ways(method: Method) -> Iterator[Way]:
     """The same for the native engine, which can compute activations again: that changes no result, while smaller
     passes change batch norm's statistics; without batch norm they are the cheaper ones.
     """
     sizes = _sizes(method)
-    yield Levers(0)
+    yield Way()
     if _normed(method):
-        yield Levers(0, recompute=1)
+        yield Way(Levers(recompute=1))
     else:
-        yield from (Levers(size) for size in sizes if size >= LANES)
-    yield from (Levers(size, recompute=2) for size in sizes)
-    yield from (Levers(sizes[-1], keep, "fp16", recompute=2) for keep in KEEPS)
+        yield from (Way(Levers(size)) for size in sizes if size >= LANES)
+    yield from (Way(Levers(size, recompute=2)) for size in sizes)
+    yield from (Way(Levers(sizes[-1], keep, "fp16", recompute=2)) for keep in KEEPS)
 
 
 def _sizes(method: Method) -> list[int]:
@@ -163,13 +126,13 @@ def native_forecasts(
     if rest == 1 and samples > batch:
         rest = batch + 1  # a last sample joins the batch before it
     least = max(steps.evaluation_bytes(), steps.result_bytes())
-    for levers in native_ladder(method):
-        settings = settings_under(method, levers)
+    for way in native_ways(method):
+        settings = settings_under(method, way.levers)
         features = steps.features(batch, settings, rest)
         growth = steps.growth_bytes(growth_batch, settings) if growing else 0
         replayed = float(max(features.replayed, growth, least))
         peak = calibration.peak_bytes(features._replace(replayed=replayed)) + held_bytes(method, samples)
-        yield Forecast(levers, int(peak * factor), calibration.step_seconds(features))
+        yield Forecast(way, int(peak * factor), calibration.step_seconds(features))
 
 
 def _active(method: Method) -> dict[str, int]:
@@ -181,21 +144,21 @@ def _active(method: Method) -> dict[str, int]:
 def forecast(
     method: Method,
     calibration: Calibration,
-    levers: Levers,
+    way: Way,
     samples: int,
     factor: float = 1.0,
     growing: Collection[str] = (),
 ) -> Forecast:
     """Peak of the whole worker process, the device's own data included, and seconds of one step."""
-    features = step_features(method, levers)
+    features = step_features(method, way.levers)
     if growing:
-        replayed = max(features.replayed, growth_bytes(method, levers, growing))
+        replayed = max(features.replayed, growth_bytes(method, way.levers, growing))
         features = features._replace(replayed=float(replayed))
     peak = calibration.peak_bytes(features) + held_bytes(method, samples)
-    if levers.roomy:
-        pruned = settings_under(method, levers).keep < 1.0
+    if way.roomy:
+        pruned = settings_under(method, way.levers).levers.lossy
         peak += ROOMY_BYTES + (ROOMY_PRUNED if pruned else ROOMY) * features.replayed
-    return Forecast(levers, int(peak * factor), calibration.step_seconds(features))
+    return Forecast(way, int(peak * factor), calibration.step_seconds(features))
 
 
 def held_bytes(method: Method, samples: int) -> int:
@@ -218,7 +181,7 @@ def growth_bytes(method: Method, levers: Levers, growing: Collection[str]) -> in
     shape = replace(StepShape.of(settings, batch), accumulate=False)  # no sums of whole weights
     images = 2 * batch * math.prod(graph.input_shape) * VALUE
     layers = [_layer_values(graph, node) for node in graph.nodes if node.weight in growing]
-    held = 0 if settings.passes(batch) == 1 else batch * VALUE * max(layers, default=0)
+    held = 0 if settings.levers.passes(batch) == 1 else batch * VALUE * max(layers, default=0)
     return step_bytes(graph, shape) + images + held + held // 4
 
 
@@ -236,6 +199,4 @@ def step_features(method: Method, levers: Levers) -> Features:
 
 def settings_under(method: Method, levers: Levers) -> StepSettings:
     """The method's steps as ``levers`` make them; the learning rate costs nothing."""
-    control = Control()
-    levers.apply(control)
-    return method.step_settings(1.0, control)
+    return method.step_settings(1.0, Control(levers))

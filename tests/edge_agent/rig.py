@@ -17,7 +17,7 @@ from tinyfleet.edge_agent.presence import Board
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
 from tinyfleet.edge_agent.worker.commands import Command, TaskCommand, TaskDone, TrainingBegan
 from tinyfleet.edge_agent.worker.process import Event
 from tinyfleet.fedcore.protocol import topics
@@ -62,9 +62,9 @@ class Clock:
 class ScriptedWorker:
     """Stands in for the process: a test hands it the events that a worker would emit."""
 
-    def __init__(self, run: str, plan: Plan) -> None:
+    def __init__(self, run: str, limits: TaskLimits) -> None:
         self.run = run
-        self.plan = plan
+        self.limits = limits
         self.kind = "scripted"
         self.held_by = "memory: none, cpu: none"
         self.patience_s = 60.0
@@ -234,8 +234,8 @@ class Rig:
         self.agent.open()
         return self.agent
 
-    def _start_worker(self, run: str, plan: Plan) -> ScriptedWorker:
-        self.workers.append(ScriptedWorker(run, plan))
+    def _start_worker(self, run: str, limits: TaskLimits) -> ScriptedWorker:
+        self.workers.append(ScriptedWorker(run, limits))
         return self.workers[-1]
 
     @property

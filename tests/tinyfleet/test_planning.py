@@ -31,9 +31,9 @@ def measured(name, memory, gflops):
 def test_a_roomy_board_runs_whole_batches_and_a_small_one_smaller_passes():
     roomy = plan_board(SPEC, board("pi-5"), TORCH, 500)
     small = plan_board(SPEC, board("pi-3b-plus"), TORCH, 500, memory_bytes=650_000_000)
-    assert (roomy.fits, roomy.micro_batch, roomy.lossy) == (True, 0, False)
+    assert (roomy.fits, roomy.levers.micro_batch, roomy.levers.lossy) == (True, 0, False)
     assert small.fits
-    assert small.micro_batch > 0
+    assert small.levers.micro_batch > 0
     assert small.peak_bytes < roomy.peak_bytes
     assert small.round_seconds > roomy.round_seconds
 
@@ -118,7 +118,7 @@ def test_the_native_engine_fits_where_torch_does_not(run):
     planned = json.loads(invoke(run, *board, "--engine", "native", "--json").stdout)["boards"][0]
     assert planned["fits"]
     assert planned["peak_bytes"] < 100_000_000
-    assert planned["recompute"] in (0, 1, 2)
+    assert planned["levers"]["recompute"] in (0, 1, 2)
 
 
 @pytest.mark.parametrize(

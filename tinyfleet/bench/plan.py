@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from tinyfleet.fedcore.planning.cost_model import Calibration, features_of_probe
 from tinyfleet.fedcore.planning.probe import Probe, probe
 from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 # Model, input, arguments.
 MODELS = (
@@ -31,6 +32,7 @@ MODELS = (
     ModelSettings("resnet18", (3, 32, 32), 10, {"norm": "nsconv"}),
 )
 BATCHES = (16, 64)
+PRUNED = Levers(activation_keep=0.3, cache="fp16")
 TARGET = 0.15  # of the measured peak
 
 
@@ -41,9 +43,7 @@ class PlanRow:
     model: str
     norm: str
     batch: int
-    micro_batch: int
-    keep: float
-    cache: str
+    levers: Levers
     density: float
     predicted_mb: float
     measured_mb: float
@@ -85,10 +85,8 @@ def grid(engine: str = "torch", steps: int = 3) -> Iterator[Probe]:
     for model in MODELS:
         for batch in BATCHES:
             yield Probe(model, batch, momentum=0.9, steps=steps, engine=engine)
-            yield Probe(
-                model, batch, keep=0.3, cache="fp16", momentum=0.9, density=0.01, steps=steps, engine=engine
-            )
-            yield Probe(model, batch, micro_batch=batch // 4, density=0.1, steps=steps, engine=engine)
+            yield Probe(model, batch, PRUNED, momentum=0.9, density=0.01, steps=steps, engine=engine)
+            yield Probe(model, batch, Levers(batch // 4), density=0.1, steps=steps, engine=engine)
 
 
 def bench_plan(
@@ -104,9 +102,7 @@ def bench_plan(
                 request.model.name,
                 str(request.model.arguments.get("norm", "batch")),
                 request.batch,
-                request.micro_batch,
-                request.keep,
-                request.cache,
+                request.levers,
                 request.density,
                 calibration.peak_bytes(features) / 1e6,
                 found.peak_bytes / 1e6,

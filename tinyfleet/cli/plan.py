@@ -13,7 +13,7 @@ from tinyfleet.fedcore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tinyfleet.fedcore.run_spec import RunSpec
-    from tinyfleet.planning import BoardPlan
+    from tinyfleet.planning import BoardFit
 
 HERE = "here"
 
@@ -36,7 +36,7 @@ def plan(
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Whether RUN.toml fits a board: with which micro-batch and keep ratio, memory, time, and what would help.
+    """Whether RUN.toml fits a board: with which levers, memory and time, and what would help.
 
     Exit code 1 where it fits none of the boards.
     """
@@ -86,14 +86,14 @@ def _samples(spec: RunSpec) -> int:
     return len(data.train) + len(data.development)
 
 
-def _show(rows: list[BoardPlan]) -> None:
+def _show(rows: list[BoardFit]) -> None:
     emit_table(
         ("board", "fits", "micro-batch", "kept activations", "predicted", "of", "a round", "memory", "speed"),
         [
             (
                 row.board,
                 "yes" if row.fits else "NO",
-                row.micro_batch or "whole batch",
+                row.levers.micro_batch or "whole batch",
                 _kept(row),
                 megabytes(row.peak_bytes),
                 megabytes(row.limit_bytes),
@@ -112,11 +112,12 @@ def _show(rows: list[BoardPlan]) -> None:
         typer.echo("times from a data sheet are rough: the board's own are measured by `edge-agent calibrate`")
 
 
-def _kept(row: BoardPlan) -> str:
-    from tinyfleet.fedcore.planning.levers import AGAIN
+def _kept(row: BoardFit) -> str:
+    from tinyfleet.fedcore.training.levers import COMPUTED_AGAIN
 
-    kept = f"{row.keep:.0%} in {row.cache}" if row.lossy else "all"
-    return f"{kept}, {AGAIN[row.recompute]}" if row.recompute else kept
+    levers = row.levers
+    kept = f"{levers.activation_keep:.0%} in {levers.cache}" if levers.lossy else "all"
+    return f"{kept}, {COMPUTED_AGAIN[levers.recompute]}" if levers.recompute else kept
 
 
 def _duration(seconds: float) -> str:

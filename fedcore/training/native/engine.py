@@ -151,7 +151,7 @@ class NativeEngine(Engine):
         ``SUM_VALUES`` allows, so that there is no more than that beside the passes themselves.
         """
         tiles = list(self._tiles(names))
-        parts = np.array_split(np.arange(len(y)), settings.passes(len(y)))
+        parts = np.array_split(np.arange(len(y)), settings.levers.passes(len(y)))
         if len(parts) == 1:
             yield from self._pass(x, y, tiles, settings, objective)
             return

@@ -25,7 +25,7 @@ def test_a_task_from_offer_to_acknowledgement(rig):
     rig.training(blob=blob)
     command = rig.worker.task
     assert Path(command.blob).read_bytes() == blob
-    assert (command.device, command.rung, command.spec["name"]) == ("porch", 0, "run")
+    assert (command.device, command.first_way, command.spec["name"]) == ("porch", 0, "run")
     assert command.target_bytes == 92_000_000
     rig.worker.events.append(StepsDone(3, 9, 0.5))
     rig.settle(1.5)

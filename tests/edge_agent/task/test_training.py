@@ -16,11 +16,13 @@ from tinyfleet.edge_agent.worker.commands import (
     Tightened,
     TrainingBegan,
 )
+from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.protocol.messages import TaskState, TaskStatus
+from tinyfleet.fedcore.training.levers import Levers
 
 
-def chosen(rung: int, micro_batch: int, keep: float = 1.0) -> Chosen:
-    return Chosen(rung, 4, micro_batch, keep, 90_000_000, f"micro-batch {micro_batch}")
+def chosen(index: int, micro_batch: int, keep: float = 1.0) -> Chosen:
+    return Chosen(index, 4, Way(Levers(micro_batch, keep)), 90_000_000)
 
 
 def test_progress_goes_out_at_most_once_a_second(rig):
@@ -36,7 +38,7 @@ def test_over_budget_then_the_next_smaller_micro_batch(rig):
     expected = [0, 4, 2, 1]
     for attempt, micro_batch in enumerate(expected):
         rig.training(0)
-        assert rig.worker.task.rung == attempt
+        assert rig.worker.task.first_way == attempt
         rig.worker.events += [
             Planned(chosen(attempt, micro_batch)),
             TrainingBegan("torch"),
@@ -74,7 +76,7 @@ def test_near_its_limit_a_worker_is_asked_for_less_and_goes_on(rig):
     rig.clock.now += 5.0
     rig.settle()
     assert rig.coordinator.of(TaskStatus)[-1].micro_batch == 4
-    assert rig.governor.plan(SPEC).rung == 2  # the next task begins there
+    assert rig.governor.limits(SPEC).first_way == 2  # the next task begins there
     assert not rig.worker.closed
 
 

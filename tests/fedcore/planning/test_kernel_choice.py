@@ -12,6 +12,7 @@ from tinyfleet.fedcore.planning.kernel_choice import calibrate, measured_or_ship
 from tinyfleet.fedcore.planning.probe import Probe
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 
 def test_a_boards_own_comes_before_the_shipped_one(tmp_path):
@@ -83,7 +84,11 @@ def test_another_machines_times_are_in_proportion_to_its_speed():
 
 def test_calibrating_measures_real_steps(monkeypatch):
     small = ModelSettings("small_cnn", (1, 28, 28), 10, {})
-    probes = [Probe(small, 8, steps=1), Probe(small, 64, steps=1), Probe(small, 64, keep=0.3, steps=1)]
+    probes = [
+        Probe(small, 8, steps=1),
+        Probe(small, 64, steps=1),
+        Probe(small, 64, Levers(activation_keep=0.3), steps=1),
+    ]
     monkeypatch.setattr(calibrated, "standard_probes", lambda engine: probes)
     told = []
     found = calibrate("torch", "here", 12.3456, lambda what, done, total: told.append((what, done, total)))

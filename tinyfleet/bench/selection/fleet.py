@@ -14,6 +14,7 @@ from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.training.engine import Engine
+from tinyfleet.fedcore.training.levers import Levers
 from tinyfleet.simulation import SimulatedDevice, Simulation, StepRecord
 
 
@@ -77,7 +78,7 @@ class EmulatedFleet(Simulation):
         self._plans, self._left_out = choice.cohort, len(choice.left_out)
         for plan in choice.cohort:
             device = self.by_name[plan.device]
-            device.steps, device.keep = plan.steps, plan.keep
+            device.steps, device.levers = plan.steps, Levers(activation_keep=plan.keep)
         return [self.by_name[plan.device] for plan in choice.cohort]
 
     def advance(self) -> Point:

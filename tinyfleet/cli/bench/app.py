@@ -84,19 +84,17 @@ def caches(
     from tinyfleet.bench.caches import CacheRow, bench_caches
 
     def told(row: CacheRow, done: int, total: int) -> None:
-        typer.echo(
-            f"\r{done}/{total} {row.model} {row.norm} keep {row.keep:g} {row.cache}      ", err=True, nl=False
-        )
+        typer.echo(f"\r{done}/{total} {row.model} {row.norm} {row.levers}      ", err=True, nl=False)
 
     rows = bench_caches(model or ["resnet18"], batch, told)
     typer.echo("", err=True)
     save_rows(json_file, rows)
-    exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and row.keep == 1.0}
+    exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and not row.levers.lossy}
     emit_table(
         (
             "model",
             "norm",
-            "keep",
+            "kept",
             "cache",
             "norms pruned",
             "peak MB",
@@ -108,8 +106,8 @@ def caches(
             (
                 row.model,
                 row.norm,
-                f"{row.keep:g}",
-                row.cache,
+                f"{row.levers.activation_keep:g}",
+                row.levers.cache,
                 "yes" if row.pruned_norms else "",
                 f"{row.peak_mb:.0f}",
                 f"{row.peak_mb / exact[row.model]:.2f}",
@@ -153,7 +151,7 @@ def plan(
             "norm",
             "batch",
             "micro",
-            "keep",
+            "kept",
             "density",
             "predicted",
             "measured",
@@ -167,8 +165,8 @@ def plan(
                 row.model,
                 row.norm,
                 row.batch,
-                row.micro_batch or "",
-                f"{row.keep:g}",
+                row.levers.micro_batch or "",
+                f"{row.levers.activation_keep:g}",
                 f"{row.density:g}",
                 f"{row.predicted_mb:.0f} MB",
                 f"{row.measured_mb:.0f} MB",
