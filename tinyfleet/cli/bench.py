@@ -77,7 +77,10 @@ def caches(
     batch: Annotated[int, typer.Option(min=2, help="Samples of a training step.")] = 64,
 ) -> None:
     """Memory and time of a training step with exact and with pruned activation caches, in fresh processes."""
+    from fedcore.training.registry import require
     from tinyfleet.bench.caches import CacheRow, bench_caches
+
+    require("torch")
 
     def told(row: CacheRow, done: int, total: int) -> None:
         typer.echo(
@@ -131,9 +134,10 @@ def plan(
 
     from device_profiles.progress import told_on
     from fedcore.training.calibrated import calibrate, read
-    from fedcore.training.registry import preferred
+    from fedcore.training.registry import preferred, require
     from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
 
+    require(engine)
     name = preferred(engine)
     measured = calibrate(name, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
 

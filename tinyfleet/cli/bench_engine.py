@@ -27,6 +27,7 @@ def engine(
 
     Each engine has a fresh process; they take their steps in turn.
     """
+    from fedcore.training.registry import require
     from tinyfleet.bench.engine.arms import VARIANTS
     from tinyfleet.bench.engine.cells import chosen
     from tinyfleet.bench.engine.runner import bench_engine
@@ -34,6 +35,8 @@ def engine(
     def told(text: str) -> None:
         typer.echo(f"\r{text:<100}", err=True, nl=False)
 
+    require("native")
+    require("torch")
     cells = chosen(model or (), density or (), threads or ())
     rows = bench_engine(cells, 3 if quick else steps, told, VARIANTS[:1] if quick else VARIANTS)
     typer.echo("", err=True)

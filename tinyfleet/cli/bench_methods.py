@@ -95,11 +95,13 @@ def _chosen(cells: Sequence[CellSpec], only: Sequence[str], densities: Sequence[
 def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: EngineName) -> None:
     from rich.console import Console
 
-    from fedcore.training.registry import create
+    from fedcore.training.registry import create, require
     from tinyfleet.bench.methods.progress import Progress
     from tinyfleet.bench.methods.runner import Watcher, run_bench
 
-    create(engine)  # raises here, not once a cell
+    # Both raise here, not once a cell.
+    require("torch")  # measures memory, whatever trains
+    create(engine.value)
     with Progress(Console(stderr=True), cells) as progress:
         run_bench(cells, directory, processes, engine, Watcher(progress.finished, progress.running))
 

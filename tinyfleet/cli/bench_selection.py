@@ -29,6 +29,7 @@ def selection(
     The boards are emulated: models are really trained, and the time that a task takes is computed from the
     shipped profiles. Writes selection.json and a plot.
     """
+    from fedcore.training.registry import require
     from tinyfleet.bench.selection.report import EMULATED, write_report
     from tinyfleet.bench.selection.runner import DEFAULT, compare, run_bench
     from tinyfleet.cli.runs import read_spec
@@ -38,6 +39,7 @@ def selection(
 
         return create("torch", threads=1)
 
+    require("torch")
     base = DEFAULT if file is None else read_spec(file)
     curves = run_bench(base, range(seeds), target, directory, engine, _told)
     written = write_report(base, curves, directory)
