@@ -111,7 +111,7 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-engine pyproject.toml
 	@$(COMPILE) || true
 	@touch $@
 	@echo "setup: done; $(VENV) has $$(du -sm $(VENV) | cut -f1) MB, and trains with $$($(BIN)/python -c \
-	  'from fedcore.training.registry import preferred; print(preferred())')"
+	  'from tinyfleet.fedcore.training.registry import preferred; print(preferred())')"
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-demo $(VENV)/.stamp-torch
 	@echo "setup: the packages of the tests and checks (about 150 MB)"

@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from coordinator.config import CoordinatorConfig
-from coordinator.lock import StateLock
-from coordinator.store import Store
-from fedcore.errors import ConfigError, TinyfleetError
-from fedcore.files import write_atomic
-from fedcore.settings import read_toml
+from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.lock import StateLock
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
+from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.settings import read_toml
 
 log = logging.getLogger("coordinator")
 
@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.embedded_broker is None:
             _serve(options.state, config, options.broker or config.broker.url, stopping)
             return
-        from fedcore.protocol.embedded import EmbeddedBroker
+        from tinyfleet.fedcore.protocol.embedded import EmbeddedBroker
 
         broker = EmbeddedBroker(port=options.embedded_broker)
         url = f"mqtt://127.0.0.1:{broker.start()}"
@@ -89,9 +89,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _serve(state: Path, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
-    from coordinator.ledger import Ledger
-    from coordinator.service import Service
-    from fedcore.protocol.mqtt import MqttTransport
+    from tinyfleet.coordinator.service import Service
+    from tinyfleet.coordinator.store.ledger import Ledger
+    from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
     transport = MqttTransport(
         url,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from fedcore.errors import ConfigError
-from fedcore.run_spec import Count, Positive, Settings
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 
 
 class BrokerSettings(Settings, frozen=True):

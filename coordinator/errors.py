@@ -1,6 +1,6 @@
 """Errors of the coordinator alone. Each that ends the program has its exit code in docs/coordinator.md."""
 
-from fedcore.errors import TinyfleetError
+from tinyfleet.fedcore.errors import TinyfleetError
 
 
 class AlreadyRunning(TinyfleetError):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from coordinator.errors import AlreadyRunning, StoreError
+from tinyfleet.coordinator.errors import AlreadyRunning, StoreError
 
 
 class StateLock:

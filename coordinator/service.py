@@ -6,18 +6,18 @@ import logging
 import time
 from collections.abc import Callable
 
-from coordinator.conductor import Conductor, Creator, create_method
-from coordinator.config import CoordinatorConfig
-from coordinator.context import Context
-from coordinator.ledger import Ledger
-from coordinator.model import Model, ModelProcess
-from coordinator.post import Post
-from coordinator.registry import Registry
-from coordinator.transfers import Downloads, Uploads
-from fedcore.errors import CodecError
-from fedcore.protocol import topics
-from fedcore.protocol.chunks import unpack_chunk
-from fedcore.protocol.messages import (
+from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.fleet.registry import Registry
+from tinyfleet.coordinator.run.context import Context
+from tinyfleet.coordinator.run.engine_process import Model, ModelProcess
+from tinyfleet.coordinator.run.scheduler import Conductor, Creator, create_method
+from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.coordinator.wire.outgoing import Post
+from tinyfleet.coordinator.wire.transfers import Downloads, Uploads
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.chunks import unpack_chunk
+from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Enrolment,
     Goodbye,
@@ -27,7 +27,7 @@ from fedcore.protocol.messages import (
     TaskStatus,
     decode_up,
 )
-from fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
 
 log = logging.getLogger(__name__)
 

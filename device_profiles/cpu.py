@@ -16,8 +16,8 @@ from typing import Literal
 
 import psutil
 
-from device_profiles.cgroups import choose_quota
-from device_profiles.detect import cpu_quota, usable_cores
+from tinyfleet.device_profiles.cgroups import choose_quota
+from tinyfleet.device_profiles.detect import cpu_quota, usable_cores
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from device_profiles.cgroups import group_and_above, own_groups
-from device_profiles.emulated import emulated_board, sysfs_root
-from device_profiles.limits import total_memory_bytes
-from device_profiles.profile import DeviceProfile, shipped
+from tinyfleet.device_profiles.cgroups import group_and_above, own_groups
+from tinyfleet.device_profiles.emulated import emulated_board, sysfs_root
+from tinyfleet.device_profiles.limits import total_memory_bytes
+from tinyfleet.device_profiles.profile import DeviceProfile, shipped
 
 DEVICE_TREE = "sys/firmware/devicetree/base"
 
@@ -55,7 +55,7 @@ def detect(root: Path | None = None) -> DeviceProfile:
     """The profile of this board, with the memory and cores that are really here.
 
     A board that is not shipped, or no board at all, is ``generic``. Without ``root`` the environment is asked for
-    an emulated board (``device_profiles.emulated``) and for a faked root, and raises ``ProfileError`` if it names
+    an emulated board (``emulated.py``) and for a faked root, and raises ``ProfileError`` if it names
     a board that is unknown.
     """
     if root is None:

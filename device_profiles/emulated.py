@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from device_profiles.profile import DeviceProfile, ProfileError, shipped
+from tinyfleet.device_profiles.profile import DeviceProfile, ProfileError, shipped
 
 # The shipped profile that detection is to find, whatever the machine is.
 BOARD_VARIABLE = "TINYFLEET_EMULATED_BOARD"

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import psutil
 
-from device_profiles.cgroups import (
+from tinyfleet.device_profiles.cgroups import (
     CgroupLimit,
     group_and_above,
     group_folder,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from device_profiles.profile import DeviceProfile
+from tinyfleet.device_profiles.profile import DeviceProfile
 
 # Peak of one core's NEON units, FLOPs a cycle in fp32 (Arm's optimisation guides), and the share of it that
 # dense products reach: cores that execute in order wait for their loads.

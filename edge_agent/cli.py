@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from edge_agent import config as configuration
-from edge_agent.config import AgentConfig
-from edge_agent.errors import StateError
-from fedcore.errors import ConfigError, TinyfleetError
+from tinyfleet.edge_agent import config as configuration
+from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.edge_agent.errors import StateError
+from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -38,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the agent until SIGTERM."""
-    from edge_agent import daemon
+    from tinyfleet.edge_agent import daemon
 
     daemon.run(_config(options))
 
 
 def init(options: argparse.Namespace) -> None:
     """Make the identity, and a commented configuration file where there is none."""
-    from edge_agent import daemon, identity
+    from tinyfleet.edge_agent import daemon, identity
 
     config = _config(options, missing_ok=True)
     who = identity.obtain(daemon.state_directory(config), config.name)
@@ -75,13 +75,13 @@ def measure(options: argparse.Namespace) -> None:
     """Measure this board in two minutes, and keep the result in the state directory for the next start."""
     from dataclasses import asdict, replace
 
-    from device_profiles.compare import disagreements
-    from device_profiles.detect import detect
-    from device_profiles.measure import ENGINES
-    from device_profiles.measure import measure as measure_board
-    from device_profiles.profile import ProfileError
-    from device_profiles.progress import told_on
-    from edge_agent import daemon
+    from tinyfleet.device_profiles.detect import detect
+    from tinyfleet.device_profiles.measuring.compare import disagreements
+    from tinyfleet.device_profiles.measuring.measure import ENGINES
+    from tinyfleet.device_profiles.measuring.measure import measure as measure_board
+    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.device_profiles.profile import ProfileError
+    from tinyfleet.edge_agent import daemon
 
     config = _config(options)
     state = daemon.state_directory(config)
@@ -108,12 +108,12 @@ def measure(options: argparse.Namespace) -> None:
 
 def calibrate(options: argparse.Namespace) -> None:
     """Measure what training takes here, in a minute or two: tasks are then planned by this board's own figures."""
-    from device_profiles.detect import detect
-    from device_profiles.progress import told_on
-    from edge_agent import daemon
-    from edge_agent.assignment import CALIBRATION
-    from fedcore.training.calibrated import calibrate_here
-    from fedcore.training.registry import preferred
+    from tinyfleet.device_profiles.detect import detect
+    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.edge_agent import daemon
+    from tinyfleet.edge_agent.task.assignment import CALIBRATION
+    from tinyfleet.fedcore.planning.kernel_choice import calibrate_here
+    from tinyfleet.fedcore.training.registry import preferred
 
     config = _config(options)
     path = daemon.state_directory(config) / CALIBRATION
@@ -135,7 +135,7 @@ def show_config(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """Say what the agent on this state directory is doing."""
-    from edge_agent.status import read
+    from tinyfleet.edge_agent.status import read
 
     state = Path(_config(options).state).expanduser()
     last = read(state / "status.json")
@@ -152,8 +152,8 @@ def status(options: argparse.Namespace) -> None:
 
 def sensors(options: argparse.Namespace) -> None:
     """Say what the sensors of this board read now."""
-    from device_profiles.sensors.read import read_all
-    from device_profiles.sensors.sensor import shown
+    from tinyfleet.device_profiles.sensors.read import read_all
+    from tinyfleet.device_profiles.sensors.sensor import shown
 
     config = _config(options)
     state = Path(config.state).expanduser()

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from device_profiles.cpu import CpuLimits, IoPriority
-from device_profiles.limits import parse_size
-from edge_agent.guard_settings import GuardSettings
-from edge_agent.sensor_settings import SensorSettings
-from fedcore.errors import ConfigError
-from fedcore.protocol.topics import valid_device
-from fedcore.run_spec import DataSettings, PartitionSettings, Settings
-from fedcore.settings import convert, read_toml
+from tinyfleet.device_profiles.cpu import CpuLimits, IoPriority
+from tinyfleet.device_profiles.limits import parse_size
+from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
+from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.topics import valid_device
+from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, Settings
+from tinyfleet.fedcore.settings import convert, read_toml
 
 Policy = Literal["auto", "fresh", "warm"]
 

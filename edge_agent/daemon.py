@@ -15,20 +15,20 @@ from types import FrameType
 
 import msgspec
 
-from device_profiles.limits import usable_memory_bytes
-from edge_agent import identity
-from edge_agent.config import AgentConfig, password_of, size
-from edge_agent.delegation import take_leaf
-from edge_agent.enforcement import WorkerProcess
-from edge_agent.errors import AlreadyRunning, StateError
-from edge_agent.governor import Governor, Plan
-from edge_agent.inbox import Inbox
-from edge_agent.outbox import Outbox
-from edge_agent.supervisor import Board, Supervisor
-from fedcore.child import Child
-from fedcore.errors import ConfigError, DataError
-from fedcore.protocol.transport import Transport
-from fedcore.training import allocator
+from tinyfleet.device_profiles.limits import usable_memory_bytes
+from tinyfleet.edge_agent import identity
+from tinyfleet.edge_agent.config import AgentConfig, password_of, size
+from tinyfleet.edge_agent.delegation import take_leaf
+from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
+from tinyfleet.edge_agent.supervisor import Board, Supervisor
+from tinyfleet.edge_agent.task.inbox import Inbox
+from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.process import WorkerProcess
+from tinyfleet.fedcore.child import Child
+from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.protocol.transport import Transport
+from tinyfleet.fedcore.training import allocator
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def assemble(
 
 def mqtt_transport(config: AgentConfig, who: identity.Identity) -> Transport:
     """The production transport."""
-    from fedcore.protocol.mqtt import MqttTransport
+    from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
     broker = config.broker
     return MqttTransport(
@@ -116,7 +116,7 @@ def describe(config: AgentConfig, device: str) -> Board:
 
     Raises ``DataError`` where the device's data cannot be read.
     """
-    child = Child("edge_agent.worker", ["--policy", "fresh", "--parent", str(os.getpid())])
+    child = Child("tinyfleet.edge_agent.worker.main", ["--policy", "fresh", "--parent", str(os.getpid())])
     try:
         child.send(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcore.errors import TinyfleetError
+from tinyfleet.fedcore.errors import TinyfleetError
 
 
 class AlreadyRunning(TinyfleetError):

@@ -1,6 +1,6 @@
 """Who this device is: an Ed25519 key pair made at first start and kept in the state directory.
 
-The key is made by a short child process (``python -m edge_agent.identity FILE``): the cryptography
+The key is made by a short child process (``python -m tinyfleet.edge_agent.identity FILE``): the cryptography
 library costs 10 MB that the supervisor would hold for ever.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from fedcore.errors import ConfigError
-from fedcore.files import write_atomic
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.files import write_atomic
 
 FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
@@ -49,7 +49,10 @@ def obtain(state: Path, name: str = "") -> Identity:
     path = state / FILE_NAME
     if not path.exists():
         result = subprocess.run(
-            [sys.executable, "-m", "edge_agent.identity", str(path)], capture_output=True, check=False, text=True
+            [sys.executable, "-m", "tinyfleet.edge_agent.identity", str(path)],
+            capture_output=True,
+            check=False,
+            text=True,
         )
         if result.returncode != 0:
             raise ConfigError(f"{path}: the device key could not be made: {result.stderr.strip()[-300:]}")

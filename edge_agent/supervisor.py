@@ -16,22 +16,22 @@ from typing import Any
 
 import psutil
 
-from device_profiles.sensors.read import read_health
-from edge_agent.assignment import Assignments
-from edge_agent.config import AgentConfig
-from edge_agent.governor import Governor
-from edge_agent.guards import Guards, reader
-from edge_agent.identity import Identity
-from edge_agent.inbox import Inbox
-from edge_agent.outbox import Outbox
-from edge_agent.pauses import Pauses
-from edge_agent.states import LINK_TABLE, Link, LinkEvent, Task, follow
-from edge_agent.status import StatusFile
-from edge_agent.uploads import Uploads
-from edge_agent.worker_slot import StartWorker
-from fedcore.errors import CodecError, TransportError
-from fedcore.protocol import topics
-from fedcore.protocol.messages import (
+from tinyfleet.device_profiles.sensors.read import read_health
+from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.edge_agent.guards.guards import Guards, reader
+from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.edge_agent.states import LINK_TABLE, Link, LinkEvent, Task, follow
+from tinyfleet.edge_agent.status import StatusFile
+from tinyfleet.edge_agent.task.assignment import Assignments
+from tinyfleet.edge_agent.task.inbox import Inbox
+from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.task.uploads import Uploads
+from tinyfleet.edge_agent.worker.budget import Governor
+from tinyfleet.edge_agent.worker.pauses import Pauses
+from tinyfleet.edge_agent.worker.slot import StartWorker
+from tinyfleet.fedcore.errors import CodecError, TransportError
+from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Enrolment,
     Goodbye,
@@ -50,7 +50,7 @@ from fedcore.protocol.messages import (
     decode_down,
     encode,
 )
-from fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import ExportError
-from export.fold import Inference, Layer
-from fedcore.arrays import BoolArray
-from fedcore.models.graph import INPUT, Op
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.fedcore.arrays import BoolArray
+from tinyfleet.fedcore.models.graph import INPUT, Op
 
 Numbers = NDArray[np.float64]
 

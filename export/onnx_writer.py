@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.errors import ExportError
-from export.fold import Inference, Layer
-from fedcore.models.graph import INPUT, Graph, Op
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Op
 
 OPSET = 17
 IR_VERSION = 8  # what goes with opset 17; newer ones lock older runtimes out

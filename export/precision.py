@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from export.errors import ExportError
-from export.fold import Layer
-from export.tflite_file import Quantization, TfliteFile
-from fedcore.arrays import FloatArray
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Layer
+from tinyfleet.export.tflite_file import Quantization, TfliteFile
+from tinyfleet.fedcore.arrays import FloatArray
 
 if TYPE_CHECKING:
-    from export.tflite_writer import TfliteWriter
+    from tinyfleet.export.tflite_writer import TfliteWriter
 
 # Leaves 127 / 128 of int32 to the sum of products that the bias is added to, and keeps a bias to 24 bits.
 MOST_BIAS_STEPS = 2**24

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from export.errors import ExportError
-from export.fold import Inference
-from export.precision import MOST_BIAS_STEPS, Int8
-from export.runtimes import open_preserving
-from export.tflite_writer import write_tflite
-from fedcore.arrays import FloatArray
-from fedcore.models.graph import Op
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference
+from tinyfleet.export.precision import MOST_BIAS_STEPS, Int8
+from tinyfleet.export.runtimes import open_preserving
+from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.fedcore.arrays import FloatArray
+from tinyfleet.fedcore.models.graph import Op
 
 BATCH = 64
 # XNNPACK wants (input scale x weight scale) / output scale under 2^8.

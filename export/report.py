@@ -10,20 +10,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from export.compact import compact as compacted
-from export.compact import multiply_adds
-from export.errors import ExportError
-from export.fold import Inference, fold
-from export.onnx_writer import measured_density, metadata_of, write_onnx
-from export.precision import Float
-from export.quantize import calibrate
-from export.runtimes import Runtime, open_all
-from export.tflite_writer import write_tflite
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
-from fedcore.files import write_atomic
-from fedcore.models.graph import Graph
-from fedcore.sparsity.mask import density
-from fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.export.compact import compact as compacted
+from tinyfleet.export.compact import multiply_adds
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference, fold
+from tinyfleet.export.onnx_writer import measured_density, metadata_of, write_onnx
+from tinyfleet.export.precision import Float
+from tinyfleet.export.quantize import calibrate
+from tinyfleet.export.runtimes import Runtime, open_all
+from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.sparsity.mask import density
+from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
 
 FORMATS = ("onnx-fp32", "tflite-fp32", "tflite-fp16", "tflite-int8", "sparse-fp32", "sparse-fp16")
 SUFFIXES = {"sparse": "tfse"}  # of kinds that are not their file's suffix
@@ -135,7 +135,7 @@ def _content(
     if kind == "onnx":
         return write_onnx(model, metadata)
     if kind == "sparse":
-        from export.sparse_writer import write_sparse
+        from tinyfleet.export.sparse_writer import write_sparse
 
         return write_sparse(model, "fp16" if precision == "fp16" else "fp32", metadata)
     if precision == "int8":
@@ -146,7 +146,7 @@ def _content(
 def _measured(path: Path, kind: str, graph: Graph, model: Inference) -> tuple[float | None, int]:
     """(density of a file, multiply-adds of its runtime)."""
     if kind == "sparse":
-        from export import sparse_writer
+        from tinyfleet.export import sparse_writer
 
         return sparse_writer.measured_density(path.read_bytes(), graph), sparse_writer.multiply_adds(model)
     return measured_density(path, graph) if kind == "onnx" else None, multiply_adds(model)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedcore.arrays import FloatArray
-from fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.fedcore.arrays import FloatArray
+from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
 
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 2.0  # after which there are fewer runs, but as many as warm up

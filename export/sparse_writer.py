@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 import sparse_engine
-from export.errors import ExportError
-from export.fold import Inference, Layer
-from fedcore.arrays import Params
-from fedcore.models.graph import Graph, Op
-from fedcore.training.native_model import layer_of
 from sparse_engine.sections import Precision
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.fedcore.arrays import Params
+from tinyfleet.fedcore.models.graph import Graph, Op
+from tinyfleet.fedcore.training.native.model import layer_of
 
 
 def write_sparse(model: Inference, precision: Precision, metadata: Mapping[str, str]) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from export.errors import ExportError
-from fedcore.arrays import AnyArray
+from tinyfleet.export.errors import ExportError
+from tinyfleet.fedcore.arrays import AnyArray
 
 
 def _schema() -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from export.errors import ExportError
-from export.fold import Inference, Layer
-from export.precision import Float, Precision
-from export.tflite_file import TfliteFile
-from fedcore.models.graph import INPUT, Op
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.export.precision import Float, Precision
+from tinyfleet.export.tflite_file import TfliteFile
+from tinyfleet.fedcore.models.graph import INPUT, Op
 
 ACTIVATIONS = {Op.RELU: "RELU", Op.RELU6: "RELU6"}
 _FUSING = (Op.CONV, Op.LINEAR, Op.ADD)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.arrays import Mask
-from fedcore.models.graph import INPUT, STATISTICS, Graph, Op
+from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.models.graph import INPUT, STATISTICS, Graph, Op
 
 VALUE = 4  # bytes of a float32
 ENTRY = 8  # bytes of a position and a value in a top-K buffer

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from fedcore.errors import DataError
+from tinyfleet.fedcore.errors import DataError
 
 # The reader ends with the child's stdout, at once unless a grandchild holds it open.
 _READER_END_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 

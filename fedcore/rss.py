@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedcore.errors import DataError
+from tinyfleet.fedcore.errors import DataError
 
 _SELF = Path("/proc/self/status")
 

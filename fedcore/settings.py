@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.report import ExportRow, export_model
-from fedcore.run_spec import RunSpec
+from tinyfleet.export.report import ExportRow, export_model
+from tinyfleet.fedcore.run_spec import RunSpec
 
 if TYPE_CHECKING:
-    from fedcore.arrays import Mask
-    from fedcore.training.engine import Engine
+    from tinyfleet.fedcore.arrays import Mask
+    from tinyfleet.fedcore.training.engine import Engine
 
 CALIBRATION_SAMPLES = 256
 
@@ -57,10 +57,10 @@ def export_state(
     int8 is calibrated on public data; all numbers come from held-out test data. Raises ``CodecError``
     for a damaged blob, ``DataError`` where the run's data cannot be read.
     """
-    from fedcore.datasets.partition import public_data, test_data
-    from fedcore.methods.method import normalization_entry, normalization_of
-    from fedcore.methods.registry import create, problem_of
-    from fedcore.protocol.codec import decode
+    from tinyfleet.fedcore.datasets.partition import public_data, test_data
+    from tinyfleet.fedcore.methods.method import normalization_entry, normalization_of
+    from tinyfleet.fedcore.methods.registry import create, problem_of
+    from tinyfleet.fedcore.protocol.codec import decode
 
     problem = problem_of(spec)
     graph = problem.graph
@@ -93,10 +93,10 @@ def export_state(
 
 def evaluate_state(spec: RunSpec, blob: Path, engine: Engine) -> float:
     """Accuracy of the state in ``blob`` on held-out test data."""
-    from fedcore.datasets.partition import test_data
-    from fedcore.methods.method import normalization_of
-    from fedcore.methods.registry import create, problem_of
-    from fedcore.protocol.codec import decode
+    from tinyfleet.fedcore.datasets.partition import test_data
+    from tinyfleet.fedcore.methods.method import normalization_of
+    from tinyfleet.fedcore.methods.registry import create, problem_of
+    from tinyfleet.fedcore.protocol.codec import decode
 
     problem = problem_of(spec)
     state = create(spec.method, problem).deployed(decode(blob.read_bytes()))

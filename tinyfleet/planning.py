@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from device_profiles.limits import format_size
-from device_profiles.profile import DeviceProfile
-from device_profiles.speed import core_gflops
-from edge_agent.governor import DEFAULT_SHARE, SOFT_SHARE
-from fedcore.errors import ConfigError
-from fedcore.methods.registry import create, problem_of
-from fedcore.models import registry as models
-from fedcore.run_spec import ModelSettings, RunSpec
-from fedcore.training.calibration import Calibration
-from fedcore.training.planner import MARGIN, FitPlan, plan
-from tinyfleet.emulation import USABLE_SHARE
+from tinyfleet.device_profiles.limits import format_size
+from tinyfleet.device_profiles.profile import DeviceProfile
+from tinyfleet.device_profiles.speed import core_gflops
+from tinyfleet.edge_agent.worker.budget import DEFAULT_SHARE, SOFT_SHARE
+from tinyfleet.emulation.board import USABLE_SHARE
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.models import registry as models
+from tinyfleet.fedcore.planning.cost_model import Calibration
+from tinyfleet.fedcore.planning.planner import MARGIN, FitPlan, plan
+from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec
 
 # Cores do not add up: what several threads of a small model's step reach together (measured on two).
 THREAD_EXPONENT = 0.7

@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.selection import draw
-from fedcore.accounting import Cost
-from fedcore.arrays import FloatArray, IntArray, Mask
-from fedcore.datasets.partition import device_data, public_data, test_data
-from fedcore.methods.method import Control, DeviceData, Method, normalization_of
-from fedcore.methods.registry import create, problem_of
-from fedcore.payload import Payload
-from fedcore.protocol.codec import decode, encode
-from fedcore.protocol.results import encode_result
-from fedcore.run_spec import RunSpec
-from fedcore.sparsity.mask import density, mask_digest
-from fedcore.training.engine import Engine, Evaluation
+from tinyfleet.coordinator.selection.policy import draw
+from tinyfleet.fedcore.accounting import Cost
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.datasets.dataset import DeviceData
+from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
+from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
+from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.protocol.results import encode_result
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.sparsity.mask import density, mask_digest
+from tinyfleet.fedcore.training.engine import Engine, Evaluation
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from device_profiles.emulated import sysfs_root
-from device_profiles.sensors import checks
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.emulated import sysfs_root
+from tinyfleet.device_profiles.sensors import checks
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.arrays import AnyArray
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
+from tinyfleet.fedcore.arrays import AnyArray
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
 
 LAYOUT = "x: (N, channels, ...) uint8 or float; y: (N,) integers from 0"
 

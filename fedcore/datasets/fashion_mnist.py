@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.arrays import AnyArray
-from fedcore.datasets.cache import cache_directory
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
-from fedcore.files import write_atomic
+from tinyfleet.fedcore.arrays import AnyArray
+from tinyfleet.fedcore.datasets.cache import cache_directory
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.files import write_atomic
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

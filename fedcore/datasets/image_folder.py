@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcore.arrays import AnyArray
-from fedcore.datasets.cache import cache_directory
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
-from fedcore.files import write_atomic
+from tinyfleet.fedcore.arrays import AnyArray
+from tinyfleet.fedcore.datasets.cache import cache_directory
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.files import write_atomic
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"})
 

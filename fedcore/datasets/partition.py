@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.arrays import IntArray
-from fedcore.datasets.dataset import Dataset
-from fedcore.datasets.registry import Source, load
-from fedcore.errors import ConfigError, DataError
-from fedcore.methods.method import DeviceData
-from fedcore.run_spec import DataSettings, PartitionSettings
+from tinyfleet.fedcore.arrays import IntArray
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.datasets.registry import Source, load
+from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
 
 SPLIT_SEED = 20_221_130
 DEVELOPMENT_FRACTION = 0.1

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
+from tinyfleet.fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,21 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import Cost, growth_cost, training_flops
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import ConfigError
-from fedcore.methods import progressive
-from fedcore.methods.checks import integer
-from fedcore.methods.extrusion import extrude, marked_weights
-from fedcore.methods.fedavg import FedAvg
-from fedcore.methods.local import LocalResult, all_samples
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
-from fedcore.methods.progressive import Granularity, Order
-from fedcore.methods.train_fold import TrainFold
-from fedcore.payload import Payload, SparseVector
-from fedcore.run_spec import Count, Positive, Settings
-from fedcore.sparsity.schedule import is_adjustment_round
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import Cost, growth_cost, training_flops
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods import progressive
+from tinyfleet.fedcore.methods.checks import integer
+from tinyfleet.fedcore.methods.extrusion import extrude, marked_weights
+from tinyfleet.fedcore.methods.fedavg import FedAvg
+from tinyfleet.fedcore.methods.local import LocalResult, all_samples
+from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
+from tinyfleet.fedcore.methods.progressive import Granularity, Order
+from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.run_spec import Count, Positive, Settings
+from tinyfleet.fedcore.sparsity.schedule import is_adjustment_round
+from tinyfleet.fedcore.training.engine import Engine
 
 
 class AdjustmentSettings(Settings, frozen=True):

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.arrays import Mask, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batches
-from fedcore.errors import ResultError
-from fedcore.methods.fold import FixedPointSum, WeightedMean
-from fedcore.models.graph import Graph
-from fedcore.sparsity.allocation import ALLOCATIONS, candidate_counts
-from fedcore.sparsity.mask import magnitude_mask
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.arrays import Mask, Params
+from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batches
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.methods.fixed_point import FixedPointSum, WeightedMean
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS, candidate_counts
+from tinyfleet.fedcore.sparsity.mask import magnitude_mask
+from tinyfleet.fedcore.training.engine import Engine
 
 Counts = dict[str, int]
 

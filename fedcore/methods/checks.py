@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedcore.errors import ResultError
-from fedcore.payload import Payload
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.payload import Payload
 
 MAX_SAMPLES = 1 << 28  # of one device: more is not a board
 

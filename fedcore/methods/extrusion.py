@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedcore.arrays import IntArray, Mask, Params
-from fedcore.methods.local import LocalResult, LocalRound, Progress, part_of
-from fedcore.sparsity.mask import smallest
+from tinyfleet.fedcore.arrays import IntArray, Mask, Params
+from tinyfleet.fedcore.methods.local import LocalResult, LocalRound, Progress, part_of
+from tinyfleet.fedcore.sparsity.mask import smallest
 
 
 def marked_weights(params: Params, mask: Mask, counts: Mapping[str, int]) -> dict[str, IntArray]:

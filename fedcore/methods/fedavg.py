@@ -7,14 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import Cost, training_flops, training_memory
-from fedcore.arrays import Mask
-from fedcore.datasets.dataset import Dataset, Normalization
-from fedcore.methods.checks import checked_samples, integer
-from fedcore.methods.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
-from fedcore.methods.method import (
+from tinyfleet.fedcore.accounting import Cost, training_flops, training_memory
+from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
+from tinyfleet.fedcore.methods.checks import checked_samples, integer
+from tinyfleet.fedcore.methods.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
+from tinyfleet.fedcore.methods.method import (
     Control,
-    DeviceData,
     Fold,
     Method,
     Problem,
@@ -22,12 +21,12 @@ from fedcore.methods.method import (
     normalization_entry,
     normalization_of,
 )
-from fedcore.methods.train_fold import TrainFold
-from fedcore.payload import Json, Payload, SparseVector
-from fedcore.run_spec import Settings
-from fedcore.sparsity.allocation import ALLOCATIONS
-from fedcore.sparsity.mask import apply_mask, density, random_mask
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.payload import Json, Payload, SparseVector
+from tinyfleet.fedcore.run_spec import Settings
+from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS
+from tinyfleet.fedcore.sparsity.mask import apply_mask, density, random_mask
+from tinyfleet.fedcore.training.engine import Engine
 
 CARRIED = ("step", "stage", "round", "normalization")
 

@@ -6,20 +6,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from fedcore.accounting import Cost, growth_cost
-from fedcore.arrays import FloatArray, IntArray, Mask
-from fedcore.errors import ConfigError
-from fedcore.methods.checks import integer
-from fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
-from fedcore.methods.holder_fold import HolderFold, prune_to
-from fedcore.methods.local import Progress, all_samples
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed
-from fedcore.methods.progressive import adjustment_counts
-from fedcore.payload import Json, Payload
-from fedcore.run_spec import Count, Positive, Settings
-from fedcore.sparsity.mask import active_counts, adjust_layer, density
-from fedcore.sparsity.schedule import is_adjustment_round
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import Cost, growth_cost
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.datasets.dataset import DeviceData
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.checks import integer
+from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
+from tinyfleet.fedcore.methods.local import Progress, all_samples
+from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed
+from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
+from tinyfleet.fedcore.methods.progressive import adjustment_counts
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.run_spec import Count, Positive, Settings
+from tinyfleet.fedcore.sparsity.mask import active_counts, adjust_layer, density
+from tinyfleet.fedcore.sparsity.schedule import is_adjustment_round
+from tinyfleet.fedcore.training.engine import Engine
 
 
 class FedDstSettings(RandomStartSettings, frozen=True):

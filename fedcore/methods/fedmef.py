@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fedcore.arrays import Mask
-from fedcore.methods.adjusting import Adjusting, AdjustmentSettings
-from fedcore.methods.fedavg import random_start
-from fedcore.methods.method import Control
-from fedcore.methods.progressive import Granularity
-from fedcore.run_spec import Count
-from fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
+from tinyfleet.fedcore.methods.fedavg import random_start
+from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.methods.progressive import Granularity
+from tinyfleet.fedcore.run_spec import Count
+from tinyfleet.fedcore.training.engine import StepSettings
 
 
 class FedMefSettings(AdjustmentSettings, frozen=True):

@@ -8,21 +8,21 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import Cost, growth_cost
-from fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods.checks import integer
-from fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
-from fedcore.methods.local import LocalResult
-from fedcore.methods.method import Control, DeviceData, Fold
-from fedcore.methods.progressive import adjustment_counts, check_gradients
-from fedcore.methods.train_fold import TrainFold
-from fedcore.models.graph import Graph
-from fedcore.payload import Payload, SparseVector
-from fedcore.run_spec import Count, Positive, Settings
-from fedcore.sparsity.mask import active_counts, apply_mask, largest
-from fedcore.sparsity.schedule import is_adjustment_round
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import Cost, growth_cost
+from tinyfleet.fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.methods.checks import integer
+from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
+from tinyfleet.fedcore.methods.local import LocalResult
+from tinyfleet.fedcore.methods.method import Control, Fold
+from tinyfleet.fedcore.methods.progressive import adjustment_counts, check_gradients
+from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.run_spec import Count, Positive, Settings
+from tinyfleet.fedcore.sparsity.mask import active_counts, apply_mask, largest
+from tinyfleet.fedcore.sparsity.schedule import is_adjustment_round
+from tinyfleet.fedcore.training.engine import Engine
 
 SUCCESSES, FAILURES = "posterior.a/", "posterior.b/"  # prefixes of a weight's name in the state's params
 

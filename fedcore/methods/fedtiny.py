@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fedcore.accounting import Cost, parameter_bytes, working_bytes
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods import bn_selection as selection
-from fedcore.methods.adjusting import Adjusting, AdjustmentSettings
-from fedcore.methods.checks import checked_samples, integer
-from fedcore.methods.method import Control, DeviceData, Fold, normalization_of
-from fedcore.payload import Json, Payload
-from fedcore.protocol.codec import quantise
-from fedcore.run_spec import Count, Fraction, Positive
-from fedcore.sparsity.mask import apply_mask, magnitude_mask
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import Cost, parameter_bytes, working_bytes
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.methods import bn_selection as selection
+from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
+from tinyfleet.fedcore.methods.checks import checked_samples, integer
+from tinyfleet.fedcore.methods.method import Control, Fold, normalization_of
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.protocol.codec import quantise
+from tinyfleet.fedcore.run_spec import Count, Fraction, Positive
+from tinyfleet.fedcore.sparsity.mask import apply_mask, magnitude_mask
+from tinyfleet.fedcore.training.engine import Engine
 
 STATISTICS, SELECTION, TRAIN = "bn_statistics", "bn_selection", "train"
 

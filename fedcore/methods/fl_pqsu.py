@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.arrays import BoolArray, FloatArray, Mask
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import ConfigError
-from fedcore.methods.fedavg import FedAvg
-from fedcore.payload import Payload
-from fedcore.run_spec import Settings
-from fedcore.sparsity.mask import apply_mask, largest
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.arrays import BoolArray, FloatArray, Mask
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.fedavg import FedAvg
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import Settings
+from tinyfleet.fedcore.sparsity.mask import apply_mask, largest
+from tinyfleet.fedcore.training.engine import Engine
 
 
 class FlPqsuSettings(Settings, frozen=True):

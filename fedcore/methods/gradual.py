@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fedcore.arrays import FloatArray, Mask, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batch_count, batches
-from fedcore.errors import ResultError
-from fedcore.methods.method import Problem
-from fedcore.models.graph import Graph
-from fedcore.models.layers import normalized_weight
-from fedcore.sparsity.channels import channel_factors
-from fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.arrays import FloatArray, Mask, Params
+from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batch_count, batches
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.methods.method import Problem
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.models.layers import normalized_weight
+from tinyfleet.fedcore.sparsity.channels import channel_factors
+from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 CUTS = 30  # times the mask shrinks
 CUT_SHARE = 0.6  # of the steps, in which it shrinks; in the rest the final mask trains on

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcore.arrays import FloatArray, IntArray, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batch_count, batches
-from fedcore.errors import DataError, ResultError
-from fedcore.methods.method import Control, DeviceData, Problem
-from fedcore.run_spec import TrainingSettings
-from fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Params
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization, batch_count, batches
+from tinyfleet.fedcore.errors import DataError, ResultError
+from tinyfleet.fedcore.methods.method import Control, Problem
+from tinyfleet.fedcore.run_spec import TrainingSettings
+from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 
 class LocalResult(NamedTuple):

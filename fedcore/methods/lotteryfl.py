@@ -8,18 +8,19 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import Cost
-from fedcore.arrays import BoolArray, FloatArray, Mask, Params
-from fedcore.errors import ConfigError
-from fedcore.methods.checks import integer
-from fedcore.methods.fedavg import FedAvg
-from fedcore.methods.holder_fold import HolderFold
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
-from fedcore.payload import Json, Payload
-from fedcore.run_spec import Settings
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import active_counts, apply_mask, density, largest, magnitude_mask
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import Cost
+from tinyfleet.fedcore.arrays import BoolArray, FloatArray, Mask, Params
+from tinyfleet.fedcore.datasets.dataset import DeviceData
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.checks import integer
+from tinyfleet.fedcore.methods.fedavg import FedAvg
+from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
+from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.run_spec import Settings
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import active_counts, apply_mask, density, largest, magnitude_mask
+from tinyfleet.fedcore.training.engine import Engine
 
 
 class LotteryFlSettings(Settings, frozen=True):

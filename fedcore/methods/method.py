@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from fedcore.accounting import Cost
-from fedcore.datasets.dataset import Dataset, Normalization
-from fedcore.models.graph import Graph
-from fedcore.payload import Json, Payload
-from fedcore.run_spec import Settings, TrainingSettings
-from fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.accounting import Cost
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
+from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,6 @@ class Problem:
     training: TrainingSettings
     seed: int
     wire_precision: str = "fp16"
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceData:
-    """One device's own data. ``development`` is a fixed tenth of it, never trained on by methods that use it."""
-
-    name: str
-    train: Dataset
-    development: Dataset
 
 
 class DeviceMemory(Protocol):

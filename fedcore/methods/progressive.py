@@ -7,13 +7,13 @@ from typing import Literal
 
 import numpy as np
 
-from fedcore.arrays import FloatArray, Mask, Params
-from fedcore.errors import ResultError
-from fedcore.models.graph import Graph
-from fedcore.payload import SparseVector
-from fedcore.sparsity.channels import channel_factors
-from fedcore.sparsity.mask import active_counts, adjust_layer, largest
-from fedcore.sparsity.schedule import cosine_count
+from tinyfleet.fedcore.arrays import FloatArray, Mask, Params
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import SparseVector
+from tinyfleet.fedcore.sparsity.channels import channel_factors
+from tinyfleet.fedcore.sparsity.mask import active_counts, adjust_layer, largest
+from tinyfleet.fedcore.sparsity.schedule import cosine_count
 
 Granularity = Literal["layer", "block", "entire"]
 Order = Literal["backward", "forward"]

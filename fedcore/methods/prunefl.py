@@ -9,19 +9,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.accounting import VALUE, Cost, gradient_flops
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
-from fedcore.datasets.dataset import Dataset, Normalization, batches
-from fedcore.errors import ConfigError, DataError
-from fedcore.methods.checks import integer
-from fedcore.methods.fedavg import FedAvg
-from fedcore.methods.local import all_samples
-from fedcore.methods.method import Control, DeviceData, Fold, Problem, device_seed, normalization_of
-from fedcore.methods.reconfiguration import SCALES, SquaresFold, mean_squares, packed, reconfigured
-from fedcore.payload import Json, Payload
-from fedcore.run_spec import Fraction, Positive, Settings
-from fedcore.sparsity.mask import apply_mask, density
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import VALUE, Cost, gradient_flops
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization, batches
+from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.methods.checks import integer
+from tinyfleet.fedcore.methods.fedavg import FedAvg
+from tinyfleet.fedcore.methods.local import all_samples
+from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
+from tinyfleet.fedcore.methods.reconfiguration import SCALES, SquaresFold, mean_squares, packed, reconfigured
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.run_spec import Fraction, Positive, Settings
+from tinyfleet.fedcore.sparsity.mask import apply_mask, density
+from tinyfleet.fedcore.training.engine import Engine
 
 
 class PruneFlSettings(Settings, frozen=True):

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fedcore.accounting import layer_flops
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
-from fedcore.errors import ResultError
-from fedcore.methods.checks import finite
-from fedcore.methods.fold import FixedPointSum
-from fedcore.methods.train_fold import TrainFold
-from fedcore.models.graph import Graph
-from fedcore.payload import Json, Payload
-from fedcore.sparsity.global_mask import global_count, keep_largest
-from fedcore.sparsity.mask import active_counts, largest
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.accounting import layer_flops
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.methods.checks import finite
+from tinyfleet.fedcore.methods.fixed_point import FixedPointSum
+from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.sparsity.global_mask import global_count, keep_largest
+from tinyfleet.fedcore.sparsity.mask import active_counts, largest
+from tinyfleet.fedcore.training.engine import Engine
 
 SCALES = "square_scales"  # in a result's meta: what each layer's squares are to be multiplied with
 

@@ -6,22 +6,22 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from fedcore.errors import ConfigError
-from fedcore.methods.fedavg import FedAvg, Static
-from fedcore.methods.feddst import FedDst
-from fedcore.methods.fedmef import FedMef
-from fedcore.methods.fedrts import FedRts
-from fedcore.methods.fedtiny import FedTiny
-from fedcore.methods.fl_pqsu import FlPqsu
-from fedcore.methods.lotteryfl import LotteryFl
-from fedcore.methods.method import Method, Problem
-from fedcore.methods.prunefl import PruneFl
-from fedcore.methods.snip import Snip
-from fedcore.methods.synflow import SynFlow
-from fedcore.methods.tinyfleet import TinyFleet
-from fedcore.models.registry import build
-from fedcore.run_spec import RunSpec
-from fedcore.settings import convert
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.fedavg import FedAvg, Static
+from tinyfleet.fedcore.methods.feddst import FedDst
+from tinyfleet.fedcore.methods.fedmef import FedMef
+from tinyfleet.fedcore.methods.fedrts import FedRts
+from tinyfleet.fedcore.methods.fedtiny import FedTiny
+from tinyfleet.fedcore.methods.fl_pqsu import FlPqsu
+from tinyfleet.fedcore.methods.lotteryfl import LotteryFl
+from tinyfleet.fedcore.methods.method import Method, Problem
+from tinyfleet.fedcore.methods.prunefl import PruneFl
+from tinyfleet.fedcore.methods.snip import Snip
+from tinyfleet.fedcore.methods.synflow import SynFlow
+from tinyfleet.fedcore.methods.tinyfleet import TinyFleet
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.settings import convert
 
 METHODS: tuple[type[Method], ...] = (
     FedAvg,

@@ -9,18 +9,18 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
-from fedcore.datasets.dataset import Dataset, batches
-from fedcore.errors import DataError
-from fedcore.methods.fedavg import FedAvg
-from fedcore.methods.method import normalization_of
-from fedcore.models.graph import Graph, Op
-from fedcore.models.layers import normalized_weight
-from fedcore.payload import Payload
-from fedcore.run_spec import Positive, Settings
-from fedcore.sparsity.global_mask import global_mask
-from fedcore.sparsity.mask import apply_mask
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.datasets.dataset import Dataset, batches
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.methods.fedavg import FedAvg
+from tinyfleet.fedcore.methods.method import normalization_of
+from tinyfleet.fedcore.models.graph import Graph, Op
+from tinyfleet.fedcore.models.layers import normalized_weight
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import Positive, Settings
+from tinyfleet.fedcore.sparsity.global_mask import global_mask
+from tinyfleet.fedcore.sparsity.mask import apply_mask
+from tinyfleet.fedcore.training.engine import Engine
 
 
 class SnipSettings(Settings, frozen=True):

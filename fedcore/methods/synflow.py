@@ -8,16 +8,16 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from fedcore.arrays import Mask, Params
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import ConfigError
-from fedcore.methods.fedavg import FedAvg
-from fedcore.models.graph import INPUT, Graph, Node, Op, Role, WeightNorm
-from fedcore.payload import Payload
-from fedcore.run_spec import Positive, Settings
-from fedcore.sparsity.global_mask import global_mask
-from fedcore.sparsity.mask import apply_mask
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.arrays import Mask, Params
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.fedavg import FedAvg
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, Role, WeightNorm
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import Positive, Settings
+from tinyfleet.fedcore.sparsity.global_mask import global_mask
+from tinyfleet.fedcore.sparsity.mask import apply_mask
+from tinyfleet.fedcore.training.engine import Engine
 
 _IDENTITIES = frozenset({Op.BATCH_NORM, Op.RELU, Op.RELU6})
 

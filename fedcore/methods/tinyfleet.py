@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fedcore.arrays import FloatArray, Mask
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods.adjusting import Adjusting, AdjustmentSettings
-from fedcore.methods.gradual import Ranking, prune_gradually
-from fedcore.methods.method import Control, normalization_of
-from fedcore.methods.progressive import Granularity
-from fedcore.payload import Payload
-from fedcore.run_spec import Count
-from fedcore.sparsity.allocation import ALLOCATIONS
-from fedcore.sparsity.lamp import lamp_mask
-from fedcore.sparsity.mask import magnitude_mask
-from fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.arrays import FloatArray, Mask
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
+from tinyfleet.fedcore.methods.gradual import Ranking, prune_gradually
+from tinyfleet.fedcore.methods.method import Control, normalization_of
+from tinyfleet.fedcore.methods.progressive import Granularity
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import Count
+from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS
+from tinyfleet.fedcore.sparsity.lamp import lamp_mask
+from tinyfleet.fedcore.sparsity.mask import magnitude_mask
+from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 
 class TinyFleetSettings(AdjustmentSettings, frozen=True):

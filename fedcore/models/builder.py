@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedcore.errors import ConfigError
-from fedcore.models.graph import INPUT, Graph, Node, Op, WeightNorm
-from fedcore.models.layers import VP_RELU_GAIN
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, WeightNorm
+from tinyfleet.fedcore.models.layers import VP_RELU_GAIN
 
 NORMS = {"batch": WeightNorm.NONE, "nsconv": WeightNorm.ACTIVE, "nsconv-all": WeightNorm.ALL}
 

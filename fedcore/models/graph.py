@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedcore.arrays import Mask, Params
+from tinyfleet.fedcore.arrays import Mask, Params
 
 
 class WeightNorm(StrEnum):

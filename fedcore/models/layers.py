@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.arrays import BoolArray, FloatArray
-from fedcore.models.graph import WeightNorm
+from tinyfleet.fedcore.arrays import BoolArray, FloatArray
+from tinyfleet.fedcore.models.graph import WeightNorm
 
 VP_RELU_GAIN = 1.71396
 """Gain that gives max(0, x) of a standard normal x unit variance, as published

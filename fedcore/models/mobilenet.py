@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedcore.models.builder import GraphBuilder
-from fedcore.models.graph import Graph, Op
+from tinyfleet.fedcore.models.builder import GraphBuilder
+from tinyfleet.fedcore.models.graph import Graph, Op
 
 # Expansion, channels, repeats, stride of the first repeat; ImageNet's 2 is 1 in the second row and the stem.
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

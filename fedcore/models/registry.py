@@ -7,14 +7,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from fedcore.errors import ConfigError
-from fedcore.models.graph import Graph
-from fedcore.models.mobilenet import mobilenet_v2
-from fedcore.models.resnet import resnet8, resnet18, resnet20
-from fedcore.models.sensor_cnn import sensor_cnn
-from fedcore.models.small_cnn import small_cnn
-from fedcore.models.vgg import vgg11
-from fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.models.mobilenet import mobilenet_v2
+from tinyfleet.fedcore.models.resnet import resnet8, resnet18, resnet20
+from tinyfleet.fedcore.models.sensor_cnn import sensor_cnn
+from tinyfleet.fedcore.models.small_cnn import small_cnn
+from tinyfleet.fedcore.models.vgg import vgg11
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 MODELS: dict[str, Callable[..., Graph]] = {
     "small_cnn": small_cnn,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedcore.errors import ConfigError
-from fedcore.models.builder import GraphBuilder
-from fedcore.models.graph import Graph, Op
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.models.builder import GraphBuilder
+from tinyfleet.fedcore.models.graph import Graph, Op
 
 
 def _basic_block(b: GraphBuilder, name: str, width: int, stride: int, project: bool) -> list[str]:

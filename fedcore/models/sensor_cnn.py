@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedcore.models.builder import GraphBuilder
-from fedcore.models.graph import Graph
+from tinyfleet.fedcore.models.builder import GraphBuilder
+from tinyfleet.fedcore.models.graph import Graph
 
 
 def sensor_cnn(input_shape: tuple[int, ...], classes: int, width: int = 32, norm: str = "batch") -> Graph:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedcore.models.builder import GraphBuilder
-from fedcore.models.graph import Graph
+from tinyfleet.fedcore.models.builder import GraphBuilder
+from tinyfleet.fedcore.models.graph import Graph
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 

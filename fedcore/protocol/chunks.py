@@ -12,9 +12,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedcore.errors import CodecError
-from fedcore.files import sync_directory
-from fedcore.protocol.messages import Manifest
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.files import sync_directory
+from tinyfleet.fedcore.protocol.messages import Manifest
 
 _FRAME = struct.Struct("<32sI")
 # With its frame and the MQTT header a chunk passes brokers that stop at 128 KB (AWS IoT Core).

@@ -22,12 +22,12 @@ import numpy as np
 import zstandard
 from msgspec import Meta, Struct
 
-from fedcore.arrays import AnyArray, Mask, Params
-from fedcore.errors import CodecError, UnknownMask
-from fedcore.payload import Payload, SparseVector
-from fedcore.protocol import positions as coded
-from fedcore.protocol import values as floats
-from fedcore.sparsity.mask import mask_digest
+from tinyfleet.fedcore.arrays import AnyArray, Mask, Params
+from tinyfleet.fedcore.errors import CodecError, UnknownMask
+from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.protocol import positions as coded
+from tinyfleet.fedcore.protocol import values as floats
+from tinyfleet.fedcore.sparsity.mask import mask_digest
 
 MAGIC = b"TFB1"
 ALIGNMENT = 64

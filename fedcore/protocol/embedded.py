@@ -11,8 +11,8 @@ import logging
 import threading
 from typing import Any
 
-from fedcore.errors import ConfigError, TransportError
-from fedcore.protocol.mosquitto import START_TIMEOUT_S, free_port
+from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.mosquitto import START_TIMEOUT_S, free_port
 
 
 class EmbeddedBroker:

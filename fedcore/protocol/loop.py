@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 
-from fedcore.errors import TransportError
-from fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
+from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 
 def matches(topic_filter: str, topic: str) -> bool:

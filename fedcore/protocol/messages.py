@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from fedcore.errors import CodecError
+from tinyfleet.fedcore.errors import CodecError
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]

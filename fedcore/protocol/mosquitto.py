@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from fedcore.errors import TransportError
+from tinyfleet.fedcore.errors import TransportError
 
 START_TIMEOUT_S = 10.0
 

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from fedcore.errors import ConfigError, TransportError
-from fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
+from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.arrays import BoolArray, IntArray
-from fedcore.errors import CodecError
+from tinyfleet.fedcore.arrays import BoolArray, IntArray
+from tinyfleet.fedcore.errors import CodecError
 
 Bytes = NDArray[np.uint8]
 MAX_GAP_BYTES = 5  # 35 bits: no tensor here has more entries

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedcore.payload import Payload
-from fedcore.protocol.codec import encode
-from fedcore.run_spec import WireSettings
-from fedcore.sparsity.mask import mask_digest
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.codec import encode
+from tinyfleet.fedcore.run_spec import WireSettings
+from tinyfleet.fedcore.sparsity.mask import mask_digest
 
 
 def encode_result(result: Payload, task: Payload, wire: WireSettings, upload_precision: str | None) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedcore.arrays import AnyArray, FloatArray
-from fedcore.errors import CodecError, ConfigError
+from tinyfleet.fedcore.arrays import AnyArray, FloatArray
+from tinyfleet.fedcore.errors import CodecError, ConfigError
 
 PRECISIONS = ("fp32", "fp16", "int8")
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedcore.arrays import Mask
-from fedcore.errors import ConfigError
-from fedcore.sparsity.mask import random_mask
+from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.sparsity.mask import random_mask
 
 Shapes = Mapping[str, tuple[int, ...]]
 

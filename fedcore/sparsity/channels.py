@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.arrays import FloatArray
+from tinyfleet.fedcore.arrays import FloatArray
 
 FLOOR = 1e-3  # of the strongest channel: an empty one can still be grown into
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedcore.arrays import FloatArray, IntArray, Mask
-from fedcore.errors import ConfigError
-from fedcore.sparsity.mask import largest
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.sparsity.mask import largest
 
 
 def global_count(scores: Mapping[str, FloatArray], density: float) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedcore.arrays import BoolArray, FloatArray, Mask, Params
-from fedcore.sparsity.global_mask import global_mask
+from tinyfleet.fedcore.arrays import BoolArray, FloatArray, Mask, Params
+from tinyfleet.fedcore.sparsity.global_mask import global_mask
 
 
 def lamp_scores(weights: FloatArray, active: BoolArray | None = None) -> FloatArray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask, Params
 
 
 def apply_mask(params: Params, mask: Mask) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.arrays import FloatArray, IntArray
-from fedcore.payload import SparseVector
-from fedcore.sparsity.mask import largest
+from tinyfleet.fedcore.arrays import FloatArray, IntArray
+from tinyfleet.fedcore.payload import SparseVector
+from tinyfleet.fedcore.sparsity.mask import largest
 
 
 class StreamingTopK:

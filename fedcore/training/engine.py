@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from fedcore.accounting import VALUE
-from fedcore.arrays import FloatArray, IntArray, Mask, Params
-from fedcore.models.graph import Graph
-from fedcore.payload import SparseVector
+from tinyfleet.fedcore.accounting import VALUE
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import SparseVector
 
 
 @dataclass(frozen=True, slots=True)

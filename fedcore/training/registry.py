@@ -7,8 +7,8 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 
-from fedcore.errors import ConfigError
-from fedcore.training.engine import NO_CROSSOVERS, Engine
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.training.engine import NO_CROSSOVERS, Engine
 
 KNOWN = ("auto", "native", "torch", "torch-cuda")
 INSTALL_NATIVE = "pip install ./sparse_engine, or a wheel that `make wheels` built"
@@ -87,7 +87,7 @@ def create(name: str = "auto", threads: int = 1, crossovers: Mapping[str, float]
 
 
 def _native(threads: int, crossovers: Mapping[str, float]) -> Engine:
-    from fedcore.training.native_engine import NativeEngine
+    from tinyfleet.fedcore.training.native.engine import NativeEngine
 
     return NativeEngine(threads, crossovers)
 
@@ -95,7 +95,7 @@ def _native(threads: int, crossovers: Mapping[str, float]) -> Engine:
 def _torch(name: str, threads: int) -> Engine:
     import torch
 
-    from fedcore.training.torch_engine import TorchEngine
+    from tinyfleet.fedcore.training.torch.engine import TorchEngine
 
     if name == "torch-cuda" and not torch.cuda.is_available():
         raise ConfigError("engine 'torch-cuda': torch sees no CUDA device here; use engine 'torch'")

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordinator.store import Store
-from fedcore.run_spec import RunSpec
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.run_spec import RunSpec
 
-COMMAND = [sys.executable, "-c", "from coordinator.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from tinyfleet.coordinator.cli import main; main()"]
 
 
 def coordinator(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,11 @@ def test_a_killed_one_leaves_no_lock_behind(tmp_path):
 
 
 def test_the_service_does_not_import_torch():
-    code = "import sys, coordinator.cli, coordinator.service, coordinator.ledger; print('torch' in sys.modules)"
+    code = (
+        "import sys; from tinyfleet.coordinator import cli, service\n"
+        "from tinyfleet.coordinator.store import ledger\n"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -12,14 +12,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.store import Store
-from fedcore.methods import registry as methods
-from fedcore.methods.method import device_seed
-from fedcore.payload import Payload
-from fedcore.protocol import codec
-from fedcore.protocol.mosquitto import MosquittoBroker
-from fedcore.protocol.mqtt import MqttTransport
-from fedcore.run_spec import (
+from tests.coordinator.toy import Agent
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.methods import registry as methods
+from tinyfleet.fedcore.methods.method import device_seed
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.run_spec import (
     DataSettings,
     FleetSettings,
     ModelSettings,
@@ -27,9 +28,8 @@ from fedcore.run_spec import (
     TrainingSettings,
     WireSettings,
 )
-from fedcore.sparsity.mask import apply_mask
-from fedcore.training import registry as engines
-from tests.coordinator.toy import Agent
+from tinyfleet.fedcore.sparsity.mask import apply_mask
+from tinyfleet.fedcore.training import registry as engines
 
 pytestmark = [
     pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed"),
@@ -61,7 +61,7 @@ def expected_state(initial: bytes, spec: RunSpec, devices) -> bytes:
 
 @contextlib.contextmanager
 def coordinator(state, config, url):
-    command = [sys.executable, "-c", "from coordinator.cli import main; main()", "run"]
+    command = [sys.executable, "-c", "from tinyfleet.coordinator.cli import main; main()", "run"]
     command += ["--state", str(state), "--config", str(config), "--broker", url, "--auto-accept"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:

@@ -7,10 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from coordinator.rounds import TaskPhase
-from fedcore.payload import Payload
-from fedcore.protocol import codec
-from fedcore.protocol.messages import (
+from tests.coordinator.toy import NO_DATA, Fleet, create_toy, toy_spec
+from tinyfleet.coordinator.states import TaskPhase
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.protocol.messages import (
     Enrolment,
     ResultOffer,
     ResultVerdict,
@@ -21,7 +22,6 @@ from fedcore.protocol.messages import (
     Verdict,
     Welcome,
 )
-from tests.coordinator.toy import NO_DATA, Fleet, create_toy, toy_spec
 
 
 @pytest.fixture
@@ -380,7 +380,7 @@ def test_a_rejected_device_takes_no_part(fleet):
 
 
 def test_a_device_that_is_rejected_in_a_step_is_told_and_lost(fleet):
-    from coordinator.store import Store
+    from tinyfleet.coordinator.store.store import Store
 
     run = fleet.ledger.submit_run(toy_spec(rounds=1))
     agent = fleet.agents["board-0"]
@@ -400,7 +400,7 @@ def test_a_device_that_is_rejected_in_a_step_is_told_and_lost(fleet):
 
 
 def test_pending_until_the_operator_decides(tmp_path):
-    from coordinator.store import Store
+    from tinyfleet.coordinator.store.store import Store
 
     fleet = Fleet(tmp_path, devices=1, auto_accept=False)
     run = fleet.ledger.submit_run(toy_spec(rounds=1))
@@ -508,7 +508,7 @@ def test_a_result_nobody_asked_for_is_refused(fleet):
     agent = fleet.agents["board-0"]
     path = fleet.directory / "x"
     path.write_bytes(b"x")
-    from fedcore.protocol.chunks import manifest_of
+    from tinyfleet.fedcore.protocol.chunks import manifest_of
 
     agent.say(ResultOffer("no-such-run", 0, manifest_of(path, 1000), 1.0, 1.0, 1, "torch"))
     fleet.turn()
@@ -527,7 +527,7 @@ def test_an_oversized_result_is_refused_unread(tmp_path):
 
 
 def test_stopping_a_run(fleet):
-    from coordinator.store import Store
+    from tinyfleet.coordinator.store.store import Store
 
     run, queued = fleet.ledger.submit_run(toy_spec()), fleet.ledger.submit_run(toy_spec())
     hold_back(fleet, *fleet.agents)
@@ -581,7 +581,7 @@ def test_a_cohort_is_drawn_anew_for_every_step(fleet):
 
 
 def test_an_unknown_method_fails_the_run_at_its_start(fleet, tmp_path):
-    from coordinator.conductor import create_method
+    from tinyfleet.coordinator.run.scheduler import create_method
 
     fleet.service._conductor._create = create_method
     spec = toy_spec()
@@ -639,7 +639,7 @@ def test_lost_chunks_are_asked_for_again(fleet):
 
 
 def test_noise_on_the_wire_is_ignored(fleet):
-    from fedcore.protocol import topics
+    from tinyfleet.fedcore.protocol import topics
 
     spec = toy_spec(rounds=1)
     agent = fleet.agents["board-0"]

@@ -12,20 +12,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from coordinator.config import CoordinatorConfig
-from coordinator.ledger import Ledger
-from coordinator.model import Evaluated, ModelEvent, ModelFailed, Prepared
-from coordinator.service import Service
-from fedcore.arrays import Mask
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods.fedavg import Static, StaticSettings
-from fedcore.methods.method import Problem, device_seed
-from fedcore.models.graph import Graph, Node, Op
-from fedcore.payload import Payload
-from fedcore.protocol import codec, topics
-from fedcore.protocol.chunks import Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
-from fedcore.protocol.loop import LoopBroker, LoopTransport
-from fedcore.protocol.messages import (
+from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.run.engine_process import Evaluated, ModelEvent, ModelFailed, Prepared
+from tinyfleet.coordinator.service import Service
+from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.methods.fedavg import Static, StaticSettings
+from tinyfleet.fedcore.methods.method import Problem, device_seed
+from tinyfleet.fedcore.models.graph import Graph, Node, Op
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol import codec, topics
+from tinyfleet.fedcore.protocol.chunks import Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
+from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     DownMessage,
     Goodbye,
@@ -44,9 +44,9 @@ from fedcore.protocol.messages import (
     decode_down,
     encode,
 )
-from fedcore.protocol.transport import Received, Transport
-from fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings, WireSettings
-from fedcore.sparsity.mask import apply_mask, mask_digest
+from tinyfleet.fedcore.protocol.transport import Received, Transport
+from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings, WireSettings
+from tinyfleet.fedcore.sparsity.mask import apply_mask, mask_digest
 
 NO_DATA = Dataset(np.zeros((0, 1, 4, 4), np.uint8), np.zeros(0, np.int64), 3)
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from device_profiles.cgroups import CgroupLimit, CpuQuota, choose_quota, memory_parents
-from device_profiles.limits import DataLimit, choose_limit
+from tinyfleet.device_profiles.cgroups import CgroupLimit, CpuQuota, choose_quota, memory_parents
+from tinyfleet.device_profiles.limits import DataLimit, choose_limit
 
 
 def test_a_group_made_inside_a_v2_tree_stays_inside(v2_root):

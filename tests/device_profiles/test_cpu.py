@@ -9,10 +9,10 @@ import time
 import psutil
 import pytest
 
-from device_profiles import cpu
-from device_profiles.cgroups import CgroupLimit
-from device_profiles.cpu import CpuHold, CpuLimits
-from device_profiles.limits import DataLimit, choose_limit
+from tinyfleet.device_profiles import cpu
+from tinyfleet.device_profiles.cgroups import CgroupLimit
+from tinyfleet.device_profiles.cpu import CpuHold, CpuLimits
+from tinyfleet.device_profiles.limits import DataLimit, choose_limit
 
 NO_LIMIT = DataLimit(1 << 40)
 

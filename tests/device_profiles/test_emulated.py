@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from device_profiles import detect as detection
-from device_profiles.detect import detect, usable_cores
-from device_profiles.emulated import BOARD_VARIABLE, ROOT_VARIABLE, emulated_board, sysfs_root
-from device_profiles.profile import ProfileError
-from device_profiles.sensors.read import read_all, read_health
+from tinyfleet.device_profiles import detect as detection
+from tinyfleet.device_profiles.detect import detect, usable_cores
+from tinyfleet.device_profiles.emulated import BOARD_VARIABLE, ROOT_VARIABLE, emulated_board, sysfs_root
+from tinyfleet.device_profiles.profile import ProfileError
+from tinyfleet.device_profiles.sensors.read import read_all, read_health
 
 
 def test_the_emulated_board_is_detected(monkeypatch):
@@ -62,7 +62,7 @@ def test_sensors_and_device_tree_come_from_the_faked_root(monkeypatch, tmp_path)
 def test_a_limit_on_the_process_itself_counts_as_its_memory():
     code = (
         "import json, resource; resource.setrlimit(resource.RLIMIT_DATA, (300_000_000, 300_000_000));"
-        "from device_profiles.limits import total_memory_bytes, usable_memory_bytes;"
+        "from tinyfleet.device_profiles.limits import total_memory_bytes, usable_memory_bytes;"
         "print(json.dumps([total_memory_bytes(), usable_memory_bytes()]))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from device_profiles.gpu_memory import gpu_bytes
 from tests.device_profiles.sensors.trees import put
+from tinyfleet.device_profiles.gpu_memory import gpu_bytes
 
 CLIENTS = """CLIENT                        PROCESS      PID        SIZE
 user                          python3     4711     123456K

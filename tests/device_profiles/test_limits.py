@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from device_profiles import limits
-from device_profiles.cgroups import CgroupLimit
-from device_profiles.limits import (
+from tinyfleet.device_profiles import limits
+from tinyfleet.device_profiles.cgroups import CgroupLimit
+from tinyfleet.device_profiles.limits import (
     DataLimit,
     cgroup_memory,
     choose_limit,

@@ -10,13 +10,13 @@ import msgspec
 import psutil
 import pytest
 
-from coordinator.rows import RunRow, TaskRow
-from coordinator.store import Store
-from fedcore.protocol.mosquitto import MosquittoBroker
-from fedcore.run_spec import FleetSettings as RunFleet
-from fedcore.run_spec import RunSpec
-from tinyfleet.demo_fleet import Fleet, FleetSettings
-from tinyfleet.demo_spec import demo_spec
+from tinyfleet.coordinator.store.rows import RunRow, TaskRow
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.demo.fleet import Fleet, FleetSettings
+from tinyfleet.demo.spec import demo_spec
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.run_spec import FleetSettings as RunFleet
+from tinyfleet.fedcore.run_spec import RunSpec
 
 
 class Running:

@@ -12,31 +12,31 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edge_agent.assignment import Assignments
-from edge_agent.config import AgentConfig, AgentDataSettings
-from edge_agent.enforcement import WorkerProcess
-from edge_agent.governor import Governor, Plan
-from edge_agent.guards import GuardLimits, Guards
-from edge_agent.inbox import Inbox
-from edge_agent.outbox import Outbox
-from edge_agent.pauses import Pauses
-from edge_agent.states import Task
-from fedcore.accounting import layer_flops
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods import bn_selection
-from fedcore.methods.adjusting import Adjusting
-from fedcore.methods.fedavg import random_start
-from fedcore.methods.method import Method
-from fedcore.methods.registry import create, problem_of
-from fedcore.models.graph import Op
-from fedcore.models.registry import build
-from fedcore.payload import Payload
-from fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk
-from fedcore.protocol.codec import encode
-from fedcore.protocol.messages import ChunkRequest, Manifest, Message, TaskOffer, TaskState, TaskStatus
-from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
-from fedcore.sparsity.mask import apply_mask
-from fedcore.training.planner import MARGIN
+from tinyfleet.edge_agent.config import AgentConfig, AgentDataSettings
+from tinyfleet.edge_agent.guards.guards import GuardLimits, Guards
+from tinyfleet.edge_agent.states import Task
+from tinyfleet.edge_agent.task.assignment import Assignments
+from tinyfleet.edge_agent.task.inbox import Inbox
+from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.pauses import Pauses
+from tinyfleet.edge_agent.worker.process import WorkerProcess
+from tinyfleet.fedcore.accounting import layer_flops
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.methods import bn_selection
+from tinyfleet.fedcore.methods.adjusting import Adjusting
+from tinyfleet.fedcore.methods.fedavg import random_start
+from tinyfleet.fedcore.methods.method import Method
+from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.planning.planner import MARGIN
+from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk
+from tinyfleet.fedcore.protocol.codec import encode
+from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, Message, TaskOffer, TaskState, TaskStatus
+from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
+from tinyfleet.fedcore.sparsity.mask import apply_mask
 
 # A worker's limits in bytes, by engine: least, most, and the likeliest, at which many jobs fit in some way only.
 LIMITS = {"native": (46e6, 180e6, 62e6), "torch": (260e6, 600e6, 320e6)}

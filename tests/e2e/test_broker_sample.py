@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.protocol import topics
-from fedcore.protocol.mosquitto import find_mosquitto, free_port
-from fedcore.protocol.mqtt import MqttTransport
-from fedcore.protocol.transport import Connected, Received
+from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.mosquitto import find_mosquitto, free_port
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.transport import Connected, Received
 
 SAMPLE = Path(__file__).parent.parent.parent / "examples" / "mosquitto"
 needs = [name for name in ("openssl", "mosquitto_passwd") if shutil.which(name) is None]

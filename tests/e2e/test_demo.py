@@ -107,7 +107,21 @@ def test_ctrl_c_leaves_no_process(tmp_path):
     """Even where it ignores SIGINT from birth, as a background job does."""
     out = tmp_path / "out"
     with subprocess.Popen(
-        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND, "--out", str(out), "--data", "digits", "--agents", "2", "--broker", "embedded"],
+        [
+            "sh",
+            "-c",
+            'trap "" INT; exec "$@"',
+            "sh",
+            *COMMAND,
+            "--out",
+            str(out),
+            "--data",
+            "digits",
+            "--agents",
+            "2",
+            "--broker",
+            "embedded",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from fedcore.protocol.mosquitto import MosquittoBroker
 from tests.e2e.conftest import Running, spec_of
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

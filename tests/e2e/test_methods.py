@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fedcore.protocol.codec import decode, encode
-from fedcore.training.registry import create
 from tests.e2e.conftest import spec_of
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import simulate
 
 METHODS = {

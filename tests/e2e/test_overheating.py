@@ -9,7 +9,7 @@ import pytest
 
 from tests.device_profiles.sensors.trees import ZONE, put
 from tests.e2e.conftest import spec_of
-from tinyfleet.demo_fleet import Fleet
+from tinyfleet.demo.fleet import Fleet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from device_profiles.limits import DataLimit
-from edge_agent import enforcement
-from fedcore.protocol.messages import TaskState
-from fedcore.training.registry import available
 from tests.e2e.random_jobs import LIMITS, Board, Record, draw
+from tinyfleet.device_profiles.limits import DataLimit
+from tinyfleet.edge_agent.worker import process as enforcement
+from tinyfleet.fedcore.protocol.messages import TaskState
+from tinyfleet.fedcore.training.registry import available
 
 JOBS = int(os.environ.get("TINYFLEET_RANDOM_JOBS", "200"))
 SEED = int(os.environ.get("TINYFLEET_RANDOM_SEED", "20260"))

@@ -20,12 +20,12 @@ import pytest
 
 pytest.importorskip("torch", reason="the worker needs an engine")
 
-from fedcore.protocol.codec import decode
-from fedcore.protocol.messages import Hello, ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
-from fedcore.protocol.mosquitto import MosquittoBroker
-from fedcore.protocol.mqtt import MqttTransport
 from tests.edge_agent.rig import Coordinator
 from tests.edge_agent.runs import SAMPLES, first_state, spec_of, task_blob, write_data
+from tinyfleet.fedcore.protocol.codec import decode
+from tinyfleet.fedcore.protocol.messages import Hello, ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
 TASKS = int(os.environ.get("TINYFLEET_SOAK_TASKS", "1000"))
 FRESH_TASKS = max(4, TASKS // 25)
@@ -112,7 +112,7 @@ def soak(tmp_path: Path) -> Iterator[Callable[[str], Soak]]:
             f'[limits]\nthreads = 1\npolicy = "{policy}"\nmemory_limit = "1500M"\n',
             encoding="utf-8",
         )
-        command = [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)]
+        command = [sys.executable, "-m", "tinyfleet.edge_agent.cli", "run", "--config", str(config)]
         with (tmp_path / "agent.log").open("ab") as log:
             processes.append(subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL))
         coordinator.await_(lambda: coordinator.of(Hello))

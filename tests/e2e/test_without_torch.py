@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedcore.training.registry import native_fault
 from tests.e2e.demo_document import Document
 from tests.e2e.test_demo import check_files
+from tinyfleet.fedcore.training.registry import native_fault
 
 pytestmark = [
     pytest.mark.slow,

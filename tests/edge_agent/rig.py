@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.config import AgentConfig, load
-from edge_agent.governor import Governor, Plan
-from edge_agent.identity import Identity
-from edge_agent.inbox import Inbox
-from edge_agent.outbox import Outbox
-from edge_agent.supervisor import Board, Supervisor
-from fedcore.protocol import topics
-from fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
-from fedcore.protocol.loop import LoopBroker, LoopTransport
-from fedcore.protocol.messages import (
+from tinyfleet.edge_agent.config import AgentConfig, load
+from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.edge_agent.supervisor import Board, Supervisor
+from tinyfleet.edge_agent.task.inbox import Inbox
+from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
+from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Enrolment,
     Manifest,
@@ -32,8 +32,8 @@ from fedcore.protocol.messages import (
     decode_up,
     encode,
 )
-from fedcore.protocol.transport import Event, Received, Transport
-from fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
+from tinyfleet.fedcore.protocol.transport import Event, Received, Transport
+from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
 
 IDENTITY = Identity("porch", "QUJD", "ab" * 32)
 SPEC = RunSpec(

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods.registry import create, problem_of
-from fedcore.payload import Payload
-from fedcore.protocol.codec import encode
-from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.codec import encode
+from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
 
 SAMPLES = 80
 

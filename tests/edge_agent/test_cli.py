@@ -8,14 +8,14 @@ import sys
 import msgspec
 import pytest
 
-from device_profiles import measure
-from device_profiles.emulated import BOARD_VARIABLE
-from device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate
-from edge_agent import cli, daemon
-from edge_agent.config import AgentConfig
-from edge_agent.errors import AlreadyRunning
-from edge_agent.status import StatusFile, read
 from tests.edge_agent.runs import write_data
+from tinyfleet.device_profiles.emulated import BOARD_VARIABLE
+from tinyfleet.device_profiles.measuring import measure
+from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate
+from tinyfleet.edge_agent import cli, daemon
+from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.edge_agent.errors import AlreadyRunning
+from tinyfleet.edge_agent.status import StatusFile, read
 
 
 def run(capsys, *arguments):
@@ -66,7 +66,7 @@ def test_data_that_is_missing_ends_the_agent_with_its_name(tmp_path):
     config = tmp_path / "agent.toml"
     config.write_text(f'state = "{tmp_path}/s"\n[data]\nsource = "arrays:{tmp_path}/none.npz"\n', encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)],
+        [sys.executable, "-m", "tinyfleet.edge_agent.cli", "run", "--config", str(config)],
         capture_output=True,
         text=True,
         check=False,

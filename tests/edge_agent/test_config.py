@@ -5,9 +5,9 @@ import os
 import msgspec
 import pytest
 
-from device_profiles.cpu import CpuLimits
-from device_profiles.sensors.sensor import Options as SensorOptions
-from edge_agent.config import (
+from tinyfleet.device_profiles.cpu import CpuLimits
+from tinyfleet.device_profiles.sensors.sensor import Options as SensorOptions
+from tinyfleet.edge_agent.config import (
     AgentConfig,
     AgentDataSettings,
     BrokerSettings,
@@ -18,10 +18,10 @@ from edge_agent.config import (
     load,
     password_of,
 )
-from edge_agent.guard_settings import GuardSettings
-from edge_agent.guards import GuardLimits
-from edge_agent.sensor_settings import SensorSettings
-from fedcore.errors import ConfigError
+from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
+from tinyfleet.edge_agent.guards.guards import GuardLimits
+from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
+from tinyfleet.fedcore.errors import ConfigError
 
 
 def test_the_written_file_reads_back_equal(tmp_path):

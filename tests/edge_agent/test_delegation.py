@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.delegation import LEAF, take_leaf
+from tinyfleet.edge_agent.delegation import LEAF, take_leaf
 
 UNIT = {"INVOCATION_ID": "abc"}
 

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from edge_agent import identity
-from fedcore.errors import ConfigError
-from fedcore.protocol.topics import valid_device
+from tinyfleet.edge_agent import identity
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.topics import valid_device
 
 
 def test_reading_again_gives_the_same_identity(tmp_path):
@@ -44,7 +44,7 @@ def test_two_boards_of_one_name_can_be_told_apart(tmp_path):
 
 def test_the_caller_never_imports_cryptography(tmp_path):
     script = (
-        "import sys, pathlib; from edge_agent import identity; "
+        "import sys, pathlib; from tinyfleet.edge_agent import identity; "
         f"identity.obtain(pathlib.Path({str(tmp_path)!r})); "
         "sys.exit(any(name.startswith('cryptography') for name in sys.modules))"
     )

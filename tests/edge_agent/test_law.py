@@ -8,7 +8,7 @@ import sys
 HEAVY = ("numpy", "torch", "typer", "rich", "asyncio", "sqlite3", "cryptography", "multiprocessing")
 SCRIPT = """
 import sys
-import edge_agent.cli, edge_agent.daemon, fedcore.protocol.mqtt
+import tinyfleet.edge_agent.cli, tinyfleet.edge_agent.daemon, tinyfleet.fedcore.protocol.mqtt
 sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
 """
 

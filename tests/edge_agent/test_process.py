@@ -10,8 +10,10 @@ import time
 import psutil
 import pytest
 
-from fedcore.protocol.codec import decode
-from fedcore.protocol.messages import (
+from tests.edge_agent.rig import Coordinator
+from tests.edge_agent.runs import first_state, spec_of, task_blob, write_data
+from tinyfleet.fedcore.protocol.codec import decode
+from tinyfleet.fedcore.protocol.messages import (
     Enrolment,
     Goodbye,
     Heartbeat,
@@ -22,11 +24,9 @@ from fedcore.protocol.messages import (
     TaskStatus,
     Verdict,
 )
-from fedcore.protocol.mosquitto import MosquittoBroker
-from fedcore.protocol.mqtt import MqttTransport
-from fedcore.training.registry import available, preferred
-from tests.edge_agent.rig import Coordinator
-from tests.edge_agent.runs import first_state, spec_of, task_blob, write_data
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.training.registry import available, preferred
 
 pytestmark = [
     pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed"),
@@ -65,7 +65,7 @@ class Agent:
             '[limits]\nthreads = 1\npolicy = "warm"\nmemory_limit = "1500M"\n',
             encoding="utf-8",
         )
-        self.command = [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)]
+        self.command = [sys.executable, "-m", "tinyfleet.edge_agent.cli", "run", "--config", str(config)]
         self.log = tmp_path / "agent.log"
         self.start()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.states import LINK_TABLE, TASK_TABLE, Link, LinkEvent, Task, TaskEvent, follow, mermaid
+from tinyfleet.edge_agent.states import LINK_TABLE, TASK_TABLE, Link, LinkEvent, Task, TaskEvent, follow, mermaid
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "agent.md"
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.states import Link, Task
-from edge_agent.supervisor import HELLO_REPEAT_S, REOFFER_S
-from fedcore.protocol import topics
-from fedcore.protocol.messages import (
+from tests.edge_agent.rig import IDENTITY, SPEC, Rig
+from tinyfleet.edge_agent.states import Link, Task
+from tinyfleet.edge_agent.supervisor import HELLO_REPEAT_S, REOFFER_S
+from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Enrolment,
     Goodbye,
@@ -24,9 +25,8 @@ from fedcore.protocol.messages import (
     Verdict,
     encode,
 )
-from fedcore.protocol.transport import Received
-from fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
-from tests.edge_agent.rig import IDENTITY, SPEC, Rig
+from tinyfleet.fedcore.protocol.transport import Received
+from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
 
 
 @pytest.fixture

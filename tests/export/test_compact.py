@@ -11,16 +11,16 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("flatbuffers")
 
-from export.compact import compact, multiply_adds
-from export.fold import fold
-from export.onnx_writer import write_onnx
-from export.runtimes import OnnxRuntime, open_all
-from export.tflite_writer import write_tflite
-from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.models.registry import build, names
-from fedcore.run_spec import ModelSettings
 from tests.export.test_export import realistic, relative, samples, small_graphs
 from tests.fedcore.training.graphs import conv, one_dimensional_graph, residual_graph
+from tinyfleet.export.compact import compact, multiply_adds
+from tinyfleet.export.inference_graph import fold
+from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.runtimes import OnnxRuntime, open_all
+from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.registry import build, names
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 WIDTHS = {"resnet18": 16, "vgg11": 16, "mobilenet_v2": 0.5}
 

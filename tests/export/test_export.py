@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx")
 pytest.importorskip("flatbuffers")
 
-from export.errors import ExportError
-from export.fold import fold
-from export.onnx_writer import write_onnx
-from export.report import FORMATS, check, export_model, missing_formats
-from export.runtimes import OnnxRuntime, missing_runtimes, open_all
-from export.tflite_writer import write_tflite
-from fedcore.models.graph import INPUT, Graph, Node, Op, Role
-from fedcore.models.registry import build, names
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import apply_mask, density, random_mask
-from fedcore.training.registry import available, create
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import fold
+from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.report import FORMATS, check, export_model, missing_formats
+from tinyfleet.export.runtimes import OnnxRuntime, missing_runtimes, open_all
+from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, Role
+from tinyfleet.fedcore.models.registry import build, names
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import apply_mask, density, random_mask
+from tinyfleet.fedcore.training.registry import available, create
 
 needs_engine = pytest.mark.skipif(not available(), reason="no training engine is installed")
 
@@ -239,7 +239,7 @@ def test_a_file_that_computes_something_else_is_named(tmp_path):
 def test_the_onnx_file_computes_what_torch_s_own_exporter_writes(tmp_path):
     import torch
 
-    from fedcore.training.torch_forward import Mode, forward
+    from tinyfleet.fedcore.training.torch.forward import Mode, forward
 
     graph = residual_graph()
     params, mask = realistic(graph, share=0.5)

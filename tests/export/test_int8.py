@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("ai_edge_litert")
 
-from export.report import check, export_model
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.training.registry import available
 from tests.export.test_export import realistic, samples, trained_on
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
+from tinyfleet.export.report import check, export_model
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.registry import available
 
 pytestmark = pytest.mark.skipif(not available(), reason="no training engine is installed")
 

@@ -11,14 +11,14 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from export import runtimes
-from export.errors import ExportError
-from export.fold import fold
-from export.onnx_writer import write_onnx
-from export.report import ExportRow, check, export_model
-from export.runtimes import BATCH, OnnxRuntime
 from tests.export.test_export import realistic, samples
 from tests.fedcore.training.graphs import one_dimensional_graph
+from tinyfleet.export import runtimes
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import fold
+from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.report import ExportRow, check, export_model
+from tinyfleet.export.runtimes import BATCH, OnnxRuntime
 
 ROW = ExportRow("onnx", "fp32", "model-fp32.onnx", 1, 0.0, 1.0, 0.5, 0.1, "onnxruntime")
 

@@ -11,19 +11,19 @@ pytest.importorskip("sparse_engine")
 pytest.importorskip("onnxruntime")
 
 import sparse_engine
-from export import report
-from export.errors import ExportError
-from export.fold import fold
-from export.onnx_writer import write_onnx
-from export.report import check, export_model, missing_formats
-from export.runtimes import OnnxRuntime, SparseEngine
-from export.sparse_writer import measured_density, multiply_adds, write_sparse
-from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.mask import density
 from tests.export.test_export import realistic, relative, samples
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
+from tinyfleet.export import report
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import fold
+from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.report import check, export_model, missing_formats
+from tinyfleet.export.runtimes import OnnxRuntime, SparseEngine
+from tinyfleet.export.sparse_writer import measured_density, multiply_adds, write_sparse
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.mask import density
 
 pytestmark = pytest.mark.skipif(bool(missing_formats()), reason="the native engine is not installed")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore import accounting
-from fedcore.models.builder import GraphBuilder
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import random_mask
+from tinyfleet.fedcore import accounting
+from tinyfleet.fedcore.models.builder import GraphBuilder
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import random_mask
 
 
 def resnet18(norm="batch"):

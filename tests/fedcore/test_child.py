@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fedcore.child import ask
-from fedcore.errors import DataError
+from tinyfleet.fedcore.child import ask
+from tinyfleet.fedcore.errors import DataError
 
 ECHO = "json.tool"  # the standard library's: writes the JSON that it reads
 
@@ -31,5 +31,5 @@ def test_another_answer_is_named():
 
 
 def test_a_failure_ends_with_the_last_line_of_stderr():
-    with pytest.raises(DataError, match=r"^asking failed: .*No module named fedcore\.nowhere$"):
-        ask("fedcore.nowhere", {}, Point, "asking", 30.0)
+    with pytest.raises(DataError, match=r"^asking failed: .*No module named tinyfleet\.fedcore\.nowhere$"):
+        ask("tinyfleet.fedcore.nowhere", {}, Point, "asking", 30.0)

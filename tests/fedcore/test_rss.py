@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from fedcore import rss
-from fedcore.errors import DataError
+from tinyfleet.fedcore import rss
+from tinyfleet.fedcore.errors import DataError
 
 
 def test_a_size_is_read_in_bytes(tmp_path):

@@ -7,14 +7,14 @@ import importlib.util
 import numpy as np
 import pytest
 
-from export.fold import fold
-from export.onnx_writer import write_onnx
-from export.report import check, export_model
-from export.runtimes import OnnxRuntime, missing_runtimes
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import erk_counts
-from fedcore.sparsity.mask import apply_mask, density, magnitude_mask
+from tinyfleet.export.inference_graph import fold
+from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.report import check, export_model
+from tinyfleet.export.runtimes import OnnxRuntime, missing_runtimes
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import erk_counts
+from tinyfleet.fedcore.sparsity.mask import apply_mask, density, magnitude_mask
 
 pytestmark = pytest.mark.skipif(int(np.__version__[0]) < 2, reason="this environment has numpy 1")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tinyfleet import emulation_run
 from tinyfleet.cli import main
+from tinyfleet.emulation import run as emulation_run
 
 
 @dataclass(frozen=True)

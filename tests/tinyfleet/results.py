@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.tinyfleet.rows import step_row, task_row
-from tinyfleet import demo_result
+from tinyfleet.demo import result as demo_result
 
 
 def example_result() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.rows import StepRow, TaskRow
+from tinyfleet.coordinator.store.rows import StepRow, TaskRow
 
 
 def step_row(step: int, round_: int, **changed: Any) -> StepRow:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from coordinator.ledger import Ledger
-from coordinator.records import Presence
-from coordinator.selection import Choice, Part, Plan
-from fedcore.protocol.messages import Enrolment, Hello
-from fedcore.run_spec import RunSpec
+from tinyfleet.coordinator.selection.policy import Choice, Part, Plan
+from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.coordinator.store.records import Presence
+from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
+from tinyfleet.fedcore.run_spec import RunSpec
 
 HOT = "the temperature is 91 °C, the limit 85"
 

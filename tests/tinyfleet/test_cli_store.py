@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from coordinator.store import Store
-from fedcore.errors import ConfigError
 from tinyfleet.cli.runs import resolve
 from tinyfleet.cli.state import default_state
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.errors import ConfigError
 
 RUN_TOML = """
 name = "Try it"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.config import CoordinatorConfig
-from edge_agent.config import AgentConfig
-from fedcore.methods.registry import METHODS
-from fedcore.run_spec import RunSpec
 from tinyfleet.cli.configuration import _notes, main, reference
+from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.fedcore.methods.registry import METHODS
+from tinyfleet.fedcore.run_spec import RunSpec
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -39,7 +39,7 @@ def test_every_key_stands_there():
 
 
 def test_meanings_come_from_comments_and_descriptions():
-    from fedcore.run_spec import DataSettings, TrainingSettings
+    from tinyfleet.fedcore.run_spec import DataSettings, TrainingSettings
 
     assert _notes(TrainingSettings)["final_learning_rate"] == "Geometric decay to this; None: constant."
     assert _notes(DataSettings)["limit"].startswith("use at most so many")

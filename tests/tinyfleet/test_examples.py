@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tinyfleet.cli.runs import read_spec
-from tinyfleet.demo_spec import LIMIT, demo_spec
+from tinyfleet.demo.spec import LIMIT, demo_spec
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.toml"))
 

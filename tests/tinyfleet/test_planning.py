@@ -8,13 +8,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from device_profiles.emulated import board
-from device_profiles.profile import Measurement
-from device_profiles.speed import core_gflops
-from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
-from fedcore.training.calibrated import save, shipped
-from fedcore.training.registry import native_fault
 from tinyfleet.cli.app import app
+from tinyfleet.device_profiles.emulated import board
+from tinyfleet.device_profiles.profile import Measurement
+from tinyfleet.device_profiles.speed import core_gflops
+from tinyfleet.fedcore.planning.kernel_choice import save, shipped
+from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
+from tinyfleet.fedcore.training.registry import native_fault
 from tinyfleet.planning import plan_board
 
 SPEC = RunSpec(

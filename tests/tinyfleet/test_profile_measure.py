@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from device_profiles import measure as probes
-from device_profiles.emulated import BOARD_VARIABLE
-from device_profiles.profile import Measurement, Rate, Thermal, read
+from tinyfleet.device_profiles.emulated import BOARD_VARIABLE
+from tinyfleet.device_profiles.measuring import measure as probes
+from tinyfleet.device_profiles.profile import Measurement, Rate, Thermal, read
 
 FOUND = Measurement(
     400_000_000, 1, 1.5, 2.0, 15.0, rates=(Rate("sparse", 0.01, "fp32", 0.25),), thermal=Thermal(9, 1, 1.0, 0.8)

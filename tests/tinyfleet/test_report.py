@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from rich.console import Console
 
 from tests.tinyfleet.results import example_result
-from tinyfleet.demo_table import print_result
+from tinyfleet.demo.table import print_result
 from tinyfleet.report.page import render, write_report
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.protocol.codec import encode
-from fedcore.training.registry import create
-from tinyfleet.demo_spec import demo_spec
+from tinyfleet.demo.spec import demo_spec
+from tinyfleet.fedcore.protocol.codec import encode
+from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import Simulation, StepRecord
 
 

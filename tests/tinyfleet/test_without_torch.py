@@ -13,7 +13,7 @@ EXAMPLE = "examples/fedavg-digits.toml"
 def no_torch(monkeypatch, tmp_path):
     """Importing torch fails, and looking for it finds nothing."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr("fedcore.training.registry.native_fault", lambda: "")
+    monkeypatch.setattr("tinyfleet.fedcore.training.registry.native_fault", lambda: "")
 
 
 @pytest.mark.parametrize(

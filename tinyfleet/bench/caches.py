@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedcore.accounting import activation_bytes
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.training.probe import Probe, probe
+from tinyfleet.fedcore.accounting import activation_bytes
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.planning.probe import Probe, probe
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 INPUT_SHAPE, CLASSES = (3, 32, 32), 10
 

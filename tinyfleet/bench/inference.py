@@ -15,22 +15,22 @@ from pathlib import Path
 
 import numpy as np
 
-from export.compact import compact
-from export.errors import ExportError
-from export.fold import Inference, fold
-from export.onnx_writer import write_onnx
-from export.precision import Float
-from export.quantize import calibrate
-from export.report import missing_formats
-from export.runtimes import Runtime, open_all
-from export.tflite_writer import write_tflite
-from fedcore.arrays import FloatArray, Params
-from fedcore.models.graph import Graph, Role
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import apply_mask, random_mask
 from tinyfleet.bench.inference_memory import Request, measure
+from tinyfleet.export.compact import compact
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.inference_graph import Inference, fold
+from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.precision import Float
+from tinyfleet.export.quantize import calibrate
+from tinyfleet.export.report import missing_formats
+from tinyfleet.export.runtimes import Runtime, open_all
+from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.fedcore.arrays import FloatArray, Params
+from tinyfleet.fedcore.models.graph import Graph, Role
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import apply_mask, random_mask
 
 INPUT_SHAPE, CLASSES = (3, 32, 32), 10
 MODELS, DENSITIES = ("resnet8", "resnet18", "mobilenet_v2"), (0.01, 0.05, 0.1)
@@ -122,7 +122,7 @@ def deployed(graph: Graph, density: float) -> Inference:
 
 def written(model: Inference, directory: Path) -> dict[str, Path]:
     """The model in every format, by name."""
-    from export.sparse_writer import write_sparse
+    from tinyfleet.export.sparse_writer import write_sparse
 
     contents = {
         NATIVE: write_sparse(model, "fp32", {}),

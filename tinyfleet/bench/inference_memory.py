@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from export.runtimes import open_all
-from fedcore.child import ask
-from fedcore.errors import DataError
-from fedcore.rss import peak_bytes, resident_bytes
+from tinyfleet.export.runtimes import open_all
+from tinyfleet.fedcore.child import ask
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.rss import peak_bytes, resident_bytes
 
 RUNS = 5
 TIMEOUT_S = 300.0

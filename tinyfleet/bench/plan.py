@@ -17,9 +17,9 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from fedcore.run_spec import ModelSettings
-from fedcore.training.calibration import Calibration, features_of_probe
-from fedcore.training.probe import Probe, probe
+from tinyfleet.fedcore.planning.cost_model import Calibration, features_of_probe
+from tinyfleet.fedcore.planning.probe import Probe, probe
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 # Model, input, arguments.
 MODELS = (

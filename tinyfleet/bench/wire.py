@@ -12,20 +12,27 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedcore.errors import TransportError
-from fedcore.models.graph import Graph
-from fedcore.models.registry import build
-from fedcore.payload import Json, Payload
-from fedcore.protocol import messages, topics
-from fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
-from fedcore.protocol.codec import decode, encode
-from fedcore.protocol.messages import ChunkRequest, Manifest, TaskOffer
-from fedcore.protocol.mosquitto import MosquittoBroker
-from fedcore.protocol.mqtt import MqttTransport
-from fedcore.protocol.transport import Connected, Received
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import erk_mask
-from fedcore.sparsity.mask import apply_mask, mask_digest
+from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.payload import Json, Payload
+from tinyfleet.fedcore.protocol import messages, topics
+from tinyfleet.fedcore.protocol.chunks import (
+    DEFAULT_CHUNK_BYTES,
+    Receiver,
+    manifest_of,
+    pack_chunk,
+    read_chunk,
+    unpack_chunk,
+)
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, TaskOffer
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.transport import Connected, Received
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import erk_mask
+from tinyfleet.fedcore.sparsity.mask import apply_mask, mask_digest
 
 T = TypeVar("T")
 INPUTS = {"sensor_cnn": (6, 100), "small_cnn": (1, 28, 28)}

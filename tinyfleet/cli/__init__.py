@@ -7,8 +7,8 @@ import sys
 
 def main() -> None:
     """Entry point. An error meant for a person is one line and its exit code; ``--debug`` shows where it arose."""
-    from fedcore.errors import TinyfleetError
     from tinyfleet.cli.app import app
+    from tinyfleet.fedcore.errors import TinyfleetError
 
     try:
         app(prog_name="tinyfleet")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet.cli import bench, demo, devices, doctor, emulate, export, plan, processes, profiles, runs, simulate
+from tinyfleet.cli import demo, devices, doctor, emulate, export, plan, processes, profiles, runs, simulate
+from tinyfleet.cli.bench import app as bench
 
 app = typer.Typer(
     name="tinyfleet",

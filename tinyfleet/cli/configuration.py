@@ -26,10 +26,10 @@ TOML, validated once when it is read: an unknown key is an error that names the 
 
 def reference() -> str:
     """The whole document."""
-    from coordinator.config import CoordinatorConfig
-    from edge_agent.config import AgentConfig
-    from fedcore.methods.registry import METHODS
-    from fedcore.run_spec import RunSpec
+    from tinyfleet.coordinator.config import CoordinatorConfig
+    from tinyfleet.edge_agent.config import AgentConfig
+    from tinyfleet.fedcore.methods.registry import METHODS
+    from tinyfleet.fedcore.run_spec import RunSpec
 
     parts = [HEAD]
     parts += ["## RUN.toml", "", "What `tinyfleet run submit` and `tinyfleet simulate` read.", ""]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet import demo_spec
+from tinyfleet.demo import spec as demo_spec
 
 
 def demo(
@@ -52,8 +52,8 @@ def demo(
     """Train a dense and a tiny model on a fleet of processes, export the tiny one, and say what it cost."""
     from rich.console import Console
 
-    from tinyfleet.demo import DemoFailed, DemoOptions, run_demo, write_json
-    from tinyfleet.demo_table import print_result
+    from tinyfleet.demo.run import DemoFailed, DemoOptions, run_demo, write_json
+    from tinyfleet.demo.table import print_result
 
     console = Console()
     if not console.is_terminal:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedcore.errors import ConfigError
-from fedcore.protocol.messages import Enrolment
 from tinyfleet.cli.output import Json, ago, emit_facts, emit_json, emit_table, megabytes
 from tinyfleet.cli.state import StateOption, opened
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.messages import Enrolment
 
 if TYPE_CHECKING:
-    from coordinator.rows import DeviceRow, PlanRow
+    from tinyfleet.coordinator.store.rows import DeviceRow, PlanRow
 
 app = typer.Typer(help="List, show, accept and reject devices.", no_args_is_help=True)
 
@@ -112,7 +112,7 @@ def _document(row: DeviceRow, plan: PlanRow | None) -> dict[str, Any]:
 
 
 def _warnings(row: DeviceRow) -> list[str]:
-    from coordinator.health import warnings
+    from tinyfleet.coordinator.selection.health import warnings
 
     return warnings(row.health)
 

@@ -20,7 +20,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look whether everything that tinyfleet needs is here. Exit code 1 where something essential is missing."""
-    from tinyfleet.doctor import Surroundings, examine
+    from tinyfleet.doctor.report import Surroundings, examine
 
     findings = examine(Surroundings(state=state or default_state(), broker=broker), checks or None)
     broken = any(f.essential and f.status == "missing" for f in findings)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_json, emit_table, megabytes
+from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tinyfleet.emulation import Emulated
+    from tinyfleet.emulation.board import Emulated
 
 
 def emulate(
@@ -36,7 +36,7 @@ def emulate(
     Without a command: show the limits. Exit code: the command's, or 128 + n where signal n ended it; 126 and 127
     where it could not be started. Timings from here say nothing about a real board.
     """
-    from tinyfleet.emulation_run import emulated_here, run
+    from tinyfleet.emulation.run import emulated_here, run
 
     if list_boards:
         if board is not None:
@@ -59,8 +59,8 @@ def emulate(
 
 
 def _list(as_json: bool) -> None:
-    from device_profiles.profile import shipped
-    from tinyfleet.emulation import plan_here
+    from tinyfleet.device_profiles.profile import shipped
+    from tinyfleet.emulation.board import plan_here
 
     plans = {name: plan_here(name) for name in shipped() if name != "generic"}
     if as_json:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_json, emit_table
 from tinyfleet.cli.runs import read_spec, resolve
 from tinyfleet.cli.state import StateOption, opened
+from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedcore.run_spec import RunSpec
+    from tinyfleet.fedcore.run_spec import RunSpec
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
 
     Fails where a file does not compute what the model does.
     """
-    from export.report import FORMATS
+    from tinyfleet.export.report import FORMATS
 
     unknown = [name for name in formats or () if name not in FORMATS]
     if unknown:
@@ -55,16 +55,16 @@ def export(
         blob = store.state_blob(row.run)
     if blob is None:
         raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")
-    from fedcore.run_spec import RunSpec
-    from fedcore.settings import convert
+    from tinyfleet.fedcore.run_spec import RunSpec
+    from tinyfleet.fedcore.settings import convert
 
     _export(convert(row.spec, RunSpec, row.run), blob, out, formats, engine, as_json=as_json)
 
 
 def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str] | None, engine: str, *, as_json: bool) -> None:
-    from export.report import check, missing_formats
-    from fedcore.training import registry as engines
+    from tinyfleet.export.report import check, missing_formats
     from tinyfleet.exporting import export_state
+    from tinyfleet.fedcore.training import registry as engines
 
     exported = export_state(spec, blob, out, engines.create(engine), formats or None)
     for name, why in ({} if formats else missing_formats()).items():

@@ -35,7 +35,7 @@ def save_rows(path: Path | None, rows: Sequence[Any]) -> None:
 def save_json(path: Path | None, document: Any) -> None:
     """Write plain data as indented JSON; nothing without a path."""
     if path is not None:
-        from fedcore.files import write_atomic
+        from tinyfleet.fedcore.files import write_atomic
 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")

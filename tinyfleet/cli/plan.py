@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedcore.errors import ConfigError, DataError
 from tinyfleet.cli.output import Json, emit_json, emit_table, megabytes
 from tinyfleet.cli.runs import read_spec
+from tinyfleet.fedcore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fedcore.run_spec import RunSpec
+    from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.planning import BoardPlan
 
 HERE = "here"
@@ -40,13 +40,13 @@ def plan(
 
     Exit code 1 where it fits none of the boards.
     """
-    from device_profiles.detect import detect
-    from device_profiles.emulated import board as shipped_board
-    from device_profiles.limits import parse_size, usable_memory_bytes
-    from device_profiles.profile import shipped as shipped_boards
-    from edge_agent.governor import DEFAULT_SHARE
-    from fedcore.training import calibrated
-    from fedcore.training.registry import preferred
+    from tinyfleet.device_profiles.detect import detect
+    from tinyfleet.device_profiles.emulated import board as shipped_board
+    from tinyfleet.device_profiles.limits import parse_size, usable_memory_bytes
+    from tinyfleet.device_profiles.profile import shipped as shipped_boards
+    from tinyfleet.edge_agent.worker.budget import DEFAULT_SHARE
+    from tinyfleet.fedcore.planning import kernel_choice as calibrated
+    from tinyfleet.fedcore.training.registry import preferred
     from tinyfleet.planning import plan_board
 
     spec = read_spec(file)
@@ -77,7 +77,7 @@ def plan(
 
 
 def _samples(spec: RunSpec) -> int:
-    from fedcore.datasets.partition import device_data
+    from tinyfleet.fedcore.datasets.partition import device_data
 
     try:
         data = device_data(spec.data, 0, "device-0")
@@ -113,7 +113,7 @@ def _show(rows: list[BoardPlan]) -> None:
 
 
 def _kept(row: BoardPlan) -> str:
-    from fedcore.training.levers import AGAIN
+    from tinyfleet.fedcore.planning.levers import AGAIN
 
     kept = f"{row.keep:.0%} in {row.cache}" if row.lossy else "all"
     return f"{kept}, {AGAIN[row.recompute]}" if row.recompute else kept

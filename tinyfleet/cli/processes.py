@@ -15,7 +15,7 @@ PASS_ON: dict[str, Any] = {
 
 def coordinator(context: typer.Context) -> None:
     """The gateway's program, as the console script `coordinator`; see `tinyfleet coordinator --help`."""
-    from coordinator.cli import main
+    from tinyfleet.coordinator.cli import main
 
     arguments = list(context.args)
     if arguments and not arguments[0].startswith("-") and not _gives(arguments, "--state", "--help", "-h"):
@@ -25,7 +25,7 @@ def coordinator(context: typer.Context) -> None:
 
 def agent(context: typer.Context) -> None:
     """The board's program, as the console script `edge-agent`; see `tinyfleet agent --help`."""
-    from edge_agent.cli import main
+    from tinyfleet.edge_agent.cli import main
 
     main(list(context.args) or ["--help"])
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_facts, emit_json, emit_table, megabytes
+from tinyfleet.fedcore.errors import ConfigError
 
 app = typer.Typer(help="Detect, measure, compare, list and show board profiles.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def detect(
     as_toml: Annotated[bool, typer.Option("--toml", help="Print TOML, as the shipped profiles are.")] = False,
 ) -> None:
     """What board this is."""
-    from device_profiles.detect import detect as detect_board
+    from tinyfleet.device_profiles.detect import detect as detect_board
 
     profile = detect_board(root)
     if as_json:
@@ -43,10 +43,10 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure this board in two minutes: memory, cores, speed by density and dtype, disk, heat."""
-    from device_profiles.compare import disagreements
-    from device_profiles.detect import detect as detect_board
-    from device_profiles.measure import measure as measure_board
-    from device_profiles.progress import told_on
+    from tinyfleet.device_profiles.detect import detect as detect_board
+    from tinyfleet.device_profiles.measuring.compare import disagreements
+    from tinyfleet.device_profiles.measuring.measure import measure as measure_board
+    from tinyfleet.device_profiles.measuring.progress import told_on
 
     folder = out.absolute().parent
     if not folder.is_dir():
@@ -80,8 +80,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """How far two measurements are apart, the largest difference first."""
-    from device_profiles.compare import differences
-    from device_profiles.profile import ProfileError, read
+    from tinyfleet.device_profiles.measuring.compare import differences
+    from tinyfleet.device_profiles.profile import ProfileError, read
 
     measurements = []
     for path in (first, second):
@@ -107,10 +107,10 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Measure what training takes on this board, for `tinyfleet plan --calibration`; a minute or two."""
-    from device_profiles.detect import detect as detect_board
-    from device_profiles.progress import told_on
-    from fedcore.training.calibrated import calibrate_here
-    from fedcore.training.registry import preferred
+    from tinyfleet.device_profiles.detect import detect as detect_board
+    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.fedcore.planning.kernel_choice import calibrate_here
+    from tinyfleet.fedcore.training.registry import preferred
 
     found = calibrate_here(preferred(engine), detect_board().title, out, told_on(sys.stderr))
     if as_json:
@@ -127,8 +127,8 @@ def sensors(
     as_json: Json = False,
 ) -> None:
     """How this board is doing now: heat, throttling, clocks, power, memory, disk."""
-    from device_profiles.sensors.read import read_all
-    from device_profiles.sensors.sensor import Options, shown
+    from tinyfleet.device_profiles.sensors.read import read_all
+    from tinyfleet.device_profiles.sensors.sensor import Options, shown
 
     readings = read_all(root, disable or (), Options(disk=disk))
     if as_json:
@@ -144,7 +144,7 @@ def sensors(
 @app.command("list")
 def list_profiles(as_json: Json = False) -> None:
     """The shipped boards."""
-    from device_profiles.profile import shipped
+    from tinyfleet.device_profiles.profile import shipped
 
     profiles = shipped()
     if as_json:
@@ -163,7 +163,7 @@ def list_profiles(as_json: Json = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="As `profile list` names it.")], as_json: Json = False) -> None:
     """One shipped board."""
-    from device_profiles.emulated import board
+    from tinyfleet.device_profiles.emulated import board
 
     profile = board(name)
     if as_json:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from fedcore.errors import ConfigError
 from tinyfleet.cli.output import Json, emit_facts, emit_json, emit_table
 from tinyfleet.cli.state import StateOption, opened
+from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coordinator.rows import StepRow
-    from fedcore.run_spec import RunSpec
+    from tinyfleet.coordinator.store.rows import StepRow
+    from tinyfleet.fedcore.run_spec import RunSpec
 
 app = typer.Typer(help="Submit, list, show and stop runs.", no_args_is_help=True)
 
@@ -103,9 +103,9 @@ def stop(run: RunArgument, state: StateOption = None) -> None:
 
 def read_spec(file: Path) -> RunSpec:
     """A run from TOML, its method's settings and its model checked too. Raises ``ConfigError``."""
-    from fedcore.methods import registry
-    from fedcore.run_spec import RunSpec
-    from fedcore.settings import read_toml
+    from tinyfleet.fedcore.methods import registry
+    from tinyfleet.fedcore.run_spec import RunSpec
+    from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
     registry.create(spec.method, registry.problem_of(spec))

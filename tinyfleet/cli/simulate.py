@@ -30,9 +30,9 @@ def simulate(
     """Run RUN.toml in this process: no broker, no agents, the same methods, blobs and results."""
     import msgspec
 
-    from fedcore.files import write_atomic
-    from fedcore.protocol.codec import encode
-    from fedcore.training import registry as engines
+    from tinyfleet.fedcore.files import write_atomic
+    from tinyfleet.fedcore.protocol.codec import encode
+    from tinyfleet.fedcore.training import registry as engines
     from tinyfleet.simulation import simulate as run
 
     spec = read_spec(file)

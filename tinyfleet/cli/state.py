@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from coordinator.store import Store
+    from tinyfleet.coordinator.store.store import Store
 
 StateOption = Annotated[
     Path | None,
@@ -38,7 +38,7 @@ def opened(state: Path | None, *, create: bool = False) -> Iterator[Store]:
 
     Raises ``ConfigError`` where there is none and ``create`` is off: looking must not make one.
     """
-    from coordinator.store import Store
+    from tinyfleet.coordinator.store.store import Store
 
     directory = state or default_state()
     if not create and not (directory / "coordinator.db").exists():

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from fedcore.files import write_atomic
+from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.report.plots import PLOTS, svg
 
 TEMPLATE = "report.html.j2"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State, falling
-from device_profiles.sensors.sysfs import integers, text_or
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State, falling
+from tinyfleet.device_profiles.sensors.sysfs import integers, text_or
 
 
 def read(root: Path, options: Options) -> Reading | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State
-from device_profiles.sensors.sysfs import integer, integers
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.sensors.sysfs import integer, integers
 
 # Older kernels have a folder a core instead of one a group of cores.
 _PLACES = ("sys/devices/system/cpu/cpufreq/policy*", "sys/devices/system/cpu/cpu[0-9]*/cpufreq")

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State, falling
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State, falling
 
 
 def read(root: Path, options: Options) -> Reading:

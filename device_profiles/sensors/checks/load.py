@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State
-from device_profiles.sensors.sysfs import text
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.sensors.sysfs import text
 
 _WARNING_PER_CORE = 2.0  # a worker that takes every core makes 1; beyond this others compete with it
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_profiles.limits import usable_memory_bytes
-from device_profiles.sensors.sensor import Options, Reading, Sensor, falling
+from tinyfleet.device_profiles.limits import usable_memory_bytes
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, falling
 
 
 def read(root: Path, options: Options) -> Reading:

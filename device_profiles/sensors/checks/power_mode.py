@@ -6,8 +6,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor
-from device_profiles.sensors.sysfs import text
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor
+from tinyfleet.device_profiles.sensors.sysfs import text
 
 
 def read(root: Path, options: Options) -> Reading | None:

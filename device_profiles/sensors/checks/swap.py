@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State
-from device_profiles.sensors.sysfs import text
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.sensors.sysfs import text
 
 
 def read(root: Path, options: Options) -> Reading | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from device_profiles.sensors.sensor import Options, Reading, Sensor, rising
-from device_profiles.sensors.sysfs import integers, text_or
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, rising
+from tinyfleet.device_profiles.sensors.sysfs import integers, text_or
 
 # The Jetson's power controller has no sensor: its zone says 100 degrees for ever.
 _DUMMIES = ("PMIC-Die",)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from device_profiles.sensors.firmware import CLOCK_CAPPED, SOFT_LIMIT, THROTTLED, UNDER_VOLTAGE
-from device_profiles.sensors.sensor import Options, Reading, Sensor, State
-from device_profiles.sensors.sysfs import text
+from tinyfleet.device_profiles.sensors.firmware import CLOCK_CAPPED, SOFT_LIMIT, THROTTLED, UNDER_VOLTAGE
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.sensors.sysfs import text
 
 _MEANINGS = {
     UNDER_VOLTAGE: "under-voltage",

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from device_profiles.sensors.read import load, read_all
-from device_profiles.sensors.sensor import Options, Reading, State
 from tests.device_profiles.sensors.trees import BATTERY, HWMON, POLICY, THROTTLED, ZONE, put, raspberry_pi
+from tinyfleet.device_profiles.sensors.read import load, read_all
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, State
 
 MODE = "var/lib/nvpmodel/status"
 # A file of each check: a directory, or rubbish, in its place makes the reading unknown.
@@ -134,7 +134,7 @@ def test_the_firmware_s_tool_where_there_is_no_file(tmp_path, folder):
     ],
 )
 def test_the_firmware_s_tool_fails(tmp_path, monkeypatch, script, words):
-    monkeypatch.setattr("device_profiles.sensors.checks.throttling._TOOL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("tinyfleet.device_profiles.sensors.checks.throttling._TOOL_TIMEOUT_S", 0.3)
     put(tmp_path, "usr/bin/vcgencmd", script).chmod(0o755)
     found = reading(tmp_path, "throttling")
     assert found.state is State.UNKNOWN

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from device_profiles.sensors import checks
-from device_profiles.sensors.read import UnknownSensor, load, names, read_all, read_health
-from device_profiles.sensors.sensor import Options, Reading, State, shown
 from tests.device_profiles.sensors.trees import BATTERY, HWMON, THROTTLED, ZONE, put, raspberry_pi
+from tinyfleet.device_profiles.sensors import checks
+from tinyfleet.device_profiles.sensors.read import UnknownSensor, load, names, read_all, read_health
+from tinyfleet.device_profiles.sensors.sensor import Options, Reading, State, shown
 
 FOLDER = Path(checks.__file__).parent
 
@@ -50,7 +50,7 @@ def test_readings_are_called_as_their_sensors(tmp_path):
 def test_a_new_file_is_found(tmp_path, another):
     another(
         "extra_fan",
-        "from device_profiles.sensors.sensor import Reading, Sensor\n"
+        "from tinyfleet.device_profiles.sensors.sensor import Reading, Sensor\n"
         "def read(root, options):\n    return Reading('extra_fan', 1200.0, 'rpm')\n"
         "SENSOR = Sensor('extra_fan', read, figure='fan_rpm')\n",
     )
@@ -65,9 +65,9 @@ def test_a_new_file_is_found(tmp_path, another):
         ("import no_such_library", "ModuleNotFoundError"),
         ("SENSOR = 3", "give a Sensor called 'extra'"),
         ("", "AttributeError"),
-        ("from device_profiles.sensors.checks.load import SENSOR", "give a Sensor called 'extra'"),
+        ("from tinyfleet.device_profiles.sensors.checks.load import SENSOR", "give a Sensor called 'extra'"),
         (
-            "from device_profiles.sensors.sensor import Reading, Sensor\n"
+            "from tinyfleet.device_profiles.sensors.sensor import Reading, Sensor\n"
             "SENSOR = Sensor('extra', lambda root, options: Reading('extra', float('nan')), 'extra')",
             "nan is not a number",
         ),
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path, content):
 def test_a_heartbeat_reads_no_sensor_that_it_does_not_tell(tmp_path, another):
     another(
         "extra_slow",
-        "from device_profiles.sensors.sensor import Reading, Sensor\n"
+        "from tinyfleet.device_profiles.sensors.sensor import Reading, Sensor\n"
         "def read(root, options):\n"
         "    (root / 'was read').touch()\n"
         "    return Reading('extra_slow', 1.0)\n"

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.datasets.dataset import Dataset, Normalization, batches
+from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batches
 
 PLAIN = Normalization((0.0,), (1.0,), 1.0)
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.datasets import partition
-from fedcore.datasets.partition import device_data, partition_indices, public_data, split
-from fedcore.errors import ConfigError, DataError
-from fedcore.run_spec import DataSettings, PartitionSettings
+from tinyfleet.fedcore.datasets import partition
+from tinyfleet.fedcore.datasets.partition import device_data, partition_indices, public_data, split
+from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcore.datasets import builtin, fashion_mnist, image_folder
-from fedcore.datasets.registry import load
-from fedcore.errors import DataError
+from tinyfleet.fedcore.datasets import builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.registry import load
+from tinyfleet.fedcore.errors import DataError
 
 
 def test_mnist5k_is_five_hundred_of_each_digit():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.datasets.dataset import Dataset
-from fedcore.methods.method import Control, DeviceData, Problem
-from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.run_spec import TrainingSettings
 from tests.fedcore.training.graphs import conv, norm
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.methods.method import Control, Problem
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.run_spec import TrainingSettings
 
 
 def graph() -> Graph:

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from fedcore.methods import registry
-from fedcore.training.registry import available, create
 from tests.e2e.conftest import spec_of
+from tinyfleet.fedcore.methods import registry
+from tinyfleet.fedcore.training.registry import available, create
 from tinyfleet.simulation import Simulation
 
 ADJUSTING = {"fedtiny", "fedmef", "feddst", "fedrts", "prunefl", "tinyfleet"}

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.methods.registry import create
-from fedcore.sparsity.mask import active_counts, density
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.methods.registry import create
+from tinyfleet.fedcore.sparsity.mask import active_counts, density
 
 
 def test_fedavg_is_the_weighted_mean_and_learns(engine_name):
@@ -24,7 +24,7 @@ def test_fedavg_is_the_weighted_mean_and_learns(engine_name):
         losses.append(state.meta["metrics"]["loss"])
     assert losses[-1] < 0.6 * losses[0]
     test = dataset(300, 77)
-    from fedcore.methods.method import normalization_of
+    from tinyfleet.fedcore.methods.method import normalization_of
 
     engine.load(method.problem.graph, state.params, state.mask)
     assert engine.evaluate(normalization_of(state)(test.x), test.y).accuracy > 0.9

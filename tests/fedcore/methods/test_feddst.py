@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from fedcore.datasets.dataset import batch_count, batches
-from fedcore.errors import ConfigError, ResultError
-from fedcore.methods.feddst import FedDst, FedDstSettings
-from fedcore.methods.holder_fold import HolderFold, prune_to
-from fedcore.methods.local import all_samples
-from fedcore.methods.method import Control, Problem, device_seed, normalization_of
-from fedcore.payload import Payload
-from fedcore.protocol.codec import decode, encode
-from fedcore.sparsity.mask import active_counts, mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.datasets.dataset import batch_count, batches
+from tinyfleet.fedcore.errors import ConfigError, ResultError
+from tinyfleet.fedcore.methods.feddst import FedDst, FedDstSettings
+from tinyfleet.fedcore.methods.local import all_samples
+from tinyfleet.fedcore.methods.method import Control, Problem, device_seed, normalization_of
+from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest
 
 W = "conv0.weight"
 

@@ -9,15 +9,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedcore.methods.extrusion import extrusion_rate, marked_weights
-from fedcore.methods.method import Control
-from fedcore.methods.registry import create
-from fedcore.protocol.codec import decode, encode
-from fedcore.sparsity.mask import active_counts, density
-from fedcore.training.engine import StepSettings
-from fedcore.training.torch_engine import TorchEngine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.methods.extrusion import extrusion_rate, marked_weights
+from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.methods.registry import create
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.sparsity.mask import active_counts, density
+from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.torch.engine import TorchEngine
 
 SETTINGS = {"name": "fedmef", "density": 0.2, "interval": 2, "stop": 4, "keep": 0.5}
 

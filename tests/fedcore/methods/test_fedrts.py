@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from fedcore.errors import ResultError
-from fedcore.methods.fedrts import FAILURES, SUCCESSES, FedRts, FedRtsSettings, largest_active
-from fedcore.methods.method import Control
-from fedcore.payload import Payload, SparseVector
-from fedcore.protocol.codec import decode, encode
-from fedcore.sparsity.mask import active_counts, mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.methods.fedrts import FAILURES, SUCCESSES, FedRts, FedRtsSettings, largest_active
+from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest
 
 W = "conv0.weight"
 

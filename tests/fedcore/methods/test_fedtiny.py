@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.errors import ConfigError, ResultError
-from fedcore.methods import bn_selection, progressive
-from fedcore.methods.registry import create
-from fedcore.payload import Payload, SparseVector
-from fedcore.protocol.codec import quantise
-from fedcore.sparsity.mask import active_counts, density, largest, magnitude_mask
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.errors import ConfigError, ResultError
+from tinyfleet.fedcore.methods import bn_selection, progressive
+from tinyfleet.fedcore.methods.registry import create
+from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.protocol.codec import quantise
+from tinyfleet.fedcore.sparsity.mask import active_counts, density, largest, magnitude_mask
 
 SETTINGS = {"name": "fedtiny", "density": 0.2, "candidates": 4, "interval": 1, "stop": 9}
 
@@ -100,7 +100,7 @@ def test_statistics_come_from_forward_passes_in_training_mode(engine):
 
 
 def control():
-    from fedcore.methods.method import Control
+    from tinyfleet.fedcore.methods.method import Control
 
     return Control()
 
@@ -172,7 +172,7 @@ def test_blocks_rotate_by_adjustment_counter_from_output_to_input(engine):
 
 
 def fedtiny_counts(method):
-    from fedcore.sparsity.allocation import uniform_counts
+    from tinyfleet.fedcore.sparsity.allocation import uniform_counts
 
     graph = method.problem.graph
     return uniform_counts({n: graph.params[n].shape for n in graph.maskable}, 0.2)

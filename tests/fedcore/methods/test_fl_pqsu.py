@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.methods.fedavg import FedAvg, FedAvgSettings
-from fedcore.methods.fl_pqsu import FlPqsu, FlPqsuSettings, filter_mask
-from fedcore.protocol.codec import quantise
-from fedcore.sparsity.mask import mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.methods.fedavg import FedAvg, FedAvgSettings
+from tinyfleet.fedcore.methods.fl_pqsu import FlPqsu, FlPqsuSettings, filter_mask
+from tinyfleet.fedcore.protocol.codec import quantise
+from tinyfleet.fedcore.sparsity.mask import mask_digest
 
 
 @pytest.fixture(scope="module")

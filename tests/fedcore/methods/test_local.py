@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.datasets.dataset import Normalization
-from fedcore.methods.extrusion import extrude
-from fedcore.methods.local import LocalRound, train_locally
-from fedcore.methods.method import Control
-from fedcore.run_spec import TrainingSettings
-from fedcore.training.engine import Engine, StepSettings
 from tests.fedcore.methods.problems import dataset
+from tinyfleet.fedcore.datasets.dataset import Normalization
+from tinyfleet.fedcore.methods.extrusion import extrude
+from tinyfleet.fedcore.methods.local import LocalRound, train_locally
+from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.run_spec import TrainingSettings
+from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 SETTINGS = StepSettings(0.1, keep=0.8)
 

@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from fedcore.errors import ResultError
-from fedcore.methods.lotteryfl import LotteryFl, LotteryFlSettings, Ticket
-from fedcore.methods.method import Control, device_seed
-from fedcore.payload import Payload
-from fedcore.protocol.codec import decode, encode
-from fedcore.sparsity.mask import active_counts, density, mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.methods.lotteryfl import LotteryFl, LotteryFlSettings, Ticket
+from tinyfleet.fedcore.methods.method import Control, device_seed
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.sparsity.mask import active_counts, density, mask_digest
 
 W = "conv0.weight"
 

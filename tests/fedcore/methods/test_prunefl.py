@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.accounting import gradient_flops
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import AggregationError, DataError, ResultError
-from fedcore.methods.local import all_samples
-from fedcore.methods.method import Control, device_seed, normalization_of
-from fedcore.methods.prunefl import PruneFl, PruneFlSettings
-from fedcore.methods.reconfiguration import mean_squares, packed, reconfigured, worthwhile
-from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.sparsity.mask import active_counts, mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.accounting import gradient_flops
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import AggregationError, DataError, ResultError
+from tinyfleet.fedcore.methods.local import all_samples
+from tinyfleet.fedcore.methods.method import Control, device_seed, normalization_of
+from tinyfleet.fedcore.methods.prunefl import PruneFl, PruneFlSettings
+from tinyfleet.fedcore.methods.reconfiguration import mean_squares, packed, reconfigured, worthwhile
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError
-from fedcore.methods.snip import Snip, SnipSettings, sensitivities
-from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.mask import active_counts, density, mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.methods.snip import Snip, SnipSettings, sensitivities
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.mask import active_counts, density, mask_digest
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.errors import ConfigError
-from fedcore.methods.fedavg import FedAvg, FedAvgSettings
-from fedcore.methods.synflow import SynFlow, SynFlowSettings, flow_scores, linearised
-from fedcore.models.graph import INPUT, STATISTICS, Graph, Node, Op
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.mask import active_counts, mask_digest
 from tests.fedcore.methods.problems import dataset, devices, problem
 from tests.fedcore.methods.wired import run_wired_step
 from tests.fedcore.training.engines import new_engine
 from tests.fedcore.training.graphs import norm, residual_graph
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.fedavg import FedAvg, FedAvgSettings
+from tinyfleet.fedcore.methods.synflow import SynFlow, SynFlowSettings, flow_scores, linearised
+from tinyfleet.fedcore.models.graph import INPUT, STATISTICS, Graph, Node, Op
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,18 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedcore.methods.gradual import CUT_SHARE, density_at, effective_weights
-from fedcore.methods.method import Control
-from fedcore.methods.registry import create
-from fedcore.models.graph import WeightNorm
-from fedcore.models.layers import normalized_weight
-from fedcore.models.registry import build
-from fedcore.protocol.codec import decode, encode
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.mask import active_counts, density
-from fedcore.training.torch_engine import TorchEngine
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
+from tinyfleet.fedcore.methods.gradual import CUT_SHARE, density_at, effective_weights
+from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.methods.registry import create
+from tinyfleet.fedcore.models.graph import WeightNorm
+from tinyfleet.fedcore.models.layers import normalized_weight
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.mask import active_counts, density
+from tinyfleet.fedcore.training.torch.engine import TorchEngine
 
 SETTINGS = {"name": "tinyfleet", "density": 0.1, "interval": 2, "stop": 6}
 

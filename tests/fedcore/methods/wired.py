@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedcore.methods.method import Control
-from fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.protocol.codec import decode, encode
 
 
 def run_wired_step(method, engine, state, data):

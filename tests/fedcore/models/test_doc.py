@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcore.models.registry import build, names
-from fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.models.registry import build, names
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
 

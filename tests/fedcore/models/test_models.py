@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.errors import ConfigError
-from fedcore.models.graph import Graph, Node, Op
-from fedcore.models.registry import build, names
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.mask import magnitude_mask
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.models.graph import Graph, Node, Op
+from tinyfleet.fedcore.models.registry import build, names
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.mask import magnitude_mask
 
 
 def model(name, classes=10, **arguments):
@@ -84,7 +84,7 @@ def test_every_model_builds_for_many_inputs(name, size, channels, classes):
 @pytest.mark.parametrize("name", names())
 def test_torch_computes_the_shapes_that_the_graph_says(name):
     torch = pytest.importorskip("torch")
-    from fedcore.training.torch_forward import Mode, forward
+    from tinyfleet.fedcore.training.torch.forward import Mode, forward
 
     graph = model(name)
     tensors = {n: torch.from_numpy(v) for n, v in graph.initial_params(0).items()}

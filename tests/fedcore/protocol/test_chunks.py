@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.errors import CodecError
-from fedcore.protocol.chunks import Chunk, Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
-from fedcore.protocol.messages import Manifest
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.messages import Manifest
 
 
 class Place:

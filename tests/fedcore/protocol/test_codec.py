@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedcore.errors import CodecError, ConfigError, UnknownMask
-from fedcore.payload import Payload, SparseVector
-from fedcore.protocol import positions as coded
-from fedcore.protocol.codec import decode, encode, mask_ref, quantise
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import apply_mask, mask_digest, random_mask
+from tinyfleet.fedcore.errors import CodecError, ConfigError, UnknownMask
+from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.protocol import positions as coded
+from tinyfleet.fedcore.protocol.codec import decode, encode, mask_ref, quantise
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import apply_mask, mask_digest, random_mask
 
 shapes = st.lists(st.integers(1, 6), min_size=0, max_size=4).map(tuple)
 finite = st.floats(-1e4, 1e4, width=32)
@@ -194,8 +194,8 @@ def test_wide_gaps(positions):
 
 @pytest.mark.parametrize(("density", "precision", "most"), [(0.01, "fp16", 300_000), (0.01, "int8", 170_000)])
 def test_resnet18_is_small_on_the_wire(density, precision, most):
-    from fedcore.models.registry import build
-    from fedcore.run_spec import ModelSettings
+    from tinyfleet.fedcore.models.registry import build
+    from tinyfleet.fedcore.run_spec import ModelSettings
 
     graph = build(ModelSettings(name="resnet18", input_shape=(3, 32, 32), classes=10))
     weights = {name: graph.params[name].shape for name in graph.maskable}

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.errors import CodecError
-from fedcore.protocol import messages, topics
-from fedcore.protocol.messages import (
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.protocol import messages, topics
+from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Enrolment,
     Hello,

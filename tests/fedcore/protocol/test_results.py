@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.errors import UnknownMask
-from fedcore.payload import Payload
-from fedcore.protocol.codec import decode, encode
-from fedcore.protocol.results import encode_result
-from fedcore.run_spec import WireSettings
+from tinyfleet.fedcore.errors import UnknownMask
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.protocol.results import encode_result
+from tinyfleet.fedcore.run_spec import WireSettings
 
 RNG = np.random.default_rng(0)
 MASK = {"a.weight": RNG.random((40, 40)) < 0.3}

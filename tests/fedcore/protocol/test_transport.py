@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from fedcore.errors import ConfigError, TransportError
-from fedcore.protocol.embedded import EmbeddedBroker
-from fedcore.protocol.loop import LoopBroker, LoopTransport, matches
-from fedcore.protocol.mosquitto import MosquittoBroker
-from fedcore.protocol.mqtt import MqttTransport
-from fedcore.protocol.transport import Connected, Disconnected, Received, Will
+from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.embedded import EmbeddedBroker
+from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received, Will
 
 KINDS = ("loop", "mosquitto-5", "mosquitto-3.1.1", "mosquitto-auto", "embedded")
 PATIENCE_S = 15.0

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.errors import ConfigError
-from fedcore.sparsity.allocation import candidate_counts, erk_counts, erk_mask, uniform_counts
-from fedcore.sparsity.mask import active_counts
-from fedcore.sparsity.schedule import cosine_count, is_adjustment_round
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.sparsity.allocation import candidate_counts, erk_counts, erk_mask, uniform_counts
+from tinyfleet.fedcore.sparsity.mask import active_counts
+from tinyfleet.fedcore.sparsity.schedule import cosine_count, is_adjustment_round
 
 SHAPES = {"a": (16, 8, 3, 3), "b": (64, 16, 3, 3), "c": (128, 64, 3, 3), "d": (10, 128)}
 layer = st.one_of(

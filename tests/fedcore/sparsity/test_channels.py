@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.methods.progressive import adjust
-from fedcore.sparsity.channels import FLOOR, channel_factors
-from fedcore.sparsity.mask import active_counts
+from tinyfleet.fedcore.methods.progressive import adjust
+from tinyfleet.fedcore.sparsity.channels import FLOOR, channel_factors
+from tinyfleet.fedcore.sparsity.mask import active_counts
 
 
 def test_factors_by_hand():

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.errors import ConfigError
-from fedcore.sparsity.global_mask import global_mask
-from fedcore.sparsity.mask import density
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.sparsity.global_mask import global_mask
+from tinyfleet.fedcore.sparsity.mask import density
 
 
 def scores(**layers):

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedcore.sparsity.lamp import lamp_mask, lamp_scores
-from fedcore.sparsity.mask import active_counts
+from tinyfleet.fedcore.sparsity.lamp import lamp_mask, lamp_scores
+from tinyfleet.fedcore.sparsity.mask import active_counts
 
 
 def test_scores_by_hand():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedcore.sparsity.mask import (
+from tinyfleet.fedcore.sparsity.mask import (
     active_counts,
     adjust_layer,
     apply_mask,

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcore.sparsity.mask import largest
-from fedcore.sparsity.topk import StreamingTopK
+from tinyfleet.fedcore.sparsity.mask import largest
+from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 
 
 @given(

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from fedcore.training.registry import create, native_fault
+from tinyfleet.fedcore.training.registry import create, native_fault
 
 MISSING = {
     "native": f"sparse_engine {native_fault()}" if native_fault() else "",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.arrays import FloatArray, IntArray
-from fedcore.models.graph import INPUT, Graph, Node, Op
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import random_mask
+from tinyfleet.fedcore.arrays import FloatArray, IntArray
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import random_mask
 
 
 def conv(name, source, c_in, c_out, stride=1, groups=1, kernel=3, bias=False):

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedcore.models.graph import Op  # noqa: E402
+from tinyfleet.fedcore.models.graph import Op  # noqa: E402
 
 
 class Reference(torch.nn.Module):

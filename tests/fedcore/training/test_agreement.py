@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import erk_mask
-from fedcore.training.engine import StepSettings
 from tests.fedcore.training.engines import new_engine
 from tests.fedcore.training.graphs import batch, masked, residual_graph
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import erk_mask
+from tinyfleet.fedcore.training.engine import StepSettings
 
 IMAGE, ONE_CHANNEL, SENSOR = (3, 32, 32), (1, 28, 28), (6, 64)
 MODELS = {

@@ -12,7 +12,7 @@ import pytest
 # Prints whether a block of 8 MB came from the heap ("kept") or from a mapping of its own.
 SCRIPT = """
 import ctypes
-from fedcore.training.allocator import keep_freed_memory
+from tinyfleet.fedcore.training.allocator import keep_freed_memory
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd".split()]
     _fields_ += [(name, ctypes.c_size_t) for name in "usmblks fsmblks uordblks fordblks keepcost".split()]
@@ -41,8 +41,8 @@ def test_large_blocks_stay_in_the_heap_unless_the_environment_chose(chosen: dict
 
 SMALL = """
 import ctypes, threading
-from fedcore.rss import resident_bytes
-from fedcore.training.allocator import be_small
+from tinyfleet.fedcore.rss import resident_bytes
+from tinyfleet.fedcore.training.allocator import be_small
 be_small()
 before = resident_bytes()
 def work():

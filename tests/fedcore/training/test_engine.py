@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedcore.sparsity.mask import active_counts, largest  # noqa: E402
-from fedcore.training.engine import StepSettings  # noqa: E402
 from tests.fedcore.training.engines import new_engine  # noqa: E402
 from tests.fedcore.training.graphs import batch, masked, one_dimensional_graph, residual_graph  # noqa: E402
 from tests.fedcore.training.reference import Reference  # noqa: E402
+from tinyfleet.fedcore.sparsity.mask import active_counts, largest  # noqa: E402
+from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
 
 
 def loaded(name, graph, mask=None, seed=0):
@@ -178,7 +178,7 @@ def test_a_samples_logits_depend_on_no_other(engine_name, samples):
 def test_arrays_that_do_not_fit_the_model_are_refused(engine_name):
     if engine_name == "torch":
         pytest.skip("torch's own errors")
-    from fedcore.errors import ConfigError
+    from tinyfleet.fedcore.errors import ConfigError
 
     graph = residual_graph()
     engine, params = loaded(engine_name, graph)

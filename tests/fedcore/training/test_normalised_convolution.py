@@ -7,16 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedcore.models.graph import Op, Role, WeightNorm  # noqa: E402
-from fedcore.models.layers import NORM_FLOOR, VP_RELU_GAIN, normalized_weight  # noqa: E402
-from fedcore.models.registry import build  # noqa: E402
-from fedcore.run_spec import ModelSettings  # noqa: E402
-from fedcore.training import torch_layers, torch_nsconv  # noqa: E402
-from fedcore.training.engine import StepSettings  # noqa: E402
-from fedcore.training.torch_engine import TorchEngine  # noqa: E402
-from fedcore.training.torch_forward import Mode, forward  # noqa: E402
-from fedcore.training.torch_layers import Convolution, Kernel  # noqa: E402
 from tests.fedcore.training.graphs import batch, conv, masked  # noqa: E402
+from tinyfleet.fedcore.models.graph import Op, Role, WeightNorm  # noqa: E402
+from tinyfleet.fedcore.models.layers import NORM_FLOOR, VP_RELU_GAIN, normalized_weight  # noqa: E402
+from tinyfleet.fedcore.models.registry import build  # noqa: E402
+from tinyfleet.fedcore.run_spec import ModelSettings  # noqa: E402
+from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
+from tinyfleet.fedcore.training.torch import layers as torch_layers  # noqa: E402
+from tinyfleet.fedcore.training.torch import nsconv as torch_nsconv  # noqa: E402
+from tinyfleet.fedcore.training.torch.engine import TorchEngine  # noqa: E402
+from tinyfleet.fedcore.training.torch.forward import Mode, forward  # noqa: E402
+from tinyfleet.fedcore.training.torch.layers import Convolution, Kernel  # noqa: E402
 
 NORMS = [WeightNorm.ACTIVE, WeightNorm.ALL]
 

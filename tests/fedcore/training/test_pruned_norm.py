@@ -9,14 +9,14 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional  # noqa: E402
 
-from fedcore.accounting import activation_bytes  # noqa: E402
-from fedcore.models.registry import build  # noqa: E402
-from fedcore.run_spec import ModelSettings  # noqa: E402
-from fedcore.training.activation_pruning import Pruning  # noqa: E402
-from fedcore.training.engine import StepSettings  # noqa: E402
-from fedcore.training.torch_norm import PrunedBatchNorm  # noqa: E402
 from tests.fedcore.training.engines import new_engine  # noqa: E402
 from tests.fedcore.training.graphs import batch, masked, residual_graph  # noqa: E402
+from tinyfleet.fedcore.accounting import activation_bytes  # noqa: E402
+from tinyfleet.fedcore.models.registry import build  # noqa: E402
+from tinyfleet.fedcore.run_spec import ModelSettings  # noqa: E402
+from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
+from tinyfleet.fedcore.training.torch.activation_pruning import Pruning  # noqa: E402
+from tinyfleet.fedcore.training.torch.norm import PrunedBatchNorm  # noqa: E402
 
 
 def tensors(shape=(6, 4, 5, 5)):

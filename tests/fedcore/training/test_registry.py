@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from fedcore.errors import ConfigError
-from fedcore.training import registry
 from tests.fedcore.training.engines import MISSING
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.training import registry
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ def test_torch_takes_over_with_one_line_that_says_how_to_change_that(installed, 
 WITHOUT_TORCH = """
 import sys
 import numpy as np
-from fedcore.training.engine import StepSettings
-from fedcore.training.registry import create
+from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.registry import create
 from tests.fedcore.training.graphs import batch, masked, residual_graph
 graph = residual_graph()
 engine = create("native")

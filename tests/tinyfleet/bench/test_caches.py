@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fedcore.errors import DataError
-from fedcore.run_spec import ModelSettings
-from fedcore.training.probe import Probe, probe
 from tinyfleet.bench.caches import bench_caches, configuration, configurations, measure
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.planning.probe import Probe, probe
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 
 def test_a_small_model_is_measured():

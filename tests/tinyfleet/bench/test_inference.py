@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 pytest.importorskip("onnxruntime")
 
-from export.errors import ExportError
-from export.report import missing_formats
-from fedcore.errors import DataError
 from tinyfleet.bench import inference
 from tinyfleet.bench.inference import NATIVE, bench_inference, interleaved
 from tinyfleet.bench.inference_memory import Request, measure
+from tinyfleet.export.errors import ExportError
+from tinyfleet.export.report import missing_formats
+from tinyfleet.fedcore.errors import DataError
 
 needs_engine = pytest.mark.skipif(bool(missing_formats()), reason="the native engine is not installed")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fedcore.run_spec import ModelSettings
-from fedcore.training.calibrated import shipped
-from fedcore.training.calibration import standard_probes
-from fedcore.training.probe import Probe
 from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
+from tinyfleet.fedcore.planning.cost_model import standard_probes
+from tinyfleet.fedcore.planning.kernel_choice import shipped
+from tinyfleet.fedcore.planning.probe import Probe
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 
 def row(predicted=110.0, measured=100.0, engine=50.0, predicted_s=1.0, measured_s=2.0):

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from fedcore.protocol.mosquitto import MosquittoBroker
 from tinyfleet.bench.wire import bench_wire
+from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 
 
 def test_blob_sizes_fall_with_density_and_precision():

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from fedcore.child import Child
-from fedcore.errors import DataError
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.training.native_model import model_of
 from tinyfleet.bench.engine.cells import Cell
+from tinyfleet.fedcore.child import Child
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.native.model import model_of
 
 INPUT_SHAPE, CLASSES = (3, 32, 32), 10
 TIMEOUT_S = 300.0  # of a step; the first includes all imports

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.rss import peak_bytes, reset_peak
+from tinyfleet.fedcore.rss import peak_bytes, reset_peak
 
 Answers = Iterator[dict[str, Any]]
 TrainStep = Callable[[NDArray[np.float32], NDArray[np.int64]], float]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.training.native_model import model_of
 from sparse_engine.calibration import crossover, distinct_convolutions
 from sparse_engine.layers import Layer, Op
 from sparse_engine.tape import DENSE_FROM
 from sparse_engine.timing import TimedConvolution
 from tinyfleet.bench.engine.bounds import Bounds, measure_bounds
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.native.model import model_of
 
 MODELS = ("resnet18", "mobilenet_v2")
 DENSITIES = (0.01, 0.05, 0.1, 0.3, 1.0)

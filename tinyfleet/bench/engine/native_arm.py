@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcore.training.allocator import trim
 from sparse_engine.layers import Layer, Model, Op
 from sparse_engine.network import Network
 from sparse_engine.step import Step
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
 from tinyfleet.bench.engine.child import main, steps
+from tinyfleet.fedcore.training.allocator import trim
 
 Floats = NDArray[np.float32]
 DRAWN = 4099  # values, over and over: a first step's time is not to be that of drawing millions

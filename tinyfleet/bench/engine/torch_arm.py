@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import torch
 
-from fedcore.arrays import AnyArray
-from fedcore.models.registry import build
-from fedcore.run_spec import ModelSettings
-from fedcore.training import torch_engine
-from fedcore.training.engine import StepSettings
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
 from tinyfleet.bench.engine.child import main, steps
+from tinyfleet.fedcore.arrays import AnyArray
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.torch import engine as torch_engine
 
 
 class RowMajor(torch_engine.TorchEngine):

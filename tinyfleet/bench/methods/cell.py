@@ -11,11 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from fedcore.errors import TinyfleetError
-from fedcore.files import write_atomic
-from fedcore.training.engine import Engine
 from tinyfleet.bench.methods.config import CellSpec
 from tinyfleet.bench.methods.deployment import Deployed, deployed_cost
+from tinyfleet.fedcore.errors import TinyfleetError
+from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.training.engine import Engine
 from tinyfleet.simulation import Simulation, StepRecord
 
 

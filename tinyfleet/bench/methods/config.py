@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, field
 
-from fedcore.errors import ConfigError
-from fedcore.methods.registry import METHODS, create, problem_of
-from fedcore.run_spec import (
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.registry import METHODS, create, problem_of
+from tinyfleet.fedcore.run_spec import (
     DataSettings,
     FleetSettings,
     ModelSettings,
@@ -24,7 +24,7 @@ from fedcore.run_spec import (
     TrainingSettings,
     WireSettings,
 )
-from fedcore.settings import convert, read_toml
+from tinyfleet.fedcore.settings import convert, read_toml
 
 SHIPPED = Path(__file__).parent.parent / "configs"
 # Settings of the fleet that no simulation reads: cells that were finished before there were any stay valid.

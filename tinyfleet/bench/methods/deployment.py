@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from export.compact import compact, multiply_adds
-from export.fold import fold
-from export.onnx_writer import metadata_of, write_onnx
-from export.runtimes import OnnxRuntime
-from fedcore.models.graph import Graph
-from fedcore.payload import Payload
-from fedcore.sparsity.mask import density
+from tinyfleet.export.compact import compact, multiply_adds
+from tinyfleet.export.inference_graph import fold
+from tinyfleet.export.onnx_writer import metadata_of, write_onnx
+from tinyfleet.export.runtimes import OnnxRuntime
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.sparsity.mask import density
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,15 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from fedcore.child import ask
-from fedcore.datasets.dataset import Dataset
-from fedcore.errors import DataError, TinyfleetError
-from fedcore.methods.method import Control, DeviceData, Method
-from fedcore.methods.registry import create, problem_of
-from fedcore.payload import Payload
-from fedcore.rss import peak_bytes, reset_peak, resident_bytes
-from fedcore.run_spec import RunSpec
-from fedcore.training.engine import Engine
+from tinyfleet.fedcore.child import ask
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.errors import DataError, TinyfleetError
+from tinyfleet.fedcore.methods.method import Control, Method
+from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.rss import peak_bytes, reset_peak, resident_bytes
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.training.engine import Engine
 
 Kind = Literal["lightest", "heaviest"]
 
@@ -61,8 +61,8 @@ def measured_spec(spec: RunSpec) -> RunSpec:
 
 def measure_here(spec: RunSpec, kind: Kind) -> Measured:
     """Measure in this process, which must be fresh: whatever it freed before would hide what the step takes."""
-    from fedcore.training.allocator import return_freed_memory
-    from fedcore.training.registry import create as create_engine
+    from tinyfleet.fedcore.training.allocator import return_freed_memory
+    from tinyfleet.fedcore.training.registry import create as create_engine
 
     spec = measured_spec(spec)
     engine = create_engine("torch")

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from fedcore.errors import TinyfleetError
-from fedcore.files import drop_temporaries, write_atomic
-from fedcore.run_spec import RunSpec
-from fedcore.training.engine import Engine
 from tinyfleet.bench.methods.cell import Cell, failed_cell, read_cell, run_cell, write_cell
 from tinyfleet.bench.methods.config import CellSpec
 from tinyfleet.bench.methods.memory import Measured, measure, measured_spec
+from tinyfleet.fedcore.errors import TinyfleetError
+from tinyfleet.fedcore.files import drop_temporaries, write_atomic
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.training.engine import Engine
 
 ENGINES = ("torch", "native", "torch-cuda")
 TICK_S = 0.5
@@ -138,7 +138,7 @@ def _end_with_parent() -> None:
 
 @lru_cache(maxsize=1)
 def _engine(name: str) -> Engine:
-    from fedcore.training.registry import create
+    from tinyfleet.fedcore.training.registry import create
 
     return create(name, threads=1)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from fedcore.files import write_atomic
 from tinyfleet.bench.methods.cell import Cell
+from tinyfleet.fedcore.files import write_atomic
 
 METRICS = (
     "accuracy_last10",

@@ -1,6 +1,6 @@
 """How long a task takes on an emulated board: a model, not a measurement of any board.
 
-Speeds follow the shipped profiles (cores, clock, processor), as ``coordinator.speed`` reads them. A board
+Speeds follow the shipped profiles (cores, clock, processor), as ``coordinator.selection.speed`` reads them. A board
 differs from its profile by a factor of its own, which the coordinator is not told, and each task from the last.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.speed import training_gflops
-from device_profiles.profile import shipped
-from fedcore.errors import ConfigError
+from tinyfleet.coordinator.selection.speed import training_gflops
+from tinyfleet.device_profiles.profile import shipped
+from tinyfleet.fedcore.errors import ConfigError
 
 BOARDS = ("pi-zero-2w", "pi-3b-plus", "pi-4b", "pi-5", "jetson-nano")
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.planning import choose
-from coordinator.rows import DeviceRow
-from coordinator.selection import Plan
-from coordinator.timing import REMEMBERED, TaskTime
-from fedcore.methods.method import Method
-from fedcore.payload import Payload
-from fedcore.run_spec import RunSpec
-from fedcore.training.engine import Engine
 from tinyfleet.bench.selection.clock import EmulatedBoard
+from tinyfleet.coordinator.selection.candidates import choose
+from tinyfleet.coordinator.selection.forecast import REMEMBERED, TaskTime
+from tinyfleet.coordinator.selection.policy import Plan
+from tinyfleet.coordinator.store.rows import DeviceRow
+from tinyfleet.fedcore.methods.method import Method
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.training.engine import Engine
 from tinyfleet.simulation import SimulatedDevice, Simulation, StepRecord
 
 

@@ -13,10 +13,10 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from fedcore.files import write_atomic
-from fedcore.run_spec import RunSpec
 from tinyfleet.bench.selection.clock import BOARDS
 from tinyfleet.bench.selection.runner import Comparison, Curve, compare
+from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.run_spec import RunSpec
 
 EMULATED = "emulated boards: numerics are trained, the clock is a model"
 COLOURS = {"random": "#d55e00", "capability": "#0072b2"}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from fedcore.files import drop_temporaries, write_atomic
-from fedcore.run_spec import DataSettings, FleetSettings, PartitionSettings, RunSpec, TrainingSettings
-from fedcore.training.engine import Engine
 from tinyfleet.bench.selection.clock import MODEL, mixed_fleet
 from tinyfleet.bench.selection.fleet import EmulatedFleet, Point
+from tinyfleet.fedcore.files import drop_temporaries, write_atomic
+from tinyfleet.fedcore.run_spec import DataSettings, FleetSettings, PartitionSettings, RunSpec, TrainingSettings
+from tinyfleet.fedcore.training.engine import Engine
 
 POLICIES = ("random", "capability")
 SMOOTHED = 3  # evaluations in a row, whose mean must be at the target: one lucky round is none

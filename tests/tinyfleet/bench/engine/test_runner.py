@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("sparse_engine")
 
-from fedcore.errors import DataError
-from fedcore.models.registry import build
-from fedcore.training.native_model import model_of
 from tinyfleet.bench.engine import arms
 from tinyfleet.bench.engine.arms import VARIANTS, fastest, native_arm, settings_of
 from tinyfleet.bench.engine.cells import Cell, cells, chosen
 from tinyfleet.bench.engine.native_arm import Drawn, model_from, positions
 from tinyfleet.bench.engine.runner import bench_engine
 from tinyfleet.cli.app import app
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.training.native.model import model_of
 
 SMALL = Cell("resnet8", 0.05, 2)
 

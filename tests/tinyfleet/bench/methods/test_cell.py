@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from fedcore.training.registry import create
 from tests.tinyfleet.bench.methods.problems import TINY, tiny
 from tinyfleet.bench.methods.cell import cell_path, read_cell, run_cell, write_cell
 from tinyfleet.bench.methods.config import expand
+from tinyfleet.fedcore.training.registry import create
 
 
 def test_a_row_holds_what_the_run_cost_and_reached(tmp_path):

@@ -5,9 +5,9 @@ import dataclasses
 import msgspec
 import pytest
 
-from fedcore.errors import ConfigError
-from tinyfleet import demo_spec
 from tinyfleet.bench.methods.config import BenchConfig, expand, read_config, shipped
+from tinyfleet.demo import spec as demo_spec
+from tinyfleet.fedcore.errors import ConfigError
 
 TEXT = """
 name = "t"

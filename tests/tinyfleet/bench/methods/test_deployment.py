@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedcore.models.registry import build
-from fedcore.payload import Payload
-from fedcore.run_spec import ModelSettings
-from fedcore.sparsity.allocation import uniform_counts
-from fedcore.sparsity.mask import magnitude_mask
 from tinyfleet.bench.methods.deployment import deployed_cost
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.sparsity.allocation import uniform_counts
+from tinyfleet.fedcore.sparsity.mask import magnitude_mask
 
 
 def test_emptied_channels_are_gone_and_others_are_not():

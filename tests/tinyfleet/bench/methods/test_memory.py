@@ -5,12 +5,12 @@ import sys
 import msgspec
 import pytest
 
-from fedcore.errors import DataError
-from fedcore.methods.registry import create, problem_of
-from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
-from fedcore.training.registry import create as create_engine
 from tinyfleet.bench.methods import memory
 from tinyfleet.bench.methods.memory import measure, measured_spec
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
+from tinyfleet.fedcore.training.registry import create as create_engine
 
 SPEC = RunSpec(
     method={"name": "static", "density": 0.1},

@@ -9,8 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.selection import draw
-from fedcore.run_spec import (
+from tinyfleet.bench.selection import clock, runner
+from tinyfleet.bench.selection.clock import BOARDS, mixed_fleet
+from tinyfleet.bench.selection.fleet import EmulatedFleet, Point
+from tinyfleet.bench.selection.report import write_report
+from tinyfleet.bench.selection.runner import DEFAULT, Curve, compare, met, run_bench, spec_of
+from tinyfleet.coordinator.selection.policy import draw
+from tinyfleet.fedcore.run_spec import (
     DataSettings,
     FleetSettings,
     ModelSettings,
@@ -18,12 +23,7 @@ from fedcore.run_spec import (
     RunSpec,
     TrainingSettings,
 )
-from fedcore.training.registry import create
-from tinyfleet.bench.selection import clock, runner
-from tinyfleet.bench.selection.clock import BOARDS, mixed_fleet
-from tinyfleet.bench.selection.fleet import EmulatedFleet, Point
-from tinyfleet.bench.selection.report import write_report
-from tinyfleet.bench.selection.runner import DEFAULT, Curve, compare, met, run_bench, spec_of
+from tinyfleet.fedcore.training.registry import create
 
 SPEC = RunSpec(
     method={"name": "static", "density": 0.5, "pretrained": False},

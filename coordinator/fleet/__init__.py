@@ -1,0 +1,1 @@
+"""Who is in the fleet: devices, their keys, their presence."""

@@ -1,0 +1,117 @@
+"""The model process: pre-training and evaluation, in a process of its own so that torch is only ever here.
+
+Reads one JSON command a line, answers one JSON event a line (``engine_process`` is the other end).
+Ends when its input closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.partition import public_data, test_data
+from tinyfleet.fedcore.errors import DataError, TinyfleetError
+from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.methods import registry as methods
+from tinyfleet.fedcore.methods.method import Problem, normalization_of
+from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.settings import convert
+from tinyfleet.fedcore.training import registry as engines
+from tinyfleet.fedcore.training.engine import Engine, Evaluation
+
+log = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 256
+
+
+class Workbench:
+    """An engine, and one run's problem and test data, kept from command to command."""
+
+    def __init__(self, engine: str, threads: int) -> None:
+        self._engine_name = engine
+        self._threads = threads
+        self._spec: RunSpec | None = None
+
+    def prepare(self, spec: RunSpec, target: Path) -> None:
+        """Write the run's initial state to ``target``, atomically."""
+        self._open(spec)
+        state = self._method.initial_state(self._engine, public_data(spec.data))
+        write_atomic(target, codec.encode(state, precision="fp32"))
+
+    def evaluate(self, spec: RunSpec, state: Path) -> Evaluation:
+        """Loss and accuracy of a state under its mask, on test data that no training or selection sees."""
+        self._open(spec)
+        payload = self._method.deployed(codec.decode(state.read_bytes()))
+        self._engine.load(self._problem.graph, payload.params, payload.mask)
+        data = self._test()
+        return self._engine.evaluate(normalization_of(payload)(data.x), data.y, EVALUATION_BATCH)
+
+    def _open(self, spec: RunSpec) -> None:
+        if spec == self._spec:
+            return
+        self._problem: Problem = methods.problem_of(spec)
+        self._method = methods.create(spec.method, self._problem)
+        self._engine: Engine = engines.create(self._engine_name, self._threads)
+        self._test_data: Dataset | None = None
+        self._spec = spec
+
+    def _test(self) -> Dataset:
+        if self._test_data is None:
+            assert self._spec is not None  # noqa: S101  (only called after _open)
+            self._test_data = test_data(self._spec.data)
+        if not len(self._test_data):
+            raise DataError("there is no test data: raise data.test_fraction (0.2, say)")
+        return self._test_data
+
+
+def answer(bench: Workbench, command: dict[str, Any]) -> dict[str, Any]:
+    """Do one command; what goes wrong with it is its answer."""
+    try:
+        spec = convert(command["spec"], RunSpec, "run")
+        if command["command"] == "prepare":
+            bench.prepare(spec, Path(command["target"]))
+            return {"event": "prepared", "path": command["target"]}
+        evaluation = bench.evaluate(spec, Path(command["state"]))
+        return {
+            "event": "evaluated",
+            "step": command["step"],
+            "loss": evaluation.loss,
+            "accuracy": evaluation.accuracy,
+        }
+    except (TinyfleetError, OSError) as error:
+        return {"event": "failed", "reason": str(error)}
+
+
+def serve(bench: Workbench, source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer commands until the input ends."""
+    for line in source:
+        sink.write(msgspec.json.encode(answer(bench, msgspec.json.decode(line))) + b"\n")
+        sink.flush()
+
+
+def main() -> None:
+    """Entry point of ``python -m tinyfleet.coordinator.run.engine_child``."""
+    parser = argparse.ArgumentParser(prog="tinyfleet.coordinator.run.engine_child")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--nice", type=int, default=5)
+    options = parser.parse_args()
+    os.nice(options.nice)
+    # Answers own the real standard output; a library's print goes to standard error.
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        serve(Workbench(options.engine, options.threads), sys.stdin.buffer, sink)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""States that wait to be measured on held-out test data, beside the run."""
+
+from __future__ import annotations
+
+import logging
+
+from tinyfleet.coordinator.run.engine_process import Evaluated, Model, ModelFailed
+from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.fedcore.run_spec import RunSpec
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 4  # states that may wait for the model process; older ones are skipped
+
+
+class Evaluations:
+    """One state is with the model process, a few more wait; none ever holds up a step."""
+
+    def __init__(self, ledger: Ledger, model: Model) -> None:
+        self._ledger = ledger
+        self._model = model
+        self._states: dict[int, str] = {}  # step -> digest of the state after it; the first is being measured
+        self._run = ""
+        self._spec = RunSpec()
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._states)
+
+    @property
+    def digests(self) -> list[str]:
+        """Blobs that must stay until they are measured."""
+        return list(self._states.values())
+
+    def add(self, run: str, spec: RunSpec, step: int, sha256: str) -> None:
+        """Measure the state after ``step`` as soon as may be."""
+        self._run, self._spec = run, spec
+        self._states[step] = sha256
+        for number in list(self._states)[1:-MAX_WAITING]:
+            del self._states[number]
+        if len(self._states) == 1:
+            self._next()
+
+    def on_answer(self, answer: Evaluated | ModelFailed) -> None:
+        """The model process is done with the first."""
+        if not self._states:
+            return
+        step = next(iter(self._states))
+        del self._states[step]
+        if isinstance(answer, Evaluated):
+            self._ledger.save_evaluation(self._run, answer.step, answer.loss, answer.accuracy)
+        else:
+            log.warning("the state after step %d could not be measured: %s", step, answer.reason)
+        self._next()
+
+    def clear(self) -> None:
+        """The run has ended."""
+        self._states.clear()
+
+    def _next(self) -> None:
+        if self._states:
+            step, sha256 = next(iter(self._states.items()))
+            self._model.evaluate(self._spec, step, self._ledger.blobs.path(sha256))

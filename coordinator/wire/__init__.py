@@ -1,0 +1,1 @@
+"""What goes to devices and comes from them: messages, blobs in chunks."""

@@ -1,0 +1,40 @@
+"""Messages and chunks to devices. A broker that is away is not an error: whatever was lost is asked for again."""
+
+from __future__ import annotations
+
+import logging
+
+from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol import messages, topics
+from tinyfleet.fedcore.protocol.transport import Transport
+
+log = logging.getLogger(__name__)
+
+
+class Post:
+    """Sends to devices by name."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def connected(self) -> bool:
+        return self._transport.connected
+
+    def send(self, device: str, message: messages.Message) -> bool:
+        """One control message; False where it could not be handed to the broker."""
+        return self._publish(topics.down(device), messages.encode(message))
+
+    def send_chunk(self, device: str, data: bytes) -> bool:
+        """One chunk; False likewise."""
+        return self._publish(topics.down_chunk(device), data)
+
+    def _publish(self, topic: str, data: bytes) -> bool:
+        if not self._transport.connected:
+            return False
+        try:
+            self._transport.publish(topic, data)
+        except TransportError as error:
+            log.info("not sent to %s: %s", topic, error)
+            return False
+        return True

@@ -1,0 +1,43 @@
+"""One step's task as bytes: whole, or without the mask for devices that hold it already."""
+
+from __future__ import annotations
+
+from tinyfleet.coordinator.store.blobs import BlobStore
+from tinyfleet.coordinator.wire.transfers import Uploads
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
+from tinyfleet.fedcore.protocol.messages import Manifest
+from tinyfleet.fedcore.run_spec import WireSettings
+from tinyfleet.fedcore.sparsity.mask import mask_digest
+
+
+class TaskBlobs:
+    """Encodes a variant when the first device needs it, and puts it on offer."""
+
+    def __init__(self, task: Payload, wire: WireSettings, blobs: BlobStore, uploads: Uploads) -> None:
+        self.task = task
+        self.stage = str(task.meta["stage"])
+        self.mask_digest = mask_digest(task.mask) if task.mask else None
+        self._wire = wire
+        self._blobs = blobs
+        self._uploads = uploads
+        self._manifests: dict[bool, Manifest] = {}
+
+    def manifest(self, *, with_mask: bool) -> Manifest:
+        """The variant's manifest; its chunks may be asked for from now on."""
+        with_mask = with_mask or self.mask_digest is None
+        manifest = self._manifests.get(with_mask)
+        if manifest is None:
+            blob = codec.encode(
+                self.task, precision=self._wire.precision, send_mask=with_mask, compress=self._wire.compress
+            )
+            path = self._blobs.path(self._blobs.put(blob))
+            manifest = self._manifests[with_mask] = manifest_of(path, DEFAULT_CHUNK_BYTES)
+            self._uploads.offer(path, manifest)
+        return manifest
+
+    @property
+    def digests(self) -> set[str]:
+        """Digests of the variants that were made."""
+        return {manifest.sha256 for manifest in self._manifests.values()}

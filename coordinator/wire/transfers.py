@@ -1,0 +1,155 @@
+"""Blobs on their way: task blobs out, on request; result blobs in, by requests."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyfleet.coordinator.wire.outgoing import Post
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, pack_chunk, read_chunk
+from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, ResultOffer
+
+log = logging.getLogger(__name__)
+
+REQUEST_CHUNKS = 8  # the window: so many chunks are under way at most, per blob
+MAX_DOWNLOADS = 8  # of one device at a time
+MAX_DAMAGED = 3  # times that a blob may arrive with the wrong hash
+
+
+class Uploads:
+    """The blobs that devices may ask for."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._open: dict[str, tuple[Path, Manifest]] = {}
+
+    def offer(self, path: Path, manifest: Manifest) -> None:
+        self._open[manifest.sha256] = (path, manifest)
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Serve nothing else any more."""
+        self._open = {digest: entry for digest, entry in self._open.items() if digest in digests}
+
+    @property
+    def digests(self) -> frozenset[str]:
+        return frozenset(self._open)
+
+    def serve(self, device: str, request: ChunkRequest) -> None:
+        """Send the chunks that a device asks for, at most ``REQUEST_CHUNKS``; it asks again for the rest."""
+        entry = self._open.get(request.sha256)
+        if entry is None:
+            log.info("%s asks for %s, which is not on offer", device, request.sha256[:12])
+            return
+        path, manifest = entry
+        stop = min(request.start + min(request.count, REQUEST_CHUNKS), manifest.count)
+        for index in range(request.start, stop):
+            if not self._post.send_chunk(
+                device, pack_chunk(manifest.sha256, index, read_chunk(path, manifest, index))
+            ):
+                return
+
+
+@dataclass(slots=True)
+class Download:
+    """One result on its way in."""
+
+    device: str
+    offer: ResultOffer
+    receiver: Receiver
+    asked_at: float = 0.0
+    expected: int = 0  # chunks of the latest request that are still to come
+    damaged: int = 0
+
+
+class Downloads:
+    """Fetches offered results; survives restarts by its files in ``directory``, one folder a device."""
+
+    def __init__(self, directory: Path, post: Post, *, timeout_s: float, clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._post = post
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._open: dict[tuple[str, str], Download] = {}
+
+    def begin(self, device: str, offer: ResultOffer) -> None:
+        """Start to fetch a result, or go on with it: a repeated offer changes nothing."""
+        key = (device, offer.manifest.sha256)
+        if key in self._open or sum(name == device for name, _ in self._open) >= MAX_DOWNLOADS:
+            return  # what does not fit now is offered again soon
+        folder = self._directory / device
+        folder.mkdir(parents=True, exist_ok=True)
+        download = Download(device, offer, Receiver(folder, offer.manifest))
+        self._open[key] = download
+        self._ask(download)
+
+    def accept(self, device: str, chunk: Chunk) -> Download | None:
+        """Take a chunk; returns the download once it is complete (``take`` gives its file)."""
+        download = self._open.get((device, chunk.sha256))
+        if download is None:
+            return None
+        if download.receiver.accept(chunk):
+            download.expected -= 1
+        if download.receiver.complete:
+            return download
+        if download.expected <= 0:
+            self._ask(download)
+        return None
+
+    def take(self, download: Download) -> Path | None:
+        """The verified file of a complete download, which is forgotten here; None: damaged, asked for again.
+
+        Raises ``CodecError`` where it keeps arriving damaged.
+        """
+        key = (download.device, download.offer.manifest.sha256)
+        try:
+            path = download.receiver.finish()
+        except CodecError:
+            download.damaged += 1
+            if download.damaged >= MAX_DAMAGED:
+                del self._open[key]
+                raise
+            download.receiver = Receiver(self._directory / download.device, download.offer.manifest)
+            self._ask(download)
+            return None
+        del self._open[key]
+        return path
+
+    def complete(self) -> list[Download]:
+        """Downloads that need no more chunks: after a restart their files may be whole already."""
+        return [download for download in self._open.values() if download.receiver.complete]
+
+    def tick(self, now: float) -> None:
+        """Ask again where nothing came for a while."""
+        for download in self._open.values():
+            if now - download.asked_at >= self._timeout_s:
+                self._ask(download)
+
+    def resume(self, device: str | None = None) -> None:
+        """Ask again at once: the connection, or one device, is back."""
+        for download in self._open.values():
+            if device in (None, download.device):
+                self._ask(download)
+
+    def forget(self, run: str, step: int) -> None:
+        """Drop the downloads of a step whose results no longer count."""
+        for key, download in list(self._open.items()):
+            if (download.offer.run, download.offer.step) == (run, step):
+                del self._open[key]
+                for part in (self._directory / download.device).glob(f"*{download.offer.manifest.sha256}*"):
+                    part.unlink()
+
+    def clear(self) -> None:
+        """Drop everything, files included: no run is under way."""
+        self._open.clear()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _ask(self, download: Download) -> None:
+        span = download.receiver.request(REQUEST_CHUNKS)
+        download.asked_at = self._clock()
+        if span is not None:
+            download.expected = span[1]
+            self._post.send(download.device, ChunkRequest(download.offer.manifest.sha256, *span))

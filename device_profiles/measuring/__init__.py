@@ -1,0 +1,1 @@
+"""Measures a board: rates, heat under load."""

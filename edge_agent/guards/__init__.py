@@ -1,0 +1,1 @@
+"""What pauses training: heat, power, battery, disk."""

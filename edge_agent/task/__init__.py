@@ -1,0 +1,1 @@
+"""One task from its offer to its acknowledged result."""

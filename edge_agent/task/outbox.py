@@ -1,0 +1,150 @@
+"""Finished results on disk, until the coordinator says that it has them.
+
+A result is two files: the blob, durable first, then its description; the description's rename is
+the moment from which the result exists. So a kill at any point leaves a whole result or none.
+Keys are (run, step): adding one again replaces it, dropping one twice is nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from tinyfleet.fedcore.files import drop_temporaries, sync_directory, write_atomic
+from tinyfleet.fedcore.protocol.chunks import manifest_of
+from tinyfleet.fedcore.protocol.messages import ResultOffer
+
+logger = logging.getLogger(__name__)
+
+# Boards without a clock battery wake up in the past: times before this say nothing about age.
+_CLOCK_VALID_FROM = 1_704_067_200.0  # 2024-01-01
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One result's description. ``created`` is wall time in seconds, used for nothing but its age."""
+
+    offer: ResultOffer
+    blob: str
+    created: float
+    sequence: int
+
+
+class Outbox:
+    """Bounded by bytes and age: when it is over, the oldest results are dropped, never the newest."""
+
+    def __init__(
+        self, directory: Path, *, max_bytes: int, max_age_s: float, wall_clock: Callable[[], float]
+    ) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._clock = wall_clock
+        self._entries: dict[tuple[str, int], Entry] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        self._load()
+
+    def add(self, offer: ResultOffer, blob: Path) -> None:
+        """Take over the file ``blob`` (same file system), which ``offer.manifest`` describes."""
+        key = (offer.run, offer.step)
+        before = self._entries.get(key)
+        stem = _stem(*key)
+        name = f"{stem}-{offer.manifest.sha256[:16]}.blob"
+        _sync_file(blob)
+        blob.replace(self._directory / name)
+        sync_directory(self._directory)
+        sequence = 1 + max((entry.sequence for entry in self._entries.values()), default=0)
+        entry = Entry(offer, name, self._clock(), sequence)
+        write_atomic(self._directory / f"{stem}.json", msgspec.json.encode(entry))
+        self._entries[key] = entry
+        if before is not None and before.blob != name:
+            (self._directory / before.blob).unlink(missing_ok=True)
+        self.prune()
+
+    def drop(self, run: str, step: int) -> bool:
+        """Forget a result; True where there was one."""
+        entry = self._entries.pop((run, step), None)
+        if entry is None:
+            return False
+        # Description first: a blob without one is swept at the next start, the reverse is a broken result.
+        (self._directory / f"{_stem(run, step)}.json").unlink(missing_ok=True)
+        (self._directory / entry.blob).unlink(missing_ok=True)
+        return True
+
+    def get(self, run: str, step: int) -> ResultOffer | None:
+        """The offer of one result, or None."""
+        entry = self._entries.get((run, step))
+        return None if entry is None else entry.offer
+
+    def find(self, sha256: str) -> tuple[ResultOffer, Path] | None:
+        """The result whose blob has this hash, and its file."""
+        for entry in self._entries.values():
+            if entry.offer.manifest.sha256 == sha256:
+                return entry.offer, self._directory / entry.blob
+        return None
+
+    def offers(self) -> list[ResultOffer]:
+        """All results, the oldest first."""
+        return [entry.offer for entry in sorted(self._entries.values(), key=lambda entry: entry.sequence)]
+
+    def prune(self) -> None:
+        """Drop what is too old, then the oldest until the rest fits. The newest always stays."""
+        now = self._clock()
+        entries = sorted(self._entries.values(), key=lambda entry: entry.sequence)
+        total = sum(entry.offer.manifest.size for entry in entries)
+        for entry in entries[:-1]:
+            known = _CLOCK_VALID_FROM <= entry.created <= now
+            old = known and now - entry.created > self._max_age_s
+            if not old and total <= self._max_bytes:
+                continue
+            logger.warning(
+                "outbox: result of run %s step %d dropped (%s)",
+                entry.offer.run,
+                entry.offer.step,
+                f"older than {self._max_age_s / 86400:g} days"
+                if old
+                else f"more than {self._max_bytes} bytes wait",
+            )
+            total -= entry.offer.manifest.size
+            self.drop(entry.offer.run, entry.offer.step)
+
+    def _load(self) -> None:
+        """Read what survived; sweep what is not a whole result."""
+        drop_temporaries(self._directory)
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+            except msgspec.MsgspecError as error:
+                logger.warning("outbox: %s is not a description (%s); dropped", path.name, error)
+                path.unlink()
+                continue
+            blob = self._directory / Path(entry.blob).name
+            manifest = entry.offer.manifest
+            if not blob.is_file() or manifest_of(blob, manifest.chunk_size) != manifest:
+                logger.warning(
+                    "outbox: blob of run %s step %d is damaged; dropped", entry.offer.run, entry.offer.step
+                )
+                path.unlink()
+                continue
+            self._entries[entry.offer.run, entry.offer.step] = entry
+        held = {entry.blob for entry in self._entries.values()}
+        for blob in self._directory.glob("*.blob"):
+            if blob.name not in held:
+                blob.unlink()
+
+
+def _stem(run: str, step: int) -> str:
+    """File name of a key: run names come from the network and may hold anything."""
+    return f"{hashlib.sha256(run.encode()).hexdigest()[:16]}-{step}"
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

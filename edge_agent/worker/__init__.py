@@ -1,0 +1,1 @@
+"""The process that trains, and the supervisor's hold on it."""

@@ -1,0 +1,198 @@
+"""Decides how a task may be run: policy, threads, memory; and learns from what tasks then took.
+
+Which levers fit under the limit is planned in the worker (``pilot.py``), which knows the model: here is
+only what must survive it. What is learned is on disk before it is acted on, so that a restart does not
+repeat a failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tinyfleet.edge_agent.config import Policy
+from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.run_spec import RunSpec
+
+logger = logging.getLogger(__name__)
+
+# What a warm worker holds between tasks, measured: torch's CPU build 190 to 250 MB, the native engine 57 to 59 MB.
+WARM_WORKER_BYTES = {"native": 60_000_000, "torch": 250_000_000}
+# Of the memory usable at start, when the configuration leaves the limit to the board.
+DEFAULT_SHARE = 0.75
+# Of the limit: what a plan may fill, and beyond which a running task is tightened.
+SOFT_SHARE = 0.92
+# Of what is usable when a task comes: the rest is left to whatever else grows meanwhile.
+LIVE_SHARE = 0.95
+# A task that met its limit took at least this much more than the prediction that let it in.
+_BEYOND = 1.02
+# The prediction is corrected where a task took so much more or less of it than its kind did before.
+_NOTED = 0.02
+
+
+class Stage(StrEnum):
+    """How far a worker came before it met its limit."""
+
+    LOADING = "loading"  # engine, data, model: no lever makes these smaller
+    TRAINING = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Under what one task is to be run. ``refusal`` is empty, or says why the task is not to be started."""
+
+    threads: int
+    policy: Literal["fresh", "warm"]
+    memory_limit_bytes: int  # of the worker process; 0: none
+    target_bytes: int = 0  # what its own plan may fill; 0: no bound
+    rung: int = 0  # ways before it are known to be too much
+    factor: float = 1.0  # measured by predicted peak of such tasks so far
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the worker's plan settled on. ``peak_bytes``: predicted, ``factor`` counted in."""
+
+    rung: int = 0
+    rungs: int = 0  # of the ladder; 0: no plan was made
+    micro_batch: int = 0
+    keep: float = 1.0
+    peak_bytes: int = 0
+    text: str = "the whole batch"
+    roomy: bool = False  # its heap keeps what is freed: how much that comes to says little of what is needed
+
+
+class Experience(msgspec.Struct, frozen=True):
+    """What is known of one kind of task."""
+
+    rung: int = 0  # the first that is not known to be too much
+    impossible: bool = False
+    failures: int = 0
+    factor: float = 1.0
+
+
+class Governor:
+    """Plans tasks under ``memory_limit_bytes`` (0: ``DEFAULT_SHARE`` of what is usable at start).
+
+    ``usable`` reads what can be taken on the board now.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        memory_limit_bytes: int,
+        usable: Callable[[], int],
+        threads: int,
+        policy: Policy,
+        engine: str,
+    ) -> None:
+        self._path = path
+        self._threads = threads
+        self._engine = engine
+        self._usable = usable
+        usable_bytes = usable()
+        self.memory_limit_bytes = memory_limit_bytes or int(usable_bytes * DEFAULT_SHARE)
+        self.policy: Literal["fresh", "warm"] = (
+            _choose_policy(self.memory_limit_bytes, usable_bytes, engine) if policy == "auto" else policy
+        )
+        self._history = self._read()
+
+    def plan(self, spec: RunSpec, held_bytes: int = 0) -> Plan:
+        """Under what to run a task of ``spec``, by what was learned of its kind and what is free now.
+
+        ``held_bytes`` are those of a warm worker: they count as free.
+        """
+        known = self._known(spec)
+        refusal = ""
+        if known.impossible:
+            refusal = (
+                f"does not fit into {self.memory_limit_bytes} bytes whichever way it is run "
+                f"({known.failures} tries); raise limits.memory_limit or choose a smaller model"
+            )
+        limit = self.memory_limit_bytes
+        target = min(int(SOFT_SHARE * limit), int(LIVE_SHARE * (self._usable() + held_bytes))) if limit else 0
+        return Plan(self._threads, self.policy, limit, target, known.rung, known.factor, refusal)
+
+    def over_budget(self, spec: RunSpec, plan: Plan, chosen: Chosen, stage: Stage) -> Plan:
+        """Learn that ``chosen`` was too much; returns the next plan. On disk before it returns."""
+        known = self._known(spec)
+        factor = known.factor
+        if chosen.peak_bytes and not chosen.roomy:
+            factor = max(factor, _BEYOND * plan.memory_limit_bytes * plan.factor / chosen.peak_bytes)
+        impossible = stage is Stage.LOADING or chosen.rung + 1 >= chosen.rungs
+        rung = chosen.rung if impossible else chosen.rung + 1
+        self._learn(spec, Experience(rung, impossible, known.failures + 1, factor))
+        return self.plan(spec)
+
+    def refused(self, spec: RunSpec, plan: Plan) -> None:
+        """Learn that no way fits, unless only the moment's lack of memory made it so."""
+        if plan.target_bytes == int(SOFT_SHARE * plan.memory_limit_bytes):
+            known = self._known(spec)
+            self._learn(spec, msgspec.structs.replace(known, impossible=True, failures=known.failures + 1))
+
+    def tightened(self, spec: RunSpec, rung: int) -> None:
+        """Learn that a task had to be tightened to ``rung`` while it ran: the next one begins there."""
+        known = self._known(spec)
+        if rung > known.rung:
+            self._learn(spec, msgspec.structs.replace(known, rung=rung))
+
+    def finished(self, spec: RunSpec, plan: Plan, chosen: Chosen, peak_rss_bytes: int) -> None:
+        """Learn what a task took of what was predicted."""
+        if chosen.roomy or not chosen.peak_bytes or not peak_rss_bytes:
+            return
+        known = self._known(spec)
+        factor = plan.factor * peak_rss_bytes / chosen.peak_bytes
+        if abs(factor / known.factor - 1.0) > _NOTED:
+            self._learn(spec, msgspec.structs.replace(known, factor=factor))
+
+    def _known(self, spec: RunSpec) -> Experience:
+        return self._history.get(self._kind(spec), Experience())
+
+    def _learn(self, spec: RunSpec, experience: Experience) -> None:
+        self._history[self._kind(spec)] = experience
+        write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._history), indent=1))
+
+    def _kind(self, spec: RunSpec) -> str:
+        """Tasks that cost about the same memory: another limit or engine starts afresh."""
+        density = spec.method.get("density", 1.0)
+        known = isinstance(density, int | float) and 0 < density <= 1
+        density_class = round(math.log2(density)) if known else 0
+        shape = "x".join(map(str, spec.model.input_shape))
+        arguments = ",".join(f"{name}={value}" for name, value in sorted(spec.model.arguments.items()))
+        return (
+            f"{spec.method.get('name')}/{spec.model.name}({arguments})/{shape}/density 2^{density_class}/"
+            f"batch {spec.training.batch}/{self._engine}/{self.memory_limit_bytes}"
+        )
+
+    def _read(self) -> dict[str, Experience]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Experience])
+        except FileNotFoundError:
+            return {}
+        except msgspec.MsgspecError as error:
+            logger.warning("%s is not a history (%s); starting without one", self._path, error)
+            return {}
+
+
+def _choose_policy(limit_bytes: int, usable_bytes: int, engine: str) -> Literal["fresh", "warm"]:
+    """Warm where what an idle worker holds is at most a third of what the board has to spare."""
+    held = WARM_WORKER_BYTES["native" if _trains_natively(engine) else "torch"]
+    return "warm" if usable_bytes >= 3 * min(limit_bytes, held) else "fresh"
+
+
+def _trains_natively(engine: str) -> bool:
+    """As the worker will choose; only looked for, since this process is to stay small."""
+    if engine != "auto":
+        return engine == "native"
+    found = importlib.util.find_spec("sparse_engine")
+    return found is not None and found.origin is not None  # a mere folder of that name has no origin

@@ -1,0 +1,74 @@
+"""The one worker process of an agent: started for a task, kept between tasks where the plan says ``warm``."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+from tinyfleet.edge_agent.worker.budget import Plan
+from tinyfleet.edge_agent.worker.process import Worker
+
+logger = logging.getLogger(__name__)
+
+# A warm worker without a task gives its memory back after this.
+WARM_IDLE_S = 600.0
+
+StartWorker = Callable[[str, Plan], Worker]
+
+
+class WorkerSlot:
+    """Holds at most one worker. ``run`` names are compared, never used as file names."""
+
+    def __init__(self, start: StartWorker, clock: Callable[[], float]) -> None:
+        self._start = start
+        self._clock = clock
+        self._worker: Worker | None = None
+        self._rested = 0.0
+
+    @property
+    def rss_bytes(self) -> int:
+        return 0 if self._worker is None else self._worker.rss_bytes
+
+    @property
+    def patience_s(self) -> float:
+        """How long the worker may go without ``poll``; without one there is nothing to wait for."""
+        return math.inf if self._worker is None else self._worker.patience_s
+
+    def take(self, run: str, plan: Plan) -> Worker:
+        """The warm worker of this run where there is one, else a new process. Raises ``OSError``."""
+        worker = self._worker
+        if worker is not None and (worker.run, _process_part(worker.plan)) != (run, _process_part(plan)):
+            self.close()
+        if self._worker is None:
+            self._worker = self._start(run, plan)
+            logger.info("worker started (%s; %s)", plan.policy, self._worker.told)
+        return self._worker
+
+    def rest(self) -> None:
+        """The task is over and the worker sound: a warm one waits for the next, a fresh one ends."""
+        self._rested = self._clock()
+        if self._worker is not None and self._worker.plan.policy == "fresh":
+            self.close()
+
+    def mind(self) -> None:
+        """Between tasks: a worker that died, grew or was left alone goes."""
+        if self._worker is None:
+            return
+        event = self._worker.poll(self._clock())
+        if event is not None and event.get("event") in ("failed", "over_budget"):
+            logger.info("idle worker: %s", event.get("reason"))
+            self.close()
+        elif self._clock() - self._rested > WARM_IDLE_S:
+            self.close()
+
+    def close(self, run: str | None = None) -> None:
+        """End the worker, if it is there and serves ``run`` (None: whichever)."""
+        if self._worker is not None and run in (None, self._worker.run):
+            self._worker.close()
+            self._worker = None
+
+
+def _process_part(plan: Plan) -> tuple[int, str, int]:
+    """What of a plan is fixed when the process starts."""
+    return plan.threads, plan.policy, plan.memory_limit_bytes

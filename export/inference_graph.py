@@ -1,0 +1,152 @@
+"""From a trained graph to plain inference layers.
+
+Batch norm disappears into the layer before it, weight normalisation into the weights, and the gain of a ReLU
+into the layers after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tinyfleet.export.errors import ExportError
+from tinyfleet.fedcore.arrays import FloatArray, Mask, Params
+from tinyfleet.fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers import normalized_weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One inference layer. ``shape`` is its output without the batch, channels first."""
+
+    node: Node
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    weight: FloatArray | None = None
+    bias: FloatArray | None = None
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def op(self) -> Op:
+        return self.node.op
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inference:
+    """Layers in execution order; ``output`` names the one that gives the logits."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    classes: int
+    layers: tuple[Layer, ...]
+    output: str
+
+    def readers(self) -> Counter[str]:
+        """How many layers read each layer's output; the model's own output counts as one more."""
+        return Counter([source for layer in self.layers for source in layer.inputs] + [self.output])
+
+
+def fold(graph: Graph, params: Params, mask: Mask) -> Inference:
+    """Fold batch norms (running statistics), normalised weights (FedMef, section 3.3) and ReLU gains into weights.
+
+    Float64 arithmetic, float32 results; masked weights stay exactly zero.
+    Raises ``ExportError`` where a batch norm follows anything but a convolution or linear layer of its own,
+    or a gain cannot be moved into weights.
+    """
+    readers = Counter(source for node in graph.nodes for source in node.inputs)
+    renamed = {INPUT: INPUT}
+    layers: dict[str, Layer] = {}
+    # A gain costs nothing: layers compute without it, and the true value is scale * computed value.
+    scales = {INPUT: 1.0}
+    for node in graph.nodes:
+        inputs = tuple(renamed[name] for name in node.inputs)
+        if node.op is Op.BATCH_NORM:
+            host = layers.get(inputs[0])
+            if host is None or host.weight is None or readers[node.inputs[0]] != 1:
+                raise ExportError(
+                    f"{graph.name}: batch norm {node.name} does not directly follow a convolution or linear layer "
+                    "of its own; it cannot be folded"
+                )
+            layers[host.name] = _with_norm(host, node, params)
+            renamed[node.name] = host.name
+            continue
+        weight = bias = None
+        if node.op in (Op.CONV, Op.LINEAR):
+            weight = _weight(node, params, mask, scales[inputs[0]])
+            bias = params[f"{node.name}.bias"] if node.bias else np.zeros(len(weight), np.float32)
+        if node.op is Op.ADD:
+            own = {renamed[name] for name in node.inputs if readers[name] == 1}
+            _match(node, inputs, own, layers, scales)
+        scales[node.name] = _scale(node, scales[inputs[0]])
+        layers[node.name] = Layer(node, inputs, graph.shapes[node.name], weight, bias)
+        renamed[node.name] = node.name
+    output = renamed[graph.output]
+    if scales[output] != 1.0:
+        raise ExportError(f"{graph.name}: {output} ends the model with a gain; put a linear layer after it")
+    return Inference(graph.name, graph.input_shape, graph.classes, tuple(layers.values()), output)
+
+
+def _weight(node: Node, params: Params, mask: Mask, scale: float) -> FloatArray:
+    """The weights that read an input of which the true value is ``scale`` times the computed one."""
+    weight, active = params[node.weight].astype(np.float32), mask.get(node.weight)
+    if node.weight_norm:
+        weight = normalized_weight(weight, params[node.filter_gain], active, node.weight_norm)
+    elif active is not None:
+        weight = np.where(active, weight, np.float32(0.0))
+    return weight if scale == 1.0 else _times(weight, scale)
+
+
+def _scale(node: Node, source: float) -> float:
+    """Scale of a layer's output, given its input's."""
+    if node.op in (Op.CONV, Op.LINEAR):
+        return 1.0
+    if node.op is Op.RELU6 and source != 1.0:
+        raise ExportError(
+            f"{node.name}: a ReLU6 of an input with gain {source:.6g}; put a convolution between them"
+        )
+    if not node.gain > 0.0:
+        raise ExportError(f"{node.name}: gain {node.gain} is not positive")
+    return source * node.gain
+
+
+def _match(
+    node: Node, inputs: tuple[str, ...], own: set[str], layers: dict[str, Layer], scales: dict[str, float]
+) -> None:
+    """Bring both branches of an addition to one scale, through the weights of a branch that only it reads."""
+    left, right = inputs
+    if math.isclose(scales[left], scales[right]):
+        return
+    for name, other in ((left, right), (right, left)):
+        layer = layers.get(name)
+        if name in own and layer is not None and layer.weight is not None and layer.bias is not None:
+            factor = scales[name] / scales[other]
+            layers[name] = replace(layer, weight=_times(layer.weight, factor), bias=_times(layer.bias, factor))
+            scales[name] = scales[other]
+            return
+    raise ExportError(
+        f"{node.name} adds {left} and {right} with unequal gains {scales[left]:.6g} and {scales[right]:.6g}; "
+        "one of them must be a convolution or linear layer that nothing else reads"
+    )
+
+
+def _times(array: FloatArray, factor: float) -> FloatArray:
+    product: FloatArray = (array.astype(np.float64) * factor).astype(np.float32)
+    return product
+
+
+def _with_norm(host: Layer, norm: Node, params: Params) -> Layer:
+    scale, shift = params[norm.weight].astype(np.float64), params[f"{norm.name}.bias"].astype(np.float64)
+    mean = params[f"{norm.name}.running_mean"].astype(np.float64)
+    var = params[f"{norm.name}.running_var"].astype(np.float64)
+    factor = scale / np.sqrt(var + BN_EPSILON)
+    if host.weight is None or host.bias is None:
+        raise ExportError(f"layer {host.name} has no weights to fold {norm.name} into")
+    weight = host.weight * factor.reshape(-1, *[1] * (host.weight.ndim - 1))
+    bias = (host.bias - mean) * factor + shift
+    return replace(host, weight=weight.astype(np.float32), bias=bias.astype(np.float32))

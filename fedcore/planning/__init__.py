@@ -1,0 +1,1 @@
+"""How a task fits a board: levers, their memory and their time."""

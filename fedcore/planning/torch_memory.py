@@ -1,0 +1,185 @@
+"""Predicts what a training step of the torch engine holds at its peak, from the graph alone.
+
+The step is replayed tensor by tensor: who allocates, who still reads, what the backward pass caches. What no
+replay can know (the libraries' own buffers, an allocator's rounding) is left to a calibration on the board.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tinyfleet.fedcore.accounting import VALUE
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.torch.layout import CHUNK, OVERWRITABLE
+
+CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry of a chunk: |a|, the flag, its slot, and at worst its value
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What decides a step's memory besides the model."""
+
+    batch: int  # samples of a forward pass: the micro-batch where there is one
+    keep: float = 1.0
+    value: int = VALUE  # bytes of a kept activation
+    pruned_norm: bool = False
+    accumulate: bool = False  # several micro-batches: gradients are summed
+
+    @classmethod
+    def of(cls, settings: StepSettings, batch: int) -> StepShape:
+        """That of an optimiser step of so many samples."""
+        passes = settings.passes(batch)
+        samples = math.ceil(batch / passes)
+        return cls(samples, settings.keep, settings.value_bytes, settings.pruned_norm, accumulate=passes > 1)
+
+    @property
+    def pruned(self) -> bool:
+        return self.keep < 1.0
+
+
+class Heap:
+    """Live tensors and the most that they ever took together."""
+
+    def __init__(self) -> None:
+        self.live: dict[object, int] = {}
+        self.now = 0
+        self.peak = 0
+
+    def take(self, key: object, size: float) -> None:
+        """Allocate under a new key."""
+        self.live[key] = math.ceil(size)
+        self.now += self.live[key]
+        self.peak = max(self.peak, self.now)
+
+    def drop(self, key: object) -> None:
+        """Free; a key that holds nothing is none."""
+        self.now -= self.live.pop(key, 0)
+
+    def touch(self, size: float) -> None:
+        """Something that comes and goes within one operation."""
+        self.peak = max(self.peak, self.now + math.ceil(size))
+
+
+@dataclass(slots=True)
+class _Replay:
+    graph: Graph
+    shape: StepShape
+    heap: Heap = field(default_factory=Heap)
+    owner: dict[str, str] = field(default_factory=dict)  # node -> whose tensor it is: in-place layers share
+    refs: Counter[str] = field(default_factory=Counter)  # holders of a tensor: readers to come, and caches
+    cached: dict[str, list[str]] = field(default_factory=dict)  # node -> tensors that its backward pass reads
+
+    def size(self, name: str) -> int:
+        return math.prod(self.graph.shapes[name]) * self.shape.batch * VALUE
+
+    def forward(self) -> None:
+        graph, readers = self.graph, Counter(s for n in self.graph.nodes for s in n.inputs)
+        kinds = {node.name: node.op for node in graph.nodes}
+        if self.shape.accumulate:  # any pass but the first: the sums so far are there from the start
+            self.heap.take("sums", sum(self._weight_bytes(node) for node in graph.nodes))
+        self.owner[INPUT] = INPUT
+        self.heap.take(INPUT, 2 * self.size(INPUT))  # as it came, and with channels innermost
+        self.refs[INPUT] = readers[INPUT]
+        for node in graph.nodes:
+            first = node.inputs[0]
+            overwrites = readers[first] == 1 and kinds.get(first) in OVERWRITABLE
+            self._cache(node)
+            if node.op is Op.FLATTEN or (node.op in (Op.RELU, Op.RELU6) and overwrites):
+                self.owner[node.name] = self.owner[first]
+            else:
+                self.owner[node.name] = node.name
+                self.heap.take(node.name, self.size(node.name))
+            self.refs[self.owner[node.name]] += readers[node.name] + (node.name == graph.output)
+            if node.op in (Op.RELU, Op.RELU6) and not self.shape.pruned:
+                self._hold(node, self.owner[node.name])
+            for source in node.inputs:
+                self._release(self.owner[source])
+
+    def _cache(self, node: Node) -> None:
+        """What the node keeps of its input for the backward pass."""
+        source = node.inputs[0]
+        weighted = node.op in (Op.CONV, Op.LINEAR)
+        norm = node.op is Op.BATCH_NORM
+        if self.shape.pruned and (weighted or (norm and self.shape.pruned_norm)):
+            entries = self.size(source) // VALUE
+            self.heap.touch(min(entries, CHUNK) * CHUNK_BYTES)
+            self.heap.take(("kept", node.name), entries * (self.shape.keep * self.shape.value + 1 / 8))
+        elif weighted or norm or node.op is Op.MAX_POOL:
+            self._hold(node, self.owner[source])
+            if node.op is Op.MAX_POOL:
+                self.heap.take(("kept", node.name), 2 * self.size(node.name))  # int64 indices
+        elif node.op in (Op.RELU, Op.RELU6) and self.shape.pruned:
+            self.heap.take(("kept", node.name), self.size(node.name) / VALUE / 8)
+
+    def _hold(self, node: Node, tensor: str) -> None:
+        self.cached.setdefault(node.name, []).append(tensor)
+        self.refs[tensor] += 1
+
+    def _release(self, tensor: str) -> None:
+        self.refs[tensor] -= 1
+        if self.refs[tensor] <= 0:
+            self.heap.drop(tensor)
+
+    def backward(self) -> None:
+        """From the logits to the input; a gradient is freed when its layer has been passed."""
+        graph, heap = self.graph, self.heap
+        first: object = ("gradient", graph.output)
+        heap.take(first, self.size(graph.output))
+        gradients = {graph.output: first}  # node -> its output's gradient
+        shared: Counter[object] = Counter({first: 1})  # an addition hands one gradient to both of its sources
+        for node in reversed(graph.nodes):
+            if node.name not in gradients:
+                continue
+            key = gradients.pop(node.name)
+            weight = self._weight_bytes(node)
+            if node.op in (Op.CONV, Op.LINEAR):
+                unpacked = self.size(node.inputs[0]) if self.shape.pruned else 0
+                heap.touch(unpacked + 2 * weight)
+            elif node.op is Op.BATCH_NORM and self.shape.pruned and self.shape.pruned_norm:
+                heap.touch(2 * self.size(node.inputs[0]))
+            for source in node.inputs:
+                if source == INPUT:
+                    continue
+                passes = node.op in (Op.ADD, Op.FLATTEN)  # the same tensor goes on
+                own: object = key if passes else ("gradient", node.name, source)
+                if not passes:
+                    heap.take(own, self.size(source))
+                shared[own] += 1
+                if source in gradients:  # two readers: their gradients become one new tensor
+                    other = gradients[source]
+                    total: object = ("sum of", source, node.name)
+                    heap.take(total, self.size(source))
+                    for part in (own, other):
+                        self._done(part, shared)
+                    shared[total] += 1
+                    own = total
+                gradients[source] = own
+            self._done(key, shared)
+            heap.drop(("kept", node.name))
+            for tensor in self.cached.pop(node.name, ()):
+                self._release(tensor)
+
+    def _done(self, key: object, shared: Counter[object]) -> None:
+        shared[key] -= 1
+        if shared[key] <= 0:
+            self.heap.drop(key)
+
+    def _weight_bytes(self, node: Node) -> int:
+        return self.graph.params[node.weight].size * VALUE if node.op in (Op.CONV, Op.LINEAR) else 0
+
+
+def step_bytes(graph: Graph, shape: StepShape) -> int:
+    """Most bytes that one forward and backward pass holds above the loaded model."""
+    replay = _Replay(graph, shape)
+    replay.forward()
+    replay.backward()
+    return replay.heap.peak
+
+
+def model_bytes(graph: Graph, *, momentum: bool) -> int:
+    """What the loaded model holds in the torch engine, its byte masks not counted: dense arrays, dense momentum."""
+    arrays = sum(spec.size for spec in graph.params.values())
+    return VALUE * (arrays + (graph.parameter_count() if momentum else 0))

@@ -1,0 +1,1 @@
+"""The native engine, behind the same seam."""

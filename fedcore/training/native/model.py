@@ -1,0 +1,52 @@
+"""Models and steps as the native engine takes them."""
+
+from __future__ import annotations
+
+import sparse_engine
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.models.graph import Graph, Node, Op
+from tinyfleet.fedcore.training.engine import StepSettings
+
+
+def model_of(graph: Graph) -> sparse_engine.Model:
+    """The same layers under the same names. Raises ``ConfigError`` where the engine cannot run one of them."""
+    try:
+        return sparse_engine.Model(graph.input_shape, tuple(layer_of(node) for node in graph.nodes))
+    except ValueError as error:
+        raise ConfigError(
+            f"engine 'native' cannot run model {graph.name!r} ({error}); use engine 'torch'"
+        ) from None
+
+
+def step_of(settings: StepSettings) -> sparse_engine.Step:
+    """One optimiser step."""
+    return sparse_engine.Step(
+        settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        micro_batch=settings.micro_batch,
+        penalty=settings.penalty,
+        recompute=settings.recompute,
+        keep=settings.keep,
+        cache=settings.cache if settings.keep < 1.0 else "fp32",
+        pruned_norm=settings.pruned_norm,
+    )
+
+
+def layer_of(node: Node) -> sparse_engine.Layer:
+    """A node as the engine describes it."""
+    return sparse_engine.Layer(
+        node.name,
+        sparse_engine.Op(node.op.value),
+        node.inputs,
+        node.in_channels,
+        node.out_channels,
+        node.kernel,
+        node.stride,
+        node.padding,
+        node.groups,
+        node.bias,
+        node.weight_norm.value,
+        # A normalised convolution's gain is learnt: the engine gets it with the numbers.
+        1.0 if node.op is Op.CONV else node.gain,
+    )

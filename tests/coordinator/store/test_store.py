@@ -1,0 +1,267 @@
+"""The store: durable, shared between processes, bounded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tinyfleet.coordinator.errors import StoreError, UnknownDevice, UnknownRun
+from tinyfleet.coordinator.selection.policy import Choice, Plan
+from tinyfleet.coordinator.states import RunState, TaskPhase
+from tinyfleet.coordinator.store.blobs import BlobStore
+from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.coordinator.store.records import Presence, StepSummary, TaskNote
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer, Traffic
+from tinyfleet.fedcore.run_spec import RunSpec
+
+HELLO = Hello("board-1", "key", "s1", "0.1", ["torch"], {"board": "pi4"}, 500, 300_000_000)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger(tmp_path, clock=lambda: 1000.0)
+    yield ledger
+    ledger.close()
+
+
+def everybody(*devices):
+    return Choice(tuple(Plan(device, chosen=True) for device in devices))
+
+
+def started(ledger, devices=("board-1", "board-2")):
+    for device in devices:
+        ledger.save_hello(device, HELLO, Enrolment.ACCEPTED)
+    run = ledger.submit_run(RunSpec(name="My Run!"))
+    ledger.start_run(run)
+    base = ledger.blobs.put(b"initial")
+    ledger.save_initial_state(run, base)
+    ledger.open_step(run, 0, "train", 0, base, everybody(*devices))
+    return run
+
+
+def offer_of(run, blob, step=0, train_s=2.0):
+    manifest = Manifest(hashlib.sha256(blob).hexdigest(), len(blob), 1000)
+    return ResultOffer(run, step, manifest, train_s, 3.0, 77, "torch", 16)
+
+
+def test_a_submitted_run_reads_back_as_plain_data(ledger):
+    spec = RunSpec(name="My Run!", seed=3)
+    run = ledger.submit_run(spec)
+    row = ledger.run(run)
+    assert row.run.startswith("my-run-")
+    assert (row.state, row.method, row.rounds, row.spec["seed"]) == ("submitted", "tinyfleet", 20, 3)
+    assert json.loads(json.dumps(dataclasses.asdict(row)))["name"] == "My Run!"
+    assert ledger.state_blob(run) is None
+    assert ledger.submit_run(spec) != run
+
+
+def test_unknown_names_are_errors_that_say_what_to_do(ledger):
+    with pytest.raises(UnknownRun, match="run list"):
+        ledger.run("nothing")
+    with pytest.raises(UnknownRun):
+        ledger.request_stop("nothing")
+    with pytest.raises(UnknownRun):
+        ledger.state_blob("nothing")
+    with pytest.raises(UnknownDevice, match="devices list"):
+        ledger.set_enrolment("nobody", Enrolment.ACCEPTED)
+
+
+def test_the_queue_is_first_come_first_served_and_an_open_run_comes_first(ledger):
+    first, second = ledger.submit_run(RunSpec()), ledger.submit_run(RunSpec())
+    assert ledger.next_run() == first
+    ledger.start_run(second)
+    assert ledger.next_run() == second
+    ledger.end_run(second, RunState.FINISHED)
+    ledger.end_run(first, RunState.STOPPED)
+    assert ledger.next_run() is None
+
+
+def test_a_step_lives_from_open_to_finished(ledger):
+    run = started(ledger)
+    blob = b"result"
+    ledger.blobs.put(blob)
+    ledger.save_task(run, 0, TaskNote("board-2", TaskPhase.OFFERED, "over_budget: 300 MB", 1, 8, 99, 5, 10))
+    ledger.count_result("board-1", offer_of(run, blob), TaskPhase.STORED, 0)
+    ledger.note_traffic("board-1", run, 0, Traffic(1200, 3400))
+    assert [(r.device, r.train_s) for r in ledger.counted(run, 0)] == [("board-1", 2.0)]
+    after = ledger.blobs.put(b"after")
+    lost = [{"device": "board-2", "reason": "offline"}]
+    ledger.finish_step(run, 0, after, 1, StepSummary(3.0, 1.0, 1, lost, 0.5, None, 0.05))
+    ledger.save_evaluation(run, 0, 0.4, 0.9)
+    (step,) = ledger.steps(run)
+    assert (step.state, step.expected, step.results, step.lost) == ("finished", 2, 1, lost)
+    assert (step.duration_s, step.overhead_s, step.loss, step.accuracy) == (3.0, 1.0, 0.5, None)
+    assert (step.test_loss, step.test_accuracy, step.density) == (0.4, 0.9, 0.05)
+    assert (step.bytes_up, step.bytes_down) == (1200.0, 3400.0)
+    one, two = ledger.tasks(run)
+    assert (one.state, one.train_s, one.engine, one.bytes_up) == ("stored", 2.0, "torch", 1200)
+    assert (two.state, two.reason, two.retries, two.micro_batch) == ("lost", "offline", 1, 8)
+    assert (ledger.run(run).step, ledger.run(run).round) == (1, 1)
+    assert ledger.state_blob(run).read_bytes() == b"after"
+
+
+def test_a_result_counts_once(ledger):
+    run = started(ledger)
+    ledger.count_result("board-1", offer_of(run, b"first", train_s=2.0), TaskPhase.STORED, 0)
+    ledger.count_result("board-1", offer_of(run, b"second", train_s=9.0), TaskPhase.LATE, 1)
+    assert [(r.sha256, r.train_s) for r in ledger.counted(run, 0)] == [(hashlib.sha256(b"first").hexdigest(), 2.0)]
+    assert ledger.counted(run, 1) == []
+
+
+def test_ending_a_run_abandons_what_is_open(ledger):
+    run = started(ledger)
+    ledger.count_result("board-1", offer_of(run, b"x"), TaskPhase.STORED, 0)
+    ledger.end_run(run, RunState.STOPPED, "stopped by the operator")
+    assert [task.state for task in ledger.tasks(run)] == ["stored", "lost"]
+    assert ledger.steps(run)[0].state == "abandoned"
+    assert (ledger.run(run).state, ledger.run(run).reason) == ("stopped", "stopped by the operator")
+
+
+def test_presence_adds_up(ledger):
+    ledger.save_hello("board-1", HELLO, Enrolment.PENDING)
+    ledger.note_presence([Presence("board-1", "s1", True, {"rss_bytes": 1.0}, 21, 80)])
+    ledger.note_presence([Presence("board-1", "s1", False, None, 0, 60)])
+    (row,) = ledger.devices()
+    assert (row.online, row.health, row.idle_rss_bytes, row.peak_rss_bytes) == (False, {"rss_bytes": 1.0}, 21, 80)
+    assert (row.profile, row.samples, row.engines) == ({"board": "pi4"}, 500, ["torch"])
+    assert row.memory_limit_bytes == 300_000_000
+
+
+def test_a_second_hello_keeps_key_and_enrolment(ledger):
+    ledger.save_hello("board-1", HELLO, Enrolment.PENDING)
+    ledger.set_enrolment("board-1", Enrolment.REJECTED)
+    ledger.save_hello("board-1", HELLO, Enrolment.ACCEPTED)
+    (pin,) = ledger.pins()
+    assert (pin.enrolment, pin.public_key) == (Enrolment.REJECTED, "key")
+
+
+def test_another_process_sees_writes_and_is_seen(ledger, tmp_path):
+    ledger.submit_run(RunSpec())
+    before = ledger.changed()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tinyfleet.coordinator.store.store import Store; from tinyfleet.fedcore.run_spec import RunSpec\n"
+        "store = Store(Path(sys.argv[1])); print(len(store.runs())); store.submit_run(RunSpec(name='other'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert ledger.changed() != before
+    assert [row.name for row in ledger.runs()] == ["run", "other"]
+    settled = ledger.changed()
+    ledger.submit_run(RunSpec())
+    assert ledger.changed() == settled  # one's own writes are no news
+
+
+def test_garbage_goes_and_what_is_needed_stays(ledger):
+    run = started(ledger)
+    states = [ledger.state_sha256(run)]
+    for step in range(5):
+        result, junk = ledger.blobs.put(b"result %d" % step), ledger.blobs.put(b"task %d" % step)
+        ledger.count_result("board-1", offer_of(run, b"result %d" % step, step), TaskPhase.STORED, step)
+        ledger.collect_garbage(keep_steps=2, keep=[junk])
+        assert ledger.blobs.path(result).exists()  # its step is open
+        assert ledger.blobs.path(junk).exists()
+        states.append(ledger.blobs.put(b"state %d" % step))
+        ledger.finish_step(run, step, states[-1], step + 1, StepSummary(1, 1, 1, [], None, None, 1.0))
+        ledger.open_step(run, step + 1, "train", step + 1, states[-1], everybody("board-1"))
+        ledger.collect_garbage(keep_steps=2)
+        assert not ledger.blobs.path(result).exists()
+        assert not ledger.blobs.path(junk).exists()
+    assert [ledger.blobs.path(sha).exists() for sha in states] == [False, False, False, False, True, True]
+    ledger.end_run(run, RunState.FINISHED)
+    ledger.collect_garbage(keep_steps=0)
+    assert [path for path in ledger.blobs.directory.rglob("*") if path.is_file()] == [ledger.state_blob(run)]
+
+
+def test_blobs_are_found_by_content_and_damage_is_found_out(tmp_path):
+    blobs = BlobStore(tmp_path / "blobs")
+    sha256 = blobs.put(b"content")
+    assert blobs.put(b"content") == sha256
+    assert blobs.path(sha256) == tmp_path / "blobs" / sha256[:2] / sha256
+    assert blobs.read(sha256) == b"content"
+    blobs.path(sha256).write_bytes(b"contend")
+    with pytest.raises(StoreError, match="damaged"):
+        blobs.read(sha256)
+    blobs.path(sha256).unlink()
+    with pytest.raises(StoreError, match="cannot be read"):
+        blobs.read(sha256)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "coordinator.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError, match=r"coordinator\.db"):
+        Store(tmp_path)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / "coordinator.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreError, match="schema version 99"):
+        Store(tmp_path)
+
+
+WRITER = """
+import hashlib, itertools, sys
+from pathlib import Path
+from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.coordinator.store.records import StepSummary
+from tinyfleet.coordinator.states import TaskPhase
+from tinyfleet.coordinator.selection.policy import Choice, Plan
+from tinyfleet.fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer
+from tinyfleet.fedcore.run_spec import RunSpec
+ledger = Ledger(Path(sys.argv[1]))
+ledger.save_hello("b", Hello("b", "k", "s", "0", []), Enrolment.ACCEPTED)
+run = ledger.submit_run(RunSpec())
+ledger.start_run(run)
+base = ledger.blobs.put(b"0")
+ledger.save_initial_state(run, base)
+for step in itertools.count():
+    ledger.open_step(run, step, "train", step, base, Choice((Plan("b", chosen=True),)))
+    blob = b"result %d" % step * 5000
+    sha = ledger.blobs.put(blob)
+    offer = ResultOffer(run, step, Manifest(sha, len(blob), 1000), 1.0, 1.0, 1, "torch")
+    ledger.count_result("b", offer, TaskPhase.STORED, step)
+    base = ledger.blobs.put(b"state %d" % step * 5000)
+    ledger.finish_step(run, step, base, step + 1, StepSummary(1, 1, 1, [], None, None, 1.0))
+    ledger.collect_garbage(keep_steps=1)
+    sys.stdout.write(f"{step}\\n"); sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.011, 0.02])
+def test_a_killed_writer_leaves_a_consistent_store(tmp_path, delay_s):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    for _ in range(10):
+        announced = int(writer.stdout.readline())
+    time.sleep(delay_s)
+    writer.send_signal(signal.SIGKILL)
+    announced = max([announced, *map(int, writer.stdout.read().split())])
+    writer.wait()
+    writer.stdout.close()
+    ledger = Ledger(tmp_path)
+    (row,) = ledger.runs()
+    finished = [step for step in ledger.steps(row.run) if step.state == "finished"]
+    assert row.step == row.round == len(finished) > announced  # nothing that was announced is lost
+    assert ledger.blobs.read(ledger.state_sha256(row.run))  # the state is there, and whole
+    found = ledger.open_step_of(row.run)
+    if found is not None:
+        assert found[0] == row.step
+        for entry in ledger.counted(row.run, row.step):
+            assert ledger.blobs.read(entry.sha256)
+    assert ledger._db.read("PRAGMA integrity_check")[0][0] == "ok"
+    assert ledger._db.read("PRAGMA foreign_key_check") == []
+    ledger.collect_garbage(keep_steps=1)
+    assert not list(ledger.blobs.directory.rglob(".new-*"))
+    ledger.close()

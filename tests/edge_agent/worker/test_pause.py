@@ -1,0 +1,141 @@
+"""A real worker that is stopped in the middle of its task: no progress, no CPU, no loss."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
+from tinyfleet.edge_agent.worker.process import WorkerProcess
+
+
+def worker_under(policy, tmp_path):
+    # What a process needs of a plan.
+    plan = SimpleNamespace(threads=1, policy=policy, memory_limit_bytes=0)
+    return WorkerProcess("r", plan, "test", tmp_path / "worker.log")
+
+
+@pytest.fixture
+def start(tmp_path):
+    workers = []
+
+    def make(policy="fresh"):
+        workers.append(worker_under(policy, tmp_path))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture
+def order(tmp_path):
+    spec = spec_of(local_epochs=8)
+    return command(tmp_path, spec, task_blob(spec, first_state(spec)), write_data(tmp_path / "data.npz"))
+
+
+def events_until(worker, name):
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        event = worker.poll(time.monotonic())
+        if event is None:
+            time.sleep(0.002)
+        elif event["event"] == name:
+            return event
+        else:
+            assert event["event"] not in ("failed", "over_budget"), event
+    raise AssertionError(f"no {name}")
+
+
+def pause(worker):
+    """Pause it, and wait for the kernel to have done so."""
+    worker.pause()
+    process, deadline = psutil.Process(worker._child.pid), time.monotonic() + 5.0
+    while process.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline, process.status()
+        time.sleep(0.002)
+    return process
+
+
+def test_a_paused_worker_makes_no_progress_and_ends_with_the_same_result(start, order, tmp_path):
+    pytest.importorskip("torch", reason="the worker needs an engine")
+    worker = start("warm")
+    worker.send(order)
+    train_s = events_until(worker, "done")["train_s"]
+    expected = (tmp_path / "result").read_bytes()
+    (tmp_path / "result").unlink()
+
+    worker.send(order)
+    events_until(worker, "training")
+    process = pause(worker)
+    before, memory = process.cpu_times(), process.memory_info().rss
+    time.sleep(0.3)
+    while worker.poll(time.monotonic()) is not None:
+        pass  # what it said before it stopped
+    # Three times what the whole training takes: one that went on would be done.
+    until = time.monotonic() + max(0.5, 3.0 * train_s)
+    while time.monotonic() < until:
+        assert worker.poll(time.monotonic()) is None, "neither done nor taken for dead"
+        time.sleep(0.02)
+    after = process.cpu_times()
+    assert (after.user, after.system) == (before.user, before.system)
+    assert not (tmp_path / "result").exists()
+    assert process.memory_info().rss > memory // 2, "it stays in memory"
+    assert worker.rss_bytes > memory // 2
+
+    worker.resume()
+    events_until(worker, "done")
+    assert (tmp_path / "result").read_bytes() == expected
+    worker.resume()  # running already
+    assert process.is_running()
+
+
+def test_a_paused_worker_can_be_closed(start):
+    worker = start()
+    process = pause(worker)
+    started = time.monotonic()
+    worker.close()
+    assert time.monotonic() - started < 2.0
+    assert not process.is_running()
+    worker.pause()
+    worker.resume()
+
+
+def test_a_worker_killed_while_paused_is_told_as_dead(start):
+    worker = start()
+    pause(worker)
+    os.kill(worker._child.pid, signal.SIGKILL)
+    deadline, event = time.monotonic() + 5.0, None
+    while event is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+        event = worker.poll(time.monotonic())
+    assert event == {"event": "failed", "kind": "WorkerDied", "reason": "worker was ended by SIGKILL"}
+
+
+def test_a_paused_worker_dies_with_its_supervisor(tmp_path):
+    read, write = os.pipe()
+    supervisor = os.fork()
+    if supervisor == 0:
+        with contextlib.suppress(BaseException):
+            worker = worker_under("warm", tmp_path)
+            events = time.monotonic() + 20.0
+            worker.send({"cmd": "describe", "device": "porch", "data": {"source": "arrays:none.npz"}})
+            while worker.poll(time.monotonic()) is None and time.monotonic() < events:
+                time.sleep(0.002)  # its first answer: it has asked the kernel to die with this process
+            worker.pause()
+            os.write(write, f"{worker._child.pid}\n".encode())
+            time.sleep(60)
+        os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        process = psutil.Process(int(pipe.readline()))
+    os.kill(supervisor, signal.SIGKILL)
+    os.waitpid(supervisor, 0)
+    gone, _ = psutil.wait_procs([process], timeout=5)
+    assert gone or process.status() == psutil.STATUS_ZOMBIE

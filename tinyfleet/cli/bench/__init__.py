@@ -1,0 +1,1 @@
+"""``tinyfleet bench``: one file a command."""

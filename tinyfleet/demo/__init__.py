@@ -1,0 +1,1 @@
+"""A whole fleet on one machine, from boards' limits to exported files."""

@@ -1,0 +1,1 @@
+"""A board's memory and speed on this machine."""
