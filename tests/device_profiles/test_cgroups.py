@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.device_profiles.cgroups import CgroupLimit, CpuQuota, choose_quota, memory_parents
 from tinyfleet.device_profiles.limits import DataLimit, choose_limit
 
@@ -95,6 +96,6 @@ def test_closing_ends_the_whole_tree_and_removes_groups_inside():
     start = time.monotonic()
     quota.close()
     limit.close()
-    assert child.wait(5) == -9
+    assert child.wait(PATIENCE_S) == -9
     assert time.monotonic() - start < 2
     assert not limit.folder.exists()
