@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 
 import pytest
 
@@ -92,10 +91,8 @@ def test_closing_ends_the_whole_tree_and_removes_groups_inside():
         limit.before_exec()
         quota.before_exec()
 
-    child = subprocess.Popen(["sleep", "60"], preexec_fn=enter)  # noqa: PLW1509 - no threads here
-    start = time.monotonic()
+    child = subprocess.Popen(["sleep", "100000"], preexec_fn=enter)  # noqa: PLW1509 - no threads here
     quota.close()
     limit.close()
     assert child.wait(PATIENCE_S) == -9
-    assert time.monotonic() - start < 2
     assert not limit.folder.exists()

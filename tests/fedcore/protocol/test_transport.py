@@ -181,7 +181,7 @@ def test_receive_times_out(network):
     assert client.receive(0.0) is None
     start = time.monotonic()
     assert client.receive(0.1) is None
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start > 0.09
 
 
 def test_it_connects_when_the_broker_comes_late(tmp_path):
