@@ -23,7 +23,14 @@ from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
-from tinyfleet.edge_agent.worker.commands import DescribeCommand, Described, OverBudget, TaskFailed, WorkerEvent
+from tinyfleet.edge_agent.worker.commands import (
+    DescribeCommand,
+    Described,
+    Exited,
+    OverBudget,
+    TaskFailed,
+    WorkerEvent,
+)
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.errors import ConfigError, DataError
@@ -124,10 +131,11 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
             raise ConfigError(f"data.source {config.data.source!r}: {reason}")
         case TaskFailed(_, reason) | OverBudget(reason):
             raise DataError(f"data.source {config.data.source!r}: {reason}")
+        case Exited(code):
+            reason = f"the worker ended with code {code}; its error stands above"
+            raise DataError(f"data.source {config.data.source!r}: {reason}")
         case other:
-            raise DataError(
-                f"data.source {config.data.source!r}: the worker ended ({other}); its error stands above"
-            )
+            raise RuntimeError(f"{other} is no answer to a description")  # a defect of the worker's
 
 
 class StopSignal:

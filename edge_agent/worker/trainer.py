@@ -80,9 +80,8 @@ class Trainer:
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         calibration = measured_or_shipped(Path(command.calibration), engine_name)
-        running = _controlled(
-            command, method, task, calibration, len(data.train) + len(data.development), self._emit
-        )
+        samples = len(data.train) + len(data.development)
+        running = _controlled(command, method, task, calibration, samples, self._emit)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tinyfleet.edge_agent.worker.commands import TaskCommand
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
@@ -63,16 +64,14 @@ def task_blob(spec: RunSpec, state: Payload, *, send_mask: bool = True) -> bytes
     return encode(task, precision="fp32", send_mask=send_mask)
 
 
-def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str, **changes: Any) -> dict[str, Any]:
+def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str) -> TaskCommand:
     """The worker's command for one task."""
     (tmp_path / "task").write_bytes(blob)
-    return {
-        "cmd": "task",
-        "device": "porch",
-        "blob": str(tmp_path / "task"),
-        "result": str(tmp_path / "result"),
-        "masks": str(tmp_path / "masks"),
-        "spec": msgspec.to_builtins(spec),
-        "data": data_settings(source),
-        **changes,
-    }
+    return TaskCommand(
+        device="porch",
+        blob=str(tmp_path / "task"),
+        result=str(tmp_path / "result"),
+        masks=str(tmp_path / "masks"),
+        spec=msgspec.to_builtins(spec),
+        data=data_settings(source),
+    )
