@@ -113,8 +113,7 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
     deadline = time.monotonic() + DESCRIBE_TIMEOUT_S
     profile = Path(config.state).expanduser() / PROFILE
     try:
-        command = DescribeCommand(device, msgspec.to_builtins(config.data), str(profile))
-        child.send(msgspec.to_builtins(command))
+        child.send(DescribeCommand(device, msgspec.to_builtins(config.data), str(profile)))
         event = None
         while event is None and time.monotonic() < deadline and not stopping():
             event = child.receive(_DESCRIBE_LOOK_S)

@@ -134,13 +134,17 @@ class WorkerProcess:
             except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
                 raise OSError(f"the memory limit could not be set: {error}") from None
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def send(self, command: Command) -> None:
         """One command. The log is kept short here, between tasks."""
         if self._log.stat().st_size > _LOG_LIMIT_BYTES:
             os.truncate(self._log, 0)
         if isinstance(command, TaskCommand):
             self.peak_rss_bytes = 0
-        self._child.send(msgspec.to_builtins(command))
+        self._child.send(command)
 
     def poll(self, now: float) -> Event | None:
         """The next event, a death as ``OverBudget`` or ``TaskFailed``; watches the memory on the way."""
@@ -190,12 +194,12 @@ class WorkerProcess:
 
     def _look(self) -> None:
         """Bytes of the worker and its children, resident and on the GPU; one that is just ending counts as zero."""
-        children = children_of(self._child.pid)
-        resident, data = memory_of(self._child.pid)
+        children = children_of(self.pid)
+        resident, data = memory_of(self.pid)
         self.peak_data_bytes = max(self.peak_data_bytes, data)
-        self._near_data_limit |= data >= NEAR_LIMIT * data_limit_of(self._child.pid)
+        self._near_data_limit |= data >= NEAR_LIMIT * data_limit_of(self.pid)
         resident += sum(memory_of(pid)[0] for pid in children)
-        self.rss_bytes = resident + gpu_bytes((self._child.pid, *children))
+        self.rss_bytes = resident + gpu_bytes((self.pid, *children))
         self.peak_rss_bytes = max(self.peak_rss_bytes, self.rss_bytes)
 
     def _death(self, code: int) -> OverBudget | TaskFailed:

@@ -81,7 +81,7 @@ class Trainer:
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         calibration = measured_or_shipped(Path(command.calibration), engine_name)
         samples = len(data.train) + len(data.development)
-        running = _controlled(command, method, task, calibration, samples, self._emit)
+        running = control_of(command, method, task, calibration, samples, self._emit)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return
@@ -139,7 +139,7 @@ def peak_rss_bytes() -> int:
     return status_bytes("VmHWM") or 0
 
 
-def _controlled(
+def control_of(
     command: TaskCommand,
     method: Method,
     task: Payload,

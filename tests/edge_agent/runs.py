@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.worker.commands import TaskCommand
+from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
@@ -75,3 +78,13 @@ def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str) -> TaskComm
         spec=msgspec.to_builtins(spec),
         data=data_settings(source),
     )
+
+
+def events_until(child: Child, *last: str) -> list[dict[str, Any]]:
+    """What a worker writes, as far as an event of this name or its end."""
+    events, deadline = [], time.monotonic() + PATIENCE_S
+    while not events or events[-1]["event"] not in (*last, "exit"):
+        event = child.receive(max(0.01, deadline - time.monotonic()))
+        assert event is not None, f"nothing after {events}"
+        events.append(event)
+    return events

@@ -11,8 +11,7 @@ import time
 import pytest
 
 from tests.edge_agent.runs import write_data
-
-PATIENCE_S = 60.0
+from tests.patience import PATIENCE_S
 
 
 def ignore_interrupts():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 pytest.importorskip("torch", reason="the worker needs an engine")
 
@@ -19,6 +20,18 @@ from tinyfleet.device_profiles.cpu import CpuLimits
 from tinyfleet.device_profiles.limits import DataLimit, choose_limit
 from tinyfleet.edge_agent.worker import process as enforcement
 from tinyfleet.edge_agent.worker.budget import TaskLimits
+from tinyfleet.edge_agent.worker.commands import (
+    EndsEarly,
+    MaskMissing,
+    OverBudget,
+    Planned,
+    StepsDone,
+    TaskDone,
+    TaskFailed,
+    TightenCommand,
+    Tightened,
+    TrainingBegan,
+)
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.edge_agent.worker.procfs import memory_of
 from tinyfleet.fedcore.protocol.codec import decode
@@ -78,7 +91,7 @@ def every_event(worker, timeout=PATIENCE_S):
             continue
         events.append(event)
         yield event
-        if event["event"] in ("done", "over_budget", "failed", "needs_mask"):
+        if isinstance(event, TaskDone | OverBudget | TaskFailed | MaskMissing):
             return
     raise AssertionError(f"nothing but {events}")
 
@@ -93,10 +106,10 @@ def small_passes(order, tmp_path_factory):
     log = tmp_path_factory.mktemp("small") / "worker.log"
     worker = WorkerProcess("r", TaskLimits(1, "fresh", 0), "test", log)
     try:
-        worker.send({**order, **TIGHTEST})
+        worker.send(replace(order, **TIGHTEST))
         done = last_event(worker)[-1]
-        assert done["event"] == "done", done
-        return worker._peak_data_bytes, done["peak_rss_bytes"]
+        assert isinstance(done, TaskDone), done
+        return worker.peak_data_bytes, done.peak_rss_bytes
     finally:
         worker.close()
 
@@ -104,76 +117,76 @@ def small_passes(order, tmp_path_factory):
 def test_the_hard_limit_stops_a_whole_batch_and_lets_small_passes_go(start, order, small_passes):
     limit = small_passes[0] + 60_000_000
     whole = start(limit)
-    whole.send({**order, **GENTLEST})
+    whole.send(replace(order, **GENTLEST))
     events = last_event(whole)
-    assert events[-1]["event"] == "over_budget", events
-    assert [event["event"] for event in events[:2]] == ["planned", "training"], "it came as far as training"
+    assert isinstance(events[-1], OverBudget), events
+    assert [type(event) for event in events[:2]] == [Planned, TrainingBegan], "it came as far as training"
     small = start(limit)
-    small.send({**order, **TIGHTEST})
+    small.send(replace(order, **TIGHTEST))
     done = last_event(small)[-1]
-    assert done["event"] == "done", done
+    assert isinstance(done, TaskDone), done
     assert small.rss_bytes == 0
 
 
 def test_a_running_task_goes_on_with_less_when_it_is_asked_to(start, order):
     """The peak falls with the next step, and no step is lost."""
-    spec = {**order["spec"], "training": {**order["spec"]["training"], "local_epochs": 12}}
+    spec = {**order.spec, "training": {**order.spec["training"], "local_epochs": 12}}
     worker = start(1 << 40, hard=False)
-    worker.send({**order, **GENTLEST, "spec": spec})
+    worker.send(replace(order, **GENTLEST, spec=spec))
     peaks, way, steps = {}, 0, []
-    status = Path(f"/proc/{worker._child.pid}/status")
+    status = Path(f"/proc/{worker.pid}/status")
     for event in every_event(worker):
-        match event["event"]:
-            case "progress":
+        match event:
+            case StepsDone(done):
                 peaks[way] = status_bytes("VmHWM", status)
                 status.with_name("clear_refs").write_text("5")
-                steps.append(event["done"])
-                if event["done"] % 3 == 0:
-                    worker.send({"cmd": "tighten"})
-            case "tightened":
-                way = event["index"]
-    assert event["event"] == "done", event
+                steps.append(done)
+                if done % 3 == 0:
+                    worker.send(TightenCommand())
+            case Tightened(chosen):
+                way = str(chosen.way)
+    assert isinstance(event, TaskDone), event
     assert steps[-1] == 12
     assert len(peaks) == 4, peaks
     assert min(peaks.values()) < 0.8 * peaks[0], peaks
 
 
 def test_a_task_that_cannot_take_less_ends_with_what_is_done(start, order):
-    spec = {**order["spec"], "training": {**order["spec"]["training"], "local_epochs": 50}}
+    spec = {**order.spec, "training": {**order.spec["training"], "local_epochs": 50}}
     worker = start(1 << 40, hard=False)
-    worker.send({**order, **TIGHTEST, "spec": spec})
+    worker.send(replace(order, **TIGHTEST, spec=spec))
     events = []
     for event in every_event(worker):
-        if event.get("done") == 1:
-            worker.send({"cmd": "tighten"})
+        if isinstance(event, StepsDone) and event.done == 1:
+            worker.send(TightenCommand())
         events.append(event)
-    names = [event["event"] for event in events]
-    assert "ending" in names
-    assert names[-1] == "done"
-    done = max(event["done"] for event in events if event["event"] == "progress")
+    kinds = [type(event) for event in events]
+    assert EndsEarly in kinds
+    assert kinds[-1] is TaskDone
+    done = max(event.done for event in events if isinstance(event, StepsDone))
     assert done < 50
-    assert decode(Path(order["result"]).read_bytes()).meta["samples"] == max(1, BATCH * done // 50)
+    assert decode(Path(order.result).read_bytes()).meta["samples"] == max(1, BATCH * done // 50)
 
 
 def test_an_engine_that_does_not_fit_is_over_budget_before_training(start, order):
     worker = start(40_000_000)
     worker.send(order)
     events = last_event(worker)
-    assert [event["event"] for event in events if event["event"] != "planned"] == ["over_budget"], events
+    assert [type(event) for event in events if not isinstance(event, Planned)] == [OverBudget], events
 
 
 def test_a_step_that_does_not_fit_is_over_budget(start, order):
     worker = start(100_000_000)
-    worker.send({**order, **GENTLEST})
-    assert last_event(worker)[-1]["event"] == "over_budget"
+    worker.send(replace(order, **GENTLEST))
+    assert isinstance(last_event(worker)[-1], OverBudget)
 
 
 def test_the_watcher_stops_what_the_hard_limit_lets_pass(start, order):
     worker = start(150_000_000, hard=False)
     worker.send(order)
     event = last_event(worker)[-1]
-    assert event["event"] == "over_budget"
-    assert "watcher" in event["reason"]
+    assert isinstance(event, OverBudget)
+    assert "watcher" in event.reason
     assert worker.peak_rss_bytes > 150_000_000
 
 
@@ -181,20 +194,20 @@ def test_the_worker_holds_itself_to_what_may_be_resident(start, order, small_pas
     """Where RLIMIT_DATA is all that holds it, which alone would let 100 MB more pass."""
     limit = small_passes[1] + 60_000_000
     held = start(1 << 40, hard=False)
-    held.send({**order, **TIGHTEST, "memory_limit_bytes": limit})
-    assert last_event(held)[-1]["event"] == "done"
+    held.send(replace(order, **TIGHTEST, memory_limit_bytes=limit))
+    assert isinstance(last_event(held)[-1], TaskDone)
     whole = start(1 << 40, hard=False)
-    whole.send({**order, **GENTLEST, "memory_limit_bytes": limit})
+    whole.send(replace(order, **GENTLEST, memory_limit_bytes=limit))
     events = last_event(whole)
-    assert events[-1]["event"] == "over_budget", events
-    assert "training" in [event["event"] for event in events]
+    assert isinstance(events[-1], OverBudget), events
+    assert TrainingBegan in [type(event) for event in events]
     assert 0 < whole.peak_rss_bytes < 1.02 * limit
 
 
-@pytest.mark.parametrize(("above", "event"), [(1.02, "over_budget"), (2.0, "failed")])
-def test_a_death_near_the_worker_s_own_limit_is_the_limit_s(start, above, event):
+@pytest.mark.parametrize(("above", "kind"), [(1.02, OverBudget), (2.0, TaskFailed)])
+def test_a_death_near_the_worker_s_own_limit_is_the_limit_s(start, above, kind):
     worker = start(1 << 40)
-    pid = worker._child.pid
+    pid = worker.pid
     while memory_of(pid)[1] < 5_000_000:
         time.sleep(0.01)
     worker.pause()
@@ -203,25 +216,25 @@ def test_a_death_near_the_worker_s_own_limit_is_the_limit_s(start, above, event)
     worker._look()
     os.kill(pid, signal.SIGSEGV)
     worker.resume()
-    assert last_event(worker)[-1]["event"] == event
+    assert isinstance(last_event(worker)[-1], kind)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_another_death_is_told_by_its_signal(start, order, number):
     worker = start(1 << 40)
-    os.kill(worker._child.pid, number)
+    os.kill(worker.pid, number)
     event = last_event(worker)[-1]
-    assert event["event"] == "failed"
-    assert number.name in event["reason"]
+    assert isinstance(event, TaskFailed)
+    assert number.name in event.reason
 
 
 def test_a_kernel_kill_with_the_cgroup_as_witness_is_over_budget(start, monkeypatch):
     worker = start(1 << 40)
     monkeypatch.setattr(worker._limit, "oom_kills", lambda: 1)
-    os.kill(worker._child.pid, signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGKILL)
     event = last_event(worker)[-1]
-    assert event["event"] == "over_budget"
-    assert "kernel" in event["reason"]
+    assert isinstance(event, OverBudget)
+    assert "kernel" in event.reason
 
 
 def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):
@@ -230,7 +243,7 @@ def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):
     worker = WorkerProcess("r", TaskLimits(1, "fresh", 0), "test", tmp_path / "worker.log", cpu)
     try:
         assert worker.held_by == f"memory: none, cpu: 1 of {os.cpu_count()} cores, nice {nice}, io idle"
-        process = psutil.Process(worker._child.pid)
+        process = psutil.Process(worker.pid)
         assert (process.cpu_affinity(), process.nice()) == ([core], nice)
         assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
     finally:
@@ -257,9 +270,9 @@ def test_the_log_is_cut_short(start, order, tmp_path):
     worker = start(0, policy="warm")
     log = tmp_path / "worker.log"
     log.write_bytes(b"x" * (enforcement._LOG_LIMIT_BYTES + 1))
-    worker.send({**order, **GENTLEST})
+    worker.send(replace(order, **GENTLEST))
     assert log.stat().st_size < 1000
-    assert last_event(worker)[-1]["event"] == "done"
+    assert isinstance(last_event(worker)[-1], TaskDone)
 
 
 def test_a_cgroup_that_cannot_be_entered_gives_way_to_rlimit_data(order, tmp_path, monkeypatch):
@@ -279,7 +292,7 @@ def test_a_cgroup_that_cannot_be_entered_gives_way_to_rlimit_data(order, tmp_pat
         assert worker.kind == "RLIMIT_DATA"
         assert Closed.closed
         worker.send(order)
-        assert last_event(worker)[-1]["event"] == "done"
+        assert isinstance(last_event(worker)[-1], TaskDone)
     finally:
         worker.close()
 
@@ -296,7 +309,7 @@ def test_the_kernel_kills_at_the_cgroup_limit(order, tmp_path, monkeypatch):
     try:
         worker.send(order)
         event = last_event(worker)[-1]
-        assert event["event"] == "over_budget", event
-        assert "killed by the kernel" in event["reason"]
+        assert isinstance(event, OverBudget), event
+        assert "killed by the kernel" in event.reason
     finally:
         worker.close()
