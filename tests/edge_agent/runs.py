@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import msgspec
 import numpy as np
 
 from tests.patience import PATIENCE_S
-from tinyfleet.edge_agent.worker.commands import TaskCommand
+from tinyfleet.edge_agent.worker.commands import MaskMissing, OverBudget, TaskCommand, TaskDone, TaskFailed
+from tinyfleet.edge_agent.worker.process import Event, WorkerProcess
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.methods.registry import create, problem_of
@@ -19,6 +21,8 @@ from tinyfleet.fedcore.protocol.codec import encode
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
 
 SAMPLES = 80
+# The activations of one whole batch of such a task need some 230 MB more than those of one sample.
+SHAPE, BATCH = (3, 96, 96), 128
 
 
 def spec_of(
@@ -88,3 +92,23 @@ def events_until(child: Child, *last: str) -> list[dict[str, Any]]:
         assert event is not None, f"nothing after {events}"
         events.append(event)
     return events
+
+
+def every_event(worker: WorkerProcess) -> Iterator[Event]:
+    """Events as they come, until the task has ended."""
+    deadline, events = time.monotonic() + PATIENCE_S, []
+    while time.monotonic() < deadline:
+        event = worker.poll(time.monotonic())
+        if event is None:
+            time.sleep(0.005)
+            continue
+        events.append(event)
+        yield event
+        if isinstance(event, TaskDone | OverBudget | TaskFailed | MaskMissing):
+            return
+    raise AssertionError(f"nothing but {events}")
+
+
+def events_of(worker: WorkerProcess) -> list[Event]:
+    """The same, all of them."""
+    return list(every_event(worker))
