@@ -23,7 +23,7 @@ from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.sparsity.mask import density
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 FORMATS = ("onnx-fp32", "tflite-fp32", "tflite-fp16", "tflite-int8", "sparse-fp32", "sparse-fp16")
 SUFFIXES = {"sparse": "tfse"}  # of kinds that are not their file's suffix
@@ -96,8 +96,8 @@ def export_model(
 
 def missing_formats() -> dict[str, str]:
     """Formats that cannot be written here, and why."""
-    fault = native_fault()
-    return {name: f"the native engine {fault}: {INSTALL_NATIVE}" for name in FORMATS if fault and "sparse" in name}
+    fault = NATIVE.fault()
+    return {name: f"the native engine {fault}: {NATIVE.install}" for name in FORMATS if fault and "sparse" in name}
 
 
 def check(rows: Sequence[ExportRow]) -> None:

@@ -33,7 +33,7 @@ from tinyfleet.fedcore.training.levers import Levers
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION = "calibration.toml"  # in the state directory: what was measured of the engine on this board
+COST_MODEL = "cost_model.toml"  # in the state directory: what was measured of the engine on this board
 PROGRESS_INTERVAL_S = 1.0
 _REASON_LIMIT = 2000  # characters, of messages.Text
 
@@ -86,7 +86,7 @@ class Assignments:
         self._device = device
         self._config = config
         self._masks = state / "masks"
-        self._calibration = state / CALIBRATION
+        self._cost_model = state / COST_MODEL
         self._result = state / "work" / "result.blob"
         self._result.parent.mkdir(parents=True, exist_ok=True)
         self._governor = governor
@@ -248,7 +248,7 @@ class Assignments:
                 "target_bytes": limits.target_bytes,
                 "first_way": limits.first_way,
                 "factor": limits.factor,
-                "calibration": str(self._calibration),
+                "cost_model": str(self._cost_model),
                 "steps": offer.steps,
                 "levers": msgspec.to_builtins(Levers(activation_keep=offer.keep)),
                 "memory_limit_bytes": limits.memory_limit_bytes,

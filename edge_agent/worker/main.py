@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tinyfleet.fedcore.datasets.dataset import DeviceData
     from tinyfleet.fedcore.methods.method import Method
     from tinyfleet.fedcore.payload import Payload
-    from tinyfleet.fedcore.planning.cost_model import Calibration
+    from tinyfleet.fedcore.planning.cost_model import CostModel
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -69,7 +69,7 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     target_bytes: int = 0  # what the whole process may take; 0: no bound
     first_way: int = 0  # of the plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
-    calibration: str = ""  # file in which this board's own may be
+    cost_model: str = ""  # file in which this board's own may be
     steps: int = 0  # of the offer: a part of the round; 0: all of it
     levers: Levers = NO_LEVERS  # of the offer: its plan may be tighter, never looser
     memory_limit_bytes: int = 0  # what may be resident; 0: no limit
@@ -125,19 +125,19 @@ class Trainer:
     def run(self, command: TaskCommand) -> None:
         """Do one task and emit ``done``. Raises whatever went wrong."""
         from tinyfleet.fedcore.methods.registry import create, problem_of
-        from tinyfleet.fedcore.planning.kernel_choice import measured_or_shipped
+        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped
         from tinyfleet.fedcore.protocol.codec import decode
         from tinyfleet.fedcore.protocol.results import encode_result
         from tinyfleet.fedcore.sparsity.mask import active_counts
-        from tinyfleet.fedcore.training.engine import NO_CROSSOVERS
+        from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
         from tinyfleet.fedcore.training.registry import create as create_engine
-        from tinyfleet.fedcore.training.registry import preferred
+        from tinyfleet.fedcore.training.registry import facts_of
 
         _reset_peak()
-        chosen = preferred(command.engine)
+        facts = facts_of(command.engine)
         if command.memory_limit_bytes:
             self._hold.lift()
-            self._hold.loading(command.memory_limit_bytes, chosen)
+            self._hold.loading(command.memory_limit_bytes, facts)
         spec = convert(command.spec, RunSpec, "spec of the task")
         held = _HeldMasks(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=held.get)
@@ -148,17 +148,17 @@ class Trainer:
         grow = task.meta.get("grow")
         growing = tuple(grow) if isinstance(grow, dict) else ()
         active = active_counts(task.mask)
-        calibration = measured_or_shipped(Path(command.calibration), chosen)
+        cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
         samples = len(data.train) + len(data.development)
-        task_control = _task_control(command, method, calibration, samples, growing, active, self._emit)
+        task_control = _task_control(command, method, cost_model, samples, growing, active, self._emit)
         if task_control.refusal:
             self._emit({"event": "declined", "reason": task_control.refusal})
             return
         self._emit(task_control.event("planned"))
-        crossovers = NO_CROSSOVERS if calibration is None else calibration.crossovers
-        engine = create_engine(command.engine, command.threads, crossovers)
+        kernel_choice = NO_KERNEL_CHOICE if cost_model is None else cost_model.kernel_choice
+        engine = create_engine(command.engine, command.threads, kernel_choice)
         if command.memory_limit_bytes:
-            self._hold.lower(command.memory_limit_bytes, engine.name)
+            self._hold.lower(command.memory_limit_bytes, facts)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
         self._task_control = task_control
@@ -221,7 +221,7 @@ def memory_directory(command: TaskCommand) -> Path:
 def _task_control(
     command: TaskCommand,
     method: Method,
-    calibration: Calibration | None,
+    cost_model: CostModel | None,
     samples: int,
     growing: tuple[str, ...],
     active: dict[str, int],
@@ -233,7 +233,8 @@ def _task_control(
     from tinyfleet.fedcore.methods.method import Control
     from tinyfleet.fedcore.planning.planner import plan_task
     from tinyfleet.fedcore.training import allocator
-    from tinyfleet.fedcore.training.registry import preferred
+    from tinyfleet.fedcore.training.engine_facts import MemoryModel
+    from tinyfleet.fedcore.training.registry import facts_of
 
     last = -_PROGRESS_INTERVAL_S
 
@@ -247,11 +248,11 @@ def _task_control(
 
     memory = FileMemory(memory_directory(command))
     control = Control(command.levers, steps=command.steps, memory=memory, progress=progress)
-    plan, engine = None, preferred(command.engine)
-    if command.target_bytes and calibration is not None:
+    plan, facts = None, facts_of(command.engine)
+    if command.target_bytes and cost_model is not None:
         plan = plan_task(
             method,
-            calibration,
+            cost_model,
             command.target_bytes,
             samples,
             first_way=command.first_way,
@@ -262,7 +263,7 @@ def _task_control(
         )
 
     def heap(roomy: bool) -> None:
-        if engine != "native":  # whose tensors lie in an arena of its own
+        if facts.memory_model is MemoryModel.REPLAYED:  # the others' tensors do not come from the heap
             allocator.choose(roomy=roomy)
 
     task_control = TaskControl(control, plan, heap)
@@ -294,7 +295,7 @@ def is_allocation_failure(error: BaseException) -> bool:
     """True where memory ran out: Python's error, or a framework's under another name."""
     if isinstance(error, MemoryError):
         return True
-    from tinyfleet.fedcore.training.registry import NO_ROOM
+    from tinyfleet.fedcore.training.engine_facts import NO_ROOM
 
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ImportError) and (

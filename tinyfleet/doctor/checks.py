@@ -14,7 +14,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from tinyfleet.doctor.report import Answer, Check, Status, Surroundings
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE
+from tinyfleet.fedcore.training.native.facts import NATIVE
+from tinyfleet.fedcore.training.torch.facts import TORCH
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
 NEEDED_DISK_BYTES = 500_000_000  # blobs, exports and logs of a small run
@@ -32,16 +33,16 @@ def engine(surroundings: Surroundings) -> Answer:
     said, why = _ask("from sparse_engine import Network, _core; print(_core.isa)")
     if said is not None:
         version = _version("tinyfleet-sparse-engine") or "source"
-        return Answer(Status.OK, f"native {version}, {said}, {len(os.sched_getaffinity(0))} cores")
-    found, remedy = f"no native engine ({why})", INSTALL_NATIVE
-    if _version("torch") is None:
+        return Answer(Status.OK, f"{NATIVE.name} {version}, {said}, {len(os.sched_getaffinity(0))} cores")
+    found, remedy = f"no native engine ({why})", NATIVE.install
+    if _version(TORCH.name) is None:
         return Answer(Status.MISSING, f"{found} and no torch", remedy)
     return Answer(Status.WARNING, f"{found}: torch trains, whose sparsity saves neither time nor memory", remedy)
 
 
 def torch(surroundings: Surroundings) -> Answer:
     """The other training engine."""
-    version = _version("torch")
+    version = _version(TORCH.name)
     if version is None:
         return Answer(Status.MISSING, "not installed", "make setup, or pip install 'tinyfleet[torch]'")
     said, why = _ask("import torch; torch.ones(2, 2) @ torch.ones(2, 2); print(torch.cuda.is_available())")
@@ -226,7 +227,7 @@ CHECKS: dict[str, Check] = {
     "python": Check(python, essential=True),
     "numpy": Check(numpy, essential=True),
     "engine": Check(engine, essential=True),
-    "torch": Check(torch),
+    TORCH.name: Check(torch),
     "mosquitto": Check(mosquitto),
     "embedded-broker": Check(embedded_broker),
     "broker": Check(broker, essential=True),

@@ -15,6 +15,7 @@ from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.training.engine import Engine
 from tinyfleet.fedcore.training.levers import Levers
+from tinyfleet.fedcore.training.registry import REFERENCE
 from tinyfleet.simulation import SimulatedDevice, Simulation, StepRecord
 
 
@@ -102,7 +103,7 @@ class EmulatedFleet(Simulation):
     def _row(self, device: SimulatedDevice) -> DeviceRow:
         name, data = device.data.name, device.data
         profile, samples = self.boards[name].profile, len(data.train) + len(data.development)
-        return DeviceRow(name, name, "accepted", True, 0.0, profile, {}, samples, ["torch"], 0, 0, 0)
+        return DeviceRow(name, name, "accepted", True, 0.0, profile, {}, samples, [REFERENCE.name], 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def caches(
 @app.command()
 def plan(
     json_file: JsonFile = None,
-    calibration: Annotated[
+    cost_model: Annotated[
         Path | None, typer.Option(help="In place of measuring this machine first (half a minute).")
     ] = None,
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
@@ -133,11 +133,11 @@ def plan(
 
     from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
     from tinyfleet.device_profiles.measuring.progress import told_on
-    from tinyfleet.fedcore.planning.kernel_choice import calibrate, read
+    from tinyfleet.fedcore.planning.cost_model_file import measure, read
     from tinyfleet.fedcore.training.registry import preferred
 
     name = preferred(engine)
-    measured = calibrate(name, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
+    measured = measure(name, "", 0.0, told_on(sys.stderr)) if cost_model is None else read(cost_model)
 
     def told(row: PlanRow, done: int, total: int) -> None:
         typer.echo(f"\r{done}/{total} {row.model} batch {row.batch}            ", err=True, nl=False)

@@ -34,9 +34,9 @@ def selection(
     from tinyfleet.cli.runs import read_spec
 
     def engine() -> Engine:
-        from tinyfleet.fedcore.training.registry import create
+        from tinyfleet.fedcore.training.registry import REFERENCE, create
 
-        return create("torch", threads=1)
+        return create(REFERENCE.name, threads=1)
 
     base = DEFAULT if file is None else read_spec(file)
     curves = run_bench(base, range(seeds), target, directory, engine, _told)
