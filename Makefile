@@ -47,8 +47,9 @@ check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between pa
 	@$(BIN)/mypy
 	@PYTHONPATH=sparse_engine $(BIN)/lint-imports
 
-docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own definitions.
+docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings, and every page's figures from the results.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md
+	@$(BIN)/python -m tinyfleet.figures docs README.md
 
 numpy2: $(NUMPY2)/.stamp ## Run the tests that need no engine with numpy 2, without torch and tflite-runtime.
 	@$(NUMPY2)/bin/python -m pytest tests/numpy2 tests/fedcore/protocol tests/fedcore/sparsity tests/fedcore/models $(ARGS)

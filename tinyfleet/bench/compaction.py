@@ -1,4 +1,4 @@
-"""What compaction removes of a sparse model, by the mask's shape: ``python -m tinyfleet.bench.compaction FILE.json``.
+"""What compaction removes of a sparse model, by its mask: ``python -m tinyfleet.bench.compaction FILE.json``.
 
 Weights are random; multiply-adds and bytes follow from the mask alone, so that every machine gets the same.
 """
@@ -43,7 +43,9 @@ class CompactionRow:
 
 def alike(graph: Graph, params: Params, density: float) -> Mask:
     """Random, of equal density in all layers."""
-    return random_mask(graph.maskable_shapes, uniform_counts(graph.maskable_shapes, density), np.random.default_rng(1))
+    return random_mask(
+        graph.maskable_shapes, uniform_counts(graph.maskable_shapes, density), np.random.default_rng(1)
+    )
 
 
 def largest(graph: Graph, params: Params, density: float) -> Mask:

@@ -14,6 +14,7 @@ ROUNDS = ("10", "20")
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: the ablation."""
     found = Ablation(results)
     return {"ablation": found.ablation, "ablation-gap": found.gap}
 

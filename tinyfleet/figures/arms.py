@@ -52,7 +52,7 @@ def arms(bench: str) -> str:
         norm = "NSConv" if str(cells[0].spec.model.arguments.get("norm", "batch")) != "batch" else "batch"
         start = _start(methods)
         rows.append((title, _passes(methods[0]), start, norm, *_changes(methods[0]), _caches(methods[0])))
-    return markdown_table(COLUMNS, rows)
+    return markdown_table(COLUMNS, rows, words=True)
 
 
 def candidates(bench: str, density: str) -> str:

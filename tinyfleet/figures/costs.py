@@ -15,6 +15,7 @@ IMAGES = 50_000
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: costs."""
     found = Costs(results)
     return {
         "costs": found.costs,
@@ -101,5 +102,3 @@ class Costs:
             if (entry.method, entry.density) == (method, at) and metric in entry.metrics:
                 return entry.metrics[metric].mean
         raise LookupError(f"there is no {metric} of {method} at density {at:g}")
-
-

@@ -34,12 +34,14 @@ ENDS: dict[str, Callable[[Any], Any]] = {"least": min, "most": max}
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: the native engine."""
     found = Engine(results)
     return {
         "engine": found.engine,
         "engine-speedup": found.speedup,
         "engine-peak": found.peak,
         "engine-torch-peak": found.torch_peak,
+        "engine-recompute": found.recompute,
         "engine-few": found.few,
         "engine-targets": found.targets,
         "kernels": found.kernels,
@@ -111,28 +113,36 @@ class Engine:
         ]
         return str(len(met) if which == "all" else sum(met))
 
-    def speedup(self, which: str, model: str, density: str) -> str:
+    def speedup(self, which: str, model: str, density: str, threads: str) -> str:
         """Times as fast as dense torch over the cells of batch 64 whose caches are exact."""
-        found = [row.speedup for row in self._exact(model, float(density))]
+        found = [row.speedup for row in self._exact(model, density, threads)]
         return f"{ENDS[which](found):.1f}"
 
-    def peak(self, which: str, model: str, density: str) -> str:
+    def peak(self, which: str, model: str, density: str, threads: str) -> str:
         """MB of the whole process over the same cells."""
-        return f"{ENDS[which](row.ours_peak_rss_mb for row in self._exact(model, float(density))):.0f}"
+        return f"{ENDS[which](row.ours_peak_rss_mb for row in self._exact(model, density, threads)):.0f}"
 
-    def torch_peak(self, which: str, model: str, density: str) -> str:
+    def torch_peak(self, which: str, model: str, density: str, threads: str) -> str:
         """MB of torch's process over the same cells."""
-        return f"{ENDS[which](row.torch_peak_rss_mb for row in self._exact(model, float(density))):.0f}"
+        return f"{ENDS[which](row.torch_peak_rss_mb for row in self._exact(model, density, threads)):.0f}"
 
-    def _exact(self, model: str, density: float) -> list[EngineRow]:
+    def recompute(self, which: str, level: str, density: str) -> str:
+        """How many times as long ResNet18's step takes with activations computed again, over numbers of threads."""
+        found = []
+        for threads in (1, 2):
+            rows = self._exact("resnet18", density, str(threads))
+            seconds = {row.recompute: row.ours_s for row in rows if not row.micro_batch}
+            found.append(seconds[int(level)] / seconds[0])
+        return f"{ENDS[which](found):.1f}"
+
+    def _exact(self, model: str, density: str, threads: str) -> list[EngineRow]:
+        key = (model, float(density), 64, int(threads))
         return [
-            row
-            for row in self.rows
-            if (row.model, row.density, row.batch) == (model, density, 64) and row.keep >= 1.0
+            row for row in self.rows if (row.model, row.density, row.batch, row.threads) == key and row.keep >= 1.0
         ]
 
     def few(self, what: str) -> str:
-        """Of ResNet18 at 0.01 with a few images at a time, one thread: ``mb``, ``pruned-mb``, ``speed``, ``pruned``.
+        """Of ResNet18 at 0.01, a few images at a time, one thread: ``mb``, ``pruned-mb``, ``speed``, ``pruned``.
 
         ``speed`` is over the whole batch's, ``pruned`` the time with pruned caches over that without.
         """
@@ -194,7 +204,9 @@ class Engine:
         document = self.results.read("kernels")
         l2 = document["bounds"]["l2_gflops"]
         found = [
-            100 * _together([row[f"{part}_gflops"] for part in ("forward", "input_gradient", "weight_gradient")]) / l2
+            100
+            * _together([row[f"{part}_gflops"] for part in ("forward", "input_gradient", "weight_gradient")])
+            / l2
             for row in document["rows"]
             if row["shape"].startswith(SHAPES[:4]) and row["kernel"] == "sparse" and row["density"] >= 0.1
         ]

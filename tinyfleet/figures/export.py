@@ -10,6 +10,7 @@ from tinyfleet.figures.results import Results, markdown_table
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: exported files."""
     found = Export(results)
     return {"exports": found.exports, "compaction": found.compaction, "exported": found.exported}
 

@@ -21,6 +21,7 @@ CACHES = {
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: the fleet and its parts."""
     found = Fleet(results)
     return {
         "demo": found.demo,
@@ -37,6 +38,7 @@ def figures(results: Results) -> dict[str, Figure]:
         "caches-slower": found.caches_slower,
         "plan-rows": found.plan_rows,
         "plan-error": found.plan_error,
+        "plan-worst-ms": found.plan_worst_ms,
     }
 
 
@@ -86,7 +88,9 @@ class Fleet:
             found = self.results.read(f"demo-{engine}")
             peaks = [agent["peak_rss_mb"] for agent in found["agents"]]
             accuracy = (f"{100 * found['accuracy'][run]:.1f} %" for run in ("dense", "tiny"))
-            rows.append((engine, *accuracy, f"{min(peaks):.0f} to {max(peaks):.0f} MB", f"{found['duration_s']:.0f} s"))
+            rows.append(
+                (engine, *accuracy, f"{min(peaks):.1f} to {max(peaks):.1f} MB", f"{found['duration_s']:.0f} s")
+            )
         columns = ("engine", "dense FedAvg", "tinyfleet, density 0.05", "worker's peak RSS", "whole demo")
         return markdown_table(columns, rows)
 
@@ -120,7 +124,7 @@ class Fleet:
         return markdown_table(columns, rows)
 
     def wire_kb(self, model: str, density: str) -> str:
-        """kB at the socket, down, fp16."""
+        """Kilobytes at the socket, down, fp16."""
         return f"{(self._sent(model, float(density), 'fp16').socket_bytes_down or 0) / 1e3:.1f}"
 
     def wire_times(self, model: str, density: str) -> str:
@@ -129,7 +133,7 @@ class Fleet:
         return f"{row.dense_bytes / (row.socket_bytes_down or 0):.0f}"
 
     def wire_mask(self, model: str, density: str) -> str:
-        """kB that a new mask adds, fp16."""
+        """Kilobytes that a new mask adds, fp16."""
         row = self._sent(model, float(density), "fp16")
         return f"{(row.bytes_down_new_mask - row.bytes_down) / 1e3:.0f}"
 
@@ -196,6 +200,13 @@ class Fleet:
         found = errors(self.results.rows(_plan(engine), PlanRow))
         share = getattr(found, field)
         return f"{100 * share:.1f}" if field.startswith("memory") else f"{100 * share:.0f}"
+
+    def plan_worst_ms(self, engine: str) -> str:
+        """How long the step takes whose time is predicted worst."""
+        from tinyfleet.bench.plan import PlanRow
+
+        worst = max(self.results.rows(_plan(engine), PlanRow), key=lambda row: abs(row.time_error))
+        return f"{1e3 * worst.measured_s:.1f}"
 
 
 def _plan(engine: str) -> str:

@@ -16,6 +16,7 @@ BENCH, OWN, DENSE = "cpu-cifar10", "tinyfleet", "fedavg"
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: the methods' accuracy."""
     found = Methods(results)
     return {
         "accuracy": found.accuracy,
@@ -134,13 +135,15 @@ class Methods:
         for cell in self.cells:
             found.setdefault(cell.density, set()).add(cell.engine)
         odd = [cell for cell in self.cells if len(found[cell.density]) > 1 and cell.engine == "torch"]
-        rows = [(f"{100 * density:g} %", ", ".join(sorted(found[density]))) for density in sorted(found, reverse=True)]
-        table = markdown_table(("density", "trained by"), rows)
+        rows = [
+            (f"{100 * density:g} %", ", ".join(sorted(found[density]))) for density in sorted(found, reverse=True)
+        ]
+        table = markdown_table(("density", "trained by"), rows, words=True)
         notes = [f"{cell.method}, seed {cell.seed}, at {100 * cell.density:g} % by torch" for cell in odd]
-        return table + (f"\n\nWhere both stand: {'; '.join(notes)}; all else by the native engine." if notes else "")
+        return table + (
+            f"\n\nWhere both stand: {'; '.join(notes)}; all else by the native engine." if notes else ""
+        )
 
     @staticmethod
     def _densities(cells: list[Cell]) -> list[float]:
         return sorted({cell.density for cell in cells if cell.method != DENSE}, reverse=True)
-
-

@@ -1,8 +1,8 @@
 """How a document holds figures: each stands beside a comment that names it, and ``make docs`` writes it there.
 
 In a sentence the comment follows the figure: ``1.9<!-- lead last 0.1 -->``. A table stands between two comments:
-``<!-- table accuracy cpu-cifar10 -->`` and ``<!-- end -->``. The comment's first word is a figure of this package, the
-others are its arguments, quoted where one has a space. A test fails where a document differs from what they give.
+``<!-- table accuracy cpu-cifar10 -->`` and ``<!-- end -->``. The comment's first word is a figure of this package,
+the others are its arguments, quoted where one has a space. A test fails where a page differs from what they give.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def computed(call: str, figures: Mapping[str, Figure]) -> str:
 
 
 def prose(text: str) -> str:
-    """What is left of a document without its figures, tables, code and links' targets: words that nothing computes."""
+    """What is left of a document without figures, tables, code and links' targets: words that nothing computes."""
     text = _INLINE.sub("", _TABLE.sub("", text))
-    text = re.sub(r"```.*?```|`[^`]*`|(?m:^    .*$)", "", text, flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`|(?m:^    [^\n]*$)", "", text, flags=re.DOTALL)
     return re.sub(r"\]\([^)]*\)", "]", text)

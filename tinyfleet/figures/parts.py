@@ -22,6 +22,7 @@ EXACT = "keep 1"
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: parts of methods."""
     found = Parts(results)
     return {
         "parts": found.parts,
@@ -31,6 +32,7 @@ def figures(results: Results) -> dict[str, Figure]:
         "cut-differs": cut_differs,
         "cut-settings": lambda: str(len(list(differing()))),
         "start-control": found.start_control,
+        "start-gap": found.start_gap,
         "extrusion": found.extrusion,
         "extrusion-rate": found.extrusion_rate,
         "channels": found.channels,
@@ -59,7 +61,13 @@ class Parts:
             )
             for cell in self.results.cells(PARTS)
         ]
-        columns = ("replaced", "mean of the last ten", "final", "training step, measured", "M multiply-adds deployed")
+        columns = (
+            "replaced",
+            "mean of the last ten",
+            "final",
+            "training step, measured",
+            "M multiply-adds deployed",
+        )
         return markdown_table(columns, rows)
 
     def part(self, kind: str, method: str) -> str:
@@ -83,6 +91,14 @@ class Parts:
             for row in self.results.read("start-control")["rows"]
         ]
         return markdown_table(("start", "sparse epochs on public data", "accuracy by seed"), rows)
+
+    def start_gap(self, which: str) -> str:
+        """Points below gradual pruning, at the worst seed: with ``sparse`` epochs, or with ``none``."""
+        gradual, *others = self.results.read("start-control")["rows"]
+        chosen = [row["accuracy"] for row in others if (row["sparse_epochs"] > 0) == (which == "sparse")]
+        return (
+            f"{max(a - b for accuracy in chosen for a, b in zip(gradual['accuracy'], accuracy, strict=False)):.1f}"
+        )
 
     def extrusion(self) -> str:
         """The norm of the marked weights after a round, by lambda."""
@@ -169,7 +185,7 @@ def _measured_mb(cell: Cell) -> float:
 
 def cut_differs() -> str:
     """In what the row of the cut differs from the whole method, from the benchmark's configuration."""
-    return markdown_table(("", WHOLE, CUT), list(differing()))
+    return markdown_table(("", WHOLE, CUT), list(differing()), words=True)
 
 
 def differing() -> Iterator[tuple[str, str, str]]:
@@ -188,12 +204,9 @@ def _told(cell: CellSpec) -> dict[str, str]:
     if method.name not in ("tinyfleet", "fedtiny") or getattr(settings, "selection", False):
         raise ValueError(f"{cell.method} is neither tinyfleet nor FedTiny without selection")
     gradual = method.name == "tinyfleet"
-    caches = {
-        "keep": getattr(settings, "keep", training.activation_keep),
-        "cache": getattr(settings, "cache", training.activation_precision),
-        "norms": getattr(settings, "norms", training.activation_norms),
-    }
-    norms = ", batch norms' too" if caches["norms"] else ""
+    keep = float(getattr(settings, "keep", training.activation_keep))
+    precision = str(getattr(settings, "cache", training.activation_precision))
+    norms = ", batch norms' too" if getattr(settings, "norms", training.activation_norms) else ""
     return {
         "mask": f"in {CUTS} cuts, while it trains" if gradual else "in one cut",
         "epochs on public data, dense + sparse": (
@@ -203,10 +216,6 @@ def _told(cell: CellSpec) -> dict[str, str]:
         "adjusted layers": {"entire": "all", "block": "one block of three"}[settings.granularity],
         "share exchanged": f"{100 * settings.scale:g} %",
         "extrusion": "yes" if settings.extrusion else "no",
-        "caches": (
-            f"{100 * caches['keep']:g} %, {caches['cache']}{norms}"
-            if caches["keep"] < 1
-            else "all, fp32"
-        ),
+        "caches": f"{100 * keep:g} %, {precision}{norms}" if keep < 1.0 else "all, fp32",
         "schedule": msgspec.json.encode([settings.interval, settings.stop, settings.progressive]).decode(),
     }

@@ -33,13 +33,8 @@ class Results:
         return msgspec.convert(self.read(f"{bench}/results")["runs"], list[Cell])
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose first column is text and whose others are figures."""
-    lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, words: bool = False) -> str:
+    """A table whose first column is text and whose others are figures, or ``words``."""
+    lines = [f"| {' | '.join(columns)} |", f"|---|{('---|' if words else '---:|') * (len(columns) - 1)}"]
     lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """100 times a share, without the sign."""
-    return f"{100 * share:.{digits}f}"

@@ -18,6 +18,7 @@ JOBS = {
 
 
 def figures(results: Results) -> dict[str, Figure]:
+    """By name: selection."""
     found = Selection(results)
     return {"selection": found.selection, "selection-round": found.round_share}
 
@@ -68,7 +69,9 @@ class Selection:
         shares = []
         for name in JOBS:
             seconds = [
-                statistics.fmean(point["round_s"] for curve in self._curves(name, policy) for point in self._trained(curve))
+                statistics.fmean(
+                    point["round_s"] for curve in self._curves(name, policy) for point in self._trained(curve)
+                )
                 for policy in ("capability", "random")
             ]
             shares.append(seconds[0] / seconds[1])
