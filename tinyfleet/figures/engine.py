@@ -1,4 +1,4 @@
-"""The native engine: training steps, kernels and deployed models."""
+"""The native engine: training steps and kernels."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyfleet.bench.engine.runner import EngineRow
-from tinyfleet.bench.inference import InferenceRow
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import Results, markdown_table
 
 TITLES = {"resnet8": "ResNet8", "resnet18": "ResNet18", "resnet20": "ResNet20", "mobilenet_v2": "MobileNetV2"}
-FORMATS = {
-    "sparse-fp32": "**sparse fp32**, native engine",
-    "onnx-fp32": "ONNX fp32, onnxruntime",
-    "tflite-fp32": "TFLite fp32, LiteRT",
-    "tflite-int8": "TFLite int8, LiteRT",
-}
 SHAPES = (
     "3x3 of 64 to 64 at 32x32, stride 1x1",
     "3x3 of 128 to 128 at 16x16, stride 1x1",
@@ -50,17 +43,12 @@ def figures(results: Results) -> dict[str, Figure]:
         "of-l2": found.of_l2,
         "crossover": found.crossover,
         "never-dense": found.never_dense,
-        "inference": found.inference,
-        "inference-size": found.size_ratio,
-        "inference-time": found.time_ratio,
-        "inference-error": found.error,
-        "python-mb": found.python_mb,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Figures of three benchmarks."""
+    """Figures of its two benchmarks."""
 
     results: Results
 
@@ -222,63 +210,6 @@ class Engine:
 
     def _crossovers(self) -> Iterator[float]:
         return (float(entry["density"]) for entry in self.results.read("kernels")["crossovers"])
-
-    # -- deployed models ------------------------------------------------------------------
-
-    def inference(self) -> str:
-        """Every file in its runtime."""
-        columns = (
-            "model, density",
-            "file",
-            "bytes",
-            "ms",
-            "CPU ms",
-            "peak RSS",
-            "above numpy",
-            "largest error",
-        )
-        return markdown_table(
-            columns,
-            [
-                (
-                    f"{TITLES[row.model]}, {row.density:g}",
-                    FORMATS[row.format],
-                    f"{row.file_bytes:,}",
-                    f"{row.latency_ms:.2f}",
-                    f"{row.cpu_ms:.2f}",
-                    f"{row.peak_mb:.0f} MB",
-                    f"{row.memory_mb:.1f} MB",
-                    f"{row.max_rel_error:.0e}",
-                )
-                for row in self._inference()
-            ],
-        )
-
-    def size_ratio(self, which: str) -> str:
-        """A dense fp32 file's size over the sparse one's, over all models and densities."""
-        return f"{ENDS[which](other.file_bytes / own.file_bytes for own, other in self._pairs()):.0f}"
-
-    def time_ratio(self, which: str, model: str) -> str:
-        """A dense fp32 runtime's time over the sparse file's: above 1 the sparse one is the faster."""
-        found = [other.latency_ms / own.latency_ms for own, other in self._pairs() if own.model == model]
-        return f"{ENDS[which](found):.1f}"
-
-    def error(self) -> str:
-        """The largest error of an int8 file's logits, in %."""
-        return f"{100 * max(row.max_rel_error for row in self._inference() if row.format == 'tflite-int8'):.0f}"
-
-    def python_mb(self) -> str:
-        """MB of a Python with numpy in it: the median's rows agree within a megabyte."""
-        found = sorted(row.peak_mb - row.memory_mb for row in self._inference())
-        return f"{found[len(found) // 2]:.0f}"
-
-    def _pairs(self) -> Iterator[tuple[InferenceRow, InferenceRow]]:
-        rows = self._inference()
-        own = {(row.model, row.density): row for row in rows if row.format == "sparse-fp32"}
-        return ((own[row.model, row.density], row) for row in rows if row.format in ("onnx-fp32", "tflite-fp32"))
-
-    def _inference(self) -> list[InferenceRow]:
-        return self.results.rows("inference", InferenceRow)
 
 
 def _levers(row: EngineRow) -> str:

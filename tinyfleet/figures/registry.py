@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinyfleet.figures import ablation, arms, costs, engine, export, fleet, methods, models, parts, selection
+from tinyfleet.figures import (
+    ablation,
+    arms,
+    costs,
+    deployed,
+    engine,
+    export,
+    fleet,
+    methods,
+    models,
+    parts,
+    selection,
+)
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import Results
 
-MODULES = (ablation, arms, costs, engine, export, fleet, methods, models, parts, selection)
+MODULES = (ablation, arms, costs, deployed, engine, export, fleet, methods, models, parts, selection)
 
 
 def figures(directory: Path) -> dict[str, Figure]:

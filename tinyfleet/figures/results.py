@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,17 +16,20 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The folder of results, docs/benchmarks."""
+    """The folder of results, docs/benchmarks. What was read once is not read again."""
 
     directory: Path
+    _known: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def read(self, name: str) -> Any:
         """A file as plain values; ``name`` has no suffix."""
-        return msgspec.json.decode((self.directory / f"{name}.json").read_bytes())
+        if name not in self._known:
+            self._known[name] = msgspec.json.decode((self.directory / f"{name}.json").read_bytes())
+        return self._known[name]
 
     def rows(self, name: str, kind: type[Row]) -> list[Row]:
         """A file that is a list of rows."""
-        return msgspec.json.decode((self.directory / f"{name}.json").read_bytes(), type=list[kind])  # type: ignore[valid-type]
+        return msgspec.convert(self.read(name), list[kind])  # type: ignore[valid-type]
 
     def cells(self, bench: str) -> list[Cell]:
         """The finished runs of a method benchmark."""
