@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("sparse_engine", reason="the rows of its benchmarks are read with its types")
 
+from device_profiles.profile import shipped
 from export.report import LEAST_AGREEMENT, MOST_ERROR
 from fedcore.methods.bn_selection import default_pool_size
 from fedcore.methods.gradual import CUTS
@@ -211,6 +212,20 @@ def test_bounds_that_pages_quote():
     limits = ", ".join(f"{100 * LEAST_AGREEMENT[precision]:g} %" for precision in ("fp32", "fp16"))
     assert f"{limits} or {100 * LEAST_AGREEMENT['int8']:g} %" in export
     assert f"Where nothing was measured it is {DENSE_FROM:g}." in engine
+
+
+def test_the_boards_table_says_what_the_profiles_say():
+    text = (ROOT / "docs/boards.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+    listed = {row[0]: row for row in rows if row[0] in shipped()}
+    for name, profile in shipped().items():
+        if name == "generic":
+            continue
+        processor, memory = listed[name][2:4]
+        size = profile.memory_bytes
+        assert processor.startswith(profile.cpu), name
+        assert profile.clock_mhz is None or f"{profile.clock_mhz / 1000:g}" in processor.replace(".0 ", " "), name
+        assert (f"{size // 10**6} MB" if size < 10**9 else f"{size // 10**9} GB") in memory, name
 
 
 def test_the_readme_counts_the_rivals():
