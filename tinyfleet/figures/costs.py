@@ -52,7 +52,7 @@ class Costs:
                 row.append(" / ".join(f"{self._ratio(OWN, rival, density, metric):.2f}" for rival in rivals))
             rows.append(row)
         columns = ("density", "FLOPs of the dearest round", "bytes up", "memory, measured", "memory, by arithmetic")
-        return f"Against {', '.join(rivals)}:\n\n{markdown_table(columns, rows)}"
+        return f"Against {'; '.join(rivals)}, in this order:\n\n{markdown_table(columns, rows)}"
 
     def more(self, which: str, reference: str, metric: str) -> str:
         """How much more tinyfleet takes than another in %, the least or most over the densities."""

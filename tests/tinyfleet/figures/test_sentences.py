@@ -79,6 +79,14 @@ def test_fedtiny_and_fedmef_on_batch_norm_are_nowhere_behind_the_static_mask(cel
             assert compared(scores(cells, method, density), scores(cells, "static", density)).verdict != "behind"
 
 
+def test_fedtinys_dearest_step_at_low_densities_is_its_selection():
+    flops = means("flops_round_max")
+    unselected = flops["static", 0.01] / flops["static", 0.02]
+    assert unselected < 1 < flops["fedtiny, ERK", 0.01] / flops["fedtiny, ERK", 0.02]
+    assert flops["fedtiny, ERK", 0.02] > 1.5 * flops["static", 0.02]
+    assert flops["fedtiny, ERK", 0.05] < 1.1 * flops["static", 0.05]
+
+
 def test_prunefl_ends_below_the_density_it_was_given(cells):
     assert all(cell.density_final < cell.density for cell in cells if cell.method == "prunefl")
 
