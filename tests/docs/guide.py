@@ -1,8 +1,8 @@
-"""Runs the guide's commands on two machines that are overlays of this one: ``python guide.py REPOSITORY IMAGES OUT.json``.
+"""Runs the guide's commands on two machines that are overlays of this one: guide.py REPOSITORY IMAGES OUT.json.
 
-Started by ``test_guide.py`` as root in mount and process namespaces of its own, so that whatever the commands install,
-start and write is gone with it. ``sudo``, ``scp`` and ``systemctl`` are stand-ins: nobody to become, no second host, no
-systemd; everything else is the real program.
+Started by ``test_guide.py`` as root in mount and process namespaces of its own, so that whatever the commands
+install, start and write is gone with it. ``sudo``, ``scp`` and ``systemctl`` are stand-ins: nobody to become, no
+second host, no systemd; everything else is the real program.
 """
 
 from __future__ import annotations

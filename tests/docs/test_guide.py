@@ -1,4 +1,4 @@
-"""The guide from an empty machine to an exported model: its commands as they stand, with the real broker, agent and files."""
+"""The guide from an empty machine to an exported model, with the real broker, agent and files."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ def test_the_guide_leads_to_a_model(tmp_path):
     out = tmp_path / "out.json"
     driver = Path(__file__).with_name("guide.py")
     ran = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        + [sys.executable, str(driver), str(repository), str(tmp_path / "images"), str(out)],
+        [
+            *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(sys.executable, str(driver), str(repository), str(tmp_path / "images"), str(out)),
+        ],
         capture_output=True,
         text=True,
         check=False,
