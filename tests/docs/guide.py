@@ -28,8 +28,8 @@ class Machine:
     """One overlay of this machine's disk: what is written stays in memory."""
 
     def __init__(self, name: str, base: Path, repository: Path, images: Path) -> None:
-        self.name, self.root = name, base / name / "root"
-        for folder in ("upper", "work", "root"):
+        self.name, self.root = name, base / name / "disk"
+        for folder in ("upper", "work", "disk"):
             (base / name / folder).mkdir(parents=True)
         options = f"lowerdir=/,upperdir={base / name / 'upper'},workdir={base / name / 'work'}"
         _call("mount", "-t", "overlay", "overlay", "-o", options, self.root)
@@ -47,11 +47,11 @@ class Machine:
         text = hosts.read_text() if hosts.exists() else ""
         hosts.unlink(missing_ok=True)
         hosts.write_text(f"{text}\n127.0.0.1 gateway.lan localhost\n")
-        home = self.root / "home" / "newcomer"
+        home = self.root / "srv" / "newcomer"
         home.mkdir(parents=True, exist_ok=True)
 
     def command(self, script: str) -> list[str]:
-        variables = ("HOME=/home/newcomer", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8")
+        variables = ("HOME=/srv/newcomer", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8")
         kept = [
             f"{name}={os.environ[name]}"
             for name in ("PIP_CACHE_DIR", "PIP_INDEX_URL", "PIP_CONFIG_FILE")
@@ -134,7 +134,7 @@ def main(repository: Path, images: Path, out: Path) -> int:
     rows = _ask(machines["gateway"], "tinyfleet run list --json")
     devices = _ask(machines["gateway"], "tinyfleet devices list --json")
     steps = _ask(machines["gateway"], "tinyfleet run show board-images --json")
-    files = sorted(p.name for p in (machines["gateway"].root / "home/newcomer/tinyfleet/export-out").iterdir())
+    files = sorted(p.name for p in (machines["gateway"].root / "srv/newcomer/tinyfleet/export-out").iterdir())
     log = (machines["board"].root / "var/log/edge-agent.log").read_text()
     out.write_text(
         json.dumps({"runs": rows, "devices": devices, "run": steps, "files": files, "log": log, "blocks": done})
@@ -157,7 +157,7 @@ def _await(machine: Machine, command: str, seen) -> None:
     logs = [
         path.read_text()[-3000:]
         for m in MACHINES
-        for path in (machine.root.parents[1] / m / "root/var/log").glob("*.log")
+        for path in (machine.root.parents[1] / m / "disk/var/log").glob("*.log")
     ]
     raise TimeoutError(f"{command}: not within {PATIENCE_S} s\n" + "\n".join(logs))
 

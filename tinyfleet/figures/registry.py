@@ -12,6 +12,7 @@ from tinyfleet.figures import (
     engine,
     export,
     fleet,
+    floors,
     methods,
     models,
     parts,
@@ -20,7 +21,7 @@ from tinyfleet.figures import (
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import Results
 
-MODULES = (ablation, arms, costs, deployed, engine, export, fleet, methods, models, parts, selection)
+MODULES = (ablation, arms, costs, deployed, engine, export, fleet, floors, methods, models, parts, selection)
 
 
 def figures(directory: Path) -> dict[str, Figure]:
