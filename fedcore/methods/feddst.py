@@ -10,12 +10,12 @@ from tinyfleet.fedcore.accounting import Cost, growth_cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
 from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.methods.checks import integer
 from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
-from tinyfleet.fedcore.methods.local import Progress, all_samples
 from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed
-from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
-from tinyfleet.fedcore.methods.progressive import adjustment_counts
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.local import Progress, all_samples
+from tinyfleet.fedcore.methods.parts.per_weight_aggregate import HolderFold, prune_to
+from tinyfleet.fedcore.methods.parts.progressive import adjustment_counts
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 from tinyfleet.fedcore.sparsity.mask import active_counts, adjust_layer, density

@@ -11,12 +11,12 @@ from msgspec import Meta
 from tinyfleet.fedcore.accounting import Cost, growth_cost
 from tinyfleet.fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.methods.checks import integer
 from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
-from tinyfleet.fedcore.methods.local import LocalResult
 from tinyfleet.fedcore.methods.method import Control, Fold
-from tinyfleet.fedcore.methods.progressive import adjustment_counts, check_gradients
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.local import LocalResult
+from tinyfleet.fedcore.methods.parts.progressive import adjustment_counts, check_gradients
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings

@@ -13,9 +13,9 @@ from tests.fedcore.training.engines import new_engine
 from tinyfleet.fedcore.datasets.dataset import batch_count, batches
 from tinyfleet.fedcore.errors import ConfigError, ResultError
 from tinyfleet.fedcore.methods.feddst import FedDst, FedDstSettings
-from tinyfleet.fedcore.methods.local import all_samples
 from tinyfleet.fedcore.methods.method import Control, Problem, device_seed, normalization_of
-from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
+from tinyfleet.fedcore.methods.parts.local import all_samples
+from tinyfleet.fedcore.methods.parts.per_weight_aggregate import HolderFold, prune_to
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest

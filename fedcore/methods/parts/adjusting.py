@@ -10,14 +10,14 @@ from msgspec import Meta
 from tinyfleet.fedcore.accounting import Cost, growth_cost, training_flops
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.methods import progressive
-from tinyfleet.fedcore.methods.checks import integer
-from tinyfleet.fedcore.methods.extrusion import extrude, marked_weights
 from tinyfleet.fedcore.methods.fedavg import FedAvg
-from tinyfleet.fedcore.methods.local import LocalResult, all_samples
 from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
-from tinyfleet.fedcore.methods.progressive import Granularity, Order
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.parts import progressive
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.extrusion import extrude, marked_weights
+from tinyfleet.fedcore.methods.parts.local import LocalResult, all_samples
+from tinyfleet.fedcore.methods.parts.progressive import Granularity, Order
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 from tinyfleet.fedcore.sparsity.schedule import is_adjustment_round
