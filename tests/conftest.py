@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# A background job of a shell without job control (cron, nohup in a script) ignores SIGINT from birth, and so would
+# every child that is to be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)

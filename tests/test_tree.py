@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,11 @@ def test_packages_are_typed_and_say_what_they_are():
         assert (ROOT / package / "py.typed").exists()
     for path in sources():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_the_extra_names_the_engine_that_is_here():
+    project, engine = (
+        tomllib.loads((ROOT / place / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for place in (".", "sparse_engine")
+    )
+    assert project["optional-dependencies"]["native"] == [f"{engine['name']}=={engine['version']}"]

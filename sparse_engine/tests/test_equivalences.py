@@ -167,7 +167,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path):
     for isa in known:
         env = {**os.environ, "SPARSE_ENGINE_ISA": isa}
         out = tmp_path / f"{isa}.npz"
-        subprocess.run([sys.executable, __file__, str(out)], env=env, check=True, timeout=100)
+        subprocess.run([sys.executable, __file__, str(out)], env=env, check=True)
         with np.load(out) as found:
             results[isa] = dict(found)
         assert str(results[isa].pop("isa")) == isa

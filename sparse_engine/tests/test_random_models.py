@@ -106,7 +106,7 @@ def fuzz(seed: int, examples: int) -> dict[str, int]:
 @pytest.mark.parametrize(("seed", "examples"), [(0, 400), pytest.param(1, 20000, marks=pytest.mark.slow)])
 def test_random_models_never_crash(seed, examples):
     command = [sys.executable, str(Path(__file__)), str(seed), str(examples)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-2000:]
     counts = json.loads(told.stdout)
     assert counts["trained"] > examples // 5, "too few models that can be trained"

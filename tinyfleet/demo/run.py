@@ -84,13 +84,10 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     Raises ``FleetError`` where a process dies, ``DemoFailed`` where a run does not finish, ``ConfigError`` where
     the engine is not installed.
     """
-    from tinyfleet.fedcore.training.registry import available, preferred
+    from tinyfleet.fedcore.training.registry import require
 
     started = time.perf_counter()
-    if preferred(options.engine) not in available():
-        raise ConfigError(
-            f"engine {options.engine!r} is not installed here; use one of auto, {', '.join(available())}"
-        )
+    require(options.engine)
     specs = {"dense": options.spec("fedavg"), "tiny": options.spec(options.method)}
     work = options.out / "fleet"
     fleet = Fleet(
