@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import logging
@@ -15,6 +14,7 @@ from pathlib import Path
 from tinyfleet.device_profiles.emulated import sysfs_root
 from tinyfleet.device_profiles.sensors import checks
 from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.suggestions import hint
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,7 @@ def check_names(given: Iterable[str]) -> None:
     """Raise ``UnknownSensor`` for the first name that is no sensor's."""
     for name in given:
         if name not in names():
-            near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names())}"
-            raise UnknownSensor(f"sensor {name!r} is unknown; {hint}")
+            raise UnknownSensor(f"sensor {name!r} is unknown; {hint(name, names())}")
 
 
 def load(name: str) -> Sensor:

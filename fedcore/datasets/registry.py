@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyfleet.device_profiles.suggestions import nearest
 from tinyfleet.fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.errors import DataError
@@ -44,6 +44,6 @@ def load(source: str) -> Source:
         return Source(*_PLAIN[kind]())
     if kind in _WITH_PATH and path:
         return Source(*_WITH_PATH[kind](Path(path).expanduser()))
-    near = difflib.get_close_matches(kind, [*_PLAIN, *_WITH_PATH], n=1)
-    hint = f"; did you mean {near[0]}?" if near and near[0] != kind else ""
+    near = nearest(kind, (*_PLAIN, *_WITH_PATH))
+    hint = f"; did you mean {near}?" if near else ""
     raise DataError(f"data source {source!r} is not one of {', '.join(names())}{hint}")

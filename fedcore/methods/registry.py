@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from tinyfleet.device_profiles.suggestions import hint
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.fedavg import FedAvg, Static
 from tinyfleet.fedcore.methods.feddst import FedDst
@@ -53,9 +53,7 @@ def create(method: Mapping[str, Any], problem: Problem) -> Method:
     for kind in METHODS:
         if kind.name == name:
             return kind(convert(dict(method), kind.settings_type, f"method {name}"), problem)
-    near = difflib.get_close_matches(str(name), names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names())}"
-    raise ConfigError(f"method {name!r} is unknown; {hint}")
+    raise ConfigError(f"method {name!r} is unknown; {hint(str(name), names())}")
 
 
 def problem_of(spec: RunSpec) -> Problem:

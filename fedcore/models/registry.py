@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from tinyfleet.device_profiles.suggestions import hint
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.models.mobilenet import mobilenet_v2
@@ -38,9 +38,7 @@ def build(settings: ModelSettings) -> Graph:
     Raises ``ConfigError`` for an unknown model or argument, or an input that the model cannot take.
     """
     if settings.name not in MODELS:
-        near = difflib.get_close_matches(settings.name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODELS)}"
-        raise ConfigError(f"model {settings.name!r} is unknown; {hint}")
+        raise ConfigError(f"model {settings.name!r} is unknown; {hint(settings.name, MODELS)}")
     dimensions = 2 if settings.name == "sensor_cnn" else 3
     shape = settings.input_shape
     if len(shape) != dimensions or min(shape) < 1:
