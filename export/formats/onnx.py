@@ -84,7 +84,7 @@ def _nodes(layer: Layer, inputs: list[str], name: str, weights: list[TensorProto
 
 
 def measured_density(content: bytes, graph: Graph) -> float:
-    """Weights that are not zero in an ONNX file, read back from its content, as a share of the graph's maskable ones.
+    """Weights that are not zero in an ONNX file's content, as a share of the graph's maskable ones.
 
     Removed weights count as the zeros that they stand for.
     """
