@@ -38,7 +38,7 @@ def export(
 
     Fails where a file does not compute what the model does.
     """
-    from tinyfleet.export.report import FORMATS
+    from tinyfleet.export.formats.table import FORMATS
 
     unknown = [name for name in formats or () if name not in FORMATS]
     if unknown:
@@ -62,7 +62,8 @@ def export(
 
 
 def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str] | None, engine: str, *, as_json: bool) -> None:
-    from tinyfleet.export.report import check, missing_formats
+    from tinyfleet.export.formats.table import missing_formats
+    from tinyfleet.export.verify import check
     from tinyfleet.exporting import export_state
     from tinyfleet.fedcore.training import registry as engines
 
