@@ -91,16 +91,8 @@ def _run(options: argparse.Namespace) -> None:
 def _serve(state: Path, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
     from tinyfleet.coordinator.store.ledger import Ledger
-    from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
-    transport = MqttTransport(
-        url,
-        "tinyfleet-coordinator",
-        username=config.broker.username or None,
-        password=config.broker.password(),
-        tls_ca=config.broker.tls_ca or None,
-        protocol=config.broker.protocol,
-    )
+    transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
     service = Service(Ledger(state), transport, config)
     service.start()
     log.info("serving; state in %s", state)

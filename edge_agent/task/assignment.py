@@ -278,6 +278,8 @@ class Assignments:
             case "declined":
                 self._governor.refused(current.spec, current.plan)
                 self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
+            case "unavailable":
+                self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
             case "training":
                 current.stage = Stage.TRAINING
             case "progress":

@@ -11,6 +11,7 @@ from tinyfleet.device_profiles.measuring.measure import gflops_apart
 from tinyfleet.device_profiles.profile import ProfileError
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.models.model import SERIES
 from tinyfleet.fedcore.models.registry import MODELS, build
 from tinyfleet.fedcore.planning.cost_model import NATIVE, Calibration, fit, standard_probes
 from tinyfleet.fedcore.planning.probe import probe
@@ -92,7 +93,7 @@ def kernel_crossovers(told: Progress) -> dict[str, float]:
     from sparse_engine.calibration import calibrate as time_kernels
     from tinyfleet.fedcore.training.native.model import model_of
 
-    shapes = {name: SEQUENCES if name == "sensor_cnn" else IMAGES for name in MODELS}
+    shapes = {name: SEQUENCES if model.axes == SERIES else IMAGES for name, model in MODELS.items()}
     models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
     found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
     told("", 1, 1)

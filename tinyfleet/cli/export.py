@@ -38,11 +38,10 @@ def export(
 
     Fails where a file does not compute what the model does.
     """
-    from tinyfleet.export.report import FORMATS
+    from tinyfleet.export.formats.table import format_called
 
-    unknown = [name for name in formats or () if name not in FORMATS]
-    if unknown:
-        raise ConfigError(f"format {unknown[0]!r} is unknown; choose from {', '.join(FORMATS)}")
+    for name in formats or ():
+        format_called(name)
     if state_blob is not None:
         if spec is None or run is not None:
             raise ConfigError("--state-blob FILE stands instead of RUN and needs --spec RUN.toml")
@@ -62,7 +61,8 @@ def export(
 
 
 def _export(spec: RunSpec, blob: Path, out: Path, formats: list[str] | None, engine: str, *, as_json: bool) -> None:
-    from tinyfleet.export.report import check, missing_formats
+    from tinyfleet.export.formats.table import missing_formats
+    from tinyfleet.export.verify import check
     from tinyfleet.exporting import export_state
     from tinyfleet.fedcore.training import registry as engines
 

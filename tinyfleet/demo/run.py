@@ -281,7 +281,7 @@ def dataclass_dict(row: Any) -> dict[str, Any]:
 def _export_failure(rows: list[Any]) -> str:
     """What is wrong with the files; "" where each computes what the trained model does."""
     from tinyfleet.export.errors import ExportError
-    from tinyfleet.export.report import check
+    from tinyfleet.export.verify import check
 
     try:
         check(rows)

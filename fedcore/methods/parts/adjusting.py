@@ -7,18 +7,19 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from tinyfleet.fedcore.accounting import Cost, growth_cost, training_flops
+from tinyfleet.fedcore.accounting import Cost, training_flops
+from tinyfleet.fedcore.arrays import FloatArray, IntArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.methods import progressive
-from tinyfleet.fedcore.methods.checks import integer
-from tinyfleet.fedcore.methods.extrusion import extrude, marked_weights
-from tinyfleet.fedcore.methods.fedavg import FedAvg
-from tinyfleet.fedcore.methods.local import LocalResult, all_samples
 from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
-from tinyfleet.fedcore.methods.progressive import Granularity, Order
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
-from tinyfleet.fedcore.payload import Payload, SparseVector
+from tinyfleet.fedcore.methods.parts import progressive
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.extrusion import extrude, marked_weights
+from tinyfleet.fedcore.methods.parts.growing import Growing, growth_counts
+from tinyfleet.fedcore.methods.parts.local import LocalResult, all_samples
+from tinyfleet.fedcore.methods.parts.progressive import Granularity, Order
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
+from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 from tinyfleet.fedcore.sparsity.schedule import is_adjustment_round
 from tinyfleet.fedcore.training.engine import Engine
@@ -44,7 +45,7 @@ class AdjustmentSettings(Settings, frozen=True):
     extrusion_strength: Annotated[float, Meta(ge=0.0)] = 1e-3  # lambda
 
 
-class Adjusting(FedAvg):
+class Adjusting(Growing):
     """Sparse FedAvg with growth and pruning in adjustment rounds; what mask it starts from is a subclass's."""
 
     settings_type: ClassVar[type[Settings]] = AdjustmentSettings
@@ -62,14 +63,8 @@ class Adjusting(FedAvg):
         state.meta["adjustments"] = 0
         return state
 
-    def configure_round(self, state: Payload) -> Payload:
-        task = super().configure_round(state)
-        if state.meta["stage"] == "train":
-            task.meta["grow"] = dict(self.adjustment(state))
-        return task
-
     def adjustment(self, state: Payload) -> dict[str, int]:
-        """q_l of this round's group, empty between adjustments: one computation for growth and pruning alike.
+        """q_l of this round's group, empty between adjustments.
 
         Groups rotate by the adjustment counter; the cosine's clock is the round.
         """
@@ -94,16 +89,15 @@ class Adjusting(FedAvg):
         return after
 
     def cost(self, task: Payload, samples: int, development: int) -> Cost:
-        counts: Any = task.meta.get("grow")
         own = super().cost(task, samples, development)
-        if not counts:
+        if not growth_counts(task) or not self.settings.extrusion:
             return own
-        growth = min(samples, self.settings.growth_batch or self.problem.training.batch)
-        if self.settings.extrusion:
-            training = self.problem.training
-            extra = self.settings.extrusion_steps * training.batch - training.local_epochs * samples
-            own = own._replace(flops=own.flops + training_flops(self.problem.graph, task.mask, max(0, extra)))
-        return growth_cost(own, self.problem.graph, task.mask, counts, growth)
+        training = self.problem.training
+        extra = self.settings.extrusion_steps * training.batch - training.local_epochs * samples
+        return own._replace(flops=own.flops + training_flops(self.problem.graph, task.mask, max(0, extra)))
+
+    def growth_samples(self, samples: int) -> int:
+        return min(samples, self.settings.growth_batch or self.problem.training.batch)
 
     # -- device half --------------------------------------------------------------------
 
@@ -111,7 +105,7 @@ class Adjusting(FedAvg):
         self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control
     ) -> LocalResult:
         """The local epochs; before an adjustment with the weights that are to go drawn towards zero."""
-        counts: Any = task.meta.get("grow")
+        counts = growth_counts(task)
         if not counts or not self.settings.extrusion:
             return super().train(task, engine, data, rng, control)
         return extrude(
@@ -121,17 +115,10 @@ class Adjusting(FedAvg):
             budget=self.settings.extrusion_steps,
         )
 
-    def growth_gradients(
-        self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
-    ) -> dict[str, SparseVector]:
-        """The q_l largest gradients of pruned weights of this round's group."""
-        counts: Any = task.meta.get("grow")
-        if not counts:
-            return {}
-        batch = local.last_batch
-        if self.settings.growth_batch:
-            own = all_samples(data)
-            chosen = device_seed(self.problem.seed, task, data.name).permutation(len(own))
-            part = own.take(chosen[: self.settings.growth_batch])
-            batch = normalization_of(task)(part.x), part.y
-        return engine.top_gradients(*batch, counts, self.step_settings(0.0, control))
+    def growth_batch(self, task: Payload, data: DeviceData, local: LocalResult) -> tuple[FloatArray, IntArray]:
+        if not self.settings.growth_batch:
+            return super().growth_batch(task, data, local)
+        own = all_samples(data)
+        chosen = device_seed(self.problem.seed, task, data.name).permutation(len(own))
+        part = own.take(chosen[: self.settings.growth_batch])
+        return normalization_of(task)(part.x), part.y

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from tinyfleet.export.errors import ExportError
+from tinyfleet.export.formats.tflite.file import Quantization, TfliteFile
 from tinyfleet.export.inference_graph import Layer
-from tinyfleet.export.tflite_file import Quantization, TfliteFile
 from tinyfleet.fedcore.arrays import FloatArray
-
-if TYPE_CHECKING:
-    from tinyfleet.export.tflite_writer import TfliteWriter
+from tinyfleet.fedcore.models.graph import INPUT
 
 # Leaves 127 / 128 of int32 to the sum of products that the bias is added to, and keeps a bias to 24 bits.
 MOST_BIAS_STEPS = 2**24
@@ -22,17 +20,17 @@ MOST_BIAS_STEPS = 2**24
 class Precision(Protocol):
     """What the writer asks at each point where precisions differ."""
 
-    def enter(self, writer: TfliteWriter, entry: int) -> int:
-        """From the float input to the first layer's input."""
+    def enter(self, file: TfliteFile, entry: int, shape: tuple[int, ...]) -> int:
+        """From the float input, of ``shape`` without the batch, to the first layer's input."""
         ...
 
-    def leave(self, writer: TfliteWriter, last: int, classes: int) -> int:
+    def leave(self, file: TfliteFile, last: int, classes: int) -> int:
         """From the last layer's output to float logits."""
         ...
 
     def activation(self, file: TfliteFile, name: str, like: str, shape: tuple[int, ...]) -> int: ...
 
-    def weights(self, writer: TfliteWriter, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
+    def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         """Weight and bias tensors; ``axis`` is the output channel's, None for one scale in all."""
         ...
 
@@ -45,17 +43,17 @@ class Float:
     def __init__(self, half: bool = False) -> None:
         self._half = half
 
-    def enter(self, writer: TfliteWriter, entry: int) -> int:
+    def enter(self, file: TfliteFile, entry: int, shape: tuple[int, ...]) -> int:
         return entry
 
-    def leave(self, writer: TfliteWriter, last: int, classes: int) -> int:
+    def leave(self, file: TfliteFile, last: int, classes: int) -> int:
         return last
 
     def activation(self, file: TfliteFile, name: str, like: str, shape: tuple[int, ...]) -> int:
         return file.activation(name, shape)
 
-    def weights(self, writer: TfliteWriter, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
-        file, name = writer.file, layer.node.weight
+    def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
+        name = layer.node.weight
         bias = file.constant(f"{layer.name}.bias", layer.bias)  # type: ignore[arg-type]
         if not self._half:
             return [file.constant(name, weight), bias]
@@ -104,20 +102,20 @@ class Int8:
         scale = max(high - low, 1e-6) / 255.0
         return Quantization(np.array(scale), np.array(np.clip(round(-128 - low / scale), -128, 127)))
 
-    def enter(self, writer: TfliteWriter, entry: int) -> int:
-        inner = writer.new_activation("input", like="input")
-        writer.file.operator("QUANTIZE", [entry], [inner])
+    def enter(self, file: TfliteFile, entry: int, shape: tuple[int, ...]) -> int:
+        inner = self.activation(file, INPUT, INPUT, shape)
+        file.operator("QUANTIZE", [entry], [inner])
         return inner
 
-    def leave(self, writer: TfliteWriter, last: int, classes: int) -> int:
-        logits = writer.file.activation("logits", (classes,))
-        writer.file.operator("DEQUANTIZE", [last], [logits], version=2)
+    def leave(self, file: TfliteFile, last: int, classes: int) -> int:
+        logits = file.activation("logits", (classes,))
+        file.operator("DEQUANTIZE", [last], [logits], version=2)
         return logits
 
     def activation(self, file: TfliteFile, name: str, like: str, shape: tuple[int, ...]) -> int:
         return file.activation(f"{name}/int8", shape, np.int8, self.quantization(like))
 
-    def weights(self, writer: TfliteWriter, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
+    def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         others = tuple(i for i in range(weight.ndim) if i != axis)
         peak = np.abs(weight).max() if axis is None else np.abs(weight).max(axis=others)
         exact_bias = np.asarray(layer.bias, np.float64)
@@ -132,7 +130,6 @@ class Int8:
         zeros = np.zeros(len(scale), np.int64)
         bias_scale = scale * source_scale
         bias = np.rint(exact_bias / bias_scale).astype(np.int32)
-        file = writer.file
         return [
             file.constant(layer.node.weight, stored, Quantization(scale, zeros, axis or 0)),
             file.constant(f"{layer.name}.bias", bias, Quantization(bias_scale, zeros, 0)),

@@ -15,7 +15,7 @@ import numpy as np
 from tinyfleet.fedcore.arrays import Mask, Params
 from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batches
 from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.methods.fixed_point import FixedPointSum, WeightedMean
+from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, WeightedMean
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS, candidate_counts
 from tinyfleet.fedcore.sparsity.mask import magnitude_mask

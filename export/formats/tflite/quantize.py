@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet.export.errors import ExportError
+from tinyfleet.export.formats.tflite.precision import MOST_BIAS_STEPS, Int8
+from tinyfleet.export.formats.tflite.writer import write_tflite
 from tinyfleet.export.inference_graph import Inference
-from tinyfleet.export.precision import MOST_BIAS_STEPS, Int8
 from tinyfleet.export.runtimes import open_preserving
-from tinyfleet.export.tflite_writer import write_tflite
 from tinyfleet.fedcore.arrays import FloatArray
 from tinyfleet.fedcore.models.graph import Op
 

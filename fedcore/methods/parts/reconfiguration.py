@@ -10,9 +10,9 @@ import numpy as np
 from tinyfleet.fedcore.accounting import layer_flops
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.methods.checks import finite
-from tinyfleet.fedcore.methods.fixed_point import FixedPointSum
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.parts.checks import finite
+from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.sparsity.global_mask import global_count, keep_largest

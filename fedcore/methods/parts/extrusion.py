@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from tinyfleet.fedcore.arrays import IntArray, Mask, Params
-from tinyfleet.fedcore.methods.local import LocalResult, LocalRound, Progress, part_of
+from tinyfleet.fedcore.methods.parts.local import LocalResult, LocalRound, Progress, part_of
 from tinyfleet.fedcore.sparsity.mask import smallest
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from tinyfleet.fedcore.arrays import FloatArray, Mask
-from tinyfleet.fedcore.methods.checks import finite
-from tinyfleet.fedcore.methods.fixed_point import FixedPointSum, WeightedMean
-from tinyfleet.fedcore.methods.progressive import check_gradients
+from tinyfleet.fedcore.methods.parts.checks import finite
+from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, WeightedMean
+from tinyfleet.fedcore.methods.parts.progressive import check_gradients
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Payload
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import BoolArray, FloatArray, Mask, Params
 from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.methods.checks import finite
-from tinyfleet.fedcore.methods.fixed_point import FixedPointSum, WeightedMean
+from tinyfleet.fedcore.methods.parts.checks import finite
+from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, WeightedMean
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.sparsity.mask import active_counts, largest

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from tests.fedcore.methods.problems import graph
 from tinyfleet.fedcore.errors import AggregationError, ResultError
-from tinyfleet.fedcore.methods.fixed_point import WeightedMean
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.parts.fixed_point import WeightedMean
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
 from tinyfleet.fedcore.payload import Payload, SparseVector
 
 values = hnp.arrays(

@@ -7,9 +7,9 @@ import pytest
 
 from tests.fedcore.methods.problems import dataset
 from tinyfleet.fedcore.datasets.dataset import Normalization
-from tinyfleet.fedcore.methods.extrusion import extrude
-from tinyfleet.fedcore.methods.local import LocalRound, train_locally
 from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.methods.parts.extrusion import extrude
+from tinyfleet.fedcore.methods.parts.local import LocalRound, train_locally
 from tinyfleet.fedcore.run_spec import TrainingSettings
 from tinyfleet.fedcore.training.engine import Engine, StepSettings
 

@@ -1,17 +1,18 @@
-"""ONNX files, written directly from the folded layers: no torch, no tracing, milliseconds."""
+"""ONNX files, written directly from the inference layers: no torch, no tracing, milliseconds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tinyfleet.export.errors import ExportError
+from tinyfleet.export.formats import limits
+from tinyfleet.export.formats.format import Export, ExportFormat
 from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.export.runtimes import open_onnx
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Op
 
 OPSET = 17
@@ -82,19 +83,23 @@ def _nodes(layer: Layer, inputs: list[str], name: str, weights: list[TensorProto
     raise ExportError(f"layer {layer.name} ({layer.op}) has no ONNX operator here")
 
 
-def measured_density(path: Path, graph: Graph) -> float:
-    """Weights that are not zero in an ONNX file, read back from it, as a share of the graph's maskable ones.
+def measured_density(content: bytes, graph: Graph) -> float:
+    """Weights that are not zero in an ONNX file's content, as a share of the graph's maskable ones.
 
     Removed weights count as the zeros that they stand for.
     """
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    weights = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.load_model_from_string(content).graph.initializer
+    }
     total = sum(graph.params[name].size for name in graph.maskable)
     return sum(int(np.count_nonzero(weights[name])) for name in graph.maskable) / total if total else 1.0
 
 
-def metadata_of(graph: Graph, density: float, normalization: Mapping[str, object] | None) -> dict[str, str]:
-    """What a file says of itself."""
-    facts: dict[str, object] = {"model": graph.name, "density": density, "classes": graph.classes}
-    if normalization is not None:
-        facts["normalization"] = dict(normalization)
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+def _write(export: Export) -> bytes:
+    return write_onnx(export.model, export.metadata)
+
+
+FP32 = ExportFormat(
+    "onnx", "fp32", "onnx", "channels first", limits.FP32, _write, open_onnx, density=measured_density
+)

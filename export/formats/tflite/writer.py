@@ -1,4 +1,4 @@
-"""TFLite files from the folded layers: NHWC input, explicit padding where PyTorch's is not SAME.
+"""TFLite files from the inference layers: NHWC input, explicit padding where PyTorch's is not SAME.
 
 One-dimensional models become two-dimensional with height 1. The batch is free.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tinyfleet.export.errors import ExportError
+from tinyfleet.export.formats.tflite.file import TfliteFile
+from tinyfleet.export.formats.tflite.precision import Float, Precision
 from tinyfleet.export.inference_graph import Inference, Layer
-from tinyfleet.export.precision import Float, Precision
-from tinyfleet.export.tflite_file import TfliteFile
 from tinyfleet.fedcore.models.graph import INPUT, Op
 
 ACTIVATIONS = {Op.RELU: "RELU", Op.RELU6: "RELU6"}
@@ -47,8 +47,9 @@ class TfliteWriter:
     def write(self) -> bytes:
         """The file. Raises ``ExportError`` for a layer that TFLite cannot express."""
         readers = self._model.readers()
-        entry = self._file.activation("input", channels_last(self._model.input_shape))
-        self._tensors[INPUT] = self._precision.enter(self, entry)
+        image = channels_last(self._model.input_shape)
+        entry = self._file.activation("input", image)
+        self._tensors[INPUT] = self._precision.enter(self._file, entry, image)
         fused: set[str] = set()
         layers = self._model.layers
         for layer in layers:
@@ -59,19 +60,13 @@ class TfliteWriter:
                 activation = next((n for n in layers if n.inputs == (layer.name,) and n.op in ACTIVATIONS), None)
             name = activation.name if activation else layer.name
             fused.add(name)
-            output = self.new_activation(name)
+            output = self._activation(name)
             self._layer(layer, output, ACTIVATIONS[activation.op] if activation else "NONE")
             self._tensors[layer.name] = self._tensors[name] = output
-        logits = self._precision.leave(self, self._tensors[self._model.output], self._model.classes)
+        logits = self._precision.leave(self._file, self._tensors[self._model.output], self._model.classes)
         return self._file.to_bytes([entry], [logits])
 
-    # -- what precisions use --------------------------------------------------------------
-
-    @property
-    def file(self) -> TfliteFile:
-        return self._file
-
-    def new_activation(self, name: str, shape: tuple[int, ...] | None = None, like: str | None = None) -> int:
+    def _activation(self, name: str, shape: tuple[int, ...] | None = None, like: str | None = None) -> int:
         """A tensor for a layer's output (or of ``shape``), quantised as layer ``like`` is."""
         shape = channels_last(self._shapes[name]) if shape is None else shape
         return self._precision.activation(self._file, name, like or name, shape)
@@ -122,7 +117,7 @@ class TfliteWriter:
             "fusedActivationFunction": fused,
         }
         axis = 3 if depthwise else 0
-        constants = self._precision.weights(self, layer, weight, axis)
+        constants = self._precision.weights(self._file, layer, weight, axis)
         if depthwise:
             options = self._file.options(
                 "DepthwiseConv2DOptions", depthMultiplier=node.out_channels // node.in_channels, **common
@@ -138,7 +133,7 @@ class TfliteWriter:
             # Columns were channel-major; the flattened NHWC tensor is channel-minor.
             channels, spatial = before[0], math.prod(before[1:])
             weight = weight.reshape(-1, channels, spatial).transpose(0, 2, 1).reshape(len(weight), -1)
-        constants = self._precision.weights(self, layer, weight, None)
+        constants = self._precision.weights(self._file, layer, weight, None)
         options = self._file.options("FullyConnectedOptions", fusedActivationFunction=fused)
         self._emit("FULLY_CONNECTED", [source, *constants], output, options)
 
@@ -180,7 +175,7 @@ class TfliteWriter:
         height, width, channels = channels_last(self._shapes[layer.inputs[0]])
         shape = (height + 2 * padding[0], width + 2 * padding[1], channels)
         name = f"{layer.name}/padded"
-        target = self.new_activation(name, shape, like=layer.inputs[0])
+        target = self._activation(name, shape, like=layer.inputs[0])
         amounts = np.array([[0, 0], [padding[0]] * 2, [padding[1]] * 2, [0, 0]], np.int32)
         self._emit("PAD", [source, self._file.constant(f"{name}/amounts", amounts)], target)
         return target, kinds.VALID
