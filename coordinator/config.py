@@ -6,14 +6,13 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 
 
 class CoordinatorConfig(Settings, frozen=True):
     """Everything about the coordinator that is not part of a run."""
 
-    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    broker: GatewayBroker = field(default_factory=GatewayBroker)
     auto_accept: bool = False  # accept every new device at once: for demos and closed networks
     heartbeat_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 5.0  # three missed: the device is offline
     reoffer_s: Annotated[float, Meta(gt=0.0)] = 10.0  # an offer without an answer is sent again
@@ -22,6 +21,6 @@ class CoordinatorConfig(Settings, frozen=True):
     keep_states: Positive = 3  # states before the latest that stay on disk while a run is under way
     max_result_bytes: Positive = 256 * 2**20  # a larger result is refused unread
     evaluate: bool = True  # measure every state of the training stage on held-out test data
-    engine: str = "auto"  # of the model process: native | torch | torch-cuda | auto (native, else torch)
-    threads: Positive = 1  # of the model process
-    nice: Count = 5  # how far the model process steps back behind others
+    engine: str = "auto"  # of the engine process: native | torch | torch-cuda | auto (native, else torch)
+    threads: Positive = 1  # of the engine process
+    nice: Count = 5  # how far the engine process steps back behind others

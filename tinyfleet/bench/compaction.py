@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from tinyfleet.export.compact import compact, multiply_adds
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.inference_graph import merge
 from tinyfleet.fedcore.arrays import Mask, Params
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.models.graph import Graph, Role
@@ -91,7 +91,7 @@ def measure(model: str, density: float, mask: str) -> CompactionRow:
             params[name] = rng.normal(0, 0.2, spec.shape).astype(np.float32)
     chosen = MASKS[mask](graph, params, density)
     apply_mask(params, chosen)
-    whole = fold(graph, params, chosen)
+    whole = merge(graph, params, chosen)
     small = compact(whole)
     sizes = (len(write_onnx(one, {})) for one in (whole, small))
     return CompactionRow(model, density, mask, multiply_adds(whole), multiply_adds(small), *sizes)

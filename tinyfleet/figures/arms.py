@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinyfleet.bench.methods.config import CellSpec, expand, read_config
-from tinyfleet.fedcore.methods.bn_selection import default_pool_size
-from tinyfleet.fedcore.methods.gradual import CUTS
 from tinyfleet.fedcore.methods.method import Control, Method
+from tinyfleet.fedcore.methods.parts.bn_selection import default_pool_size
+from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.sparsity.schedule import cosine_count, is_adjustment_round
 from tinyfleet.figures.page import Figure

@@ -10,7 +10,7 @@ import msgspec
 
 from tinyfleet.bench.methods.cell import Cell
 from tinyfleet.bench.methods.config import CellSpec, expand, read_config
-from tinyfleet.fedcore.methods.gradual import CUTS
+from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.figures.comparing import Score, Verdict, compared, score, scores
 from tinyfleet.figures.page import Figure

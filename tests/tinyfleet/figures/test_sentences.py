@@ -17,8 +17,8 @@ from tinyfleet.bench.methods.config import expand, read_config
 from tinyfleet.bench.methods.tables import summaries
 from tinyfleet.device_profiles.profile import shipped
 from tinyfleet.export.report import LEAST_AGREEMENT, MOST_ERROR
-from tinyfleet.fedcore.methods.bn_selection import default_pool_size
-from tinyfleet.fedcore.methods.gradual import CUTS
+from tinyfleet.fedcore.methods.parts.bn_selection import default_pool_size
+from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.figures.ablation import DENSE, WHOLE, Ablation
 from tinyfleet.figures.comparing import Score, Verdict, compared, scores
