@@ -6,13 +6,14 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
+from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 
 
 class CoordinatorConfig(Settings, frozen=True):
     """Everything about the coordinator that is not part of a run."""
 
-    broker: GatewayBroker = field(default_factory=GatewayBroker)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
     auto_accept: bool = False  # accept every new device at once: for demos and closed networks
     heartbeat_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 5.0  # three missed: the device is offline
     reoffer_s: Annotated[float, Meta(gt=0.0)] = 10.0  # an offer without an answer is sent again

@@ -64,8 +64,8 @@ class Tasks:
         job, by device; 1 where it cannot be divided.
         """
         rows = self._db.read(
-            "SELECT device, coalesce(train_s, ?) AS train_s, coalesce(wall_s, task_s, ?) AS wall_s, local_steps FROM"
-            " (SELECT *, row_number() OVER (PARTITION BY device ORDER BY step DESC) AS age FROM tasks"
+            "SELECT device, coalesce(train_s, ?) AS train_s, coalesce(wall_s, task_s, ?) AS wall_s, local_steps"
+            " FROM (SELECT *, row_number() OVER (PARTITION BY device ORDER BY step DESC) AS age FROM tasks"
             "  WHERE run = ? AND (train_s IS NOT NULL OR (state = ? AND reason = ?))"
             "  AND step IN (SELECT step FROM steps WHERE run = ? AND stage = ?))"
             " WHERE age <= ? ORDER BY device, step",
