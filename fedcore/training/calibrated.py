@@ -90,10 +90,10 @@ def calibrate(engine: str, machine: str, convolution_gflops: float, told: Progre
 def kernel_crossovers(told: Progress) -> dict[str, float]:
     """From which density on the native engine's dense kernels are faster here, for the shapes of all our models."""
     from fedcore.training.native_model import model_of
-    from sparse_engine.calibration import calibrate as time_kernels
+    from sparse_engine.kernel_choice import measure_kernel_choice
 
     shapes = {name: SEQUENCES if name == "sensor_cnn" else IMAGES for name in MODELS}
     models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
-    found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
+    found = measure_kernel_choice(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
     told("", 1, 1)
     return {shape: round(density, 3) for shape, density in found.items()}

@@ -1,3 +1,4 @@
+// How bands are laid out and filled: see band.hpp.
 #include "band.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The arena's memory, and how the channels of a view are read.
 #include "context.hpp"
 
 #include <sys/mman.h>
@@ -5,6 +6,12 @@
 #include <new>
 
 namespace sparse {
+
+namespace {
+
+constexpr ptrdiff_t kPageFloats = 1024;
+
+}  // namespace
 
 Arena::~Arena() { release(); }
 
@@ -18,7 +25,7 @@ void Arena::release() {
 float* Arena::ensure(ptrdiff_t floats) {
   if (floats <= floats_) return base_;
   release();
-  const size_t bytes = static_cast<size_t>(round_up(floats, 1024)) * sizeof(float);
+  const size_t bytes = static_cast<size_t>(round_up(floats, kPageFloats)) * sizeof(float);
   void* got = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (got == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE

@@ -1,3 +1,4 @@
+// A convolution's forward pass, and how work and scratch memory are divided for both passes.
 #include "convolution.hpp"
 
 #include <algorithm>

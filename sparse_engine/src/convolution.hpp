@@ -5,6 +5,7 @@
 // gradient (from the output gradient's band, with the weights transposed), and to the weights' gradient (both).
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "band.hpp"
@@ -18,8 +19,8 @@ struct BackwardWants {
   View output;            // how the output is read by those who gave the gradient
   int output_gradient;    // of that reading
   View input;             // as the forward pass read it, for the weight gradient
-  int input_gradient = -1;
-  int added = -1;         // added to the input gradient; may be the same tensor
+  int input_gradient = kNone;
+  int added = kNone;         // added to the input gradient; may be the same tensor
   bool weight_gradient = true;
   float keep = 1.0f;            // the weight gradient sees this share of the input, its largest entries
   bool norm_gradient = false;  // the input gradient is then whole: reduce it for the input's norm
@@ -36,6 +37,7 @@ class Convolution {
   ptrdiff_t scratch(bool backward);
   // Parts of the moments that `forward` leaves.
   int parts(const Context& context) const { return context.blocks * chunks_; }
+  int64_t most_items(int64_t blocks) const { return blocks * slices_ * std::max(chunks_, back_chunks_); }
 
   // `moments` (null: not wanted) of the output are [parts][out_channels].
   void forward(const Context& context, const View& input, int output, Moments* moments);

@@ -1,3 +1,4 @@
+// A convolution's gradients: of its input, of its weights, and of all weights that it could have.
 #include <algorithm>
 #include <cstring>
 
@@ -86,7 +87,8 @@ void Convolution::weight_gradient(const float* gradient, const float* input, con
     const DenseTaps taps{taps_.offset.data(), nullptr, s.out_channels, s.row_size(), taps_.group_taps};
     // So few rows at a time that four gradients and four inputs stay in the first-level cache; but no fewer, for
     // each time ends in sums across all vectors.
-    const int rows = std::max<int>(2, kRowsBytes / (static_cast<int>(sizeof(float)) * 2 * kDenseOutputs * region.run));
+    const ptrdiff_t row_bytes = static_cast<ptrdiff_t>(sizeof(float)) * 2 * kDenseOutputs * region.run;
+    const int rows = static_cast<int>(std::max<ptrdiff_t>(2, kRowsBytes / row_bytes));
     for (int row = 0; row < region.rows; row += rows)
       kernel.correlate_dense(taps, dy + row * g.pitch, g.pitch, g.channel, input + row * band_.pitch, band_.pitch,
                              {std::min(rows, region.rows - row), region.run}, sums);

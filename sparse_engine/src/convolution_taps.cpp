@@ -33,7 +33,7 @@ void Convolution::release() {
 
 void Convolution::refresh() {
   if (version_ != weights_->version) {
-    version_ = weights_->version;
+    version_ = -1;  // until all is done: there may be too little memory
     const double size = static_cast<double>(shape_.out_channels) * shape_.row_size();
     dense_ = shape_.groups == 1 && static_cast<double>(weights_->count()) >= dense_from_ * size;
     taps_ = {};
@@ -43,6 +43,7 @@ void Convolution::refresh() {
       refresh_dense();
     else
       refresh_sparse();
+    version_ = weights_->version;
   }
 }
 
@@ -98,12 +99,13 @@ void Convolution::refresh_dense() {
 void Convolution::refresh_transposed() {
   refresh();
   if (transposed_version_ != weights_->version) {
-    transposed_version_ = weights_->version;
+    transposed_version_ = -1;
     transposed_.assign(static_cast<size_t>(shape_.stride_h) * shape_.stride_w, {});
     if (dense_backward())
       build_transposed_dense();
     else
       build_transposed_sparse();
+    transposed_version_ = weights_->version;
   }
   const float* used = weights_->used();
   for (TapSet& set : transposed_)

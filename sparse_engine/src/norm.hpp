@@ -19,7 +19,7 @@ struct Moments {
 
 class Norm {
  public:
-  explicit Norm(int channels);
+  explicit Norm(int channels);  // throws std::invalid_argument
 
   int channels() const { return static_cast<int>(mean.size()); }
   // From the moments of all parts, [parts][channels]: the batch's mean and scale, and with `momentum` >= 0 the
@@ -36,6 +36,7 @@ class Norm {
 
   Reading reading(int channel, Act act, float gain) const { return {scale[channel], shift[channel], act, gain}; }
 
+  Use use;
   Param gamma, beta;
   std::vector<float> running_mean, running_var;
   std::vector<float> mean, inverse;        // of the batch

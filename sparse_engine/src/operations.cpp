@@ -1,3 +1,4 @@
+// Operations on whole tensors but for pooling: see operations.hpp.
 #include "operations.hpp"
 
 #include <cmath>

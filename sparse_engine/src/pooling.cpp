@@ -1,3 +1,4 @@
+// Largest and mean values of windows, and their gradients.
 #include <algorithm>
 #include <cstring>
 #include <limits>

@@ -14,7 +14,7 @@ import pytest
 from checks import STEP, assert_close, batch, masks, numbers
 from structures import MODELS, STEM, add, conv, norm, whole
 
-from sparse_engine import Layer, Model, Network, Op, Step, _core
+from sparse_engine import Layer, Model, Network, Op, StepOptions, _core
 
 PLAIN = whole(
     conv("a", "input", 2, 8, bias=True),
@@ -27,7 +27,7 @@ PLAIN = whole(
 NORMED = MODELS["inverted residual"]
 
 
-def trained(model: Model, x, y, step: Step, threads: int = 1, density: float = 0.5, steps: int = 2) -> dict:
+def trained(model: Model, x, y, step: StepOptions, threads: int = 1, density: float = 0.5, steps: int = 2) -> dict:
     """Losses and numbers after some steps from the same start."""
     rng = np.random.default_rng(7)
     network = Network(model, threads)
@@ -51,8 +51,8 @@ def test_micro_batches_add_up_to_the_batch(samples, micro_batch):
 def test_statistics_of_micro_batches_move_as_far():
     """Of equal micro-batches, as of the whole: 1 - (1 - 0.1)^(1 / k) each time."""
     x, y = batch(NORMED, np.random.default_rng(1), 4)
-    wanted = trained(NORMED, x, y, Step(0.0), steps=1)
-    found = trained(NORMED, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), Step(0.0, micro_batch=4), steps=1)
+    wanted = trained(NORMED, x, y, StepOptions(0.0), steps=1)
+    found = trained(NORMED, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), StepOptions(0.0, micro_batch=4), steps=1)
     for name in wanted:
         if "running_mean" in name:
             assert_close(found[name], wanted[name], name)
@@ -65,7 +65,7 @@ def test_update_statistics_moves_nothing_else():
     network.set(numbers(NORMED, rng), masks(NORMED, rng, 0.5))
     before = network.get()
     network.update_statistics(x)
-    wanted = trained(NORMED, x, y, Step(0.0), steps=1)
+    wanted = trained(NORMED, x, y, StepOptions(0.0), steps=1)
     for name, value in network.get().items():
         np.testing.assert_array_equal(value, wanted[name] if "running" in name else before[name], name)
     assert any((network.get()[name] != before[name]).any() for name in before)
