@@ -136,7 +136,7 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       const ptrdiff_t stride = direct ? plane : round_up(rows * pitch, kernel.width);
       const bool add = direct && added != nullptr;
       if (add && added != out)
-        for (int c = 0; c < s.in_channels; ++c)
+        for (int c = 0; c < slice.in_count; ++c)
           for (int r = 0; r < region.rows; ++r)
             kernel.read(added + c * added_plane + start + r * step, to + c * stride + r * pitch, run, Reading{});
       if (dense_backward()) {
