@@ -13,7 +13,7 @@ void assign(std::vector<float>& to, const Floats& from, const char* what) {
   std::copy(from.data(), from.data() + from.shape(0), to.begin());
 }
 
-const std::vector<float>& values_of(const Param& p, std::vector<float> Param::*values) {
+const std::vector<float>& values_of(const Param& p, std::vector<float> Param::* values) {
   p.use->require_free();
   return p.*values;
 }
@@ -49,13 +49,12 @@ void bind_numbers(nb::module_& m) {
       .def_prop_ro(
           "gradient", [](const Param& p) { return array(values_of(p, &Param::gradient)); },
           nb::rv_policy::automatic);
-  nb::class_<Sgd>(m, "Sgd")
-      .def(
-          "__init__",
-          [](Sgd* s, float rate, float momentum, float decay, float penalty) {
-            new (s) Sgd{rate, momentum, decay, penalty};
-          },
-          "rate"_a, "momentum"_a = 0.0f, "decay"_a = 0.0f, "penalty"_a = 0.0f);
+  nb::class_<Sgd>(m, "Sgd").def(
+      "__init__",
+      [](Sgd* s, float rate, float momentum, float decay, float penalty) {
+        new (s) Sgd{rate, momentum, decay, penalty};
+      },
+      "rate"_a, "momentum"_a = 0.0f, "decay"_a = 0.0f, "penalty"_a = 0.0f);
   nb::enum_<WeightNorm>(m, "WeightNorm")
       .value("none", WeightNorm::none)
       .value("active", WeightNorm::active)
@@ -92,8 +91,7 @@ void bind_numbers(nb::module_& m) {
           "param", [](Weights& w) -> Param& { return w.param; }, nb::rv_policy::reference_internal)
       .def_prop_ro(
           "bias", [](Weights& w) -> Param& { return w.bias; }, nb::rv_policy::reference_internal)
-      .def_prop_ro(
-          "gain", [](Weights& w) -> Param& { return w.gain; }, nb::rv_policy::reference_internal);
+      .def_prop_ro("gain", [](Weights& w) -> Param& { return w.gain; }, nb::rv_policy::reference_internal);
   nb::class_<Norm>(m, "Norm", "Batch norm of a layer.")
       .def(nb::init<int>(), "channels"_a)
       .def_prop_ro(

@@ -1,4 +1,5 @@
-// The Python face of programs: an arena, a team of threads, operations, and runs that give up the interpreter's lock.
+// The Python face of programs: an arena, a team of threads, operations, and runs that give up the interpreter's
+// lock.
 #include "bindings.hpp"
 #include "program.hpp"
 
@@ -12,8 +13,7 @@ void check_values(const Program& p, size_t values, int tensor) {
   if (tensor < 0 || tensor >= static_cast<int>(tensors.size()))
     refuse("tensor " + std::to_string(tensor) + " is none of the program's " + std::to_string(tensors.size()));
   const auto wanted = static_cast<size_t>(p.context().tensor(tensor).values() * p.samples());
-  if (values != wanted)
-    refuse(std::to_string(wanted) + " values are needed, not " + std::to_string(values));
+  if (values != wanted) refuse(std::to_string(wanted) + " values are needed, not " + std::to_string(values));
 }
 
 }  // namespace
@@ -49,11 +49,12 @@ void bind_program(nb::module_& m) {
       .def("running_statistics", when_free(&Program::running_statistics), "norm"_a)
       .def("norm_gradient", when_free(&Program::norm_gradient), "gradient"_a, "view"_a)
       .def("combine", when_free(&Program::combine), "a"_a, "b"_a, "out"_a, "act"_a = Act::none, "gain"_a = 1.0f)
-      .def("slope_by_output", when_free(&Program::slope_by_output), "gradient"_a, "output"_a, "act"_a, "gain"_a = 1.0f)
+      .def("slope_by_output", when_free(&Program::slope_by_output), "gradient"_a, "output"_a, "act"_a,
+           "gain"_a = 1.0f)
       .def("view_gradient", when_free(&Program::view_gradient), "gradient"_a, "view"_a, "out"_a, "add"_a = false)
       .def("pool", when_free(&Program::pool), "input"_a, "out"_a, "shape"_a, "max"_a)
-      .def("pool_gradient", when_free(&Program::pool_gradient), "gradient"_a, "input"_a, "out"_a, "shape"_a, "max"_a,
-           "add"_a = false)
+      .def("pool_gradient", when_free(&Program::pool_gradient), "gradient"_a, "input"_a, "out"_a, "shape"_a,
+           "max"_a, "add"_a = false)
       .def("concatenate", when_free(&Program::concatenate), "input"_a, "out"_a, "first"_a)
       .def("concatenate_gradient", when_free(&Program::concatenate_gradient), "gradient"_a, "first"_a, "out"_a,
            "add"_a = false)
@@ -81,7 +82,8 @@ void bind_program(nb::module_& m) {
              uint64_t seed) {
             const Claim claim(p.uses());
             // A copy: the caller's may change once the interpreter runs on.
-            const Settings settings{momentum, share, {labels.data(), labels.data() + labels.shape(0)}, objective, seed};
+            const Settings settings{
+                momentum, share, {labels.data(), labels.data() + labels.shape(0)}, objective, seed};
             LossSums sums;
             {
               nb::gil_scoped_release release;

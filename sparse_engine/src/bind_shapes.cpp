@@ -17,15 +17,16 @@ void bind_shapes(nb::module_& m) {
       .value("flow", Objective::flow);
   nb::class_<View>(m, "View", "How a stored tensor is read: normalised, then activated.")
       .def(
-          "__init__", [](View* v, int tensor, int norm, Act act, float gain, bool standard) {
+          "__init__",
+          [](View* v, int tensor, int norm, Act act, float gain, bool standard) {
             new (v) View{tensor, norm, act, gain, standard};
           },
           "tensor"_a = -1, "norm"_a = -1, "act"_a = Act::none, "gain"_a = 1.0f, "standard"_a = false);
   nb::class_<ConvShape>(m, "ConvShape")
       .def(nb::init<>())
 #define FIELD(name) .def_rw(#name, &ConvShape::name)
-      FIELD(in_channels) FIELD(out_channels) FIELD(groups) FIELD(kernel_h) FIELD(kernel_w) FIELD(stride_h)
-      FIELD(stride_w) FIELD(pad_h) FIELD(pad_w) FIELD(in_h) FIELD(in_w) FIELD(out_h) FIELD(out_w);
+          FIELD(in_channels) FIELD(out_channels) FIELD(groups) FIELD(kernel_h) FIELD(kernel_w) FIELD(stride_h)
+              FIELD(stride_w) FIELD(pad_h) FIELD(pad_w) FIELD(in_h) FIELD(in_w) FIELD(out_h) FIELD(out_w);
 #undef FIELD
   nb::class_<PoolShape>(m, "PoolShape")
       .def(

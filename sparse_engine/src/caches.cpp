@@ -110,8 +110,9 @@ void compress(const Context& context, const View& view, float bound, Cache& cach
     total += kept[static_cast<size_t>(i)];
   }
   each(context, t, [&](int i, int block, int c, int share) {
-    void* to = cache.half ? static_cast<void*>(reinterpret_cast<uint16_t*>(values) + cache.start[static_cast<size_t>(i)])
-                          : static_cast<void*>(values + cache.start[static_cast<size_t>(i)]);
+    void* to = cache.half
+                   ? static_cast<void*>(reinterpret_cast<uint16_t*>(values) + cache.start[static_cast<size_t>(i)])
+                   : static_cast<void*>(values + cache.start[static_cast<size_t>(i)]);
     kernels().pack(read(block, c, share), plane, bitmap + i * words(plane), to, cache.half);
   });
 }

@@ -50,7 +50,8 @@ void check_convolution(const ConvShape& s) {
   const auto sizes = {s.in_channels, s.out_channels, s.groups, s.kernel_h, s.kernel_w, s.stride_h,
                       s.stride_w,    s.in_h,         s.in_w,   s.out_h,    s.out_w};
   require(std::min(sizes) > 0 && s.pad_h >= 0 && s.pad_w >= 0, "a convolution's sizes must be positive");
-  require(s.in_channels % s.groups == 0 && s.out_channels % s.groups == 0, "channels must be multiples of the groups");
+  require(s.in_channels % s.groups == 0 && s.out_channels % s.groups == 0,
+          "channels must be multiples of the groups");
   const int64_t tall = padded(s.in_h, s.pad_h), wide = padded(s.in_w, s.pad_w);
   require(s.kernel_h <= tall && s.kernel_w <= wide, "the kernel is larger than its padded input");
   require(s.out_h == (tall - s.kernel_h) / s.stride_h + 1 && s.out_w == (wide - s.kernel_w) / s.stride_w + 1,
@@ -68,7 +69,8 @@ void check_convolution(const ConvShape& s) {
 }
 
 void check_pool(const Tensor& in, const Tensor& out, const PoolShape& p) {
-  require(p.kernel_h > 0 && p.kernel_w > 0 && p.stride_h > 0 && p.stride_w > 0, "kernel and stride must be positive");
+  require(p.kernel_h > 0 && p.kernel_w > 0 && p.stride_h > 0 && p.stride_w > 0,
+          "kernel and stride must be positive");
   require(p.pad_h >= 0 && p.pad_w >= 0 && p.pad_h <= p.kernel_h / 2 && p.pad_w <= p.kernel_w / 2,
           "pooling pads by half of its kernel at most");
   const int64_t tall = padded(in.height, p.pad_h), wide = padded(in.width, p.pad_w);

@@ -6,12 +6,12 @@
 
 namespace sparse {
 
-constexpr int64_t kMostValues = INT32_MAX;            // of one image of a tensor, and of a layer's weights
-constexpr int kMostSamples = 1 << 24;                 // of a program
-constexpr int kMostChannels = 1 << 24;                // that a layer has weights or a norm for
-constexpr int64_t kMostFloats = int64_t{1} << 48;     // of the arena, where something lies in it
-constexpr int64_t kMostImage = int64_t{1} << 40;      // values of a convolution's padded images
-constexpr int64_t kMostClasses = 1 << 16;             // stride_h * stride_w: each has weights' lists of its own
+constexpr int64_t kMostValues = INT32_MAX;         // of one image of a tensor, and of a layer's weights
+constexpr int kMostSamples = 1 << 24;              // of a program
+constexpr int kMostChannels = 1 << 24;             // that a layer has weights or a norm for
+constexpr int64_t kMostFloats = int64_t{1} << 48;  // of the arena, where something lies in it
+constexpr int64_t kMostImage = int64_t{1} << 40;   // values of a convolution's padded images
+constexpr int64_t kMostClasses = 1 << 16;          // stride_h * stride_w: each has weights' lists of its own
 
 void check_samples(int samples);
 void check_tensor(int channels, int height, int width, int samples);

@@ -93,16 +93,19 @@ void Convolution::weight_gradient(const float* gradient, const float* input, con
       kernel.correlate_dense(taps, dy + row * g.pitch, g.pitch, g.channel, input + row * band_.pitch, band_.pitch,
                              {std::min(rows, region.rows - row), region.run}, sums);
   } else {
-    const Taps taps{taps_.bounds.data() + slice.out_first, taps_.offset.data(), nullptr, slice.out_count,
-                    s.out_channels, taps_.groups};
+    const Taps taps{taps_.bounds.data() + slice.out_first,
+                    taps_.offset.data(),
+                    nullptr,
+                    slice.out_count,
+                    s.out_channels,
+                    taps_.groups};
     kernel.correlate(taps, dy, g.pitch, g.channel, input, band_.pitch, region, sums);
   }
   if (weights_->bias.value.empty()) return;
   float* bias_sums = sums + gradient_sums();
   for (int o = 0; o < slice.out_count; ++o) {
     double total[2] = {0, 0};
-    for (int r = 0; r < region.rows; ++r)
-      kernel.moments(dy + o * g.channel + r * g.pitch, region.run, 0.0f, total);
+    for (int r = 0; r < region.rows; ++r) kernel.moments(dy + o * g.channel + r * g.pitch, region.run, 0.0f, total);
     bias_sums[slice.out_first + o] += static_cast<float>(total[0]);
   }
 }
@@ -132,7 +135,8 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       const ptrdiff_t start = (begin * s.stride_h + ph - s.pad_h) * line, step = line * s.stride_h;
       const bool direct = s.stride_w == 1 && run % kernel.width == 0;
       float* to = direct ? out + start : temporary;
-      const auto [pitch, region] = direct ? Padded{step, {rows, static_cast<int>(run)}} : padded(run, rows, g.pitch);
+      const auto [pitch, region] =
+          direct ? Padded{step, {rows, static_cast<int>(run)}} : padded(run, rows, g.pitch);
       const ptrdiff_t stride = direct ? plane : round_up(rows * pitch, kernel.width);
       const bool add = direct && added != nullptr;
       if (add && added != out)
@@ -161,8 +165,7 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
 }
 
 // The rows that this chunk completed are still in the caches.
-void Convolution::reduce_input(const Context& context, const BackwardWants& wants, const Item& item,
-                               double* sums) {
+void Convolution::reduce_input(const Context& context, const BackwardWants& wants, const Item& item, double* sums) {
   const ConvShape& s = shape_;
   const int begin = std::max(0, item.first * s.stride_h - s.pad_h);
   const int end = std::min(s.in_h, (item.first + chunk_) * s.stride_h - s.pad_h);

@@ -31,8 +31,7 @@ Norm::Norm(int channels) {
   gamma.resize(n, 1.0f);
   beta.resize(n, 0.0f);
   running_var.assign(n, 1.0f);
-  for (auto* v : {&running_mean, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c})
-    v->assign(n, 0.0f);
+  for (auto* v : {&running_mean, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c}) v->assign(n, 0.0f);
 }
 
 namespace {

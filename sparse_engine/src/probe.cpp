@@ -29,7 +29,8 @@ double seconds(const float* operands, ptrdiff_t n, ptrdiff_t rounds) {
 
 double peak_gflops(ptrdiff_t bytes) {
   if (bytes < 0 || bytes > kMostBytes)
-    throw std::invalid_argument("bytes must be 0 to " + std::to_string(kMostBytes) + ", not " + std::to_string(bytes));
+    throw std::invalid_argument("bytes must be 0 to " + std::to_string(kMostBytes) + ", not " +
+                                std::to_string(bytes));
   std::vector<float> buffer;
   ptrdiff_t n = kRegisterFloats;
   if (bytes > 0) {

@@ -215,9 +215,8 @@ void Program::view_gradient(int gradient, const View& view, int out, bool add) {
 void Program::pool(const View& input, int out, const PoolShape& shape, bool max) {
   check_pool(context_.tensor(checked(input).tensor), context_.tensor(known(out)), shape);
   scratch(context_.plane(input.tensor) + kSlack);
-  append([=, this_ = this](const Settings&) {
-    (max ? max_pool : average_pool)(this_->context_, input, out, shape);
-  });
+  append(
+      [=, this_ = this](const Settings&) { (max ? max_pool : average_pool)(this_->context_, input, out, shape); });
 }
 
 void Program::pool_gradient(int gradient, const View& input, int out, const PoolShape& shape, bool max, bool add) {
@@ -234,16 +233,14 @@ void Program::pool_gradient(int gradient, const View& input, int out, const Pool
 
 void Program::concatenate(const View& input, int out, int first) {
   const Tensor &from = context_.tensor(checked(input).tensor), &to = context_.tensor(known(out));
-  require(from.height == to.height && from.width == to.width && first >= 0 &&
-              first <= to.channels - from.channels,
+  require(from.height == to.height && from.width == to.width && first >= 0 && first <= to.channels - from.channels,
           "tensors that cannot be joined");
   append([=, this_ = this](const Settings&) { sparse::concatenate(this_->context_, input, out, first); });
 }
 
 void Program::concatenate_gradient(int gradient, int first, int out, bool add) {
   const Tensor &from = context_.tensor(known(gradient)), &to = context_.tensor(known(out));
-  require(from.height == to.height && from.width == to.width && first >= 0 &&
-              first <= from.channels - to.channels,
+  require(from.height == to.height && from.width == to.width && first >= 0 && first <= from.channels - to.channels,
           "tensors that were not joined");
   append([=, this_ = this](const Settings&) {
     sparse::concatenate_gradient(this_->context_, gradient, first, out, add);
@@ -263,8 +260,8 @@ void Program::loss(int logits, int gradient) {
   require(t.height == 1 && t.width == 1, "logits are one value a class");
   if (gradient != kNone) same(logits, gradient);
   append([=, this_ = this](const Settings& settings) {
-    this_->loss_ = sparse::loss(this_->context_, logits, settings.labels.data(), gradient, settings.share,
-                                settings.objective);
+    this_->loss_ =
+        sparse::loss(this_->context_, logits, settings.labels.data(), gradient, settings.share, settings.objective);
   });
   operations_.back().classes = t.channels;
 }

@@ -12,8 +12,8 @@ namespace sparse {
 
 // What may differ from one run to the next.
 struct Settings {
-  float momentum = -1.0f;  // of the running statistics; negative: they stay
-  float share = 1.0f;      // of the loss's gradient
+  float momentum = -1.0f;       // of the running statistics; negative: they stay
+  float share = 1.0f;           // of the loss's gradient
   std::vector<int64_t> labels;  // read by a loss alone
   Objective objective = Objective::cross_entropy;
   uint64_t seed = 0;

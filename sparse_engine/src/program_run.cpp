@@ -8,8 +8,7 @@ namespace sparse {
 ptrdiff_t Program::floats() {
   // The number of weights may have changed: the gradients' sums with it.
   for (const Operation& operation : operations_)
-    if (operation.convolution != kNone)
-      scratch(convolution_of(operation.convolution).scratch(operation.backward));
+    if (operation.convolution != kNone) scratch(convolution_of(operation.convolution).scratch(operation.backward));
   context_.scratch_offset = round_up(tensor_floats_, 16);
   context_.scratch_floats = scratch_floats_;
   return context_.scratch_offset + scratch_floats_ * pool_->shares();

@@ -19,7 +19,8 @@ class Use {
   void require_free() const {
     if (taken_)
       throw std::runtime_error(
-          "a call in another thread works on this object, or on what it needs; wait for it, or let every thread have "
+          "a call in another thread works on this object, or on what it needs; wait for it, or let every thread "
+          "have "
           "objects of its own");
   }
 

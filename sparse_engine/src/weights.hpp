@@ -37,8 +37,8 @@ class Weights {
   bool dense() const { return count() == static_cast<size_t>(out_) * row_size_; }
   int out() const { return out_; }
   int row_size() const { return row_size_; }
-  const std::vector<int32_t>& rows() const { return row_; }            // out + 1 bounds
-  const std::vector<int32_t>& places() const { return place_; }        // position within the row
+  const std::vector<int32_t>& rows() const { return row_; }      // out + 1 bounds
+  const std::vector<int32_t>& places() const { return place_; }  // position within the row
   // What the convolution uses: the values, or with a norm the normalised ones.
   const float* used() const { return norm_ == WeightNorm::none ? param.value.data() : normalised_.data(); }
 
