@@ -53,11 +53,12 @@ test-slow: mosquitto $(VENV)/.stamp-dev ## Run the slow tests: whole fleets, kil
 test-root: mosquitto $(VENV)/.stamp-dev ## Run the tests that need root: control groups, namespaces.
 	@$(PYTEST) -m root $(ARGS)
 
-check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between packages.
+check: $(VENV)/.stamp-dev ## Check format, lint, types, the floors between packages, and the engine's C++.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@PYTHONPATH=sparse_engine $(BIN)/lint-imports
+	@JOBS=$(JOBS) sparse_engine/scripts/check_cpp.sh $(BIN)/python
 
 torch: $(VENV)/.stamp-demo $(VENV)/.stamp-torch ## Add torch, the reference engine, to .venv.
 
