@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tinyfleet.export.errors import ExportError
 from tinyfleet.fedcore.arrays import FloatArray
 from tinyfleet.fedcore.training.native.facts import NATIVE
 
@@ -148,19 +149,35 @@ def missing_runtimes() -> dict[str, str]:
     return missing
 
 
-def open_all(path: Path) -> Iterator[Runtime]:
-    """The file in every runtime that is here and can read it."""
-    missing = missing_runtimes()
-    if path.suffix == ".onnx":
-        if "onnxruntime" not in missing:
-            yield OnnxRuntime(path)
-        return
-    if path.suffix == ".tfse":
-        if "sparse-engine" not in missing:
-            yield SparseEngine(path)
-        return
-    for name, interpreter in _interpreters(missing):
+def open_onnx(path: Path) -> Iterator[Runtime]:
+    """An ONNX file in onnxruntime, where that is here."""
+    if "onnxruntime" not in missing_runtimes():
+        yield OnnxRuntime(path)
+
+
+def open_sparse(path: Path) -> Iterator[Runtime]:
+    """A file of the native engine in it, where that is here."""
+    if "sparse-engine" not in missing_runtimes():
+        yield SparseEngine(path)
+
+
+def open_tflite(path: Path) -> Iterator[Runtime]:
+    """A TFLite file in every interpreter that is here."""
+    for name, interpreter in _interpreters(missing_runtimes()):
         yield TfliteRuntime(path, name, interpreter)
+
+
+OPENERS = {".onnx": open_onnx, ".tfse": open_sparse, ".tflite": open_tflite}
+
+
+def open_all(path: Path) -> Iterator[Runtime]:
+    """A file of one of our own formats in every runtime that is here, by its suffix.
+
+    For whoever measures a runtime's memory: nothing that writes files is imported.
+    """
+    if path.suffix not in OPENERS:
+        raise ExportError(f"{path}: nothing here runs such files; give one that ends with {', '.join(OPENERS)}")
+    yield from OPENERS[path.suffix](path)
 
 
 def open_preserving(path: Path) -> TfliteRuntime | None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.states import TASK_TABLE, Task, TaskEvent, follow
+from tinyfleet.edge_agent.states import TASK_TABLE, Task, TaskEvent
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Chosen, Governor, Stage, TaskLimits
@@ -249,8 +249,8 @@ class Assignments:
                 "first_way": limits.first_way,
                 "factor": limits.factor,
                 "cost_model": str(self._cost_model),
-                "steps": offer.steps,
-                "levers": msgspec.to_builtins(Levers(activation_keep=offer.keep)),
+                "steps": offer.local_steps,
+                "levers": msgspec.to_builtins(Levers(activation_keep=offer.activation_keep)),
                 "memory_limit_bytes": limits.memory_limit_bytes,
             }
         )
@@ -279,6 +279,8 @@ class Assignments:
             case "declined":
                 self._governor.refused(current.spec, current.limits)
                 self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
+            case "unavailable":
+                self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
             case "training":
                 current.stage = Stage.TRAINING
             case "progress":
@@ -286,8 +288,8 @@ class Assignments:
                     TaskStatus(
                         *current.key,
                         TaskState.RUNNING,
-                        done=int(event["done"]),
-                        total=int(event["total"]),
+                        local_steps_done=int(event["done"]),
+                        local_steps_total=int(event["total"]),
                         loss=float(event["loss"]),
                         micro_batch=current.chosen.way.levers.micro_batch,
                         paused_s=self._pauses.paused_s,
@@ -370,7 +372,7 @@ class Assignments:
 
     def _follow(self, event: TaskEvent) -> None:
         """Take one step of the table; an event that means nothing now changes nothing."""
-        self.state = follow(TASK_TABLE, self.state, event) or self.state
+        self.state = TASK_TABLE.after(self.state, event)
 
     def _end(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tinyfleet.fedcore.models.model import SERIES
 from tinyfleet.fedcore.models.registry import MODELS, build
 from tinyfleet.fedcore.run_spec import ModelSettings
 
@@ -15,10 +16,10 @@ Progress = Callable[[str, int, int], None]
 
 def measure_kernel_choice(progress: Progress) -> dict[str, float]:
     """By shape, for those of all our models, the density from which on dense kernels are faster on this board."""
-    from sparse_engine.calibration import calibrate as time_kernels
+    from sparse_engine.kernel_choice import measure_kernel_choice as time_kernels
     from tinyfleet.fedcore.training.native.model import model_of
 
-    shapes = {name: SEQUENCES if name == "sensor_cnn" else IMAGES for name in MODELS}
+    shapes = {name: SEQUENCES if model.axes == SERIES else IMAGES for name, model in MODELS.items()}
     models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
     found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: progress(f"kernels, {shape}", *at))
     progress("", 1, 1)

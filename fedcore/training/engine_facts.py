@@ -34,10 +34,11 @@ class EngineFacts:
     name: str  # in configurations, cost models and results
     install: str  # how to get it, for whoever lacks it
     looks_installed: Callable[[], bool]  # told without loading anything of it
-    # Why it cannot be used here, to go on after its name; empty where it can. May load it: raises ``MemoryError``
-    # where there is no room.
+    # Why it cannot be used here, to go on after its name; empty where it can. Loads it only where that is cheap:
+    # raises ``MemoryError`` where there is no room.
     fault: Callable[[], str]
-    # With so many threads; the mapping is the board's ``kernel_choice``, for engines that have one.
+    # With so many threads; the mapping is the board's ``kernel_choice``, for engines that have one. Raises
+    # ``ConfigError`` where its device is missing.
     create: Callable[[int, Mapping[str, float]], Engine]
     memory_model: MemoryModel
     cost_model: str  # which shipped one holds for it

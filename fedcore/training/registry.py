@@ -53,21 +53,27 @@ def preferred(name: str = AUTO) -> str:
     return facts_of(name).name
 
 
+def require(name: str) -> None:
+    """Raise ``ConfigError``, with the remedy, where the engine is unknown or not installed; loads no torch."""
+    facts = facts_of(name)
+    if fault := facts.fault():
+        others = " or ".join(repr(other.name) for other in ENGINES if other.automatic and other is not facts)
+        raise ConfigError(f"engine {facts.name!r} {fault}; {facts.install}, or use engine {others}")
+
+
 def create(name: str = AUTO, threads: int = 1, kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE) -> Engine:
     """Create an engine of ``KNOWN``; ``auto`` is the first that is available.
 
     ``kernel_choice`` is the board's, for engines that choose kernels. Raises ``ConfigError`` where the engine is
     unknown or cannot run here.
     """
+    require(name)
     facts, first = facts_of(name), ENGINES[0]
     if name == AUTO and facts is not first:
         cost = "" if facts.saves_by_sparsity else ", whose sparsity saves neither time nor memory"
         _log.warning(
             "the %s engine %s: %s trains%s; remedy: %s", first.name, first.fault(), facts.name, cost, first.install
         )
-    if fault := facts.fault():
-        others = " or ".join(repr(other.name) for other in ENGINES if other.automatic and other is not facts)
-        raise ConfigError(f"engine {name!r} {fault}; {facts.install}, or use engine {others}")
     return facts.create(threads, kernel_choice)
 
 

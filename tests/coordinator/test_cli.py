@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -21,7 +22,9 @@ COMMAND = [sys.executable, "-c", "from tinyfleet.coordinator.cli import main; ma
 
 
 def coordinator(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 @contextlib.contextmanager
@@ -46,6 +49,7 @@ def running(state: Path, *arguments: object):
         process.stderr.close()
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_idle_it_is_small_and_knows_no_torch(tmp_path):
     with running(tmp_path) as process:
         time.sleep(1.0)
@@ -61,7 +65,7 @@ def test_sigterm_ends_it_cleanly_and_the_lock_is_free_again(tmp_path):
     for _ in range(2):
         with running(tmp_path) as process:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(PATIENCE_S) == 0
             assert process.stderr.read().rstrip().endswith("stopped")
 
 

@@ -10,6 +10,7 @@ import msgspec
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.rows import RunRow, TaskRow
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.demo.fleet import Fleet, FleetSettings
@@ -26,7 +27,7 @@ class Running:
         self.fleet = fleet
         self.store = store
 
-    def until(self, what: str, found: Callable[[], object], timeout_s: float = 60.0) -> object:
+    def until(self, what: str, found: Callable[[], object], timeout_s: float = PATIENCE_S) -> object:
         """Poll; returns what was found. A process that dies for no reason of the test fails it."""
         end = time.monotonic() + timeout_s
         while not (value := found()):
@@ -75,11 +76,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         fleet = Fleet(tmp_path / "fleet", FleetSettings(agents, spec.data, broker=broker, engine=engine))
         fleets.append(fleet)
         fleet.__enter__()
-        fleet.wait((fleet.state / "coordinator.db").exists, 30.0, "the coordinator")
+        fleet.wait((fleet.state / "coordinator.db").exists, PATIENCE_S, "the coordinator")
         store = Store(fleet.state)
         stores.append(store)
         running = Running(fleet, store)
-        fleet.wait(lambda: sum(d.online for d in store.devices()) == agents, 60.0, "the fleet")
+        fleet.wait(lambda: sum(d.online for d in store.devices()) == agents, PATIENCE_S, "the fleet")
         return running
 
     yield begin

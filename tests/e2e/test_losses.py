@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.e2e.conftest import Running, spec_of
+from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -59,7 +60,7 @@ def test_a_whole_agent_is_killed(start):
     assert running.fleet.check() == ["agent-2"]
     assert "SIGKILL" in running.fleet.obituary("agent-2")
     check_finished(running, run)
-    worker.wait(5)  # it dies with its supervisor
+    worker.wait(PATIENCE_S)  # it dies with its supervisor
     assert set(losses(running, run)) == {"agent-2"}
     (lost,) = [t for t in running.store.tasks(run) if (t.step, t.device) == (task.step, "agent-2")]
     assert lost.state == "lost"

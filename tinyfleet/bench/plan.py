@@ -44,7 +44,9 @@ class PlanRow:
     model: str
     norm: str
     batch: int
-    levers: Levers
+    micro_batch: int
+    keep: float  # of activations
+    cache: str
     density: float
     predicted_mb: float
     measured_mb: float
@@ -103,7 +105,9 @@ def bench_plan(
                 request.model.name,
                 str(request.model.arguments.get("norm", "batch")),
                 request.batch,
-                request.levers,
+                request.levers.micro_batch,
+                request.levers.activation_keep,
+                request.levers.cache,
                 request.density,
                 cost_model.peak_bytes(features) / 1e6,
                 found.peak_bytes / 1e6,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.training.engine_facts import EngineFacts, MemoryModel
 
 if TYPE_CHECKING:
@@ -23,14 +24,6 @@ def _fault() -> str:
     return "" if _installed() else "is not installed"
 
 
-def _cuda_fault() -> str:
-    if fault := _fault():
-        return fault
-    import torch
-
-    return "" if torch.cuda.is_available() else "sees no CUDA device here"
-
-
 def _create(threads: int, kernel_choice: Mapping[str, float]) -> Engine:
     from tinyfleet.fedcore.training.torch.engine import TorchEngine
 
@@ -38,8 +31,12 @@ def _create(threads: int, kernel_choice: Mapping[str, float]) -> Engine:
 
 
 def _create_cuda(threads: int, kernel_choice: Mapping[str, float]) -> Engine:
+    import torch
+
     from tinyfleet.fedcore.training.torch.engine import TorchEngine
 
+    if not torch.cuda.is_available():
+        raise ConfigError(f"engine {TORCH_CUDA.name!r}: torch sees no CUDA device here; use engine {TORCH.name!r}")
     return TorchEngine(threads, CUDA)
 
 
@@ -62,7 +59,6 @@ TORCH = EngineFacts(
 TORCH_CUDA = replace(
     TORCH,
     name="torch-cuda",
-    fault=_cuda_fault,
     create=_create_cuda,
     first_step_bytes=None,  # its memory is not only here
     device=CUDA,

@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.run.engine_process import Evaluated, ModelFailed, ModelProcess, Prepared
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.protocol import codec
@@ -43,7 +44,7 @@ def model():
     model.close()
 
 
-def answer(model, timeout_s=60.0):
+def answer(model, timeout_s=PATIENCE_S):
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         event = model.poll()
