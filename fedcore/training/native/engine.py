@@ -17,7 +17,6 @@ from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
-from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
@@ -34,7 +33,7 @@ class NativeEngine(Engine):
     ``planning.kernel_choice`` measures it; where it is not known, the engine's own guess.
     """
 
-    name = NATIVE.name
+    name = "native"
 
     def __init__(self, threads: int = 1, kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE) -> None:
         self._threads = threads
