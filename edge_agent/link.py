@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from tinyfleet.edge_agent.states import LINK_TABLE, LinkEvent, LinkState, follow
+from tinyfleet.edge_agent.states import LINK_TABLE, LinkEvent, LinkState
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.messages import Enrolment, Heartbeat, Hello, Message, Welcome, encode
@@ -99,8 +99,6 @@ class Link:
         self.send(self._hello())
 
     def _follow(self, event: LinkEvent) -> None:
-        target = follow(LINK_TABLE, self.state, event)
-        if target is None:
+        if not LINK_TABLE.allows(self.state, event):
             logger.debug("%s means nothing while %s", event.value, self.state.value)
-            return
-        self.state = target
+        self.state = LINK_TABLE.after(self.state, event)

@@ -17,7 +17,7 @@ MASKS = "masks"  # a folder a run
 WORK = "work"  # the result being written, the worker's log
 STATUS = "status.json"
 PROFILE = "profile.toml"  # the board as ``edge-agent measure`` found it
-CALIBRATION = "calibration.toml"  # what training takes here, as ``edge-agent calibrate`` found it
+COST_MODEL = "cost_model.toml"  # what training takes here, as ``edge-agent measure-training`` found it
 _LOCK = "lock"
 
 

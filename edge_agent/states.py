@@ -6,9 +6,9 @@ from these tables; a test holds the drawing and the code together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
+
+from tinyfleet.fedcore.state_table import StateTable
 
 
 class LinkState(StrEnum):
@@ -79,45 +79,33 @@ _WELCOMED = {
     LinkEvent.WELCOMED_REJECTED: LinkState.REJECTED,
 }
 
-LINK_TABLE: Mapping[tuple[LinkState, LinkEvent], LinkState] = {
-    (LinkState.OFFLINE, LinkEvent.CONNECTED): LinkState.GREETING,
-    **{
-        (state, event): target
-        for state in (LinkState.GREETING, LinkState.PENDING, LinkState.ACCEPTED, LinkState.REJECTED)
-        for event, target in {
-            LinkEvent.CONNECTED: LinkState.GREETING,
-            LinkEvent.DISCONNECTED: LinkState.OFFLINE,
-            **_WELCOMED,
-        }.items()
+LINK_TABLE = StateTable(
+    LinkState.OFFLINE,
+    {
+        (LinkState.OFFLINE, LinkEvent.CONNECTED): LinkState.GREETING,
+        **{
+            (state, event): target
+            for state in (LinkState.GREETING, LinkState.PENDING, LinkState.ACCEPTED, LinkState.REJECTED)
+            for event, target in {
+                LinkEvent.CONNECTED: LinkState.GREETING,
+                LinkEvent.DISCONNECTED: LinkState.OFFLINE,
+                **_WELCOMED,
+            }.items()
+        },
     },
-}
+)
 
-TASK_TABLE: Mapping[tuple[AssignmentState, AssignmentEvent], AssignmentState] = {
-    (AssignmentState.IDLE, AssignmentEvent.OFFERED): AssignmentState.FETCHING,
-    (AssignmentState.FETCHING, AssignmentEvent.FETCHED): AssignmentState.TRAINING,
-    (AssignmentState.FETCHING, AssignmentEvent.FETCH_FAILED): AssignmentState.IDLE,
-    (AssignmentState.FETCHING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
-    (AssignmentState.TRAINING, AssignmentEvent.FINISHED): AssignmentState.IDLE,
-    (AssignmentState.TRAINING, AssignmentEvent.OVER_BUDGET): AssignmentState.IDLE,
-    (AssignmentState.TRAINING, AssignmentEvent.FAILED): AssignmentState.IDLE,
-    (AssignmentState.TRAINING, AssignmentEvent.NEEDS_MASK): AssignmentState.IDLE,
-    (AssignmentState.TRAINING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
-}
-
-S = TypeVar("S", bound=StrEnum)
-E = TypeVar("E", bound=StrEnum)
-
-
-def follow(table: Mapping[tuple[S, E], S], state: S, event: E) -> S | None:
-    """The next state, or None where ``event`` means nothing in ``state`` (late and duplicate messages)."""
-    return table.get((state, event))
-
-
-def mermaid(table: Mapping[tuple[S, E], S], start: StrEnum) -> str:
-    """The table as a mermaid state diagram, events between the same two states on one arrow."""
-    arrows: dict[tuple[str, str], list[str]] = {}
-    for (state, event), target in table.items():
-        arrows.setdefault((state.value, target.value), []).append(event.value)
-    lines = ["stateDiagram-v2", f"    [*] --> {start.value}"]
-    lines += [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in arrows.items()]
-    return "\n".join(lines)
+TASK_TABLE = StateTable(
+    AssignmentState.IDLE,
+    {
+        (AssignmentState.IDLE, AssignmentEvent.OFFERED): AssignmentState.FETCHING,
+        (AssignmentState.FETCHING, AssignmentEvent.FETCHED): AssignmentState.TRAINING,
+        (AssignmentState.FETCHING, AssignmentEvent.FETCH_FAILED): AssignmentState.IDLE,
+        (AssignmentState.FETCHING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.FINISHED): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.OVER_BUDGET): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.FAILED): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.NEEDS_MASK): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
+    },
+)

@@ -30,7 +30,7 @@ Numbers = NDArray[np.float64]
 def compact(model: Inference) -> Inference:
     """The model without dead channels; at least one stays in every layer, and all of the input and output."""
     while True:
-        smaller = _without_unread(_fold_constants(model))
+        smaller = _without_unread(_absorb_constants(model))
         if all(a.shape == b.shape for a, b in zip(model.layers, smaller.layers, strict=True)):
             return smaller
         model = smaller
@@ -41,7 +41,7 @@ def multiply_adds(model: Inference) -> int:
     return sum(layer.weight.size * math.prod(layer.shape[1:]) for layer in model.layers if layer.weight is not None)
 
 
-def _fold_constants(model: Inference) -> Inference:
+def _absorb_constants(model: Inference) -> Inference:
     """Every weight that reads a constant moves into a bias, or onto one constant channel of the layer's input."""
     # Value of every channel of a tensor, NaN where it is not one number everywhere for every input.
     constants: dict[str, Numbers] = {INPUT: np.full(model.input_shape[0], np.nan)}

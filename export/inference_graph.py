@@ -52,8 +52,8 @@ class Inference:
         return Counter([source for layer in self.layers for source in layer.inputs] + [self.output])
 
 
-def fold(graph: Graph, params: Params, mask: Mask) -> Inference:
-    """Fold batch norms (running statistics), normalised weights (FedMef, section 3.3) and ReLU gains into weights.
+def merge(graph: Graph, params: Params, mask: Mask) -> Inference:
+    """Merge batch norms (running statistics), normalised weights (FedMef, section 3.3) and ReLU gains into weights.
 
     Float64 arithmetic, float32 results; masked weights stay exactly zero.
     Raises ``ExportError`` where a batch norm follows anything but a convolution or linear layer of its own,
@@ -71,7 +71,7 @@ def fold(graph: Graph, params: Params, mask: Mask) -> Inference:
             if host is None or host.weight is None or readers[node.inputs[0]] != 1:
                 raise ExportError(
                     f"{graph.name}: batch norm {node.name} does not directly follow a convolution or linear layer "
-                    "of its own; it cannot be folded"
+                    "of its own; it cannot be merged"
                 )
             layers[host.name] = _with_norm(host, node, params)
             renamed[node.name] = host.name
@@ -146,7 +146,7 @@ def _with_norm(host: Layer, norm: Node, params: Params) -> Layer:
     var = params[f"{norm.name}.running_var"].astype(np.float64)
     factor = scale / np.sqrt(var + BN_EPSILON)
     if host.weight is None or host.bias is None:
-        raise ExportError(f"layer {host.name} has no weights to fold {norm.name} into")
+        raise ExportError(f"layer {host.name} has no weights to merge {norm.name} into")
     weight = host.weight * factor.reshape(-1, *[1] * (host.weight.ndim - 1))
     bias = (host.bias - mean) * factor + shift
     return replace(host, weight=weight.astype(np.float32), bias=bias.astype(np.float32))

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tinyfleet.export.errors import ExportError
 from tinyfleet.fedcore.arrays import FloatArray
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 2.0  # after which there are fewer runs, but as many as warm up
@@ -143,24 +144,40 @@ def missing_runtimes() -> dict[str, str]:
         missing["tflite-runtime"] = "not installed (its successor is ai-edge-litert)"
     elif int(np.__version__.split(".")[0]) >= 2:
         missing["tflite-runtime"] = f"works with numpy 1 only, here is numpy {np.__version__}"
-    if fault := native_fault():
-        missing["sparse-engine"] = f"{fault}: {INSTALL_NATIVE}"
+    if fault := NATIVE.fault():
+        missing["sparse-engine"] = f"{fault}: {NATIVE.install}"
     return missing
 
 
-def open_all(path: Path) -> Iterator[Runtime]:
-    """The file in every runtime that is here and can read it."""
-    missing = missing_runtimes()
-    if path.suffix == ".onnx":
-        if "onnxruntime" not in missing:
-            yield OnnxRuntime(path)
-        return
-    if path.suffix == ".tfse":
-        if "sparse-engine" not in missing:
-            yield SparseEngine(path)
-        return
-    for name, interpreter in _interpreters(missing):
+def open_onnx(path: Path) -> Iterator[Runtime]:
+    """An ONNX file in onnxruntime, where that is here."""
+    if "onnxruntime" not in missing_runtimes():
+        yield OnnxRuntime(path)
+
+
+def open_sparse(path: Path) -> Iterator[Runtime]:
+    """A file of the native engine in it, where that is here."""
+    if "sparse-engine" not in missing_runtimes():
+        yield SparseEngine(path)
+
+
+def open_tflite(path: Path) -> Iterator[Runtime]:
+    """A TFLite file in every interpreter that is here."""
+    for name, interpreter in _interpreters(missing_runtimes()):
         yield TfliteRuntime(path, name, interpreter)
+
+
+OPENERS = {".onnx": open_onnx, ".tfse": open_sparse, ".tflite": open_tflite}
+
+
+def open_all(path: Path) -> Iterator[Runtime]:
+    """A file of one of our own formats in every runtime that is here, by its suffix.
+
+    For whoever measures a runtime's memory: nothing that writes files is imported.
+    """
+    if path.suffix not in OPENERS:
+        raise ExportError(f"{path}: nothing here runs such files; give one that ends with {', '.join(OPENERS)}")
+    yield from OPENERS[path.suffix](path)
 
 
 def open_preserving(path: Path) -> TfliteRuntime | None:

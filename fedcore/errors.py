@@ -2,6 +2,7 @@
 
 TinyfleetError
 ├── ConfigError       a file, option or message has a bad value
+│   └── Unavailable   it names something that this machine does not have, or cannot use
 ├── CodecError        a blob is damaged or lies about itself
 │   └── UnknownMask   a blob refers to a mask that is not held here
 ├── ResultError       a device's result does not belong to the task
@@ -21,6 +22,10 @@ class ConfigError(TinyfleetError):
     """A configuration value is wrong; the message names it and the remedy."""
 
     exit_code = 2
+
+
+class Unavailable(ConfigError):
+    """A method, a model or the like is not known here, or the distribution that adds it is broken."""
 
 
 class CodecError(TinyfleetError):

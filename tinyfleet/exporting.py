@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyfleet.export.report import ExportRow, export_model
+from tinyfleet.export.report import export_model
+from tinyfleet.export.verify import ExportRow
 from tinyfleet.fedcore.run_spec import RunSpec
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.states import TASK_TABLE, AssignmentEvent, AssignmentState, follow
+from tinyfleet.edge_agent.states import TASK_TABLE, AssignmentEvent, AssignmentState
 from tinyfleet.edge_agent.task.fetching import Fetching
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
 from tinyfleet.edge_agent.task.inbox import Inbox
@@ -193,4 +193,4 @@ class Assignment:
 
     def _follow(self, event: AssignmentEvent) -> None:
         """Take one step of the table; an event that means nothing now changes nothing."""
-        self.state = follow(TASK_TABLE, self.state, event) or self.state
+        self.state = TASK_TABLE.after(self.state, event)

@@ -43,8 +43,8 @@ class Reports:
         self._last = TaskStatus(
             *task.key,
             TaskState.RUNNING,
-            done=done,
-            total=total,
+            local_steps_done=done,
+            local_steps_total=total,
             loss=loss,
             micro_batch=task.chosen.way.levers.micro_batch,
             paused_s=paused_s,

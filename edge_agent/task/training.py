@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.state_directory import CALIBRATION, MASKS, WORK
+from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, WORK
 from tinyfleet.edge_agent.states import AssignmentEvent
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
 from tinyfleet.edge_agent.task.outbox import Outbox
@@ -24,6 +24,7 @@ from tinyfleet.edge_agent.worker.commands import (
     MaskMissing,
     NearLimit,
     OverBudget,
+    PartMissing,
     Planned,
     StepsDone,
     TaskCommand,
@@ -63,7 +64,7 @@ class Training:
         self._engine = config.engine
         self._data = msgspec.to_builtins(config.data)
         self._masks = state / MASKS
-        self._calibration = state / CALIBRATION
+        self._cost_model = state / COST_MODEL
         self._result = state / WORK / "result.blob"
         self._result.parent.mkdir(parents=True, exist_ok=True)
         self._governor = governor
@@ -95,9 +96,9 @@ class Training:
                 target_bytes=limits.target_bytes,
                 first_way=limits.first_way,
                 factor=limits.factor,
-                calibration=str(self._calibration),
-                local_steps=offer.steps,
-                levers=Levers(activation_keep=offer.keep),
+                cost_model=str(self._cost_model),
+                local_steps=offer.local_steps,
+                levers=Levers(activation_keep=offer.activation_keep),
                 memory_limit_bytes=limits.memory_limit_bytes,
             )
         )
@@ -155,6 +156,8 @@ class Training:
                 return self._done(task, event)
             case Declined(reason):
                 self._governor.refused(task.spec, task.limits)
+                return self._ending(AssignmentEvent.FAILED, TaskState.DECLINED, reason, sound=True)
+            case PartMissing(reason):
                 return self._ending(AssignmentEvent.FAILED, TaskState.DECLINED, reason, sound=True)
             case OverBudget(reason):
                 return self._over_budget(task, worker, reason)

@@ -7,7 +7,6 @@ repeat a failure.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from collections.abc import Callable
@@ -22,11 +21,10 @@ from tinyfleet.edge_agent.config import Policy
 from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.training.registry import expected
 
 logger = logging.getLogger(__name__)
 
-# What a warm worker holds between tasks, measured: torch's CPU build 190 to 250 MB, the native engine 57 to 59 MB.
-WARM_WORKER_BYTES = {"native": 60_000_000, "torch": 250_000_000}
 # Of the memory usable at start, when the configuration leaves the limit to the board.
 DEFAULT_SHARE = 0.75
 # Of the limit: what a plan may fill, and beyond which a running task is tightened.
@@ -175,13 +173,5 @@ class Governor:
 
 def _choose_policy(limit_bytes: int, usable_bytes: int, engine: str) -> Literal["fresh", "warm"]:
     """Warm where what an idle worker holds is at most a third of what the board has to spare."""
-    held = WARM_WORKER_BYTES["native" if _trains_natively(engine) else "torch"]
+    held = expected(engine).warm_bytes  # only looked for, since this process is to stay small
     return "warm" if usable_bytes >= 3 * min(limit_bytes, held) else "fresh"
-
-
-def _trains_natively(engine: str) -> bool:
-    """As the worker will choose; only looked for, since this process is to stay small."""
-    if engine != "auto":
-        return engine == "native"
-    found = importlib.util.find_spec("sparse_engine")
-    return found is not None and found.origin is not None  # a mere folder of that name has no origin

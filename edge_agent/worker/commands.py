@@ -30,7 +30,7 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     target_bytes: int = 0  # what the whole process may take; 0: no bound
     first_way: int = 0  # of the plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
-    calibration: str = ""  # file in which this board's own may be
+    cost_model: str = ""  # file in which this board's own may be
     local_steps: int = 0  # of the offer: a part of the round; 0: all of it
     levers: Levers = NO_LEVERS  # of the offer: the plan may be tighter, never looser
     memory_limit_bytes: int = 0  # what may be resident; 0: no limit
@@ -134,6 +134,12 @@ class MaskMissing(msgspec.Struct, frozen=True, tag_field="event", tag="needs_mas
     reason: str
 
 
+class PartMissing(msgspec.Struct, frozen=True, tag_field="event", tag="unavailable"):
+    """The board lacks the run's method or model."""
+
+    reason: str
+
+
 class OverBudget(msgspec.Struct, frozen=True, tag_field="event", tag="over_budget"):
     """Memory ran out: an allocation failed, or the worker was ended at its limit."""
 
@@ -158,6 +164,7 @@ WorkerEvent = (
     | TaskDone
     | TaskFailed
     | MaskMissing
+    | PartMissing
     | OverBudget
     | Exited
 )

@@ -30,7 +30,7 @@ def is_raised(error: BaseException) -> bool:
     """True where memory ran out: Python's error, or a framework's under another name."""
     if isinstance(error, MemoryError):
         return True
-    from tinyfleet.fedcore.training.registry import NO_ROOM
+    from tinyfleet.fedcore.training.engine_facts import NO_ROOM
 
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ImportError) and (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tinyfleet.fedcore.datasets.dataset import DeviceData
     from tinyfleet.fedcore.methods.method import Method
     from tinyfleet.fedcore.payload import Payload
-    from tinyfleet.fedcore.planning.cost_model import Calibration
+    from tinyfleet.fedcore.planning.cost_model import CostModel
 
 Emit = Callable[[WorkerEvent], None]
 
@@ -60,17 +60,17 @@ class Trainer:
         """Do one task and emit ``TaskDone``. Raises whatever went wrong."""
         from tinyfleet.edge_agent.worker.masks import MaskStore
         from tinyfleet.fedcore.methods.registry import create, problem_of
-        from tinyfleet.fedcore.planning.kernel_choice import measured_or_shipped
+        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped
         from tinyfleet.fedcore.protocol.codec import decode
         from tinyfleet.fedcore.protocol.results import encode_result
-        from tinyfleet.fedcore.training.registry import preferred
+        from tinyfleet.fedcore.training.registry import facts_of
 
         with contextlib.suppress(OSError):  # refused in some containers: the peak is then the process's
             reset_peak()
-        engine_name = preferred(command.engine)
+        facts = facts_of(command.engine)
         if command.memory_limit_bytes:
             self._hold.lift()
-            self._hold.loading(command.memory_limit_bytes, engine_name)
+            self._hold.loading(command.memory_limit_bytes, facts)
         spec = convert(command.spec, RunSpec, "spec of the task")
         masks = MaskStore(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=masks.get)
@@ -79,19 +79,19 @@ class Trainer:
         method = create(spec.method, problem_of(spec))
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
-        calibration = measured_or_shipped(Path(command.calibration), engine_name)
+        cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
         samples = len(data.train) + len(data.development)
-        running = control_of(command, method, task, calibration, samples, self._emit)
+        running = control_of(command, method, task, cost_model, samples, self._emit)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return
         self._emit(Planned(running.chosen))
-        result, train_s, engine_name = self._train(command, method, task, data, running, calibration)
+        result, train_s = self._train(command, method, task, data, running, cost_model)
         # The engine's model is gone, and the task's goes too: for a large one, encoding would be the task's peak.
         if result.params is not task.params:
             task.params.clear()
         write_atomic(Path(command.result), encode_result(result, task, spec.wire, method.upload_precision))
-        self._emit(TaskDone(train_s, peak_rss_bytes(), engine_name))
+        self._emit(TaskDone(train_s, peak_rss_bytes(), facts.name))
 
     def _train(
         self,
@@ -100,16 +100,16 @@ class Trainer:
         task: Payload,
         data: DeviceData,
         running: TaskControl,
-        calibration: Calibration | None,
-    ) -> tuple[Payload, float, str]:
-        """The result, the seconds that it took, and the engine's name; the engine itself lives no longer."""
-        from tinyfleet.fedcore.training.engine import NO_CROSSOVERS
-        from tinyfleet.fedcore.training.registry import create
+        cost_model: CostModel | None,
+    ) -> tuple[Payload, float]:
+        """The result, and the seconds that it took; the engine lives no longer."""
+        from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
+        from tinyfleet.fedcore.training.registry import create, facts_of
 
-        crossovers = NO_CROSSOVERS if calibration is None else calibration.crossovers
-        engine = create(command.engine, command.threads, crossovers)
+        kernel_choice = NO_KERNEL_CHOICE if cost_model is None else cost_model.kernel_choice
+        engine = create(command.engine, command.threads, kernel_choice)
         if command.memory_limit_bytes:
-            self._hold.lower(command.memory_limit_bytes, engine.name)
+            self._hold.lower(command.memory_limit_bytes, facts_of(command.engine))
         self._emit(TrainingBegan(engine.name))
         began = time.monotonic()
         self._running = running
@@ -117,7 +117,7 @@ class Trainer:
             result = method.run(task, engine, data, running.control)
         finally:
             self._running = None
-        return result, time.monotonic() - began, engine.name
+        return result, time.monotonic() - began
 
     def _data_of(self, settings: AgentDataSettings, device: str) -> DeviceData:
         from tinyfleet.fedcore.datasets.partition import device_data
@@ -143,7 +143,7 @@ def control_of(
     command: TaskCommand,
     method: Method,
     task: Payload,
-    calibration: Calibration | None,
+    cost_model: CostModel | None,
     samples: int,
     emit: Emit,
 ) -> TaskControl:
@@ -154,7 +154,8 @@ def control_of(
     from tinyfleet.fedcore.planning.planner import plan_task
     from tinyfleet.fedcore.sparsity.mask import active_counts
     from tinyfleet.fedcore.training import allocator
-    from tinyfleet.fedcore.training.registry import preferred
+    from tinyfleet.fedcore.training.engine_facts import MemoryModel
+    from tinyfleet.fedcore.training.registry import facts_of
 
     last = -_PROGRESS_INTERVAL_S
 
@@ -168,12 +169,12 @@ def control_of(
 
     memory = FileMemory(memory_directory(command))
     control = Control(command.levers, steps=command.local_steps, memory=memory, progress=progress)
-    plan, engine = None, preferred(command.engine)
-    if command.target_bytes and calibration is not None:
+    plan, facts = None, facts_of(command.engine)
+    if command.target_bytes and cost_model is not None:
         grow = task.meta.get("grow")
         plan = plan_task(
             method,
-            calibration,
+            cost_model,
             command.target_bytes,
             samples,
             first_way=command.first_way,
@@ -184,7 +185,7 @@ def control_of(
         )
 
     def heap(roomy: bool) -> None:
-        if engine != "native":  # whose tensors lie in an arena of its own
+        if facts.memory_model is MemoryModel.REPLAYED:  # the others' tensors do not come from the heap
             allocator.choose(roomy=roomy)
 
     running = TaskControl(control, plan, heap)

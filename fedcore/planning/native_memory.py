@@ -9,8 +9,9 @@ from tinyfleet.fedcore.accounting import VALUE
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph, Node, Op
 from tinyfleet.fedcore.planning.features import Features
-from tinyfleet.fedcore.training.engine import NO_CROSSOVERS, StepSettings
-from tinyfleet.fedcore.training.registry import native_fault
+from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 POSITION = 8  # bytes
 FORWARD_AND_BACKWARD = 3  # convolutions of a layer: itself, and two gradients
@@ -20,8 +21,8 @@ MOST_AGAIN = 2  # the ``recompute`` with which nearly all of them are done once 
 class NativeSteps:
     """Steps of one model with so many active weights (by weight name; all, where one is not named).
 
-    ``crossovers`` as in ``NativeEngine``. Holds what the weights take until it goes. Raises ``ConfigError`` where
-    the engine is not installed.
+    ``kernel_choice`` as in ``NativeEngine``. Holds what the weights take until it goes. Raises ``ConfigError``
+    where the engine is not installed.
     """
 
     def __init__(
@@ -29,11 +30,11 @@ class NativeSteps:
         graph: Graph,
         active: Mapping[str, int],
         threads: int = 1,
-        crossovers: Mapping[str, float] = NO_CROSSOVERS,
+        kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE,
     ) -> None:
-        if fault := native_fault():
-            raise ConfigError(f"engine 'native' {fault}, and its plans with it; plan for another engine")
-        from sparse_engine.calibration import dense_from
+        if fault := NATIVE.fault():
+            raise ConfigError(f"engine {NATIVE.name!r} {fault}, and its plans with it; plan for another engine")
+        from sparse_engine.kernel_choice import dense_from
         from sparse_engine.planning import Plan
         from tinyfleet.fedcore.training.native.model import model_of
 
@@ -45,7 +46,7 @@ class NativeSteps:
         self._masks = sum(graph.params[name].size for name in active)
         self._threads = threads
         model = model_of(graph)
-        self._plan = Plan(model, self._active, threads, dense_from=dense_from(model, crossovers))
+        self._plan = Plan(model, self._active, threads, dense_from=dense_from(model, kernel_choice))
 
     def features(self, batch: int, settings: StepSettings, rest: int = 0) -> Features:
         """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""
@@ -70,7 +71,7 @@ class NativeSteps:
 
     def evaluation_bytes(self) -> int:
         """The arena of predictions, as the engine makes them."""
-        from tinyfleet.fedcore.training.native.engine import LANES
+        from sparse_engine import LANES
 
         return self._plan.evaluation_bytes(LANES * self._threads)
 

@@ -15,6 +15,7 @@ from tinyfleet.fedcore.child import ask
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
+from tinyfleet.fedcore.training.registry import REFERENCE
 
 TIMEOUT_S = 900.0
 WARM_UP = 2  # samples of the step that loads libraries and starts threads
@@ -31,7 +32,7 @@ class Probe(msgspec.Struct, frozen=True):
     density: float = 0.05
     threads: int = 1
     steps: int = 3
-    engine: str = "torch"
+    engine: str = REFERENCE.name
 
     @property
     def settings(self) -> StepSettings:

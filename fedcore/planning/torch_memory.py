@@ -1,7 +1,7 @@
 """Predicts what a training step of the torch engine holds at its peak, from the graph alone.
 
 The step is replayed tensor by tensor: who allocates, who still reads, what the backward pass caches. What no
-replay can know (the libraries' own buffers, an allocator's rounding) is left to a calibration on the board.
+replay can know (the libraries' own buffers, an allocator's rounding) is left to the board's cost model.
 """
 
 from __future__ import annotations

@@ -29,9 +29,6 @@ class StepSettings:
     penalty: float = 0.0
 
 
-NO_CROSSOVERS: Mapping[str, float] = {}
-"""Nothing known of the board's kernels."""
-
 GROWTH = StepSettings(learning_rate=0.0)
 """Growth gradients of a whole batch, exact."""
 

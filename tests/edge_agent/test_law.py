@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("numpy", "zstandard", "typer", "rich", "asyncio", "sqlite3", "cryptography", "multiprocessing")
-ENGINES = ("torch", "sparse_engine", "tinyfleet.fedcore.training.registry", "tinyfleet.edge_agent.worker.main")
+ENGINES = ("torch", "sparse_engine", "tinyfleet.fedcore.training.engine", "tinyfleet.edge_agent.worker.main")
 WEB = ("http.server", "socketserver", "amqtt", "jinja2", "websockets", "tinyfleet.coordinator")
 SCRIPT = """
 import sys

@@ -13,8 +13,6 @@ from tinyfleet.edge_agent.states import (
     AssignmentState,
     LinkEvent,
     LinkState,
-    follow,
-    mermaid,
 )
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "agent.md"
@@ -24,7 +22,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "agent.md"
 def test_the_link_follows_the_last_connection_event(events):
     state = LinkState.OFFLINE
     for event in events:
-        state = follow(LINK_TABLE, state, event) or state
+        state = LINK_TABLE.after(state, event)
         if event is LinkEvent.DISCONNECTED:
             assert state is LinkState.OFFLINE
         if event is LinkEvent.CONNECTED:
@@ -36,10 +34,10 @@ def test_a_task_trains_only_after_its_blob_and_always_ends(events):
     state = AssignmentState.IDLE
     for event in events:
         before = state
-        state = follow(TASK_TABLE, state, event) or state
+        state = TASK_TABLE.after(state, event)
         if state is AssignmentState.TRAINING and before is not AssignmentState.TRAINING:
             assert (before, event) == (AssignmentState.FETCHING, AssignmentEvent.FETCHED)
-    state = follow(TASK_TABLE, state, AssignmentEvent.CANCELLED) or state
+    state = TASK_TABLE.after(state, AssignmentEvent.CANCELLED)
     assert state is AssignmentState.IDLE
 
 
@@ -49,14 +47,14 @@ def test_no_network_event_reaches_the_task():
 
 @pytest.mark.parametrize(("table", "states"), [(LINK_TABLE, LinkState), (TASK_TABLE, AssignmentState)])
 def test_every_state_is_reached_and_left(table, states):
-    assert set(table.values()) == set(states)
-    assert {state for state, _ in table} == set(states)
+    assert set(table.arrows.values()) == set(states)
+    assert {state for state, _ in table.arrows} == set(states)
 
 
-@pytest.mark.parametrize(("table", "start"), [(LINK_TABLE, LinkState.OFFLINE), (TASK_TABLE, AssignmentState.IDLE)])
-def test_the_document_draws_the_table(table, start):
+@pytest.mark.parametrize("table", [LINK_TABLE, TASK_TABLE])
+def test_the_document_draws_the_table(table):
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert f"```mermaid\n{mermaid(table, start)}\n```" in text
+    assert f"```mermaid\n{table.mermaid()}\n```" in text
 
 
 @pytest.mark.parametrize("kind", [LinkState, LinkEvent, AssignmentState, AssignmentEvent])

@@ -14,10 +14,10 @@ pytest.importorskip("flatbuffers")
 from tests.export.test_export import realistic, relative, samples, small_graphs
 from tests.fedcore.training.graphs import conv, one_dimensional_graph, residual_graph
 from tinyfleet.export.compact import compact, multiply_adds
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import write_onnx
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.formats.tflite.writer import write_tflite
+from tinyfleet.export.inference_graph import merge
 from tinyfleet.export.runtimes import OnnxRuntime, open_all
-from tinyfleet.export.tflite_writer import write_tflite
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
 from tinyfleet.fedcore.models.registry import build, names
 from tinyfleet.fedcore.run_spec import ModelSettings
@@ -53,7 +53,7 @@ def test_sparse_models_keep_their_outputs(name, structured, share, tmp_path):
         params, mask = realistic(graph, share=share)
         if structured:
             mask = lines_mask(graph, share, np.random.default_rng(1))
-        model = fold(graph, params, mask)
+        model = merge(graph, params, mask)
         small = compact(model)
         x = samples(graph, 3)
         assert relative(logits(small, x, tmp_path), logits(model, x, tmp_path)) < 1e-5
@@ -75,14 +75,14 @@ def test_random_graphs_keep_their_outputs(tmp_path, graph, seed, share):
         if node.op in (Op.CONV, Op.LINEAR):
             params[node.weight] *= rng.random(params[node.weight].shape) < share
             params[node.weight][rng.random(len(params[node.weight])) > share] = 0.0
-    model, x = fold(graph, params, {}), samples(graph, 3, seed)
+    model, x = merge(graph, params, {}), samples(graph, 3, seed)
     small, expected = compact(model), logits(model, x, tmp_path)
     assert np.abs(logits(small, x, tmp_path) - expected).max() < 1e-5 * max(1.0, np.abs(expected).max())
     assert [layer.shape for layer in compact(small).layers] == [layer.shape for layer in small.layers]
 
 
 def shapes(graph, params):
-    model = fold(graph, params, {})
+    model = merge(graph, params, {})
     return {layer.name: layer.shape[0] for layer in compact(model).layers}
 
 
@@ -100,7 +100,7 @@ def plain(kernel=3):
 
 
 def test_a_model_without_dead_channels_stays_as_it_is():
-    model = fold(*plain(), {})
+    model = merge(*plain(), {})
     small = compact(model)
     for before, after in zip(model.layers, small.layers, strict=True):
         assert before.node == after.node
@@ -137,7 +137,7 @@ def test_dead_filters_of_every_kind(kernel, bias, left, tmp_path):
     graph, params = plain(kernel)
     params["stem.weight"][:3] = 0.0
     params["stem.bias"][:3] = bias * np.array([1.0, 0.5, 0.8])
-    model, x = fold(graph, params, {}), samples(graph, 4)
+    model, x = merge(graph, params, {}), samples(graph, 4)
     small = compact(model)
     assert {layer.name: layer.shape[0] for layer in small.layers}["stem"] == left
     assert relative(logits(small, x, tmp_path), logits(model, x, tmp_path)) < 1e-6
@@ -162,7 +162,7 @@ def test_tied_channels_go_together_or_not_at_all(tmp_path):
     tied = ("wide", "wide_relu", "depthwise", "shortcut", "sum", "sum_relu", "pool")
     assert {after[name] for name in tied} == {13}
     assert after["flat"] == 13 * 4
-    small = {layer.name: layer for layer in compact(fold(graph, params, {})).layers}
+    small = {layer.name: layer for layer in compact(merge(graph, params, {})).layers}
     node = small["depthwise"].node
     assert node.groups == node.in_channels == node.out_channels == 13
     assert small["hidden"].weight.shape == (24, 13 * 4)
@@ -175,7 +175,7 @@ def test_one_channel_stays_in_a_layer_that_is_all_dead(tmp_path):
     assert shapes(graph, params) == {
         "stem": 1, "relu": 1, "wide": 1, "wide_relu": 1, "pool": 1, "output": 4,
     }  # fmt: skip
-    model, x = fold(graph, params, {}), samples(graph, 2)
+    model, x = merge(graph, params, {}), samples(graph, 2)
     assert relative(logits(compact(model), x, tmp_path), logits(model, x, tmp_path)) < 1e-6
 
 
@@ -190,7 +190,7 @@ def test_layers_that_are_left_alone_keep_their_channels(tmp_path):
     params, _ = realistic(graph)
     for name in ("stem", "grouped", "output"):
         params[f"{name}.weight"][0] = 0.0
-    model, x = fold(graph, params, {}), samples(graph, 2)
+    model, x = merge(graph, params, {}), samples(graph, 2)
     small = compact(model)
     assert [layer.shape for layer in small.layers] == [layer.shape for layer in model.layers]
     assert relative(logits(small, x, tmp_path), logits(model, x, tmp_path)) < 1e-6
@@ -198,4 +198,4 @@ def test_layers_that_are_left_alone_keep_their_channels(tmp_path):
 
 def test_multiply_adds_are_half_the_flops():
     graph = residual_graph()
-    assert 2 * multiply_adds(fold(graph, graph.initial_params(0), {})) == graph.flops()
+    assert 2 * multiply_adds(merge(graph, graph.initial_params(0), {})) == graph.flops()

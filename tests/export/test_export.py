@@ -16,11 +16,13 @@ pytest.importorskip("flatbuffers")
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
 from tinyfleet.export import runtimes
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import write_onnx
-from tinyfleet.export.report import FORMATS, check, export_model, missing_formats
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.formats.table import FORMATS, missing_formats
+from tinyfleet.export.formats.tflite.writer import write_tflite
+from tinyfleet.export.inference_graph import merge
+from tinyfleet.export.report import export_model
 from tinyfleet.export.runtimes import OnnxRuntime, missing_runtimes, open_all
-from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.export.verify import check
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, Role
 from tinyfleet.fedcore.models.registry import build, names
 from tinyfleet.fedcore.run_spec import ModelSettings
@@ -174,7 +176,7 @@ def test_random_graphs_agree(tmp_path, graph, seed):
     params, _ = realistic(graph, seed)
     x = samples(graph, 3, seed)
     expected = trained_on(graph, params, {})(x)
-    model = fold(graph, params, {})
+    model = merge(graph, params, {})
     for suffix, content in (("onnx", write_onnx(model, {})), ("tflite", write_tflite(model))):
         path = tmp_path / f"random.{suffix}"
         path.write_bytes(content)
@@ -182,10 +184,10 @@ def test_random_graphs_agree(tmp_path, graph, seed):
             assert np.abs(runtime.run(x) - expected).max() < 1e-4 * max(1.0, np.abs(expected).max()), runtime.name
 
 
-def test_folding_keeps_zeros_and_needs_no_engine():
+def test_merging_keeps_zeros_and_needs_no_engine():
     graph = residual_graph()
     params, mask = realistic(graph, share=0.2)
-    model = fold(graph, params, mask)
+    model = merge(graph, params, mask)
     assert not any(layer.op is Op.BATCH_NORM for layer in model.layers)
     for layer in model.layers:
         if layer.node.weight in mask:
@@ -201,15 +203,15 @@ def test_what_cannot_be_exported_says_so():
     norm = Node("n", Op.BATCH_NORM, ("r",), 4, 4)
     graph = bad(conv, Node("r", Op.RELU, ("c",)), norm)
     with pytest.raises(ExportError, match="batch norm n"):
-        fold(graph, graph.initial_params(0), {})
+        merge(graph, graph.initial_params(0), {})
     pool = Node("p", Op.MAX_POOL, ("c",), kernel=(3, 3), stride=(2, 2), padding=(1, 1))
     graph = bad(conv, pool)
     with pytest.raises(ExportError, match="p: a padded pool"):
-        write_tflite(fold(graph, graph.initial_params(0), {}))
+        write_tflite(merge(graph, graph.initial_params(0), {}))
     grouped = Node("g", Op.CONV, (INPUT,), 4, 4, (3, 3), (1, 1), (1, 1), 2)
     graph = bad(grouped, shape=(4, 6, 6))
     with pytest.raises(ExportError, match="g: 2 groups"):
-        write_tflite(fold(graph, graph.initial_params(0), {}))
+        write_tflite(merge(graph, graph.initial_params(0), {}))
 
 
 def test_unknown_formats_and_missing_calibration(tmp_path):
@@ -258,5 +260,5 @@ def test_the_onnx_file_computes_what_torch_s_own_exporter_writes(tmp_path):
     path = tmp_path / "torch.onnx"
     torch.onnx.export(Module().eval(), (torch.from_numpy(x),), str(path), dynamo=False)
     ours = tmp_path / "ours.onnx"
-    ours.write_bytes(write_onnx(fold(graph, params, mask), {"model": "residual"}))
+    ours.write_bytes(write_onnx(merge(graph, params, mask), {"model": "residual"}))
     assert relative(OnnxRuntime(ours).run(x), OnnxRuntime(path).run(x)) < 1e-5

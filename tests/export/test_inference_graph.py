@@ -1,4 +1,4 @@
-"""Normalised weights and ReLU gains fold into plain layers that compute what the engine does."""
+"""Normalised weights and ReLU gains merge into plain layers that compute what the engine does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ pytest.importorskip("flatbuffers")
 from tests.export.test_export import realistic, relative, samples, trained_on
 from tests.fedcore.training.graphs import conv
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import write_onnx
-from tinyfleet.export.report import check, export_model
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.formats.tflite.writer import write_tflite
+from tinyfleet.export.inference_graph import merge
+from tinyfleet.export.report import export_model
 from tinyfleet.export.runtimes import open_all
-from tinyfleet.export.tflite_writer import write_tflite
+from tinyfleet.export.verify import check
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, Role
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.run_spec import ModelSettings
@@ -41,17 +42,17 @@ def model(name, norm, share=0.1, width=None):
 @needs_engine
 @pytest.mark.parametrize("norm", ["nsconv", "nsconv-all"])
 @pytest.mark.parametrize("name", [*MODELS, "sensor_cnn"])
-def test_folded_models_compute_what_the_engine_does(name, norm, tmp_path):
+def test_merged_models_compute_what_the_engine_does(name, norm, tmp_path):
     graph, params, mask = model(name, norm)
     x = samples(graph, 9)
     expected = trained_on(graph, params, mask)(x)
-    folded = fold(graph, params, mask)
-    for suffix, content in (("onnx", write_onnx(folded, {})), ("tflite", write_tflite(folded))):
+    merged = merge(graph, params, mask)
+    for suffix, content in (("onnx", write_onnx(merged, {})), ("tflite", write_tflite(merged))):
         path = tmp_path / f"model.{suffix}"
         path.write_bytes(content)
         for runtime in open_all(path):
             assert relative(runtime.run(x), expected) < 1e-4, runtime.name
-    for layer in folded.layers:
+    for layer in merged.layers:
         if layer.node.weight in mask:
             assert not layer.weight[~mask[layer.node.weight]].any()
 
@@ -98,7 +99,7 @@ def test_gains_meet_at_additions(nodes, tmp_path):
     params, _ = realistic(graph)
     x = samples(graph, 4)
     path = tmp_path / "model.onnx"
-    path.write_bytes(write_onnx(fold(graph, params, {}), {}))
+    path.write_bytes(write_onnx(merge(graph, params, {}), {}))
     for runtime in open_all(path):
         assert relative(runtime.run(x), trained_on(graph, params, {})(x)) < 1e-5
 
@@ -107,7 +108,7 @@ def test_a_branch_that_others_read_keeps_its_scale():
     shared = (conv("main", "act", 4, 4), Node("sum", Op.ADD, ("main", "act")), conv("other", "main", 4, 4))
     graph = chain(*STEM, *shared)
     with pytest.raises(ExportError, match="unequal gains 1 and 2"):
-        fold(graph, graph.initial_params(0), {})
+        merge(graph, graph.initial_params(0), {})
 
 
 @pytest.mark.parametrize(
@@ -118,22 +119,22 @@ def test_a_branch_that_others_read_keeps_its_scale():
         ((relu("none", "act", 0.0),), "gain 0.0 is not positive"),
     ],
 )
-def test_gains_that_cannot_be_folded(nodes, message):
+def test_gains_that_cannot_be_merged(nodes, message):
     graph = chain(*STEM, *nodes)
     with pytest.raises(ExportError, match=message):
-        fold(graph, graph.initial_params(0), {})
+        merge(graph, graph.initial_params(0), {})
 
 
 def test_a_model_ends_without_a_gain():
     graph = Graph("bare", (3, 6, 6), 4, (*STEM, Node("pool", Op.GLOBAL_AVG_POOL, ("act",))), ())
     with pytest.raises(ExportError, match="pool ends the model with a gain"):
-        fold(graph, graph.initial_params(0), {})
+        merge(graph, graph.initial_params(0), {})
 
 
 def test_gains_multiply_along_an_identity_path():
     graph, params, mask = model("resnet20", "nsconv", share=None)
-    folded = {layer.name: layer for layer in fold(graph, params, mask).layers}
-    first, second = (np.abs(folded[f"stage1.{unit}.conv2"].bias) for unit in (0, 1))
+    merged = {layer.name: layer for layer in merge(graph, params, mask).layers}
+    first, second = (np.abs(merged[f"stage1.{unit}.conv2"].bias) for unit in (0, 1))
     gains = {node.name: node.gain for node in graph.nodes}
     before, after = gains["stem.act"], gains["stem.act"] * gains["stage1.0.act"]
     np.testing.assert_allclose(first * before, np.abs(params["stage1.0.conv2.bias"]), rtol=1e-6)

@@ -9,7 +9,8 @@ pytest.importorskip("ai_edge_litert")
 
 from tests.export.test_export import realistic, samples, trained_on
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
-from tinyfleet.export.report import check, export_model
+from tinyfleet.export.report import export_model
+from tinyfleet.export.verify import check
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.registry import available
@@ -32,7 +33,7 @@ def test_dead_filters_keep_their_bias(tmp_path):
     for name in ("wide.weight", "depthwise.weight", "hidden.weight"):
         params[name][:4] = 0.0
     params["depthwise_norm.running_mean"][:4] = 0.0
-    params["depthwise_norm.bias"][:4] = 2.0  # folded: the bias of a filter without weights
+    params["depthwise_norm.bias"][:4] = 2.0  # merged: the bias of a filter without weights
     params["hidden.bias"][:4] = 3.0
     rows = int8_rows(graph, params, {}, tmp_path)
     check(rows)

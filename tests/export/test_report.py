@@ -15,19 +15,21 @@ from tests.export.test_export import realistic, samples
 from tests.fedcore.training.graphs import one_dimensional_graph
 from tinyfleet.export import runtimes
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import write_onnx
-from tinyfleet.export.report import ExportRow, check, export_model
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.inference_graph import merge
+from tinyfleet.export.report import export_model
 from tinyfleet.export.runtimes import BATCH, OnnxRuntime
+from tinyfleet.export.verify import ExportRow, check
 
 ROW = ExportRow("onnx", "fp32", "model-fp32.onnx", 1, 0.0, 1.0, 0.5, 0.1, "onnxruntime")
 
 
 @pytest.mark.parametrize(
-    ("precision", "most", "least"), [("fp32", 1e-4, 0.999), ("fp16", 5e-3, 0.99), ("int8", 10.0, 0.9)]
+    ("kind", "precision", "most", "least"),
+    [("onnx", "fp32", 1e-4, 0.999), ("tflite", "fp16", 5e-3, 0.99), ("tflite", "int8", 10.0, 0.9)],
 )
-def test_the_limits(precision, most, least):
-    row = replace(ROW, precision=precision, max_rel_error=most, argmax_agreement=least)
+def test_the_limits(kind, precision, most, least):
+    row = replace(ROW, format=kind, precision=precision, max_rel_error=most, argmax_agreement=least)
     check([row])
     worse = [replace(row, argmax_agreement=least - 0.01)]
     if precision != "int8":
@@ -37,11 +39,12 @@ def test_the_limits(precision, most, least):
             check([row, bad])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("name", ["onnx-fp32", "sparse-fp16", "tflite-int8"])
 @pytest.mark.parametrize("error", [np.nan, np.inf])
-def test_logits_that_are_not_numbers_are_refused(precision, error):
+def test_logits_that_are_not_numbers_are_refused(name, error):
+    kind, precision = name.split("-")
     with pytest.raises(ExportError, match="do not deploy it"):
-        check([replace(ROW, precision=precision, max_rel_error=float(error))])
+        check([replace(ROW, format=kind, precision=precision, max_rel_error=float(error))])
 
 
 def exported(directory, count=3):
@@ -76,7 +79,7 @@ def test_nothing_is_verified_on_no_samples(tmp_path):
 def test_batches_give_what_single_samples_give(tmp_path):
     graph = one_dimensional_graph()
     path = tmp_path / "model.onnx"
-    path.write_bytes(write_onnx(fold(graph, *realistic(graph)), {}))
+    path.write_bytes(write_onnx(merge(graph, *realistic(graph)), {}))
     runtime, x = OnnxRuntime(path), samples(graph, BATCH + 3)
     logits = runtime.run(x)
     assert logits.shape == (BATCH + 3, 4)
@@ -92,7 +95,7 @@ def test_files_are_compacted_unless_asked_otherwise(tmp_path):
     mask = {"wide.weight": params["wide.weight"] != 0.0}
     x = samples(graph, 3)
     path = tmp_path / "reference.onnx"
-    path.write_bytes(write_onnx(fold(graph, params, mask), {}))
+    path.write_bytes(write_onnx(merge(graph, params, mask), {}))
     rows = {}
     for compact in (True, False):
         (rows[compact],) = export_model(

@@ -7,10 +7,11 @@ import importlib.util
 import numpy as np
 import pytest
 
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import write_onnx
-from tinyfleet.export.report import check, export_model
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.inference_graph import merge
+from tinyfleet.export.report import export_model
 from tinyfleet.export.runtimes import OnnxRuntime, missing_runtimes
+from tinyfleet.export.verify import check
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.allocation import erk_counts
@@ -32,7 +33,7 @@ def test_a_sparse_model_is_exported_and_verified(name, tmp_path):
     apply_mask(params, mask)
     x = np.random.default_rng(0).standard_normal((40, *shape)).astype(np.float32)
     path = tmp_path / "reference.onnx"
-    path.write_bytes(write_onnx(fold(graph, params, mask), {}))
+    path.write_bytes(write_onnx(merge(graph, params, mask), {}))
     reference = OnnxRuntime(path)
     rows = export_model(
         graph, params, mask, tmp_path / "out", formats=("onnx-fp32", "tflite-fp32", "tflite-fp16"), calibration=x,
@@ -50,7 +51,7 @@ def test_int8_is_calibrated_and_verified(tmp_path):
     apply_mask(params, mask)
     x = np.random.default_rng(0).standard_normal((40, 3, 32, 32)).astype(np.float32)
     path = tmp_path / "reference.onnx"
-    path.write_bytes(write_onnx(fold(graph, params, mask), {}))
+    path.write_bytes(write_onnx(merge(graph, params, mask), {}))
     reference = OnnxRuntime(path)
     (row,) = export_model(
         graph, params, mask, tmp_path, formats=("tflite-int8",), calibration=x, x=x,

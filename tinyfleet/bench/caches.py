@@ -22,7 +22,8 @@ class CacheRow:
     model: str
     norm: str
     batch: int
-    levers: Levers
+    keep: float  # of activations
+    cache: str
     pruned_norms: bool
     baseline_rss_mb: float
     peak_mb: float
@@ -77,7 +78,8 @@ def measure(request: Probe) -> CacheRow:
         request.model.name,
         str(request.model.arguments["norm"]),
         request.batch,
-        levers,
+        levers.activation_keep,
+        levers.cache,
         request.pruned_norms,
         found.loaded_bytes / 1e6,
         (found.peak_bytes - found.loaded_bytes) / 1e6,

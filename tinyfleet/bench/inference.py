@@ -18,13 +18,10 @@ import numpy as np
 from tinyfleet.bench.inference_memory import Request, measure
 from tinyfleet.export.compact import compact
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.inference_graph import Inference, fold
-from tinyfleet.export.onnx_writer import write_onnx
-from tinyfleet.export.precision import Float
-from tinyfleet.export.quantize import calibrate
-from tinyfleet.export.report import missing_formats
+from tinyfleet.export.formats.format import Export
+from tinyfleet.export.formats.table import FORMATS, missing_formats
+from tinyfleet.export.inference_graph import Inference, merge
 from tinyfleet.export.runtimes import Runtime, open_all
-from tinyfleet.export.tflite_writer import write_tflite
 from tinyfleet.fedcore.arrays import FloatArray, Params
 from tinyfleet.fedcore.models.graph import Graph, Role
 from tinyfleet.fedcore.models.registry import build
@@ -37,7 +34,7 @@ MODELS, DENSITIES = ("resnet8", "resnet18", "mobilenet_v2"), (0.01, 0.05, 0.1)
 CALIBRATION_SAMPLES = 32
 BURST = 5  # timed runs in a row, after one that brings the file's weights into the caches
 NATIVE = "sparse-fp32"
-SUFFIXES = {"onnx-fp32": "onnx", "tflite-fp32": "tflite", "tflite-int8": "tflite", NATIVE: "tfse"}
+COMPARED = (NATIVE, "onnx-fp32", "tflite-fp32", "tflite-int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ def measured(model: str, density: float, rounds: int, directory: Path) -> list[I
 
 
 def deployed(graph: Graph, density: float) -> Inference:
-    """A folded and compacted model with random numbers everywhere, in biases and statistics too."""
+    """A merged and compacted model with random numbers everywhere, in biases and statistics too."""
     rng = np.random.default_rng(0)
     params: Params = graph.initial_params(0)
     for name, spec in graph.params.items():
@@ -117,23 +114,16 @@ def deployed(graph: Graph, density: float) -> Inference:
     shapes = {name: graph.params[name].shape for name in graph.maskable}
     mask = random_mask(shapes, uniform_counts(shapes, density), rng)
     apply_mask(params, mask)
-    return compact(fold(graph, params, mask))
+    return compact(merge(graph, params, mask))
 
 
 def written(model: Inference, directory: Path) -> dict[str, Path]:
     """The model in every format, by name."""
-    from tinyfleet.export.sparse_writer import write_sparse
-
-    contents = {
-        NATIVE: write_sparse(model, "fp32", {}),
-        "onnx-fp32": write_onnx(model, {}),
-        "tflite-fp32": write_tflite(model, Float(half=False)),
-        "tflite-int8": write_tflite(model, calibrate(model, _samples(CALIBRATION_SAMPLES))),
-    }
+    export = Export(model, {}, _samples(CALIBRATION_SAMPLES))
     paths = {}
-    for name, content in contents.items():
-        paths[name] = directory / f"{name}.{SUFFIXES[name]}"
-        paths[name].write_bytes(content)
+    for name in COMPARED:
+        paths[name] = directory / f"{name}.{FORMATS[name].suffix}"
+        paths[name].write_bytes(FORMATS[name].write(export))
     return paths
 
 

@@ -30,8 +30,8 @@ def plan(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Of a device, in place of the first device's of the run's partition.")
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Measured by `edge-agent calibrate`; else the one that ships.")
+    cost_model: Annotated[
+        Path | None, typer.Option(help="Measured by `edge-agent measure-training`; else the one that ships.")
     ] = None,
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
     as_json: Json = False,
@@ -41,35 +41,33 @@ def plan(
     Exit code 1 where it fits none of the boards.
     """
     from tinyfleet.device_profiles.detect import detect
-    from tinyfleet.device_profiles.emulated import board as shipped_board
+    from tinyfleet.device_profiles.known_boards import board as board_called
+    from tinyfleet.device_profiles.known_boards import known
     from tinyfleet.device_profiles.limits import parse_size, usable_memory_bytes
-    from tinyfleet.device_profiles.profile import shipped as shipped_boards
     from tinyfleet.edge_agent.worker.budget import DEFAULT_SHARE
-    from tinyfleet.fedcore.planning import kernel_choice as calibrated
+    from tinyfleet.fedcore.planning.cost_model_file import read, shipped
     from tinyfleet.fedcore.training.registry import preferred
     from tinyfleet.planning import plan_board
 
     spec = read_spec(file)
-    own = None if calibration is None else calibrated.read(calibration)
-    rated = own or calibrated.shipped(preferred(engine))
+    own = None if cost_model is None else read(cost_model)
+    rated = own or shipped(preferred(engine))
     if rated is None:
-        raise ConfigError(f"engine {engine!r} has no calibration; measure one with `edge-agent calibrate`")
+        raise ConfigError(f"engine {engine!r} has no cost model; measure one with `edge-agent measure-training`")
     try:
         given = 0 if memory is None else parse_size(memory)
     except ValueError as error:
         raise ConfigError(f"--memory: {error}") from None
     count = samples if samples is not None else _samples(spec)
-    names = board or [HERE, *sorted(name for name in shipped_boards() if name != "generic")]
+    names = board or [HERE, *sorted(name for name in known() if name != "generic")]
     rows = []
     for name in names:
         here = name == HERE
-        profile = detect() if here else shipped_board(name)
+        profile = detect() if here else board_called(name)
         limit = given or (int(DEFAULT_SHARE * usable_memory_bytes()) if here else 0)
-        rows.append(
-            plan_board(spec, profile, rated, count, memory_bytes=limit, calibrated=here and own is not None)
-        )
+        rows.append(plan_board(spec, profile, rated, count, memory_bytes=limit, own=here and own is not None))
     if as_json:
-        emit_json({"run": str(file), "calibration": rated.machine, "boards": rows})
+        emit_json({"run": str(file), "cost_model": rated.machine, "boards": rows})
     else:
         _show(rows)
     if not any(row.fits for row in rows):
@@ -109,7 +107,9 @@ def _show(rows: list[BoardFit]) -> None:
         if row.remedies:
             typer.echo(f"{row.board} would fit with {', or with '.join(row.remedies)}")
     if any(row.speed_basis == "data sheet" for row in rows):
-        typer.echo("times from a data sheet are rough: the board's own are measured by `edge-agent calibrate`")
+        typer.echo(
+            "times from a data sheet are rough: the board's own are measured by `edge-agent measure-training`"
+        )
 
 
 def _kept(row: BoardFit) -> str:

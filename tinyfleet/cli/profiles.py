@@ -101,18 +101,18 @@ def compare(
 
 
 @app.command()
-def calibrate(
+def measure_training(
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.toml"),
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("cost_model.toml"),
     as_json: Json = False,
 ) -> None:
-    """Measure what training takes on this board, for `tinyfleet plan --calibration`; a minute or two."""
+    """Measure what training takes on this board, for `tinyfleet plan --cost-model`; a minute or two."""
     from tinyfleet.device_profiles.detect import detect as detect_board
     from tinyfleet.device_profiles.measuring.progress import told_on
-    from tinyfleet.fedcore.planning.kernel_choice import calibrate_here
+    from tinyfleet.fedcore.planning.cost_model_file import measure_here
     from tinyfleet.fedcore.training.registry import preferred
 
-    found = calibrate_here(preferred(engine), detect_board().title, out, told_on(sys.stderr))
+    found = measure_here(preferred(engine), detect_board().title, out, told_on(sys.stderr))
     if as_json:
         emit_json(found)
     else:
@@ -143,10 +143,10 @@ def sensors(
 
 @app.command("list")
 def list_profiles(as_json: Json = False) -> None:
-    """The shipped boards."""
-    from tinyfleet.device_profiles.profile import shipped
+    """The boards that are known: shipped ones, and those of other distributions."""
+    from tinyfleet.device_profiles.known_boards import known
 
-    profiles = shipped()
+    profiles = known()
     if as_json:
         emit_json(profiles)
         return
@@ -162,8 +162,8 @@ def list_profiles(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="As `profile list` names it.")], as_json: Json = False) -> None:
-    """One shipped board."""
-    from tinyfleet.device_profiles.emulated import board
+    """One board."""
+    from tinyfleet.device_profiles.known_boards import board
 
     profile = board(name)
     if as_json:

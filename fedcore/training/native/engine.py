@@ -8,17 +8,17 @@ from typing import Literal
 
 import numpy as np
 
-from sparse_engine import Network
-from sparse_engine.calibration import dense_from
+from sparse_engine import LANES, Network
+from sparse_engine.kernel_choice import dense_from
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph, Node, Op
 from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
-from tinyfleet.fedcore.training.engine import GROWTH, NO_CROSSOVERS, Engine, Evaluation, StepSettings
+from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
+from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
-LANES = 16  # images that lie innermost: evaluation gains nothing from more of them a thread
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
 SUM_VALUES = 1 << 20  # of weight gradients that are summed over micro-batches at once
 
@@ -27,17 +27,17 @@ Tile = tuple[str, range]
 
 
 class NativeEngine(Engine):
-    """One network of ``sparse_engine``. Deterministic for given ``threads`` and ``crossovers``.
+    """One network of ``sparse_engine``. Deterministic for given ``threads`` and ``kernel_choice``.
 
-    ``crossovers``: by a convolution's shape, the density from which the dense kernels are faster on this board, as
-    ``sparse_engine.calibration.calibrate`` measures it; where it is not known, the engine's own guess.
+    ``kernel_choice``: by a convolution's shape, the density from which dense kernels are faster on this board, as
+    ``planning.kernel_choice`` measures it; where it is not known, the engine's own guess.
     """
 
     name = "native"
 
-    def __init__(self, threads: int = 1, crossovers: Mapping[str, float] = NO_CROSSOVERS) -> None:
+    def __init__(self, threads: int = 1, kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE) -> None:
         self._threads = threads
-        self._crossovers = crossovers
+        self._kernel_choice = kernel_choice
         self._graph: Graph | None = None
         self._network: Network | None = None
 
@@ -49,7 +49,7 @@ class NativeEngine(Engine):
                 self._graph = None  # what the old network holds goes before the new one comes
                 self._network = None
                 model = model_of(graph)
-                self._network = Network(model, self._threads, dense_from=dense_from(model, self._crossovers))
+                self._network = Network(model, self._threads, dense_from=dense_from(model, self._kernel_choice))
                 self._graph = graph
             self._loaded.set(params, mask)
         except ValueError as error:
@@ -107,6 +107,7 @@ class NativeEngine(Engine):
 
     def _passes(self, x: FloatArray, batch: int) -> Iterator[tuple[FloatArray, int]]:
         """Samples, and how many a pass is to have: powers of two, or whole ``LANES`` for every thread."""
+        # Evaluation gains nothing from more of them.
         size = LANES * self._threads if batch >= LANES * self._threads else _power_of_two(batch)
         for start in range(0, len(x), size):
             part = x[start : start + size]

@@ -29,8 +29,8 @@ def test_a_task_from_offer_to_acknowledgement(rig):
     assert command.target_bytes == 92_000_000
     rig.worker.events.append(StepsDone(3, 9, 0.5))
     rig.settle(1.5)
-    running = [status for status in rig.coordinator.of(TaskStatus) if status.done == 3]
-    assert (running[0].total, running[0].loss) == (9, 0.5)
+    running = [status for status in rig.coordinator.of(TaskStatus) if status.local_steps_done == 3]
+    assert (running[0].local_steps_total, running[0].loss) == (9, 0.5)
     rig.worker.finish(b"R" * 150_000)
     rig.settle(0.5)
     assert rig.coordinator.states == [TaskState.ACCEPTED, TaskState.RUNNING, TaskState.RUNNING, TaskState.FINISHED]

@@ -4,11 +4,13 @@ import importlib.util
 
 import pytest
 
-from tinyfleet.edge_agent.worker.budget import WARM_WORKER_BYTES, Governor, Stage
+from tinyfleet.edge_agent.worker.budget import Governor, Stage
 from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from tinyfleet.fedcore.training.levers import Levers
+from tinyfleet.fedcore.training.native.facts import NATIVE
+from tinyfleet.fedcore.training.torch.facts import TORCH
 
 SPEC = RunSpec(method={"name": "fedtiny", "density": 0.05}, training=TrainingSettings(batch=24))
 
@@ -143,8 +145,8 @@ def test_the_limit_comes_from_the_board_where_none_is_set(tmp_path):
 @pytest.mark.parametrize(
     ("limit", "usable", "policy", "expected"),
     [
-        (300_000_000, 3 * WARM_WORKER_BYTES["torch"], "auto", "warm"),
-        (300_000_000, 3 * WARM_WORKER_BYTES["torch"] - 1, "auto", "fresh"),
+        (300_000_000, 3 * TORCH.warm_bytes, "auto", "warm"),
+        (300_000_000, 3 * TORCH.warm_bytes - 1, "auto", "fresh"),
         (60_000_000, 200_000_000, "auto", "warm"),
         (300_000_000, 350_000_000, "warm", "warm"),
         (300_000_000, 8_000_000_000, "fresh", "fresh"),
@@ -157,7 +159,7 @@ def test_policy(tmp_path, limit, usable, policy, expected):
 
 @pytest.mark.parametrize("engine", ["native", "auto"])
 def test_the_native_engine_may_stay_on_a_smaller_board(tmp_path, monkeypatch, engine):
-    least = 3 * WARM_WORKER_BYTES["native"]
+    least = 3 * NATIVE.warm_bytes
     pytest.importorskip("sparse_engine")
     assert governor(tmp_path / "g.json", limit=300_000_000, usable=least, engine=engine).policy == "warm"
     assert governor(tmp_path / "g.json", limit=300_000_000, usable=least - 1, engine=engine).policy == "fresh"

@@ -8,7 +8,7 @@ from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.edge_agent.worker.task_control import TaskControl
 from tinyfleet.fedcore.methods.method import Control
 from tinyfleet.fedcore.methods.registry import create, problem_of
-from tinyfleet.fedcore.planning.kernel_choice import shipped
+from tinyfleet.fedcore.planning.cost_model_file import shipped
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.planning.planner import plan_task
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
@@ -81,6 +81,5 @@ def test_without_a_limit_nothing_is_planned():
 
 
 @pytest.mark.parametrize("engine", ["torch", "torch-cuda"])
-def test_a_calibration_ships_with_the_engine(engine):
+def test_a_cost_model_ships_with_the_engine(engine):
     assert shipped(engine).engine == "torch"
-    assert shipped("abacus") is None

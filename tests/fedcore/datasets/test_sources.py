@@ -190,7 +190,7 @@ def test_debian_s_fashion_mnist():
     assert np.array_equal(np.bincount(source.test.y), np.full(10, 1000))
 
 
-@pytest.mark.parametrize(("name", "hint"), [("mnist", "did you mean mnist5k"), ("arrays", "arrays:PATH")])
+@pytest.mark.parametrize(("name", "hint"), [("mnist", "did you mean 'mnist5k'"), ("arrays", "arrays:PATH")])
 def test_unknown_sources_name_the_known_ones(name, hint):
     with pytest.raises(DataError, match=hint):
         load(name)

@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.planning.cost_model import Calibration, features_of_probe, fit, nonnegative, standard_probes
+from tinyfleet.fedcore.planning.cost_model import CostModel, features_of_probe, fit, nonnegative, standard_probes
 from tinyfleet.fedcore.planning.probe import Probe, Probed
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import Levers
 
-TRUE = Calibration("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
+TRUE = CostModel("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
 
 
 def answered(probe: Probe, noise: float = 0.0, seed: int = 0) -> tuple[Probe, Probed]:

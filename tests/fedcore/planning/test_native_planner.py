@@ -10,15 +10,16 @@ from tests.fedcore.training.graphs import batch
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.models.registry import build
-from tinyfleet.fedcore.planning import native_memory as native_features
-from tinyfleet.fedcore.planning.kernel_choice import shipped
+from tinyfleet.fedcore.planning.cost_model_file import shipped
 from tinyfleet.fedcore.planning.native_memory import NativeSteps
+from tinyfleet.fedcore.planning.native_plan import native_ways
 from tinyfleet.fedcore.planning.plan import MARGIN
-from tinyfleet.fedcore.planning.planner import native_ways, plan_task
+from tinyfleet.fedcore.planning.planner import plan_task
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from tinyfleet.fedcore.sparsity.allocation import erk_counts, erk_mask
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import Levers
+from tinyfleet.fedcore.training.native import facts as native_facts
 
 needs_native = pytest.mark.skipif(bool(MISSING["native"]), reason="sparse_engine is not installed")
 
@@ -90,6 +91,6 @@ def test_active_weights_and_growth_are_planned_for():
 
 
 def test_without_the_engine_there_is_no_plan(monkeypatch):
-    monkeypatch.setattr(native_features, "native_fault", lambda: "is not installed")
+    monkeypatch.setattr(native_facts, "fault", lambda: "is not installed")
     with pytest.raises(ConfigError, match="'native' is not installed"):
         plan_task(method(), shipped("native"), 10**9, 500)

@@ -6,12 +6,14 @@ import msgspec
 import pytest
 
 from tinyfleet.fedcore.methods.registry import create, problem_of
-from tinyfleet.fedcore.planning.cost_model import Calibration
+from tinyfleet.fedcore.planning.cost_model import CostModel
+from tinyfleet.fedcore.planning.method_steps import LEAST_NORM_BATCH
 from tinyfleet.fedcore.planning.plan import MARGIN
-from tinyfleet.fedcore.planning.planner import LEAST_NORM_BATCH, plan_task, replayed_ways, step_features
+from tinyfleet.fedcore.planning.planner import plan_task
+from tinyfleet.fedcore.planning.torch_plan import replayed_ways, step_features
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 
-BOARD = Calibration("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
+BOARD = CostModel("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
 
 
 def method(name="fedtiny", norm="batch", batch=64, **settings):

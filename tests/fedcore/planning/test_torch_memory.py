@@ -65,8 +65,8 @@ def test_less_kept_and_smaller_batches_never_take_more(name):
     )
 
 
-def test_it_comes_near_what_was_measured_without_any_calibration():
-    """The rest is the libraries' own buffers: a calibration's business."""
+def test_it_comes_near_what_was_measured_without_any_cost_model():
+    """The rest is the libraries' own buffers: the cost model's business."""
     for row in msgspec.json.decode(MEASURED.read_bytes()):
         graph = build(ModelSettings(row["model"], (3, 32, 32), 10, {"norm": row["norm"]}))
         levers = Levers(activation_keep=row["keep"], cache=row["cache"])

@@ -13,7 +13,7 @@ from tinyfleet.bench import inference
 from tinyfleet.bench.inference import NATIVE, bench_inference, interleaved
 from tinyfleet.bench.inference_memory import Request, measure
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.report import missing_formats
+from tinyfleet.export.formats.table import missing_formats
 from tinyfleet.fedcore.errors import DataError
 
 needs_engine = pytest.mark.skipif(bool(missing_formats()), reason="the native engine is not installed")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparse_engine.layers import Layer, Model, Op
 from sparse_engine.network import Network
-from sparse_engine.step import Step
+from sparse_engine.step_options import StepOptions
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
 from tinyfleet.bench.engine.child import main, steps
 from tinyfleet.fedcore.training.allocator import trim
@@ -104,7 +104,7 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     )
     trim()
     levers = Levers(**request["levers"])
-    step = Step(
+    step = StepOptions(
         LEARNING_RATE,
         MOMENTUM,
         micro_batch=levers.micro_batch,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from tinyfleet.bench.engine.arms import VARIANTS, Variant, fastest, native_arm, torch_arm
 from tinyfleet.bench.engine.cells import Cell
-from tinyfleet.fedcore.training.levers import Levers
 
 WARM_UP = 2
 STEPS = 7
@@ -26,13 +25,16 @@ class EngineRow:
     model: str
     density: float
     batch: int
-    levers: Levers
+    micro_batch: int
+    keep: float
     threads: int
     ours_s: float
     torch_dense_s: float
     speedup: float
     ours_peak_rss_mb: float
     torch_peak_rss_mb: float
+    recompute: int
+    cache: str
     pruned_norm: bool
     ours_first_step_s: float
     torch_first_step_s: float
@@ -77,13 +79,16 @@ def measure(cell: Cell, variant: Variant, steps: int) -> EngineRow:
             model=cell.model,
             density=cell.density,
             batch=cell.batch,
-            levers=cell.levers,
+            micro_batch=cell.levers.micro_batch,
+            keep=cell.levers.activation_keep,
             threads=cell.threads,
             ours_s=ours_median,
             torch_dense_s=dense_median,
             speedup=dense_median / ours_median,
             ours_peak_rss_mb=ours.peak_bytes / 1e6,
             torch_peak_rss_mb=dense.peak_bytes / 1e6,
+            recompute=cell.levers.recompute,
+            cache=cell.levers.cache,
             pruned_norm=cell.pruned_norm,
             ours_first_step_s=ours.first_step_s,
             torch_first_step_s=dense.first_step_s,

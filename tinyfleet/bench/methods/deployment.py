@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet.export.compact import compact, multiply_adds
-from tinyfleet.export.inference_graph import fold
-from tinyfleet.export.onnx_writer import metadata_of, write_onnx
+from tinyfleet.export.formats.onnx import write_onnx
+from tinyfleet.export.inference_graph import merge
+from tinyfleet.export.metadata import metadata_of
 from tinyfleet.export.runtimes import OnnxRuntime
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Payload
@@ -28,8 +29,8 @@ class Deployed:
 
 
 def deployed_cost(graph: Graph, model: Payload) -> Deployed:
-    """Fold, compact, write and time one model. Raises ``ExportError`` where it cannot be written."""
-    whole = fold(graph, model.params, model.mask)
+    """Merge, compact, write and time one model. Raises ``ExportError`` where it cannot be written."""
+    whole = merge(graph, model.params, model.mask)
     small = compact(whole)
     content = write_onnx(small, metadata_of(graph, density(model.mask), None))
     with tempfile.TemporaryDirectory() as directory:

@@ -82,17 +82,19 @@ def caches(
 ) -> None:
     """Memory and time of a training step with exact and with pruned activation caches, in fresh processes."""
     from tinyfleet.bench.caches import CacheRow, bench_caches
-    from tinyfleet.fedcore.training.registry import require
+    from tinyfleet.fedcore.training.registry import REFERENCE, require
 
-    require("torch")
+    require(REFERENCE.name)
 
     def told(row: CacheRow, done: int, total: int) -> None:
-        typer.echo(f"\r{done}/{total} {row.model} {row.norm} {row.levers}      ", err=True, nl=False)
+        typer.echo(
+            f"\r{done}/{total} {row.model} {row.norm} keep {row.keep:g} {row.cache}      ", err=True, nl=False
+        )
 
     rows = bench_caches(model or ["resnet18"], batch, told)
     typer.echo("", err=True)
     save_rows(json_file, rows)
-    exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and not row.levers.lossy}
+    exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and row.keep == 1.0}
     emit_table(
         (
             "model",
@@ -109,8 +111,8 @@ def caches(
             (
                 row.model,
                 row.norm,
-                f"{row.levers.activation_keep:g}",
-                row.levers.cache,
+                f"{row.keep:g}",
+                row.cache,
                 "yes" if row.pruned_norms else "",
                 f"{row.peak_mb:.0f}",
                 f"{row.peak_mb / exact[row.model]:.2f}",
@@ -126,7 +128,7 @@ def caches(
 @app.command()
 def plan(
     json_file: JsonFile = None,
-    calibration: Annotated[
+    cost_model: Annotated[
         Path | None, typer.Option(help="In place of measuring this machine first (half a minute).")
     ] = None,
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
@@ -136,12 +138,12 @@ def plan(
 
     from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
     from tinyfleet.device_profiles.measuring.progress import told_on
-    from tinyfleet.fedcore.planning.kernel_choice import calibrate, read
+    from tinyfleet.fedcore.planning.cost_model_file import measure, read
     from tinyfleet.fedcore.training.registry import preferred, require
 
     require(engine)
     name = preferred(engine)
-    measured = calibrate(name, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
+    measured = measure(name, "", 0.0, told_on(sys.stderr)) if cost_model is None else read(cost_model)
 
     def told(row: PlanRow, done: int, total: int) -> None:
         typer.echo(f"\r{done}/{total} {row.model} batch {row.batch}            ", err=True, nl=False)
@@ -169,8 +171,8 @@ def plan(
                 row.model,
                 row.norm,
                 row.batch,
-                row.levers.micro_batch or "",
-                f"{row.levers.activation_keep:g}",
+                row.micro_batch or "",
+                f"{row.keep:g}",
                 f"{row.density:g}",
                 f"{row.predicted_mb:.0f} MB",
                 f"{row.measured_mb:.0f} MB",

@@ -129,7 +129,7 @@ def test_the_command_writes_rows_and_says_which_targets_are_met(row, tmp_path, m
     assert ">= 8 met" in result.output
     assert "<= 1 not met" in result.output
     (written,) = json.loads(file.read_text())
-    assert list(written)[:10] == [
-        "model", "density", "batch", "levers", "threads",
+    assert list(written)[:11] == [
+        "model", "density", "batch", "micro_batch", "keep", "threads",
         "ours_s", "torch_dense_s", "speedup", "ours_peak_rss_mb", "torch_peak_rss_mb",
     ]  # fmt: skip

@@ -1,0 +1,19 @@
+"""How close a file's logits have to come to the trained model's, by the precision of its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Largest relative error of the logits, and smallest share of equal decisions, with which a file passes."""
+
+    most_error: float
+    least_agreement: float
+
+
+FP32 = Limits(1e-4, 0.999)
+FP16 = Limits(5e-3, 0.99)
+INT8 = Limits(math.inf, 0.9)

@@ -1,0 +1,1 @@
+"""TFLite files: float32, float16 weights, or integers throughout."""
