@@ -95,6 +95,8 @@ def kernel_crossovers(told: Progress) -> dict[str, float]:
 
     shapes = {name: SEQUENCES if model.axes == SERIES else IMAGES for name, model in MODELS.items()}
     models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
-    found = measure_kernel_choice(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
+    found = measure_kernel_choice(
+        models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at)
+    )
     told("", 1, 1)
     return {shape: round(density, 3) for shape, density in found.items()}
