@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet.coordinator.config import BrokerSettings, CoordinatorConfig
-from tinyfleet.coordinator.errors import AlreadyRunning, StoreError, UnknownDevice, UnknownRun
+from tinyfleet.coordinator.config import GatewayBroker, CoordinatorConfig
+from tinyfleet.coordinator.errors import StateInUse, StoreError, UnknownDevice, UnknownRun
 from tinyfleet.coordinator.states import (
     FINAL_TASK_PHASES,
     RUN_TABLE,
@@ -20,7 +20,7 @@ from tinyfleet.coordinator.states import (
     RunState,
     StepEvent,
     StepState,
-    TaskEvent,
+    PhaseEvent,
     TaskPhase,
     advance,
     mermaid,
@@ -35,7 +35,7 @@ FINAL = {
 TABLES = [
     pytest.param(RUN_TABLE, RunState, RunEvent, RunState.SUBMITTED, id="run"),
     pytest.param(STEP_TABLE, StepState, StepEvent, StepState.OPEN, id="step"),
-    pytest.param(TASK_TABLE, TaskPhase, TaskEvent, TaskPhase.OFFERED, id="task"),
+    pytest.param(TASK_TABLE, TaskPhase, PhaseEvent, TaskPhase.OFFERED, id="task"),
 ]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "coordinator.md"
 
@@ -75,7 +75,7 @@ def test_the_table_names_only_its_own_states_and_events(table, states, events, s
     assert {event for _, event in table} == set(events)
 
 
-@given(st.lists(st.sampled_from(TaskEvent), max_size=40))
+@given(st.lists(st.sampled_from(PhaseEvent), max_size=40))
 def test_a_counted_result_is_never_uncounted(events):
     phase, counted = TaskPhase.OFFERED, 0
     for event in events:
@@ -86,7 +86,7 @@ def test_a_counted_result_is_never_uncounted(events):
     assert counted == (phase in (TaskPhase.STORED, TaskPhase.LATE))
 
 
-@given(st.lists(st.sampled_from(TaskEvent), max_size=40), st.sampled_from(TaskEvent))
+@given(st.lists(st.sampled_from(PhaseEvent), max_size=40), st.sampled_from(PhaseEvent))
 def test_duplicates_of_what_devices_report_change_nothing(events, event):
     phase = TaskPhase.OFFERED
     for earlier in events:
@@ -97,7 +97,7 @@ def test_duplicates_of_what_devices_report_change_nothing(events, event):
 
 def test_a_step_can_always_stop_waiting():
     for phase in TaskPhase:
-        assert phase in SETTLED_TASK_PHASES or advance(TASK_TABLE, phase, TaskEvent.LOSE) is TaskPhase.LOST
+        assert phase in SETTLED_TASK_PHASES or advance(TASK_TABLE, phase, PhaseEvent.LOSE) is TaskPhase.LOST
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE, TASK_TABLE], ids=["run", "step", "task"])
@@ -107,12 +107,12 @@ def test_the_document_draws_this_table(table):
 
 def test_the_document_lists_every_exit_code():
     text = DOCUMENT.read_text(encoding="utf-8")
-    for error in (ConfigError, TransportError, AlreadyRunning, StoreError, UnknownRun, UnknownDevice):
+    for error in (ConfigError, TransportError, StateInUse, StoreError, UnknownRun, UnknownDevice):
         assert f"| {error.exit_code} | {error.__name__}:" in text
 
 
 def test_the_document_lists_every_setting():
     text = DOCUMENT.read_text(encoding="utf-8")
-    for kind, prefix in ((CoordinatorConfig, ""), (BrokerSettings, "broker.")):
+    for kind, prefix in ((CoordinatorConfig, ""), (GatewayBroker, "broker.")):
         for name in kind.__struct_fields__:
             assert name == "broker" or f"`{prefix}{name}`" in text, name

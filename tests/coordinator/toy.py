@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from tinyfleet.coordinator.config import CoordinatorConfig
-from tinyfleet.coordinator.run.engine_process import Evaluated, ModelEvent, ModelFailed, Prepared
+from tinyfleet.coordinator.run.engine_process import Evaluated, EngineAnswer, EngineFailed, Prepared
 from tinyfleet.coordinator.service import Service
-from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.methods.fedavg import Static, StaticSettings
@@ -102,17 +102,17 @@ def create_toy(spec: RunSpec) -> ToyMethod:
     return ToyMethod(StaticSettings(density=0.3), Problem(toy_graph(width), spec.training, spec.seed, "fp32"))
 
 
-class InstantModel:
-    """Stands in for the model process: answers at the next poll."""
+class InstantEngine:
+    """Stands in for the engine process: answers at the next poll."""
 
     def __init__(self) -> None:
-        self.events: list[ModelEvent] = []
+        self.events: list[EngineAnswer] = []
         self.evaluated: list[int] = []
         self.fail = ""
 
     def prepare(self, spec: RunSpec, target: Path) -> None:
         if self.fail:
-            self.events.append(ModelFailed(self.fail))
+            self.events.append(EngineFailed(self.fail))
             return
         target.write_bytes(codec.encode(create_toy(spec).initial_state(None, NO_DATA), precision="fp32"))
         self.events.append(Prepared(target))
@@ -122,7 +122,7 @@ class InstantModel:
         self.evaluated.append(step)
         self.events.append(Evaluated(step, 1.0 / (1 + int(payload.meta["step"])), 0.9))  # type: ignore[arg-type]
 
-    def poll(self) -> ModelEvent | None:
+    def poll(self) -> EngineAnswer | None:
         return self.events.pop(0) if self.events else None
 
     def close(self) -> None:
@@ -267,7 +267,7 @@ class Agent:
             self.status(TaskState.NEEDS_MASK, offer)
             return
         self.masks[mask_digest(task.mask)] = task.mask
-        self.status(TaskState.RUNNING, offer, done=1, total=2)
+        self.status(TaskState.RUNNING, offer, local_steps_done=1, local_steps_total=2)
         (self.behaviour or Agent.train)(self, offer, task)
 
     def train(self, offer: TaskOffer, task: Payload) -> None:
@@ -285,7 +285,7 @@ class Fleet:
         self.config = CoordinatorConfig(**{"auto_accept": True, **config})
         self.clock = Clock()
         self.broker = LoopBroker()
-        self.model = InstantModel()
+        self.engine = InstantEngine()
         self._generation = itertools.count()
         self.agents = {
             name: Agent(self.broker, name, directory / name) for name in (f"board-{i}" for i in range(devices))
@@ -294,18 +294,18 @@ class Fleet:
 
     def start(self) -> None:
         """A coordinator process begins (again, where ``vanish`` ended the last)."""
-        self.ledger = Ledger(self.directory / "state", clock=lambda: 1.7e9 + self.clock.now)
+        self.store = Store(self.directory / "state", clock=lambda: 1.7e9 + self.clock.now)
         self.transport = LoopTransport(self.broker, f"coordinator-{next(self._generation)}")
-        self.model = InstantModel()
+        self.engine = InstantEngine()
         self.service = Service(
-            self.ledger, self.transport, self.config, model=self.model, create=create_toy, clock=self.clock
+            self.store, self.transport, self.config, engine=self.engine, create=create_toy, clock=self.clock
         )
         self.service.start()
 
     def vanish(self) -> None:
         """The coordinator dies without a word: nothing in memory survives, nothing is flushed."""
         self.transport.close()
-        self.ledger.close()
+        self.store.close()
 
     def hello(self) -> None:
         for agent in self.agents.values():
@@ -337,6 +337,6 @@ class Fleet:
             self.turn()
 
     def state_bytes(self, run: str) -> bytes:
-        path = self.ledger.state_blob(run)
+        path = self.store.state_blob(run)
         assert path is not None
         return path.read_bytes()
