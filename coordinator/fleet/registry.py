@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS = 3
 
+
 class Registry:
     """Devices by name. Identity is pinned at first sight; presence rests on the devices' own heartbeats."""
 

@@ -92,7 +92,9 @@ class EngineProcess:
                 waiting = self._waiting
                 self.close()
                 if waiting:
-                    return EngineFailed(f"the engine process ended with code {event['code']}; its messages are above")
+                    return EngineFailed(
+                        f"the engine process ended with code {event['code']}; its messages are above"
+                    )
         return None
 
     def close(self) -> None:

@@ -210,7 +210,9 @@ class Run:
         """The step that was open when the coordinator stopped: its stored results are folded again."""
         store = self._context.store
         opened = store.steps.opened(self.run)
-        for step, sha256 in sorted(store.steps.base_states(self.run, self.step - self.spec.fleet.staleness).items()):
+        for step, sha256 in sorted(
+            store.steps.base_states(self.run, self.step - self.spec.fleet.staleness).items()
+        ):
             if step < self.step and store.blobs.path(sha256).exists():
                 self._learning.recall(codec.decode(store.blobs.read(sha256)))
         if opened is None:

@@ -1,4 +1,4 @@
-"""The queue of runs: each is prepared, driven to its end and closed. Every change is on disk before it is announced."""
+"""The queue of runs: each is prepared, driven to its end and closed, on disk before it is announced."""
 
 from __future__ import annotations
 

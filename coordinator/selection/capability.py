@@ -78,7 +78,9 @@ def fitted(candidate: Candidate, target_s: float, fleet: FleetSettings) -> Share
     reason = f"the whole job takes {seconds_text(forecast.seconds)} here, the round has {seconds_text(target_s)}"
     if candidate.whole_local_steps:
         least_s = _seconds(candidate, least)
-        reason += f", and even {least} of its {candidate.whole_local_steps} local steps take {seconds_text(least_s)}"
+        reason += (
+            f", and even {least} of its {candidate.whole_local_steps} local steps take {seconds_text(least_s)}"
+        )
     return replace(share, part=Part.LEFT_OUT, activation_keep=1.0, reason=reason)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tinyfleet.coordinator.selection.policy import JobForecast
 from tinyfleet.coordinator.store.records import TaskTime
 
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What the whole job of a step is to one device."""

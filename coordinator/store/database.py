@@ -14,6 +14,7 @@ from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.store.schema import SCHEMA_VERSION, UPGRADES
 from tinyfleet.fedcore.state_table import E, S, StateTable
 
+
 class Database:
     """One connection. Every commit is on disk when it returns, except inside ``relaxed``."""
 

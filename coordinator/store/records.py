@@ -8,7 +8,6 @@ from enum import StrEnum
 from tinyfleet.coordinator.states import TaskPhase
 from tinyfleet.fedcore.protocol.messages import Enrolment
 
-
 DEADLINE = "deadline"
 """Reason of a task that its step stopped waiting for when the time was over."""
 

@@ -55,15 +55,17 @@ class Tasks:
         rows = self._db.read("SELECT device, max(step) AS step FROM tasks WHERE run = ? GROUP BY device", run)
         return {row["device"]: row["step"] for row in rows}
 
-    def times(self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float) -> list[TaskTime]:
+    def times(
+        self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
+    ) -> list[TaskTime]:
         """The latest tasks of each device in this stage, at most ``REMEMBERED``.
 
         One that missed its deadline took that long at the least. ``whole_local_steps`` are those of the whole
         job, by device; 1 where it cannot be divided.
         """
         rows = self._db.read(
-            "SELECT device, coalesce(train_s, ?) AS train_s, coalesce(wall_s, task_s, ?) AS wall_s, local_steps FROM"
-            " (SELECT *, row_number() OVER (PARTITION BY device ORDER BY step DESC) AS age FROM tasks"
+            "SELECT device, local_steps, coalesce(train_s, ?) AS train_s, coalesce(wall_s, task_s, ?) AS wall_s"
+            " FROM (SELECT *, row_number() OVER (PARTITION BY device ORDER BY step DESC) AS age FROM tasks"
             "  WHERE run = ? AND (train_s IS NOT NULL OR (state = ? AND reason = ?))"
             "  AND step IN (SELECT step FROM steps WHERE run = ? AND stage = ?))"
             " WHERE age <= ? ORDER BY device, step",

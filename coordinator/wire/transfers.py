@@ -68,7 +68,9 @@ class Download:
 class Downloads:
     """Fetches offered results; survives restarts by its files in ``directory``, one folder a device."""
 
-    def __init__(self, directory: Path, outgoing: Outgoing, *, timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, directory: Path, outgoing: Outgoing, *, timeout_s: float, clock: Callable[[], float]
+    ) -> None:
         self._directory = directory
         self._outgoing = outgoing
         self._timeout_s = timeout_s

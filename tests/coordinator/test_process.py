@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.coordinator.toy import Agent
+from tests.coordinator.toy_agent import Agent
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import device_seed

@@ -19,7 +19,9 @@ def run(tmp_path):
     """A coordinator's state with four devices, three of which a step has looked at; the run's id."""
     store = Store(tmp_path / "state")
     for device in ("fast", "hot", "new", "slow"):
-        store.devices.save_hello(device, Hello(device, "k", "s1", "0", [], {"name": "pi-4b"}, 70), Enrolment.ACCEPTED)
+        store.devices.save_hello(
+            device, Hello(device, "k", "s1", "0", [], {"name": "pi-4b"}, 70), Enrolment.ACCEPTED
+        )
     health = {"temperature_c": 91.2, "free_memory_bytes": 412e6}
     store.devices.note_presence([Presence("hot", "s1", True, health, 0, 0)])
     run = store.runs.submit(RunSpec())
@@ -57,7 +59,11 @@ def test_the_list_as_json(tinyfleet, tmp_path, run):
     assert new["warnings"] == []
     assert hot["warnings"] == [HOT]
     assert (hot["share"]["part"], hot["share"]["reason"]) == ("left out", HOT)
-    assert (slow["share"]["local_steps"], slow["share"]["whole_local_steps"], slow["share"]["activation_keep"]) == (12, 40, 0.5)
+    assert (slow["share"]["local_steps"], slow["share"]["whole_local_steps"], slow["share"]["activation_keep"]) == (
+        12,
+        40,
+        0.5,
+    )
     assert (fast["share"]["predicted_s"], fast["share"]["run"], fast["share"]["chosen"]) == (3.5, run, True)
 
 

@@ -108,7 +108,9 @@ def agents_table(devices: list[DeviceRow], tasks: list[TaskRow]) -> Table:
         table.add_row(
             device.name or device.device,
             Text(state, style=_BUSY.get(state, "red" if state in ("lost", "failed", "offline") else "")),
-            "" if task is None or not task.local_steps_total else f"{task.local_steps_done}/{task.local_steps_total}",
+            ""
+            if task is None or not task.local_steps_total
+            else f"{task.local_steps_done}/{task.local_steps_total}",
             f"{device.idle_rss_bytes / 1e6:.1f} MB" if device.idle_rss_bytes else "",
             f"{device.peak_rss_bytes / 1e6:.0f} MB" if device.peak_rss_bytes else "",
             str(device.samples),

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tinyfleet.coordinator.run.engine_process import Evaluated, EngineFailed, EngineProcess, Prepared
+from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated, Prepared
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import DataSettings, ModelSettings, RunSpec, TrainingSettings

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.coordinator.toy import Fleet, toy_spec
+from tests.coordinator.toy import toy_spec
 from tinyfleet.fedcore.protocol.messages import TaskOffer, TaskState
 
 HOT = "the temperature is 90 °C"
-
-
-@pytest.fixture
-def fleet(tmp_path):
-    made = Fleet(tmp_path)
-    yield made
-    made.service.close()
 
 
 def pausing(fleet, name="board-0"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.coordinator.toy import NO_DATA, Fleet, create_toy, toy_spec
+from tests.coordinator.toy import NO_DATA, create_toy, toy_spec
 from tinyfleet.coordinator.selection.candidates import candidates_of
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.fedcore.methods.method import Method
@@ -19,13 +19,6 @@ SPEC = msgspec.structs.replace(
 SAMPLES, STEPS = 50, 25  # of the toy's devices, and of their whole job
 
 
-@pytest.fixture
-def fleet(tmp_path):
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.service.close()
-
-
 def takes(seconds_a_step):
     """Behaviour of a board that needs so long, in its own words."""
 
@@ -37,7 +30,11 @@ def takes(seconds_a_step):
 
 
 def offered(agent):
-    return [(offer.step, offer.local_steps, offer.activation_keep) for offer in agent.seen if isinstance(offer, TaskOffer)]
+    return [
+        (offer.step, offer.local_steps, offer.activation_keep)
+        for offer in agent.seen
+        if isinstance(offer, TaskOffer)
+    ]
 
 
 def test_a_slow_board_is_given_fewer_steps_once_it_is_known(fleet):
@@ -50,7 +47,12 @@ def test_a_slow_board_is_given_fewer_steps_once_it_is_known(fleet):
     assert offered(fleet.agents["board-1"]) == [(0, 0, 1.0), (1, 10, 1.0), (2, 10, 1.0)]
     assert [t.local_steps for t in fleet.store.tasks.of(run) if t.device == "board-1"] == [0, 10, 10]
     share = fleet.store.shares.latest()["board-1"]
-    assert (share.part, share.local_steps, share.whole_local_steps, share.predicted_s) == ("part", 10, STEPS, pytest.approx(20.0))
+    assert (share.part, share.local_steps, share.whole_local_steps, share.predicted_s) == (
+        "part",
+        10,
+        STEPS,
+        pytest.approx(20.0),
+    )
     assert share.basis == "its last 2 tasks"
 
 

@@ -31,7 +31,13 @@ def share_of(candidate, fleet=FLEET, *others):
 
 def test_who_is_in_time_is_given_the_whole_job():
     share = share_of(board(work_s=55.0, fixed_s=5.0))
-    assert (share.part, share.local_steps, share.activation_keep, share.predicted_s, share.reason) == (Part.WHOLE, 0, 1.0, 60.0, "")
+    assert (share.part, share.local_steps, share.activation_keep, share.predicted_s, share.reason) == (
+        Part.WHOLE,
+        0,
+        1.0,
+        60.0,
+        "",
+    )
 
 
 def test_a_slow_device_is_given_the_steps_that_fit():
@@ -166,7 +172,9 @@ def test_a_choice_is_sound_and_the_order_of_candidates_does_not_matter(boards, f
     for share in choice.shares:
         assert share.chosen <= (share.part is not Part.LEFT_OUT)
         assert (share.part is Part.LEFT_OUT) <= bool(share.reason)
-        assert (0 < share.local_steps < share.whole_local_steps) if share.part is Part.PART else share.local_steps == 0
+        assert (
+            (0 < share.local_steps < share.whole_local_steps) if share.part is Part.PART else share.local_steps == 0
+        )
     random.shuffle(boards)
     assert capable(boards, fleet, size=fleet.cohort, seed=seed, step=step) == choice
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyfleet.coordinator.selection.policy import Candidate, JobForecast, draw, uniform
+from tinyfleet.coordinator.store.records import Part
 from tinyfleet.fedcore.run_spec import FleetSettings
 
 NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), unique=True, max_size=20)
@@ -57,5 +58,6 @@ def test_the_cohort_is_the_draw_whatever_the_devices_are_like():
     assert tuple(share.device for share in choice.cohort) == draw(names, size=4, seed=3, step=7)
     assert [share.device for share in choice.shares] == names
     assert choice.left_out == {}
-    assert {(share.part, share.local_steps, share.activation_keep) for share in choice.shares} == {(Part.WHOLE, 0, 1.0)}
+    shares = {(share.part, share.local_steps, share.activation_keep) for share in choice.shares}
+    assert shares == {(Part.WHOLE, 0, 1.0)}
     assert (choice.shares[1].predicted_s, choice.shares[1].basis) == (1e6 + 5.0, "its last task")

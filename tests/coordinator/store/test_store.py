@@ -111,7 +111,9 @@ def test_a_result_counts_once(store):
     run = started(store)
     store.tasks.count("board-1", offer_of(run, b"first", train_s=2.0), 0)
     store.tasks.count("board-1", offer_of(run, b"second", train_s=9.0), 1)
-    assert [(r.sha256, r.train_s) for r in store.tasks.counted(run, 0)] == [(hashlib.sha256(b"first").hexdigest(), 2.0)]
+    assert [(r.sha256, r.train_s) for r in store.tasks.counted(run, 0)] == [
+        (hashlib.sha256(b"first").hexdigest(), 2.0)
+    ]
     assert store.tasks.counted(run, 1) == []
 
 
@@ -253,7 +255,7 @@ def test_a_killed_writer_leaves_a_consistent_store(tmp_path, delay_s):
     assert store.blobs.read(store.runs.state_sha256(row.run))  # the state is there, and whole
     found = store.steps.opened(row.run)
     if found is not None:
-        assert found[0] == row.step
+        assert found.step == row.step
         for entry in store.tasks.counted(row.run, row.step):
             assert store.blobs.read(entry.sha256)
     assert store._db.read("PRAGMA integrity_check")[0][0] == "ok"

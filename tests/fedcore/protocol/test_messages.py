@@ -25,7 +25,7 @@ UP = [
     ChunkRequest(DIGEST, 0, 8),
 ]
 OFFER = TaskOffer("r", 1, "train", 60.0, Manifest(DIGEST, 10, 4), {"name": "x"})
-DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), OFFER, msgspec.structs.replace(OFFER, steps=3, keep=0.5)]
+DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), OFFER, msgspec.structs.replace(OFFER, local_steps=3, activation_keep=0.5)]
 
 
 @pytest.mark.parametrize("message", UP)
@@ -58,7 +58,7 @@ def test_an_offer_of_the_whole_job_reads_as_it_did_before_there_were_parts():
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.5])
 def test_a_part_that_is_none_is_refused(keep):
     with pytest.raises(CodecError):
-        messages.decode_down(messages.encode(msgspec.structs.replace(OFFER, keep=keep)))
+        messages.decode_down(messages.encode(msgspec.structs.replace(OFFER, activation_keep=keep)))
 
 
 @pytest.mark.parametrize(

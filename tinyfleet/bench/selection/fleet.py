@@ -39,7 +39,9 @@ class Memory:
     def last_chosen(self, run: str) -> dict[str, int]:
         return dict(self._last)
 
-    def times(self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float) -> list[TaskTime]:
+    def times(
+        self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
+    ) -> list[TaskTime]:
         return [
             TaskTime(device, train_s, wall_s, local_steps or whole_local_steps[device])
             for (at, device), times in self._times.items()

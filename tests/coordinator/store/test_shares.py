@@ -62,7 +62,13 @@ def test_parts_and_reasons_are_kept(store, run):
         ("whole", True), ("left out", False), ("part", True), ("whole", False)
     ]  # fmt: skip
     slow = shares["slow"]
-    assert (slow.run, slow.step, slow.local_steps, slow.whole_local_steps, slow.activation_keep) == (run, 0, 12, 40, 0.5)
+    assert (slow.run, slow.step, slow.local_steps, slow.whole_local_steps, slow.activation_keep) == (
+        run,
+        0,
+        12,
+        40,
+        0.5,
+    )
     assert (slow.predicted_s, slow.basis, slow.reason) == (60.0, "the board's data sheet", "too long")
 
 
@@ -117,7 +123,13 @@ def test_an_older_store_is_upgraded_with_all_that_is_in_it(tmp_path):
     connection.close()
     store = Store(tmp_path)
     (task,) = store.tasks.of("r")
-    assert (task.device, task.state, task.local_steps, task.activation_keep, task.wall_s) == ("a", "running", 0, 1.0, None)
+    assert (task.device, task.state, task.local_steps, task.activation_keep, task.wall_s) == (
+        "a",
+        "running",
+        0,
+        1.0,
+        None,
+    )
     assert store.steps.of("r")[0].left_out == {}
     assert store.shares.latest() == {}
     store.close()
