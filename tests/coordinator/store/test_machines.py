@@ -18,7 +18,7 @@ from tinyfleet.coordinator.states import (
     StepEvent,
     TaskPhase,
 )
-from tinyfleet.coordinator.store.records import Choice, Share, StepSummary
+from tinyfleet.coordinator.store.records import Choice, Share, StepSummary, TaskNote
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -46,7 +46,7 @@ def run(store):
     return opened(store)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(PhaseEvent), max_size=12))
 def test_a_row_walks_as_its_table_does(events):
     with tempfile.TemporaryDirectory() as directory:
@@ -79,7 +79,7 @@ DEEDS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(sorted(DEEDS)), max_size=12))
 def test_no_order_of_writes_leaves_the_tables_or_uncounts_a_result(deeds):
     with tempfile.TemporaryDirectory() as directory:
@@ -120,6 +120,14 @@ def test_a_run_ends_once(store, run):
     with pytest.raises(AssertionError, match="is stopped: fail means nothing"):
         store.end_run(run, RunEvent.FAIL, "too late")
     assert store.runs.get(run).reason == "stopped by the operator"
+
+
+def test_a_note_does_not_bring_an_ended_task_back(store, run):
+    store.tasks.count("board", offer(run), 0)
+    store.tasks.save(run, 0, TaskNote("board", TaskPhase.RUNNING, "behind", 0, 0, 0, 3, 9))
+    assert store.tasks.phase(run, 0, "board") == (TaskPhase.STORED, "")
+    store.tasks.save(run, 0, TaskNote("board", TaskPhase.STORED, "", 0, 0, 0, 9, 9))
+    assert store.tasks.of(run)[0].local_steps_done == 9
 
 
 def test_a_late_result_counts_from_lost_alone(store, run):
