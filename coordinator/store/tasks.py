@@ -97,10 +97,10 @@ class Tasks:
         The note is of one that follows ``TASK_TABLE`` in memory; a row that has ended stays ended all the same.
         """
         self._db.write(
-            "UPDATE tasks SET state = ?, reason = ?, retries = ?, local_steps_done = ?, local_steps_total = ?,"
+            "UPDATE tasks SET state = ?, reason = ?, retries = ?, local_steps_done = ?, local_steps_total = ?,"  # noqa: S608
             " micro_batch = CASE WHEN ? > 0 THEN ? ELSE micro_batch END,"
             " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE run = ? AND step = ? AND device = ?"
-            f" AND (state = ? OR state NOT IN ({', '.join('?' * len(TASK_TABLE.final))}))",  # noqa: S608
+            f" AND (state = ? OR state NOT IN ({', '.join('?' * len(TASK_TABLE.final))}))",
             note.phase,
             note.reason,
             note.retries,

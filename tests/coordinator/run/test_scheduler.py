@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.coordinator.toy import toy_spec
-from tests.coordinator.toy_fleet import expected_state, hold_back, seen
+from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
+from tinyfleet.coordinator.run.scheduler import create_method
 from tinyfleet.fedcore.protocol.messages import RunEnded, TaskCancel, TaskState
 
 
@@ -41,15 +42,14 @@ def test_stopping_a_run(fleet):
     assert seen(agent, RunEnded)[-1].run == run
 
 
-def test_an_unknown_method_fails_the_run_at_its_start(fleet, tmp_path):
-    from tinyfleet.coordinator.run.scheduler import create_method
-
-    fleet.service._scheduler._create = create_method
+def test_an_unknown_method_fails_the_run_at_its_start(tmp_path):
+    fleet = Fleet(tmp_path, create=create_method)
     spec = toy_spec()
     run = fleet.store.runs.submit(type(spec)(method={"name": "fedtinny"}))
     fleet.sleep(1)
     row = fleet.store.runs.get(run)
     assert (row.state, "fedtiny" in row.reason) == ("failed", True)
+    fleet.service.close()
 
 
 def test_a_failure_to_prepare_fails_the_run(fleet):
