@@ -97,6 +97,7 @@ class Assignments:
         self._say = say
         self._clock = clock
         self._current: _Current | None = None
+        self._said: set[tuple[str, str]] = set()  # runs, and the ways that the log has of each
 
     @property
     def key(self) -> tuple[str, int] | None:
@@ -152,6 +153,7 @@ class Assignments:
         if self._current is not None and self._current.offer.run == run:
             self.cancelled(*self._current.key, "the run has ended")
         self._slot.close(run)
+        self._said = {said for said in self._said if said[0] != run}
         shutil.rmtree(self._masks_of(run), ignore_errors=True)
 
     def reconnected(self) -> None:
@@ -292,6 +294,7 @@ class Assignments:
                         local_steps_total=int(event["total"]),
                         loss=float(event["loss"]),
                         micro_batch=current.chosen.way.levers.micro_batch,
+                        levers=current.chosen.degrading,
                         paused_s=self._pauses.paused_s,
                     )
                 )
@@ -307,9 +310,13 @@ class Assignments:
                 logger.debug("worker event %r is unknown", other)
 
     def _levers(self, current: _Current, event: dict[str, Any], *, tightened: bool) -> None:
-        """The worker has planned its task, or goes on with less."""
+        """The worker has planned its task, or goes on with less. Said once a run where nothing changes."""
         current.chosen = msgspec.convert(event, Chosen)
-        logger.info("run %s step %d: %s", *current.key, current.chosen.way)
+        said = (current.offer.run, str(current.chosen.way))
+        level = logging.DEBUG if said in self._said and not tightened else logging.INFO
+        why = ", for this board has no memory for more" if current.chosen.degrading else ""
+        logger.log(level, "run %s step %d: %s%s", *current.key, current.chosen.way, why)
+        self._said.add(said)
         if tightened:
             self._governor.tightened(current.spec, current.chosen.index)
 
@@ -348,6 +355,7 @@ class Assignments:
                 peak_rss_bytes=int(event["peak_rss_bytes"]),
                 engine=str(event["engine"]),
                 micro_batch=current.chosen.way.levers.micro_batch,
+                levers=current.chosen.degrading,
             )
             self._outbox.add(offer, self._result)
         except OSError as error:
@@ -395,6 +403,7 @@ class Assignments:
                 state,
                 reason[:_REASON_LIMIT],
                 micro_batch=current.chosen.way.levers.micro_batch,
+                levers=current.chosen.degrading,
                 peak_rss_bytes=peak_rss_bytes,
                 # Still of use: the deadline waits on until the result has arrived. No worker: another task's.
                 paused_s=0.0 if current.worker is None else self._pauses.paused_s,

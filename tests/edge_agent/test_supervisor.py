@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -311,6 +312,31 @@ def test_near_its_limit_a_worker_is_asked_for_less_and_goes_on(rig):
     assert rig.coordinator.of(TaskStatus)[-1].micro_batch == 4
     assert rig.governor.limits(SPEC).first_way == 2  # the next task begins there
     assert not rig.worker.closed
+
+
+def test_what_a_run_suffers_for_want_of_memory_is_said_once_and_told_with_each_task(rig, caplog):
+    with caplog.at_level(logging.INFO):
+        for step in range(3):
+            rig.training(step, blob=b"task %d" % step)
+            rig.worker.events.append(planned(1, 4, keep=0.5))
+            rig.worker.finish()
+            rig.settle()
+            rig.coordinator.verdict(step)
+            rig.settle()
+    words = "micro-batch 4, 50% of activations kept in fp32"
+    (said,) = [record.getMessage() for record in caplog.records if words in record.getMessage()]
+    assert said == f"run r step 0: {words}, for this board has no memory for more"
+    results = rig.coordinator.of(ResultOffer)
+    assert {offer.step for offer in results} == {0, 1, 2}
+    assert {offer.levers for offer in results} == {words}
+
+
+def test_a_plan_that_gives_nothing_up_says_so(rig):
+    rig.training(0)
+    rig.worker.events.append(planned(0, 0))
+    rig.worker.finish()
+    rig.settle()
+    assert {offer.levers for offer in rig.coordinator.of(ResultOffer)} == {""}
 
 
 def test_a_task_that_cannot_fit_is_declined_by_the_workers_plan(rig):
