@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace) -> None:
     from tinyfleet.device_profiles.measuring.compare import disagreements
     from tinyfleet.device_profiles.measuring.measure import ENGINES
     from tinyfleet.device_profiles.measuring.measure import measure as measure_board
-    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.device_profiles.measuring.progress import progress_on
     from tinyfleet.device_profiles.profile import ProfileError
     from tinyfleet.edge_agent.state_directory import PROFILE, state_directory
 
@@ -90,7 +90,7 @@ def measure(options: argparse.Namespace) -> None:
     engine = config.engine if config.engine in ENGINES else "numpy"
     try:
         board = detect()
-        measurement = measure_board(state, told_on(sys.stderr), engine, options.thermal_seconds)
+        measurement = measure_board(state, progress_on(sys.stderr), engine, options.thermal_seconds)
     except ProfileError as error:
         raise ConfigError(str(error)) from None
     except KeyboardInterrupt:
@@ -110,14 +110,14 @@ def measure(options: argparse.Namespace) -> None:
 def measure_training(options: argparse.Namespace) -> None:
     """Measure what training takes here, in a minute or two: tasks are then planned by this board's own figures."""
     from tinyfleet.device_profiles.detect import detect
-    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.device_profiles.measuring.progress import progress_on
     from tinyfleet.edge_agent.state_directory import COST_MODEL, state_directory
     from tinyfleet.fedcore.planning.cost_model_file import measure_here
     from tinyfleet.fedcore.training.registry import preferred
 
     config = _config(options)
     path = state_directory(config) / COST_MODEL
-    found = measure_here(preferred(config.engine), detect().title, path, told_on(sys.stderr))
+    found = measure_here(preferred(config.engine), detect().title, path, progress_on(sys.stderr))
     if options.json:
         _write(msgspec.to_builtins(found))
     else:

@@ -24,6 +24,7 @@ class Reports:
         self._clock = clock
         self._last: TaskStatus | None = None
         self._sent = 0.0
+        self._said: set[tuple[str, str]] = set()  # runs, and the ways that the log has of each
 
     def declined(self, offer: TaskOffer, reason: str) -> None:
         """A task that is left to others."""
@@ -38,6 +39,15 @@ class Reports:
         """The worker has it."""
         self._now(TaskStatus(*task.key, TaskState.RUNNING))
 
+    def planned(self, task: TaskInHand) -> None:
+        """The worker has planned its task: in the log once a run where nothing changes."""
+        known = (task.offer.run, str(task.chosen.way)) in self._said
+        self._log_way(task, logging.DEBUG if known else logging.INFO)
+
+    def tightened(self, task: TaskInHand) -> None:
+        """The task goes on with less."""
+        self._log_way(task, logging.INFO)
+
     def progress(self, task: TaskInHand, done: int, total: int, loss: float | None, paused_s: float) -> None:
         """Sent at most once a second."""
         self._last = TaskStatus(
@@ -47,6 +57,7 @@ class Reports:
             local_steps_total=total,
             loss=loss,
             micro_batch=task.chosen.way.levers.micro_batch,
+            levers=task.chosen.degrading,
             paused_s=paused_s,
         )
         if self._clock() - self._sent >= PROGRESS_INTERVAL_S:
@@ -59,6 +70,10 @@ class Reports:
         logger.info("run %s step %d: %s%s", *task.key, state.value, f" ({reason})" if reason else "")
         before = self._last or TaskStatus(*task.key, state)
         self._now(msgspec.structs.replace(before, state=state, reason=reason, paused_s=paused_s))
+
+    def forget(self, run: str) -> None:
+        """No more of this run."""
+        self._said = {said for said in self._said if said[0] != run}
 
     def repeat(self) -> None:
         """Say again where the task stands."""
@@ -74,11 +89,17 @@ class Reports:
                 ending.state,
                 ending.reason[:_REASON_LIMIT],
                 micro_batch=task.chosen.way.levers.micro_batch,
+                levers=task.chosen.degrading,
                 peak_rss_bytes=ending.peak_rss_bytes,
                 # Still of use: the deadline waits on until the result has arrived.
                 paused_s=ending.paused_s,
             )
         )
+
+    def _log_way(self, task: TaskInHand, level: int) -> None:
+        why = ", for this board has no memory for more" if task.chosen.degrading else ""
+        logger.log(level, "run %s step %d: %s%s", *task.key, task.chosen.way, why)
+        self._said.add((task.offer.run, str(task.chosen.way)))
 
     def _now(self, status: TaskStatus) -> None:
         self._last, self._sent = status, self._clock()

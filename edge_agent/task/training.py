@@ -18,7 +18,6 @@ from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.task.reports import Reports
 from tinyfleet.edge_agent.worker.budget import Governor, Stage
 from tinyfleet.edge_agent.worker.commands import (
-    Chosen,
     Declined,
     EndsEarly,
     MaskMissing,
@@ -131,15 +130,18 @@ class Training:
     def forget(self, run: str) -> None:
         """No more of this run: its worker and its masks go."""
         self._slot.close(run)
+        self._reports.forget(run)
         shutil.rmtree(self._masks_of(run), ignore_errors=True)
 
     def _heard(self, task: TaskInHand, worker: Worker, event: Event) -> Ending | None:
         """One event of the worker's; how the task ends, if it does by that."""
         match event:
             case Planned(chosen):
-                self._chosen(task, chosen)
+                task.chosen = chosen
+                self._reports.planned(task)
             case Tightened(chosen):
-                self._chosen(task, chosen)
+                task.chosen = chosen
+                self._reports.tightened(task)
                 self._governor.tightened(task.spec, chosen.index)
             case TrainingBegan():
                 task.stage = Stage.TRAINING
@@ -169,11 +171,6 @@ class Training:
                 logger.debug("a %s is not of a task", type(event).__name__)
         return None
 
-    def _chosen(self, task: TaskInHand, chosen: Chosen) -> None:
-        """The worker has planned its task, or goes on with less."""
-        task.chosen = chosen
-        logger.info("run %s step %d: %s", *task.key, chosen.way)
-
     def _done(self, task: TaskInHand, done: TaskDone) -> Ending:
         """The result goes into the outbox, and is announced from there."""
         try:
@@ -185,6 +182,7 @@ class Training:
                 peak_rss_bytes=done.peak_rss_bytes,
                 engine=done.engine,
                 micro_batch=task.chosen.way.levers.micro_batch,
+                levers=task.chosen.degrading,
             )
             self._outbox.add(offer, self._result)
         except OSError as error:

@@ -66,6 +66,11 @@ class Chosen:
     way: Way = field(default_factory=Way)
     peak_bytes: int = 0
 
+    @property
+    def degrading(self) -> str:
+        """What the results suffer for the board's sake, in words; empty: nothing."""
+        return str(self.way.levers) if self.way.levers.degrading else ""
+
 
 class Described(msgspec.Struct, frozen=True, tag_field="event", tag="described"):
     """The answer to a ``DescribeCommand``. ``samples``: of this device, the development set counted in."""

@@ -77,7 +77,7 @@ class WorkerProcess:
         self._log = log
         self._limit, self._cpu, self._child = self._start(name, cpu or CpuLimits())
         self.kind = "none" if self._limit is None else self._limit.kind
-        self.held_by = f"memory: {self.kind}, cpu: {self._cpu.told(self._child.pid)}"
+        self.held_by = f"memory: {self.kind}, cpu: {self._cpu.describe(self._child.pid)}"
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
         self._watch = Watch(limits.memory_limit_bytes)
         self.patience_s = CLOSE_INTERVAL_S

@@ -28,6 +28,11 @@ class Levers:
         return self.activation_keep < 1.0
 
     @property
+    def degrading(self) -> bool:
+        """Whether results differ from those of whole batches with exact gradients."""
+        return self.lossy or self.micro_batch > 0
+
+    @property
     def value_bytes(self) -> int:
         """Bytes of a kept activation."""
         return CACHE_BYTES[self.cache]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from tests.edge_agent.rig import SPEC
 from tinyfleet.edge_agent.worker.commands import (
     Chosen,
@@ -9,6 +11,7 @@ from tinyfleet.edge_agent.worker.commands import (
     MaskMissing,
     NearLimit,
     OverBudget,
+    PartMissing,
     Planned,
     StepsDone,
     TaskFailed,
@@ -17,7 +20,7 @@ from tinyfleet.edge_agent.worker.commands import (
     TrainingBegan,
 )
 from tinyfleet.fedcore.planning.plan import Way
-from tinyfleet.fedcore.protocol.messages import TaskState, TaskStatus
+from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus
 from tinyfleet.fedcore.training.levers import Levers
 
 
@@ -109,3 +112,46 @@ def test_a_mask_that_is_not_held_is_asked_for(rig):
     assert rig.coordinator.states[-1] is TaskState.NEEDS_MASK
     rig.training(0, blob=b"carries")
     assert len(rig.workers) == 2
+
+
+def test_what_a_run_suffers_for_want_of_memory_is_said_once_and_with_each_task(rig, caplog):
+    with caplog.at_level(logging.INFO):
+        for step in range(3):
+            rig.training(step, blob=b"task %d" % step)
+            rig.worker.events.append(Planned(chosen(1, 4, 0.5)))
+            rig.worker.finish()
+            rig.settle()
+            rig.coordinator.verdict(step)
+            rig.settle()
+    words = "micro-batch 4, 50% of activations kept in fp32"
+    (said,) = [record.getMessage() for record in caplog.records if words in record.getMessage()]
+    assert said == f"run r step 0: {words}, for this board has no memory for more"
+    results = rig.coordinator.of(ResultOffer)
+    assert {offer.step for offer in results} == {0, 1, 2}
+    assert {offer.levers for offer in results} == {words}
+
+
+def test_a_plan_that_gives_nothing_up_says_so(rig):
+    rig.training(0)
+    rig.worker.events.append(Planned(chosen(0, 0)))
+    rig.worker.finish()
+    rig.settle()
+    assert {offer.levers for offer in rig.coordinator.of(ResultOffer)} == {""}
+
+
+def test_a_board_that_lacks_the_runs_method_declines_and_keeps_its_worker(warm_rig):
+    rig = warm_rig
+    rig.training(0)
+    rig.worker.events.append(PartMissing("method 'fedmoon' is not here"))
+    rig.settle()
+    status = rig.coordinator.of(TaskStatus)[-1]
+    assert (status.state, status.reason) == (TaskState.DECLINED, "method 'fedmoon' is not here")
+    assert not rig.worker.closed
+
+
+def test_a_loss_that_is_no_number_is_progress_all_the_same(rig):
+    rig.training(0)
+    rig.worker.events.append(StepsDone(3, 9, None))
+    rig.settle(1.5)
+    status = rig.coordinator.of(TaskStatus)[-1]
+    assert (status.local_steps_done, status.loss) == (3, None)
