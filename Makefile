@@ -22,7 +22,7 @@ PYTHONS ?= $(PYTHON)
 ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/* sparse_engine/*.py*))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-root check docs numpy2 mosquitto clean wheels test-aarch64 test-sanitizers
+.PHONY: help setup demo test test-slow test-root check format docs numpy2 mosquitto clean wheels test-aarch64 test-sanitizers
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +47,10 @@ check: $(VENV)/.stamp-dev ## Check format, lint, types, the floors between packa
 	@$(BIN)/mypy
 	@PYTHONPATH=sparse_engine $(BIN)/lint-imports
 	@JOBS=$(JOBS) sparse_engine/scripts/check_cpp.sh $(BIN)/python
+
+format: $(VENV)/.stamp-dev ## Write the format of Python and C++.
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i sparse_engine/src/*
 
 docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own definitions.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md

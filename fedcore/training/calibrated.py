@@ -94,6 +94,8 @@ def kernel_crossovers(told: Progress) -> dict[str, float]:
 
     shapes = {name: SEQUENCES if name == "sensor_cnn" else IMAGES for name in MODELS}
     models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
-    found = measure_kernel_choice(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
+    found = measure_kernel_choice(
+        models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at)
+    )
     told("", 1, 1)
     return {shape: round(density, 3) for shape, density in found.items()}

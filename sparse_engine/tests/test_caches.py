@@ -91,7 +91,9 @@ def test_all_values_in_half_precision_lose_its_rounding_alone(model):
 def test_the_arena_shrinks_with_what_is_kept(norms):
     def arena(**more) -> int:
         network, _ = pair(model, 3)
-        network.train_step(*batch(model, np.random.default_rng(5), 16), StepOptions(0.05, pruned_norm=norms, **more))
+        network.train_step(
+            *batch(model, np.random.default_rng(5), 16), StepOptions(0.05, pruned_norm=norms, **more)
+        )
         return network.arena_bytes
 
     layers = [conv("first", "input", 2, 16), Layer("r0", Op.RELU, ("first",))]

@@ -28,7 +28,13 @@ def model() -> Model:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("density", [0.1, 1.0])
 @pytest.mark.parametrize(
-    "step", [StepOptions(0.1), StepOptions(0.1, recompute=1), StepOptions(0.1, recompute=2), StepOptions(0.1, keep=0.3, cache="fp16")]
+    "step",
+    [
+        StepOptions(0.1),
+        StepOptions(0.1, recompute=1),
+        StepOptions(0.1, recompute=2),
+        StepOptions(0.1, keep=0.3, cache="fp16"),
+    ],
 )
 @pytest.mark.parametrize("samples", [7, 16])
 def test_the_arena_is_as_planned(threads, density, step, samples):

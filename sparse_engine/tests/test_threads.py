@@ -145,7 +145,12 @@ def test_networks_of_their_own_work_at_the_same_time():
 
 def test_what_a_program_works_on_is_refused_to_other_threads():
     samples, channels, size = 16, 16, 16
-    weights, norm, arena, pool = _core.Weights(channels, channels * 9), _core.Norm(channels), _core.Arena(), _core.Pool(1)
+    weights, norm, arena, pool = (
+        _core.Weights(channels, channels * 9),
+        _core.Norm(channels),
+        _core.Arena(),
+        _core.Pool(1),
+    )
     count = channels * channels * 9
     weights.set(np.arange(count), np.full(count, 0.01, np.float32))
     program = _core.Program(arena, pool, samples)
