@@ -15,7 +15,7 @@ for sanitizer in ${SANITIZERS:-address,undefined thread}; do
   echo "test-sanitizers: building for $sanitizer"
   rm -rf "$build/site"
   "$python" -m pip install -qq --disable-pip-version-check --no-deps --target "$build/site" \
-    --config-settings="build-dir=$build/build" --config-settings=cmake.build-type=RelWithDebInfo \
+    --config-settings="build-dir=$build/build" --config-settings=cmake.build-type=Sanitized \
     --config-settings=install.strip=false \
     --config-settings="cmake.define.SPARSE_SANITIZE=$sanitizer" "$here"
   if [ "$name" = thread ]; then
