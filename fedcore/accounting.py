@@ -69,13 +69,13 @@ def trained_size(graph: Graph, mask: Mask) -> int:
 
 
 def activation_bytes(
-    graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE, pruned_norm: bool = False
+    graph: Graph, batch: int, activation_keep: float = 1.0, value: int = VALUE, pruned_norm: bool = False
 ) -> int:
     """What the forward pass leaves for the backward pass of one batch.
 
-    Weighted layers hold their input (with ``keep`` < 1 that share of it at ``value`` bytes, and a bitmap),
-    batch norms their input, whole unless ``pruned_norm``. An activation function works in place:
-    a later layer's input serves it, or a bitmap where that input is pruned or absent.
+    Weighted layers hold their input (with ``activation_keep`` < 1 that share at ``value`` bytes, and a bitmap),
+    batch norms their input, whole unless ``pruned_norm``. An activation function works in place: a later
+    layer's input serves it, or a bitmap where that input is pruned or absent.
     """
     held: set[str] = set()
     total = 0.0
@@ -84,13 +84,13 @@ def activation_bytes(
         source = node.inputs[0]
         count = math.prod(graph.shapes[source])
         if node.op in (Op.CONV, Op.LINEAR):
-            if keep < 1.0:
-                total += count * (keep * value + 1 / 8)
+            if activation_keep < 1.0:
+                total += count * (activation_keep * value + 1 / 8)
             elif source not in held:
                 total += count * VALUE
                 held.add(source)
-        elif node.op is Op.BATCH_NORM and pruned_norm and keep < 1.0:
-            total += count * (keep * value + 1 / 8)
+        elif node.op is Op.BATCH_NORM and pruned_norm and activation_keep < 1.0:
+            total += count * (activation_keep * value + 1 / 8)
         elif node.op in (Op.BATCH_NORM, Op.MAX_POOL):
             if source not in held:
                 total += count * VALUE
@@ -98,7 +98,7 @@ def activation_bytes(
         elif node.op in (Op.RELU, Op.RELU6):
             reader = readers.get(node.name)
             weighted = reader is not None and reader.op in (Op.CONV, Op.LINEAR, Op.MAX_POOL)
-            if keep < 1.0 or not weighted:
+            if activation_keep < 1.0 or not weighted:
                 total += count / 8
     return math.ceil(total * batch)
 
@@ -118,12 +118,12 @@ def training_memory(
     batch: int,
     *,
     momentum: bool,
-    keep: float = 1.0,
+    activation_keep: float = 1.0,
     value: int = VALUE,
     pruned_norm: bool = False,
     extra: int = 0,
 ) -> int:
     """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients)."""
     state = trained_size(graph, mask) * VALUE * (2 if momentum else 1)
-    activations = activation_bytes(graph, batch, keep, value, pruned_norm) + working_bytes(graph, batch)
+    activations = activation_bytes(graph, batch, activation_keep, value, pruned_norm) + working_bytes(graph, batch)
     return parameter_bytes(graph, mask) + state + activations + extra
