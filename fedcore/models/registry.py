@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyfleet.fedcore.errors import ConfigError
@@ -41,14 +42,17 @@ def build(settings: ModelSettings) -> Graph:
         near = difflib.get_close_matches(settings.name, MODELS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODELS)}"
         raise ConfigError(f"model {settings.name!r} is unknown; {hint}")
-    dimensions = 2 if settings.name == "sensor_cnn" else 3
-    shape = settings.input_shape
-    if len(shape) != dimensions or min(shape) < 1:
-        wanted = "(channels, time)" if dimensions == 2 else "(channels, height, width)"
-        raise ConfigError(f"model {settings.name}: input_shape {shape} is not {wanted}")
     make = MODELS[settings.name]
     _check_arguments(settings.name, make, settings.arguments)
-    return make(shape, settings.classes, **settings.arguments)
+    return make(settings.input_shape, settings.classes, **settings.arguments)
+
+
+def build_first(name: str, shapes: Sequence[tuple[int, ...]], classes: int = 10) -> Graph:
+    """The model for the first of the input ``shapes`` that it takes. Raises ``ConfigError`` where that is none."""
+    for shape in shapes[:-1]:
+        with contextlib.suppress(ConfigError):
+            return build(ModelSettings(name, shape, classes))
+    return build(ModelSettings(name, shapes[-1], classes))
 
 
 def _check_arguments(name: str, make: Callable[..., Graph], arguments: dict[str, Any]) -> None:

@@ -11,10 +11,9 @@ from tinyfleet.device_profiles.measuring.measure import gflops_apart
 from tinyfleet.device_profiles.profile import ProfileError
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.models.registry import MODELS, build
+from tinyfleet.fedcore.models.registry import MODELS, build_first
 from tinyfleet.fedcore.planning.cost_model import NATIVE, Calibration, fit, standard_probes
 from tinyfleet.fedcore.planning.probe import probe
-from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.settings import read_toml
 
 SHIPPED = Path(__file__).parent / "calibrations"
@@ -92,8 +91,7 @@ def kernel_crossovers(told: Progress) -> dict[str, float]:
     from sparse_engine.calibration import calibrate as time_kernels
     from tinyfleet.fedcore.training.native.model import model_of
 
-    shapes = {name: SEQUENCES if name == "sensor_cnn" else IMAGES for name in MODELS}
-    models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
+    models = [model_of(build_first(name, (IMAGES, SEQUENCES))) for name in MODELS]
     found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
     told("", 1, 1)
     return {shape: round(density, 3) for shape, density in found.items()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.models.graph import Graph
-from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.models.registry import build_first
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol import messages, topics
 from tinyfleet.fedcore.protocol.chunks import (
@@ -30,12 +30,12 @@ from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, TaskOffe
 from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Received
-from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.allocation import erk_mask
 from tinyfleet.fedcore.sparsity.mask import apply_mask, mask_digest
 
 T = TypeVar("T")
-INPUTS = {"sensor_cnn": (6, 100), "small_cnn": (1, 28, 28)}
+INPUTS = {"small_cnn": ((1, 28, 28),)}  # of others the first that they take: images, or series
+IMAGES, SERIES = (3, 32, 32), (6, 100)
 REQUEST_CHUNKS = 8
 DEVICE = "bench"
 PATIENCE_S = 30.0
@@ -64,7 +64,7 @@ class WireRow:
 
 def graph_of(model: str) -> Graph:
     """The model at the input it is meant for, with 10 classes."""
-    return build(ModelSettings(name=model, input_shape=INPUTS.get(model, (3, 32, 32)), classes=10))
+    return build_first(model, INPUTS.get(model, (IMAGES, SERIES)))
 
 
 def payload_of(graph: Graph, density: float, seed: int = 0) -> Payload:
