@@ -75,8 +75,8 @@ def merge(graph: Graph, params: Params, mask: Mask) -> Inference:
             host = layers.get(inputs[0])
             if host is None or host.weight is None or readers[node.inputs[0]] != 1:
                 raise ExportError(
-                    f"{graph.name}: {node.op} {node.name} can be merged only into a layer with weights that it follows "
-                    "directly, and that nothing else reads"
+                    f"{graph.name}: {node.op} {node.name} can be merged only into a layer with weights "
+                    "of its own, right before it"
                 )
             layers[host.name] = _with_affine(host, kind.affine(node, params))
             renamed[node.name] = host.name
