@@ -58,8 +58,8 @@ def merge(graph: Graph, params: Params, mask: Mask) -> Inference:
     """Merge batch norms (running statistics), normalised weights (FedMef, section 3.3) and ReLU gains into weights.
 
     Float64 arithmetic, float32 results; masked weights stay exactly zero.
-    Raises ``ExportError`` where a batch norm follows anything but a convolution or linear layer of its own,
-    or a gain cannot be moved into weights.
+    Raises ``ExportError`` where a batch norm follows anything but a layer with weights of its own, or a gain cannot
+    be moved into weights; ``UnsupportedLayer``.
     """
     readers = Counter(source for node in graph.nodes for source in node.inputs)
     weighted = {node.name for node in graph.weighted}

@@ -78,6 +78,12 @@ CASES: dict[str, Case] = {
     "max_pool, padded, of negative values": Case(
         graph(STEM, ACT, BODY, pool("kind", "body", 1, 3)), Op.MAX_POOL, NOT_IN_TFLITE
     ),
+    "max_pool, 1-D": Case(
+        graph(
+            conv1("stem", INPUT, 4, 6), Node("kind", Op.MAX_POOL, ("stem",), kernel=(2,), stride=(2,), padding=(0,)),
+            conv1("body", "kind", 6, 5), channels=5, input_shape=(4, 12),
+        ), Op.MAX_POOL
+    ),
     "global_avg_pool": Case(graph(STEM, ACT, BODY), Op.GLOBAL_AVG_POOL),
     "flatten": Case(FLAT, Op.FLATTEN),
 }  # fmt: skip

@@ -73,7 +73,7 @@ class GraphBuilder:
         kernel: int = 3,
         stride: int = 1,
         groups: int = 1,
-        activation: Op | None = Op.RELU,
+        activation: str | None = Op.RELU,
         source: str | None = None,
         summed: bool = False,
     ) -> str:
@@ -82,16 +82,16 @@ class GraphBuilder:
         ``summed``: one of two convolutions that are added, each of which gives half of the variance.
         """
         # ReLU6 clips at a fixed height, so that its gain has to stand before it.
-        gain = VP_RELU_GAIN if self._weight_norm and activation is Op.RELU6 else 1.0
+        gain = VP_RELU_GAIN if self._weight_norm and activation == Op.RELU6 else 1.0
         gain *= math.sqrt(0.5) if summed else 1.0
         self.conv(name, out, kernel, stride, groups, source, gain)
         if not self._weight_norm:
             self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out))
         return self.activation(f"{name}.act", activation) if activation else self.last
 
-    def activation(self, name: str, op: Op, preserve: bool = True) -> str:
+    def activation(self, name: str, op: str, preserve: bool = True) -> str:
         """An activation; after normalised weights a ReLU preserves the variance, unless told not to."""
-        gain = VP_RELU_GAIN if preserve and self._weight_norm and op is Op.RELU else 1.0
+        gain = VP_RELU_GAIN if preserve and self._weight_norm and op == Op.RELU else 1.0
         return self._append(Node(name, op, (self.last,), gain=gain))
 
     def add(self, name: str, left: str, right: str) -> str:
