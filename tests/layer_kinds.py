@@ -80,7 +80,8 @@ CASES: dict[str, Case] = {
     ),
     "max_pool, 1-D": Case(
         graph(
-            conv1("stem", INPUT, 4, 6), Node("kind", Op.MAX_POOL, ("stem",), kernel=(2,), stride=(2,), padding=(0,)),
+            conv1("stem", INPUT, 4, 6),
+            Node("kind", Op.MAX_POOL, ("stem",), kernel=(2,), stride=(2,), padding=(0,)),
             conv1("body", "kind", 6, 5), channels=5, input_shape=(4, 12),
         ), Op.MAX_POOL
     ),
