@@ -90,18 +90,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _serve(state: Path, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
-    from tinyfleet.coordinator.store.ledger import Ledger
-    from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
-    transport = MqttTransport(
-        url,
-        "tinyfleet-coordinator",
-        username=config.broker.username or None,
-        password=config.broker.password(),
-        tls_ca=config.broker.tls_ca or None,
-        protocol=config.broker.protocol,
-    )
-    service = Service(Ledger(state), transport, config)
+    transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
+    service = Service(Store(state), transport, config)
     service.start()
     log.info("serving; state in %s", state)
     try:
@@ -130,7 +121,7 @@ def _status(options: argparse.Namespace) -> None:
     if not (options.state / "coordinator.db").exists():
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
-    runs, devices = store.runs(), store.devices()
+    runs, devices = store.runs.all(), store.devices.all()
     store.close()
     if options.json:
         document: dict[str, Any] = {

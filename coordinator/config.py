@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, field
 
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
-
-
-class BrokerSettings(Settings, frozen=True):
-    """Where the broker is and how to log in there."""
-
-    url: str = "mqtt://127.0.0.1:1883"  # or mqtts://HOST:8883
-    username: str = ""
-    password_file: str = ""  # its first line is the password
-    tls_ca: str = ""  # certificate authority of the broker; empty: the system's
-    protocol: Literal["auto", "5", "3.1.1"] = "auto"
-
-    def password(self) -> str | None:
-        """First line of ``password_file``. Raises ``ConfigError`` where it cannot be read."""
-        if not self.password_file:
-            return None
-        try:
-            lines = Path(self.password_file).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigError(f"broker.password_file: {error}") from None
-        if not lines:
-            raise ConfigError(
-                f"broker.password_file: {self.password_file} is empty; put the password in its first line"
-            )
-        return lines[0]
 
 
 class CoordinatorConfig(Settings, frozen=True):
@@ -47,6 +22,6 @@ class CoordinatorConfig(Settings, frozen=True):
     keep_states: Positive = 3  # states before the latest that stay on disk while a run is under way
     max_result_bytes: Positive = 256 * 2**20  # a larger result is refused unread
     evaluate: bool = True  # measure every state of the training stage on held-out test data
-    engine: str = "auto"  # of the model process: native | torch | torch-cuda | auto (native, else torch)
-    threads: Positive = 1  # of the model process
-    nice: Count = 5  # how far the model process steps back behind others
+    engine: str = "auto"  # of the engine process: native | torch | torch-cuda | auto (native, else torch)
+    threads: Positive = 1  # of the engine process
+    nice: Count = 5  # how far the engine process steps back behind others

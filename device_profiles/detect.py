@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tinyfleet.device_profiles.cgroups import group_and_above, own_groups
 from tinyfleet.device_profiles.emulated import emulated_board, sysfs_root
+from tinyfleet.device_profiles.known_boards import board, known
 from tinyfleet.device_profiles.limits import total_memory_bytes
-from tinyfleet.device_profiles.profile import DeviceProfile, shipped
+from tinyfleet.device_profiles.profile import DeviceProfile
 
 DEVICE_TREE = "sys/firmware/devicetree/base"
 
@@ -68,13 +69,10 @@ def detect(root: Path | None = None) -> DeviceProfile:
                 cores=min(emulated.cores, usable_cores()),
             )
         root = sysfs_root()
-    profiles = shipped()
-    found = profiles["generic"]
-    for word in compatible_strings(root):
-        match = next((p for p in profiles.values() if word in p.compatible), None)
-        if match is not None:
-            found = match
-            break
+    words = compatible_strings(root)
+    profiles = known().values() if words else ()
+    matches = (profile for word in words for profile in profiles if word in profile.compatible)
+    found = next(matches, None) or board("generic")
     memory, cores = total_memory_bytes(root), usable_cores(root)
     if found.name != "generic":
         return replace(found, memory_bytes=memory, cores=cores)

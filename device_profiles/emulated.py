@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tinyfleet.device_profiles.profile import DeviceProfile, ProfileError, shipped
+from tinyfleet.device_profiles.known_boards import board
+from tinyfleet.device_profiles.profile import DeviceProfile
 
-# The shipped profile that detection is to find, whatever the machine is.
+# The profile that detection is to find, whatever the machine is.
 BOARD_VARIABLE = "TINYFLEET_EMULATED_BOARD"
 # Where /sys (and /proc, if it is there) are read in place of the real ones.
 ROOT_VARIABLE = "TINYFLEET_SYSFS_ROOT"
@@ -18,14 +19,6 @@ def emulated_board(environment: Mapping[str, str] = os.environ) -> DeviceProfile
     """The board that is emulated around this process, or None. Raises ``ProfileError`` for an unknown name."""
     name = environment.get(BOARD_VARIABLE)
     return board(name, f"{BOARD_VARIABLE}: ") if name else None
-
-
-def board(name: str, where: str = "") -> DeviceProfile:
-    """A shipped profile by its name. Raises ``ProfileError``."""
-    profiles = shipped()
-    if name not in profiles:
-        raise ProfileError(f"{where}board {name!r} is unknown; choose one of {', '.join(profiles)}")
-    return profiles[name]
 
 
 def sysfs_root(environment: Mapping[str, str] = os.environ) -> Path:

@@ -17,25 +17,12 @@ from tinyfleet.device_profiles.limits import parse_size
 from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 from tinyfleet.fedcore.protocol.topics import valid_device
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, Settings
 from tinyfleet.fedcore.settings import convert, read_toml
 
 Policy = Literal["auto", "fresh", "warm"]
-
-
-class BrokerSettings(Settings, frozen=True):
-    """How to reach the MQTT broker."""
-
-    url: Annotated[str, Meta(description="mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS")] = (
-        "mqtt://127.0.0.1:1883"
-    )
-    username: Annotated[str, Meta(description="user name at the broker; empty: anonymous")] = ""
-    password_file: Annotated[str, Meta(description="file whose first line is the password; empty: none")] = ""
-    tls_ca: Annotated[str, Meta(description="PEM file of the authority to trust; empty: the system's")] = ""
-    protocol: Annotated[
-        Literal["auto", "5", "3.1.1"], Meta(description="MQTT version; auto tries 5, then 3.1.1")
-    ] = "auto"
 
 
 class AgentDataSettings(DataSettings, frozen=True):
@@ -180,21 +167,6 @@ def size(text: str, where: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-
-
-def password_of(broker: BrokerSettings) -> str | None:
-    """The first line of the password file; None where there is none. Raises ``ConfigError``."""
-    if not broker.password_file:
-        return None
-    try:
-        lines = Path(broker.password_file).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"broker.password_file {broker.password_file}: {error.strerror}") from None
-    if not lines or not lines[0]:
-        raise ConfigError(
-            f"broker.password_file {broker.password_file} is empty; write the password on its first line"
-        )
-    return lines[0]
 
 
 def descriptions(kind: type[msgspec.Struct] = AgentConfig) -> dict[str, str]:

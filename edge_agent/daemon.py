@@ -17,7 +17,7 @@ import msgspec
 
 from tinyfleet.device_profiles.limits import usable_memory_bytes
 from tinyfleet.edge_agent import identity
-from tinyfleet.edge_agent.config import AgentConfig, password_of, size
+from tinyfleet.edge_agent.config import AgentConfig, size
 from tinyfleet.edge_agent.delegation import take_leaf
 from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
 from tinyfleet.edge_agent.supervisor import Board, Supervisor
@@ -54,7 +54,7 @@ def run(config: AgentConfig) -> None:
             board.samples,
             ", ".join(board.engines) or "none",
         )
-        supervisor = assemble(config, state, who, board, mqtt_transport(config, who))
+        supervisor = assemble(config, state, who, board, config.broker.transport(who.client_id))
         supervisor.run(StopSignal())
 
 
@@ -93,21 +93,6 @@ def assemble(
         start_worker=start_worker,
         clock=time.monotonic,
         rng=random.Random(),
-    )
-
-
-def mqtt_transport(config: AgentConfig, who: identity.Identity) -> Transport:
-    """The production transport."""
-    from tinyfleet.fedcore.protocol.mqtt import MqttTransport
-
-    broker = config.broker
-    return MqttTransport(
-        broker.url,
-        who.client_id,
-        username=broker.username or None,
-        password=password_of(broker),
-        tls_ca=broker.tls_ca or None,
-        protocol=broker.protocol,
     )
 
 

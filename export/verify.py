@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.format import ExportFormat
-from tinyfleet.export.formats.table import FORMATS
+from tinyfleet.export.formats.table import format_called
 from tinyfleet.export.inference_graph import Inference
 from tinyfleet.export.runtimes import Runtime
 from tinyfleet.fedcore.arrays import FloatArray, IntArray
@@ -54,7 +54,7 @@ def verify(path: Path, each: ExportFormat, graph: Graph, model: Inference, data:
 def check(rows: Sequence[ExportRow]) -> None:
     """Raise ``ExportError`` naming the first file that does not compute what the model does."""
     for row in rows:
-        limits = FORMATS[f"{row.format}-{row.precision}"].limits
+        limits = format_called(f"{row.format}-{row.precision}").limits
         # Asked this way round, logits that are not numbers fail too: NaN compares as false.
         near = np.isfinite(row.max_rel_error) and row.max_rel_error <= limits.most_error
         if not (near and row.argmax_agreement >= limits.least_agreement):

@@ -2,6 +2,7 @@
 
 TinyfleetError
 ├── ConfigError       a file, option or message has a bad value
+│   ├── Unavailable   it names something that this machine does not have, or cannot use
 │   └── UnsupportedLayer  a model holds a layer that a part of tinyfleet does not know
 ├── CodecError        a blob is damaged or lies about itself
 │   └── UnknownMask   a blob refers to a mask that is not held here
@@ -22,6 +23,10 @@ class ConfigError(TinyfleetError):
     """A configuration value is wrong; the message names it and the remedy."""
 
     exit_code = 2
+
+
+class Unavailable(ConfigError):
+    """A method, a model or the like is not known here, or the distribution that adds it is broken."""
 
 
 class UnsupportedLayer(ConfigError):

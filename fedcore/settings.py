@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from tinyfleet.device_profiles.suggestions import nearest
 from tinyfleet.fedcore.errors import ConfigError
 
 T = TypeVar("T")
@@ -43,8 +43,8 @@ def _nearest(message: str, kind: type[Any]) -> str:
     if "unknown field" not in message:
         return ""
     unknown = message.split("unknown field")[1].split("`")[1]
-    matches = difflib.get_close_matches(unknown, sorted(_field_names(kind, set())), n=1, cutoff=0.5)
-    return f" (did you mean `{matches[0]}`?)" if matches else ""
+    near = nearest(unknown, sorted(_field_names(kind, set())))
+    return f" (did you mean `{near}`?)" if near else ""
 
 
 def _field_names(kind: Any, seen: set[Any]) -> set[str]:

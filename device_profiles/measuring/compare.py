@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, Thermal, shipped
+from tinyfleet.device_profiles.known_boards import known
+from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, Thermal
 
 # Firmware and kernel keep some of a data sheet's memory, at most this share on the boards that are known.
 KEPT_SHARE = 0.2
@@ -40,7 +41,7 @@ def disagreements(found: DeviceProfile, promised: DeviceProfile | None = None) -
 
     A board that is not shipped, or that was not measured, disagrees with nothing.
     """
-    board = shipped().get(found.name) if promised is None else promised
+    board = known().get(found.name) if promised is None else promised
     if found.measured is None or board is None or board.name == "generic":
         return []
     all_found = [*_memory(found, found.measured, board), *_cores(found.measured, board)]

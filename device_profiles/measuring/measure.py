@@ -97,7 +97,10 @@ def check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise ProfileError(f"engine {engine!r} cannot measure; choose one of {', '.join(ENGINES)}")
     if importlib.util.find_spec(engine) is None:
-        raise ProfileError(f"engine {engine!r} is not installed; install it, or measure with another")
+        extra = "tinyfleet[torch]" if engine == "torch" else "tinyfleet"
+        raise ProfileError(
+            f"engine {engine!r} is not installed; pip install '{extra}', or measure with another engine"
+        )
 
 
 def memory_bandwidth_gbs() -> float:

@@ -1,8 +1,7 @@
-"""Reads the sensors: every module of ``checks`` is one, and none that fails stops another."""
+"""Reads the sensors: every module of ``checks`` is one, and others add more; none that fails stops another."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import logging
@@ -13,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyfleet.device_profiles.emulated import sysfs_root
+from tinyfleet.device_profiles.plugins import Door
 from tinyfleet.device_profiles.sensors import checks
 from tinyfleet.device_profiles.sensors.sensor import Options, Reading, Sensor, State
+from tinyfleet.device_profiles.suggestions import hint
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +29,39 @@ class UnknownSensor(ValueError):
 
 
 @functools.cache
-def names() -> tuple[str, ...]:
-    """All sensors, sorted: the modules of ``checks``. None is imported for this."""
+def ours() -> tuple[str, ...]:
+    """Our sensors, sorted: the modules of ``checks``. None is imported for this."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(checks.__path__)))
+
+
+def _sensor(name: str, given: object) -> Sensor:
+    if not isinstance(given, Sensor) or given.name != name:
+        raise TypeError(f"it is {given!r}; give a Sensor called {name!r}")
+    return given
+
+
+DOOR = Door("tinyfleet.sensors", ours, _sensor)
+
+
+def names() -> tuple[str, ...]:
+    """All sensors: ours, then those of other distributions. None is imported for this."""
+    return (*ours(), *DOOR.names())
 
 
 def check_names(given: Iterable[str]) -> None:
     """Raise ``UnknownSensor`` for the first name that is no sensor's."""
     for name in given:
-        if name not in names():
-            near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names())}"
-            raise UnknownSensor(f"sensor {name!r} is unknown; {hint}")
+        if name not in ours() and name not in names():
+            raise UnknownSensor(f"sensor {name!r} is unknown; {hint(name, names())}")
 
 
 def load(name: str) -> Sensor:
-    """The sensor in the module called ``name``. Raises whatever importing it raises."""
-    sensor = importlib.import_module(f"{checks.__name__}.{name}").SENSOR
-    if not isinstance(sensor, Sensor) or sensor.name != name:
-        raise TypeError(f"{checks.__name__}.{name}.SENSOR is {sensor!r}; give a Sensor called {name!r}")
+    """The sensor called ``name``. Raises whatever importing ours raises; of others' ``PluginError``."""
+    if name in ours():
+        return _sensor(name, importlib.import_module(f"{checks.__name__}.{name}").SENSOR)
+    sensor = DOOR.load(name)
+    if sensor is None:
+        raise UnknownSensor(f"sensor {name!r} is unknown; {hint(name, names())}")
     return sensor
 
 

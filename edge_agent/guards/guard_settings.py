@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from msgspec import Meta
 
 from tinyfleet.device_profiles.limits import format_size, parse_size
 from tinyfleet.device_profiles.sensors.sensor import Options
+from tinyfleet.device_profiles.suggestions import hint
 from tinyfleet.edge_agent.guards.guards import NAMES, GuardLimits
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.run_spec import Settings
@@ -46,9 +46,7 @@ class GuardSettings(Settings, frozen=True):
         """What the guards are told; ``sensors`` are the board's. Raises ``ConfigError``."""
         for name in self.disabled:
             if name not in NAMES:
-                near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(NAMES)}"
-                raise ConfigError(f"guards: guard {name!r} is unknown; {hint}")
+                raise ConfigError(f"guards: guard {name!r} is unknown; {hint(name, NAMES)}")
         for key in ("temperature_gap_c", "resume_after_s", "least_pause_s"):
             if not math.isfinite(getattr(self, key)):
                 raise ConfigError(f"guards: {key} {getattr(self, key)} is never over; give a number")

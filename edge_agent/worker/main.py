@@ -2,8 +2,8 @@
 
 Events: ``planned`` (the levers that fit), ``training`` (the engine is up, training begins), ``progress``,
 ``tightened``, ``ending`` (early, at the limit), then one of ``done``, ``declined``, ``failed``, ``over_budget``,
-``needs_mask``. Nothing heavy is imported before the first command. A thread of its own listens, so that a task
-can be tightened while it runs.
+``needs_mask``, ``unavailable`` (the board lacks the run's method or model). Nothing heavy is imported before the
+first command. A thread of its own listens, so that a task can be tightened while it runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import msgspec
 
 from tinyfleet.edge_agent.config import AgentDataSettings
 from tinyfleet.edge_agent.worker.data_hold import DataHold
-from tinyfleet.fedcore.errors import TinyfleetError, UnknownMask
+from tinyfleet.fedcore.errors import TinyfleetError, Unavailable, UnknownMask
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.rss import reset_peak, status_bytes
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -316,6 +316,8 @@ def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit
             trainer.run(command)
     except UnknownMask as error:
         emit({"event": "needs_mask", "digest": error.digest, "reason": str(error)})
+    except Unavailable as error:
+        emit({"event": "unavailable", "reason": _first_line(error)})
     except Exception as error:  # noqa: BLE001 - a worker reports whatever happens and leaves the deciding to others
         if is_allocation_failure(error) or (not isinstance(error, TinyfleetError) and at_data_limit()):
             emit({"event": "over_budget", "reason": f"{type(error).__name__}: {_first_line(error)}"})

@@ -1,15 +1,16 @@
-"""Data sets by the word that names them: ``mnist5k``, ``image-folder:PATH`` and so on."""
+"""Data sets by the word that names them: ``mnist5k``, ``image-folder:PATH``, and readers of other distributions."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyfleet.device_profiles.plugins import Door
 from tinyfleet.fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.datasets.reader import Reader
+from tinyfleet.fedcore.errors import DataError, Unavailable
+from tinyfleet.fedcore.lookup import lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +22,41 @@ class Source:
     note: str
 
 
-_PLAIN: dict[str, Callable[[], tuple[Dataset, Dataset | None, str]]] = {
-    "mnist5k": builtin.mnist5k,
-    "digits": builtin.digits,
-    "fashion-mnist": fashion_mnist.load,
+READERS: dict[str, Reader] = {
+    "mnist5k": Reader(builtin.mnist5k),
+    "digits": Reader(builtin.digits),
+    "fashion-mnist": Reader(fashion_mnist.load),
+    "image-folder": Reader(image_folder.load, takes_path=True),
+    "arrays": Reader(arrays.load, takes_path=True),
 }
-_WITH_PATH: dict[str, Callable[[Path], tuple[Dataset, Dataset | None, str]]] = {
-    "image-folder": image_folder.load,
-    "arrays": arrays.load,
-}
+
+
+def _reader(name: str, given: object) -> Reader:
+    if not isinstance(given, Reader):
+        raise TypeError(f"it is {given!r}; give a Reader")
+    return given
+
+
+DOOR = Door("tinyfleet.datasets", READERS.keys, _reader)
 
 
 def names() -> tuple[str, ...]:
     """What ``load`` takes, for help texts."""
-    return (*_PLAIN, *(f"{kind}:PATH" for kind in _WITH_PATH))
+    readers = READERS | DOOR.load_all()
+    return tuple(f"{word}:PATH" if reader.takes_path else word for word, reader in readers.items())
 
 
 def load(source: str) -> Source:
     """Load a whole data set. Raises ``DataError`` where it is unknown, missing or malformed."""
-    kind, colon, path = source.partition(":")
-    if kind in _PLAIN and not colon:
-        return Source(*_PLAIN[kind]())
-    if kind in _WITH_PATH and path:
-        return Source(*_WITH_PATH[kind](Path(path).expanduser()))
-    near = difflib.get_close_matches(kind, [*_PLAIN, *_WITH_PATH], n=1)
-    hint = f"; did you mean {near[0]}?" if near and near[0] != kind else ""
-    raise DataError(f"data source {source!r} is not one of {', '.join(names())}{hint}")
+    word, colon, path = source.partition(":")
+    try:
+        reader = lookup("data source", word, READERS, DOOR)
+    except Unavailable as error:
+        raise DataError(str(error)) from None
+    if not reader.takes_path:
+        if colon:
+            raise DataError(f"data source {source!r}: {word} takes no path; write {word!r}")
+        return Source(*reader.read())
+    if not path:
+        raise DataError(f"data source {source!r} names no path; write '{word}:PATH'")
+    return Source(*reader.read(Path(path).expanduser()))

@@ -10,8 +10,6 @@ from msgspec import Meta
 from tinyfleet.fedcore.accounting import Cost, training_flops, training_memory
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
-from tinyfleet.fedcore.methods.checks import checked_samples, integer
-from tinyfleet.fedcore.methods.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
 from tinyfleet.fedcore.methods.method import (
     Control,
     Fold,
@@ -21,7 +19,9 @@ from tinyfleet.fedcore.methods.method import (
     normalization_entry,
     normalization_of,
 )
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.parts.checks import checked_samples, integer
+from tinyfleet.fedcore.methods.parts.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
 from tinyfleet.fedcore.payload import Json, Payload, SparseVector
 from tinyfleet.fedcore.run_spec import Settings
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS

@@ -6,16 +6,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from tinyfleet.fedcore.accounting import Cost, growth_cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
 from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.methods.checks import integer
-from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
-from tinyfleet.fedcore.methods.local import Progress, all_samples
+from tinyfleet.fedcore.methods.fedavg import RandomStartSettings, random_start
 from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed
-from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
-from tinyfleet.fedcore.methods.progressive import adjustment_counts
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.growing import Growing, growth_counts
+from tinyfleet.fedcore.methods.parts.local import Progress, all_samples
+from tinyfleet.fedcore.methods.parts.per_weight_aggregate import HolderFold, prune_to
+from tinyfleet.fedcore.methods.parts.progressive import adjustment_counts
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 from tinyfleet.fedcore.sparsity.mask import active_counts, adjust_layer, density
@@ -33,7 +33,7 @@ class FedDstSettings(RandomStartSettings, frozen=True):
     adjust_epochs: Count = 0  # trained after the readjustment; 0: half of the round's steps, rounded down
 
 
-class FedDst(FedAvg):
+class FedDst(Growing):
     """In an adjustment round a device trains, prunes its smallest weights, regrows where the gradient is large,
     trains on, and sends its own mask. A weight's new value is its mean over the devices that hold it; each
     layer is then pruned by magnitude to its active count.
@@ -63,11 +63,6 @@ class FedDst(FedAvg):
             return {}
         return adjustment_counts(state.mask, list(state.mask), round_index, s.stop, s.scale)
 
-    def configure_round(self, state: Payload) -> Payload:
-        task = super().configure_round(state)
-        task.meta["adjust"] = dict(self.adjustment(state))
-        return task
-
     def begin_fold(self, state: Payload) -> Fold:
         counts = active_counts(state.mask)
         return HolderFold(self.problem.graph, counts, counts)
@@ -81,18 +76,10 @@ class FedDst(FedAvg):
         meta["metrics"] = {"loss": fold.number("loss"), "samples": fold.weight, "density": density(mask)}
         return Payload(meta, params, mask)
 
-    def cost(self, task: Payload, samples: int, development: int) -> Cost:
-        own = super().cost(task, samples, development)
-        counts: Any = task.meta.get("adjust")
-        if not counts:
-            return own
-        batch = min(samples, self.problem.training.batch)
-        return growth_cost(own, self.problem.graph, task.mask, counts, batch)
-
     # -- device half --------------------------------------------------------------------
 
     def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
-        counts: Any = task.meta.get("adjust")
+        counts = growth_counts(task)
         if not counts:
             return super().run(task, engine, data, control)
         rng = device_seed(self.problem.seed, task, data.name)

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
 from tinyfleet.fedcore.methods.fedavg import random_start
 from tinyfleet.fedcore.methods.method import Control
-from tinyfleet.fedcore.methods.progressive import Granularity
+from tinyfleet.fedcore.methods.parts.adjusting import Adjusting, AdjustmentSettings
+from tinyfleet.fedcore.methods.parts.progressive import Granularity
 from tinyfleet.fedcore.run_spec import Count
 from tinyfleet.fedcore.training.engine import StepSettings
 

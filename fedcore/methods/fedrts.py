@@ -8,15 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from tinyfleet.fedcore.accounting import Cost, growth_cost
 from tinyfleet.fedcore.arrays import AnyArray, BoolArray, FloatArray, IntArray, Mask
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.methods.checks import integer
-from tinyfleet.fedcore.methods.fedavg import FedAvg, RandomStartSettings, random_start
-from tinyfleet.fedcore.methods.local import LocalResult
+from tinyfleet.fedcore.methods.fedavg import RandomStartSettings, random_start
 from tinyfleet.fedcore.methods.method import Control, Fold
-from tinyfleet.fedcore.methods.progressive import adjustment_counts, check_gradients
-from tinyfleet.fedcore.methods.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.growing import Growing
+from tinyfleet.fedcore.methods.parts.local import LocalResult
+from tinyfleet.fedcore.methods.parts.progressive import adjustment_counts, check_gradients
+from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
@@ -70,7 +70,7 @@ def largest_active(weights: FloatArray, active: BoolArray, count: int) -> IntArr
     return largest(weights.reshape(-1)[positions], positions, count)
 
 
-class FedRts(FedAvg):
+class FedRts(Growing):
     """Sparse FedAvg; every maskable weight has a Beta(a, b) posterior of being worth its place, prior Beta(1, 1).
 
     Each round a weight in the mask is judged by whether it is among the kappa = K - q_l largest, in the mean
@@ -94,9 +94,7 @@ class FedRts(FedAvg):
         return state
 
     def configure_round(self, state: Payload) -> Payload:
-        task = super().configure_round(self.deployed(state))
-        task.meta["grow"] = dict(self.adjustment(state))
-        return task
+        return super().configure_round(self.deployed(state))
 
     def deployed(self, state: Payload) -> Payload:
         """The model alone: posteriors stay at the coordinator."""
@@ -158,22 +156,11 @@ class FedRts(FedAvg):
             raise AssertionError(f"{name}: active count drifted from {count} to {int(np.count_nonzero(mask))}")
         return mask.reshape(successes.shape)
 
-    def cost(self, task: Payload, samples: int, development: int) -> Cost:
-        own = super().cost(task, samples, development)
-        counts: Any = task.meta.get("grow")
-        if not counts:
-            return own
-        batch = min(samples, self.problem.training.batch)
-        return growth_cost(own, self.problem.graph, task.mask, counts, batch)
-
     # -- device half --------------------------------------------------------------------
 
     def growth_gradients(
         self, task: Payload, engine: Engine, data: DeviceData, local: LocalResult, control: Control
     ) -> dict[str, SparseVector]:
         """Where the q_l largest gradients of pruned weights are: a vote has no value, and zeros cost no bytes."""
-        counts: Any = task.meta.get("grow")
-        if not counts:
-            return {}
-        found = engine.top_gradients(*local.last_batch, counts, self.step_settings(0.0, control))
+        found = super().growth_gradients(task, engine, data, local, control)
         return {name: SparseVector(where, np.zeros_like(values)) for name, (where, values) in found.items()}

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from tinyfleet.fedcore.accounting import Cost, parameter_bytes, working_bytes
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.methods import bn_selection as selection
-from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
-from tinyfleet.fedcore.methods.checks import checked_samples, integer
 from tinyfleet.fedcore.methods.method import Control, Fold, normalization_of
+from tinyfleet.fedcore.methods.parts import bn_selection as selection
+from tinyfleet.fedcore.methods.parts.adjusting import Adjusting, AdjustmentSettings
+from tinyfleet.fedcore.methods.parts.checks import checked_samples, integer
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol.codec import quantise
 from tinyfleet.fedcore.run_spec import Count, Fraction, Positive

@@ -12,10 +12,10 @@ from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import BoolArray, FloatArray, Mask, Params
 from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.methods.checks import integer
 from tinyfleet.fedcore.methods.fedavg import FedAvg
 from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
-from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.per_weight_aggregate import HolderFold
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings
 from tinyfleet.fedcore.sparsity.allocation import uniform_counts

@@ -13,11 +13,11 @@ from tinyfleet.fedcore.accounting import VALUE, Cost, gradient_flops
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization, batches
 from tinyfleet.fedcore.errors import ConfigError, DataError
-from tinyfleet.fedcore.methods.checks import integer
 from tinyfleet.fedcore.methods.fedavg import FedAvg
-from tinyfleet.fedcore.methods.local import all_samples
 from tinyfleet.fedcore.methods.method import Control, Fold, Problem, device_seed, normalization_of
-from tinyfleet.fedcore.methods.reconfiguration import SCALES, SquaresFold, mean_squares, packed, reconfigured
+from tinyfleet.fedcore.methods.parts.checks import integer
+from tinyfleet.fedcore.methods.parts.local import all_samples
+from tinyfleet.fedcore.methods.parts.reconfiguration import SCALES, SquaresFold, mean_squares, packed, reconfigured
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Fraction, Positive, Settings
 from tinyfleet.fedcore.sparsity.mask import apply_mask, density

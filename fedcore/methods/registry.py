@@ -1,12 +1,12 @@
-"""Methods by name."""
+"""Methods by name: ours, and those of other distributions (entry points ``tinyfleet.methods``)."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.device_profiles.plugins import Door
+from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.methods.fedavg import FedAvg, Static
 from tinyfleet.fedcore.methods.feddst import FedDst
 from tinyfleet.fedcore.methods.fedmef import FedMef
@@ -39,23 +39,35 @@ METHODS: tuple[type[Method], ...] = (
 )
 
 
+_BY_NAME: dict[str, type[Method]] = {method.name: method for method in METHODS}
+
+
+def _method(name: str, given: object) -> type[Method]:
+    if not isinstance(given, type) or not issubclass(given, Method) or getattr(given, "name", None) != name:
+        raise TypeError(f"it is {given!r}; give a subclass of Method whose name is {name!r}")
+    return given
+
+
+DOOR = Door("tinyfleet.methods", _BY_NAME.keys, _method)
+
+
 def names() -> tuple[str, ...]:
-    """Names of all methods."""
-    return tuple(method.name for method in METHODS)
+    """Names of all methods, those of other distributions last."""
+    return (*_BY_NAME, *DOOR.names())
+
+
+def kind(name: str) -> type[Method]:
+    """The class of the method called ``name``. Raises ``Unavailable``, a ``ConfigError``."""
+    return lookup("method", name, _BY_NAME, DOOR)
 
 
 def create(method: Mapping[str, Any], problem: Problem) -> Method:
     """The method that ``method["name"]`` picks; its other keys are that method's settings.
 
-    Raises ``ConfigError`` for an unknown name, key or value.
+    Raises ``ConfigError`` for an unknown name (``Unavailable``), key or value.
     """
-    name = method.get("name")
-    for kind in METHODS:
-        if kind.name == name:
-            return kind(convert(dict(method), kind.settings_type, f"method {name}"), problem)
-    near = difflib.get_close_matches(str(name), names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names())}"
-    raise ConfigError(f"method {name!r} is unknown; {hint}")
+    chosen = kind(str(method.get("name")))
+    return chosen(convert(dict(method), chosen.settings_type, f"method {chosen.name}"), problem)
 
 
 def problem_of(spec: RunSpec) -> Problem:

@@ -9,10 +9,10 @@ from msgspec import Meta
 
 from tinyfleet.fedcore.arrays import FloatArray, Mask
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.methods.adjusting import Adjusting, AdjustmentSettings
-from tinyfleet.fedcore.methods.gradual import Ranking, prune_gradually
 from tinyfleet.fedcore.methods.method import Control, normalization_of
-from tinyfleet.fedcore.methods.progressive import Granularity
+from tinyfleet.fedcore.methods.parts.adjusting import Adjusting, AdjustmentSettings
+from tinyfleet.fedcore.methods.parts.gradual import Ranking, prune_gradually
+from tinyfleet.fedcore.methods.parts.progressive import Granularity
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import Count
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS

@@ -10,29 +10,23 @@ from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, WeightNorm
 from tinyfleet.fedcore.models.layers.table import output_shape
 from tinyfleet.fedcore.models.weight_norm import VP_RELU_GAIN
 
-LAYOUTS = {1: "(channels, time)", 2: "(channels, height, width)"}
 NORMS = {"batch": WeightNorm.NONE, "nsconv": WeightNorm.ACTIVE, "nsconv-all": WeightNorm.ALL}
 
 
 class GraphBuilder:
     """Appends layers; every method returns the new layer's name, and reads the latest one by default.
 
-    ``dimensions`` are those of the input besides its channels: 2 for images, 1 for series. Spatial arguments are
-    single numbers, used in each of them.
+    Spatial arguments are single numbers, used in every spatial dimension of ``input_shape``.
     ``norm`` is what follows a convolution: "batch" (batch norm), or nothing because the convolution's own
     weights are normalised, over a filter's active entries ("nsconv") or all of them ("nsconv-all").
     """
 
-    def __init__(
-        self, name: str, input_shape: Sequence[int], classes: int, norm: str = "batch", dimensions: int = 2
-    ) -> None:
-        if len(input_shape) != 1 + dimensions or min(input_shape) < 1:
-            raise ConfigError(f"model {name}: input_shape {tuple(input_shape)} is not {LAYOUTS[dimensions]}")
+    def __init__(self, name: str, input_shape: Sequence[int], classes: int, norm: str = "batch") -> None:
         if norm not in NORMS:
             raise ConfigError(f"model {name}: norm {norm!r} is unknown; choose one of {', '.join(NORMS)}")
         self._weight_norm = NORMS[norm]
         self.name, self.input_shape, self.classes = name, tuple(input_shape), classes
-        self._dimensions = dimensions
+        self._dimensions = len(input_shape) - 1
         self._nodes: list[Node] = []
         self._shapes = {INPUT: self.input_shape}
         self.last = INPUT

@@ -1,58 +1,61 @@
-"""Models by name."""
+"""Models by name: ours, and those of other distributions (entry points ``tinyfleet.models``)."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from tinyfleet.device_profiles.plugins import Door
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.models.mobilenet import mobilenet_v2
+from tinyfleet.fedcore.models.model import SERIES, Model
 from tinyfleet.fedcore.models.resnet import resnet8, resnet18, resnet20
 from tinyfleet.fedcore.models.sensor_cnn import sensor_cnn
 from tinyfleet.fedcore.models.small_cnn import small_cnn
 from tinyfleet.fedcore.models.vgg import vgg11
 from tinyfleet.fedcore.run_spec import ModelSettings
 
-MODELS: dict[str, Callable[..., Graph]] = {
-    "small_cnn": small_cnn,
-    "resnet8": resnet8,
-    "resnet20": resnet20,
-    "resnet18": resnet18,
-    "vgg11": vgg11,
-    "mobilenet_v2": mobilenet_v2,
-    "sensor_cnn": sensor_cnn,
+MODELS: dict[str, Model] = {
+    "small_cnn": Model(small_cnn),
+    "resnet8": Model(resnet8),
+    "resnet20": Model(resnet20),
+    "resnet18": Model(resnet18),
+    "vgg11": Model(vgg11),
+    "mobilenet_v2": Model(mobilenet_v2),
+    "sensor_cnn": Model(sensor_cnn, SERIES),
 }
 
 
+def _model(name: str, given: object) -> Model:
+    if not isinstance(given, Model):
+        raise TypeError(f"it is {given!r}; give a Model")
+    return given
+
+
+DOOR = Door("tinyfleet.models", MODELS.keys, _model)
+
+
 def names() -> tuple[str, ...]:
-    """Names of all models."""
-    return tuple(MODELS)
+    """Names of all models, those of other distributions last."""
+    return (*MODELS, *DOOR.names())
 
 
 def build(settings: ModelSettings) -> Graph:
     """The graph that ``settings`` describe.
 
-    Raises ``ConfigError`` for an unknown model or argument, or an input that the model cannot take.
+    Raises ``ConfigError`` for an unknown model (``Unavailable``) or argument, or an input that it cannot take.
     """
-    if settings.name not in MODELS:
-        near = difflib.get_close_matches(settings.name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODELS)}"
-        raise ConfigError(f"model {settings.name!r} is unknown; {hint}")
-    make = MODELS[settings.name]
-    _check_arguments(settings.name, make, settings.arguments)
-    return make(settings.input_shape, settings.classes, **settings.arguments)
-
-
-def build_first(name: str, shapes: Sequence[tuple[int, ...]], classes: int = 10) -> Graph:
-    """The model for the first of the input ``shapes`` that it takes. Raises ``ConfigError`` where that is none."""
-    for shape in shapes[:-1]:
-        with contextlib.suppress(ConfigError):
-            return build(ModelSettings(name, shape, classes))
-    return build(ModelSettings(name, shapes[-1], classes))
+    model, shape = lookup("model", settings.name, MODELS, DOOR), settings.input_shape
+    if len(shape) != len(model.axes) or min(shape) < 1:
+        raise ConfigError(f"model {settings.name}: input_shape {shape} is not ({', '.join(model.axes)})")
+    _check_arguments(settings.name, model.make, settings.arguments)
+    graph = model.make(shape, settings.classes, **settings.arguments)
+    if not isinstance(graph, Graph):  # of a distribution that nobody has type-checked
+        raise ConfigError(f"model {settings.name} gave {graph!r}; it has to give a Graph")
+    return graph
 
 
 def _check_arguments(name: str, make: Callable[..., Graph], arguments: dict[str, Any]) -> None:

@@ -11,9 +11,11 @@ from tinyfleet.device_profiles.measuring.measure import gflops_apart
 from tinyfleet.device_profiles.profile import ProfileError
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.models.registry import MODELS, build_first
+from tinyfleet.fedcore.models.model import SERIES
+from tinyfleet.fedcore.models.registry import MODELS, build
 from tinyfleet.fedcore.planning.cost_model import NATIVE, Calibration, fit, standard_probes
 from tinyfleet.fedcore.planning.probe import probe
+from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.settings import read_toml
 
 SHIPPED = Path(__file__).parent / "calibrations"
@@ -88,10 +90,13 @@ def calibrate(engine: str, machine: str, convolution_gflops: float, told: Progre
 
 def kernel_crossovers(told: Progress) -> dict[str, float]:
     """From which density on the native engine's dense kernels are faster here, for the shapes of all our models."""
-    from sparse_engine.calibration import calibrate as time_kernels
+    from sparse_engine.kernel_choice import measure_kernel_choice
     from tinyfleet.fedcore.training.native.model import model_of
 
-    models = [model_of(build_first(name, (IMAGES, SEQUENCES))) for name in MODELS]
-    found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
+    shapes = {name: SEQUENCES if model.axes == SERIES else IMAGES for name, model in MODELS.items()}
+    models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
+    found = measure_kernel_choice(
+        models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at)
+    )
     told("", 1, 1)
     return {shape: round(density, 3) for shape, density in found.items()}

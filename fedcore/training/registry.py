@@ -56,14 +56,24 @@ def preferred(name: str = "auto") -> str:
     return found[0]
 
 
+def require(name: str) -> None:
+    """Raise ``ConfigError``, with the remedy, where the engine is unknown or not installed; loads no torch."""
+    if name not in KNOWN:
+        raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")
+    chosen = preferred(name)
+    if chosen == "native" and native_fault():
+        raise ConfigError(f"engine 'native' {native_fault()}; {INSTALL_NATIVE}, or use engine 'torch'")
+    if chosen != "native" and importlib.util.find_spec("torch") is None:
+        raise ConfigError(f"engine {chosen!r}: torch is not installed; {INSTALL_TORCH}, or use engine 'native'")
+
+
 def create(name: str = "auto", threads: int = 1, crossovers: Mapping[str, float] = NO_CROSSOVERS) -> Engine:
     """Create an engine: ``native``, ``torch`` (CPU), ``torch-cuda``, or ``auto`` (the first that is available).
 
     ``crossovers`` are the native engine's (see there); others have no choice of kernels. Raises ``ConfigError``
     where the engine is unknown or cannot run here.
     """
-    if name not in KNOWN:
-        raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")
+    require(name)
     chosen = preferred(name)
     if chosen == "native":
         return _native(threads, crossovers)
@@ -77,16 +87,12 @@ def create(name: str = "auto", threads: int = 1, crossovers: Mapping[str, float]
 
 
 def _native(threads: int, crossovers: Mapping[str, float]) -> Engine:
-    if native_fault():
-        raise ConfigError(f"engine 'native' {native_fault()}; {INSTALL_NATIVE}, or use engine 'torch'")
     from tinyfleet.fedcore.training.native.engine import NativeEngine
 
     return NativeEngine(threads, crossovers)
 
 
 def _torch(name: str, threads: int) -> Engine:
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError(f"engine {name!r}: torch is not installed; {INSTALL_TORCH}, or use engine 'native'")
     import torch
 
     from tinyfleet.fedcore.training.torch.engine import TorchEngine

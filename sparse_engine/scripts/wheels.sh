@@ -48,14 +48,14 @@ for python in ${PYTHONS:-python3}; do
       version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
       variables=(_PYTHON_HOST_PLATFORM=linux-aarch64
                  SETUPTOOLS_EXT_SUFFIX=".cpython-$version-aarch64-linux-gnu.so"
-                 CMAKE_TOOLCHAIN_FILE="$here/cmake/aarch64.cmake" CXXFLAGS="-I$work/include")
+                 CMAKE_TOOLCHAIN_FILE="$here/cmake/aarch64.cmake" CPLUS_INCLUDE_PATH="$work/include")
     else
       echo "wheels: no wheel for $machine: it is built on such a machine"
       continue
     fi
     echo "wheels: building for $machine with $("$python" -V)"
     env "${variables[@]}" PATH="$tools/bin:$PATH" "$python" -m pip wheel -qq --disable-pip-version-check --no-deps \
-      --no-build-isolation -w "$made" -C cmake.define.SPARSE_STATIC_RUNTIME=ON "$here"
+      --no-build-isolation -w "$made" --config-settings=cmake.define.SPARSE_STATIC_RUNTIME=ON "$here"
     "$python" "$here/scripts/tag_wheel.py" "$made"/*.whl "$out"
     built=$((built + 1))
   done

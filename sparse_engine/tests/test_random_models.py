@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparse_engine import Layer, Model, Network, Op, Step
+from sparse_engine import Layer, Model, Network, Op, StepOptions
 
 TYPED = (ValueError, TypeError, MemoryError)  # ModelError is a ValueError
-STEP = Step(0.1, momentum=0.9)
+STEP = StepOptions(0.1, momentum=0.9)
 WINDOWED = (Op.CONV, Op.MAX_POOL, Op.AVG_POOL)
 
 absurd = st.sampled_from([-1, 0, 7, 2**15, 2**31 - 1, 2**31, 2**40, 2**63])
@@ -106,7 +106,7 @@ def fuzz(seed: int, examples: int) -> dict[str, int]:
 @pytest.mark.parametrize(("seed", "examples"), [(0, 400), pytest.param(1, 20000, marks=pytest.mark.slow)])
 def test_random_models_never_crash(seed, examples):
     command = [sys.executable, str(Path(__file__)), str(seed), str(examples)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-2000:]
     counts = json.loads(told.stdout)
     assert counts["trained"] > examples // 5, "too few models that can be trained"

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -21,7 +22,9 @@ COMMAND = [sys.executable, "-c", "from tinyfleet.coordinator.cli import main; ma
 
 
 def coordinator(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 @contextlib.contextmanager
@@ -46,6 +49,7 @@ def running(state: Path, *arguments: object):
         process.stderr.close()
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_idle_it_is_small_and_knows_no_torch(tmp_path):
     with running(tmp_path) as process:
         time.sleep(1.0)
@@ -61,7 +65,7 @@ def test_sigterm_ends_it_cleanly_and_the_lock_is_free_again(tmp_path):
     for _ in range(2):
         with running(tmp_path) as process:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(PATIENCE_S) == 0
             assert process.stderr.read().rstrip().endswith("stopped")
 
 
@@ -83,7 +87,7 @@ def test_a_killed_one_leaves_no_lock_behind(tmp_path):
 def test_the_service_does_not_import_torch():
     code = (
         "import sys; from tinyfleet.coordinator import cli, service\n"
-        "from tinyfleet.coordinator.store import ledger\n"
+        "from tinyfleet.coordinator.run import scheduler\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -111,7 +115,7 @@ def test_a_damaged_store_is_named(tmp_path):
 
 def test_status(tmp_path):
     store = Store(tmp_path)
-    run = store.submit_run(RunSpec(name="first"))
+    run = store.runs.submit(RunSpec(name="first"))
     store.close()
     document = json.loads(coordinator("status", "--state", tmp_path, "--json").stdout)
     assert [entry["run"] for entry in document["runs"]] == [run]

@@ -1,4 +1,4 @@
-"""A real coordinator process with its real model process, over a real broker, killed in the middle of a step."""
+"""A real coordinator process with its real engine process, over a real broker, killed in the middle of a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.coordinator.toy import Agent
+from tests.coordinator.toy_agent import Agent
+from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import device_seed
@@ -68,10 +69,10 @@ def coordinator(state, config, url):
         yield process
     finally:
         process.terminate()
-        assert process.wait(20) in (0, -9)
+        assert process.wait(PATIENCE_S) in (0, -9)
 
 
-def until(agents, condition, timeout_s=60.0):
+def until(agents, condition, timeout_s=PATIENCE_S):
     """Let the agents work until ``condition`` holds; they say every half second that they live and what they have.
 
     A message that leaves while no coordinator listens is lost, however long it takes to start.
@@ -91,7 +92,6 @@ def until(agents, condition, timeout_s=60.0):
         time.sleep(0.002)
 
 
-@pytest.mark.timeout(180)
 def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
     rng = np.random.default_rng(0)
     data = tmp_path / "data.npz"
@@ -114,15 +114,15 @@ def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
         for name in ("board-0", "board-1")
     ]
     try:
-        run = store.submit_run(spec)
+        run = store.runs.submit(spec)
         agents[1].holds_results = True
         until(agents, lambda: all(agent.transport.connected for agent in agents))
         with coordinator(tmp_path / "state", config, url) as process:
-            while not store.devices() or len(store.devices()) < 2:
+            while not store.devices.all() or len(store.devices.all()) < 2:
                 for agent in agents:
                     agent.hello()
                 time.sleep(0.1)
-            until(agents, lambda: [task.state for task in store.tasks(run)].count("stored") == 1)
+            until(agents, lambda: [task.state for task in store.tasks.of(run)].count("stored") == 1)
             path = store.state_blob(run)
             assert path is not None
             initial = path.read_bytes()
@@ -131,15 +131,14 @@ def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
         with coordinator(tmp_path / "state", config, url):
             agents[1].holds_results = False
             assert agents[1].outbox
-            until(agents, lambda: store.run(run).state not in ("running", "preparing"))
-        row = store.run(run)
+            until(agents, lambda: store.runs.get(run).state not in ("running", "preparing"))
+        row = store.runs.get(run)
         assert (row.state, row.reason, row.round) == ("finished", "", 2)
         assert store.state_blob(run).read_bytes() == expected_state(initial, spec, ["board-0", "board-1"])
-        first, second = store.steps(run)
+        first, second = store.steps.of(run)
         assert (first.results, second.results, first.lost, second.lost) == (2, 2, [], [])
         assert first.test_accuracy is not None
         assert second.test_accuracy is not None
-        assert second.overhead_s < 1.0
     finally:
         for agent in agents:
             agent.transport.close()

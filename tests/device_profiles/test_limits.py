@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.device_profiles import limits
 from tinyfleet.device_profiles.cgroups import CgroupLimit
 from tinyfleet.device_profiles.limits import (
@@ -27,7 +28,7 @@ ALLOCATE = "import sys; b = bytearray(int(sys.argv[1])); b[::4096] = b'x' * len(
 def allocate(limit, size):
     return subprocess.run(
         [sys.executable, "-c", ALLOCATE, str(size)],
-        preexec_fn=limit.before_exec, capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=limit.before_exec, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import msgspec
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.rows import RunRow, TaskRow
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.demo.fleet import Fleet, FleetSettings
@@ -26,7 +27,7 @@ class Running:
         self.fleet = fleet
         self.store = store
 
-    def until(self, what: str, found: Callable[[], object], timeout_s: float = 60.0) -> object:
+    def until(self, what: str, found: Callable[[], object], timeout_s: float = PATIENCE_S) -> object:
         """Poll; returns what was found. A process that dies for no reason of the test fails it."""
         end = time.monotonic() + timeout_s
         while not (value := found()):
@@ -37,15 +38,15 @@ class Running:
         return value
 
     def ended(self, run: str) -> RunRow | None:
-        row = self.store.run(run)
+        row = self.store.runs.get(run)
         return row if row.state in ("finished", "failed", "stopped") else None
 
     def training_task(self, run: str, device: str, after_round: int = 0) -> TaskRow | None:
         """The device's task of the open step, once it trains."""
-        steps = self.store.steps(run)
+        steps = self.store.steps.of(run)
         if not steps or steps[-1].round < after_round or steps[-1].finished is not None:
             return None
-        for task in self.store.tasks(run):
+        for task in self.store.tasks.of(run):
             if task.step == steps[-1].step and task.device == device and task.state == "running":
                 return task
         return None
@@ -75,11 +76,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         fleet = Fleet(tmp_path / "fleet", FleetSettings(agents, spec.data, broker=broker, engine=engine))
         fleets.append(fleet)
         fleet.__enter__()
-        fleet.wait((fleet.state / "coordinator.db").exists, 30.0, "the coordinator")
+        fleet.wait((fleet.state / "coordinator.db").exists, PATIENCE_S, "the coordinator")
         store = Store(fleet.state)
         stores.append(store)
         running = Running(fleet, store)
-        fleet.wait(lambda: sum(d.online for d in store.devices()) == agents, 60.0, "the fleet")
+        fleet.wait(lambda: sum(d.online for d in store.devices.all()) == agents, PATIENCE_S, "the fleet")
         return running
 
     yield begin

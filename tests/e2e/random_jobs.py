@@ -23,10 +23,10 @@ from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.fedcore.accounting import layer_flops
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.methods import bn_selection
-from tinyfleet.fedcore.methods.adjusting import Adjusting
 from tinyfleet.fedcore.methods.fedavg import random_start
 from tinyfleet.fedcore.methods.method import Method
+from tinyfleet.fedcore.methods.parts import bn_selection
+from tinyfleet.fedcore.methods.parts.adjusting import Adjusting
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.models.graph import Op
 from tinyfleet.fedcore.models.registry import build

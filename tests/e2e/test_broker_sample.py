@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.mosquitto import find_mosquitto, free_port
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
@@ -57,7 +58,7 @@ def broker(tmp_path):
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen([find_mosquitto(), "-c", str(conf)], stdout=log, stderr=log) as process,
     ):
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE_S
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -79,7 +80,7 @@ def connect(broker, name: str, *subscriptions: str, password: str = "") -> MqttT
     return transport
 
 
-def expect(transport: MqttTransport, kind: type, timeout_s: float = 10.0):
+def expect(transport: MqttTransport, kind: type, timeout_s: float = PATIENCE_S):
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         event = transport.receive(0.1)

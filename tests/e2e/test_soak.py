@@ -22,6 +22,7 @@ pytest.importorskip("torch", reason="the worker needs an engine")
 
 from tests.edge_agent.rig import Coordinator
 from tests.edge_agent.runs import SAMPLES, first_state, spec_of, task_blob, write_data
+from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.protocol.codec import decode
 from tinyfleet.fedcore.protocol.messages import Hello, ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
 from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
@@ -122,7 +123,7 @@ def soak(tmp_path: Path) -> Iterator[Callable[[str], Soak]]:
     yield start
     for process in processes:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
     transport.close()
     broker.stop()
 

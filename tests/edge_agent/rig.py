@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.config import AgentConfig, load
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.edge_agent.supervisor import Board, Supervisor
@@ -135,7 +136,7 @@ class Coordinator:
             self.take(event)
             event = self.transport.receive(0.0)
 
-    def await_(self, condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+    def await_(self, condition: Callable[[], Any], timeout: float = PATIENCE_S) -> Any:
         """Listen until ``condition`` holds; its value."""
         deadline = time.monotonic() + timeout
         while not (value := condition()):

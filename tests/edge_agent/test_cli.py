@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tests.edge_agent.runs import write_data
+from tests.patience import PATIENCE_S
 from tinyfleet.device_profiles.emulated import BOARD_VARIABLE
 from tinyfleet.device_profiles.measuring import measure
 from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate
@@ -70,7 +71,7 @@ def test_data_that_is_missing_ends_the_agent_with_its_name(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 6, done.stderr
     assert "none.npz" in done.stderr

@@ -10,18 +10,17 @@ from tinyfleet.device_profiles.sensors.sensor import Options as SensorOptions
 from tinyfleet.edge_agent.config import (
     AgentConfig,
     AgentDataSettings,
-    BrokerSettings,
     LimitSettings,
     StorageSettings,
     as_toml,
     descriptions,
     load,
-    password_of,
 )
 from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
 from tinyfleet.edge_agent.guards.guards import GuardLimits
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 
 
 def test_the_written_file_reads_back_equal(tmp_path):
@@ -134,13 +133,3 @@ def test_every_field_is_described(kind):
     notes = descriptions(kind)
     assert set(notes) == {item.name for item in msgspec.structs.fields(kind)}
     assert all(len(note) > 8 for note in notes.values()), notes
-
-
-def test_the_password_is_the_first_line(tmp_path):
-    path = tmp_path / "password"
-    path.write_text("secret\n# a note\n", encoding="utf-8")
-    assert password_of(BrokerSettings(password_file=str(path))) == "secret"
-    assert password_of(BrokerSettings()) is None
-    path.write_text("", encoding="utf-8")
-    with pytest.raises(ConfigError, match="empty"):
-        password_of(BrokerSettings(password_file=str(path)))

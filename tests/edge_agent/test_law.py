@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("numpy", "torch", "typer", "rich", "asyncio", "sqlite3", "cryptography", "multiprocessing")
 SCRIPT = """
 import sys
@@ -13,6 +15,7 @@ sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
 """
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", SCRIPT, *HEAVY], capture_output=True, text=True, check=True)
     assert done.stdout == ""

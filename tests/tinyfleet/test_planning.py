@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tinyfleet.cli.app import app
-from tinyfleet.device_profiles.emulated import board
+from tinyfleet.device_profiles.known_boards import board
 from tinyfleet.device_profiles.profile import Measurement
 from tinyfleet.device_profiles.speed import core_gflops
 from tinyfleet.fedcore.planning.kernel_choice import save, shipped

@@ -72,7 +72,9 @@ def demo(
         engine=engine,
         boards=tuple(filter(None, (name.strip() for name in boards.split(",")))),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A background job ignores SIGINT from birth; told to stop, the demo stops all the same.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         result = run_demo(options, console)
     except KeyboardInterrupt:

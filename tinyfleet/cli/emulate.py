@@ -59,10 +59,10 @@ def emulate(
 
 
 def _list(as_json: bool) -> None:
-    from tinyfleet.device_profiles.profile import shipped
+    from tinyfleet.device_profiles.known_boards import known
     from tinyfleet.emulation.board import plan_here
 
-    plans = {name: plan_here(name) for name in shipped() if name != "generic"}
+    plans = {name: plan_here(name) for name in known() if name != "generic"}
     if as_json:
         emit_json(plans)
         return

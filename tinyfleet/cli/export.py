@@ -38,11 +38,10 @@ def export(
 
     Fails where a file does not compute what the model does.
     """
-    from tinyfleet.export.formats.table import FORMATS
+    from tinyfleet.export.formats.table import format_called
 
-    unknown = [name for name in formats or () if name not in FORMATS]
-    if unknown:
-        raise ConfigError(f"format {unknown[0]!r} is unknown; choose from {', '.join(FORMATS)}")
+    for name in formats or ():
+        format_called(name)
     if state_blob is not None:
         if spec is None or run is not None:
             raise ConfigError("--state-blob FILE stands instead of RUN and needs --spec RUN.toml")
@@ -51,7 +50,7 @@ def export(
     if run is None:
         raise ConfigError("give the run to export (`tinyfleet run list` names them), or --state-blob FILE")
     with opened(state) as store:
-        row = store.run(resolve(run, [r.run for r in store.runs()]))
+        row = store.runs.get(resolve(run, [r.run for r in store.runs.all()]))
         blob = store.state_blob(row.run)
     if blob is None:
         raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")

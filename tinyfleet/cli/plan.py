@@ -41,9 +41,9 @@ def plan(
     Exit code 1 where it fits none of the boards.
     """
     from tinyfleet.device_profiles.detect import detect
-    from tinyfleet.device_profiles.emulated import board as shipped_board
+    from tinyfleet.device_profiles.known_boards import board as board_called
+    from tinyfleet.device_profiles.known_boards import known
     from tinyfleet.device_profiles.limits import parse_size, usable_memory_bytes
-    from tinyfleet.device_profiles.profile import shipped as shipped_boards
     from tinyfleet.edge_agent.worker.budget import DEFAULT_SHARE
     from tinyfleet.fedcore.planning import kernel_choice as calibrated
     from tinyfleet.fedcore.training.registry import preferred
@@ -59,11 +59,11 @@ def plan(
     except ValueError as error:
         raise ConfigError(f"--memory: {error}") from None
     count = samples if samples is not None else _samples(spec)
-    names = board or [HERE, *sorted(name for name in shipped_boards() if name != "generic")]
+    names = board or [HERE, *sorted(name for name in known() if name != "generic")]
     rows = []
     for name in names:
         here = name == HERE
-        profile = detect() if here else shipped_board(name)
+        profile = detect() if here else board_called(name)
         limit = given or (int(DEFAULT_SHARE * usable_memory_bytes()) if here else 0)
         rows.append(
             plan_board(spec, profile, rated, count, memory_bytes=limit, calibrated=here and own is not None)

@@ -143,10 +143,10 @@ def sensors(
 
 @app.command("list")
 def list_profiles(as_json: Json = False) -> None:
-    """The shipped boards."""
-    from tinyfleet.device_profiles.profile import shipped
+    """The boards that are known: shipped ones, and those of other distributions."""
+    from tinyfleet.device_profiles.known_boards import known
 
-    profiles = shipped()
+    profiles = known()
     if as_json:
         emit_json(profiles)
         return
@@ -162,8 +162,8 @@ def list_profiles(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="As `profile list` names it.")], as_json: Json = False) -> None:
-    """One shipped board."""
-    from tinyfleet.device_profiles.emulated import board
+    """One board."""
+    from tinyfleet.device_profiles.known_boards import board
 
     profile = board(name)
     if as_json:

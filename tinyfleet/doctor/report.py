@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from tinyfleet.device_profiles.suggestions import hint
 from tinyfleet.fedcore.errors import ConfigError
 
 
@@ -62,9 +62,7 @@ def examine(surroundings: Surroundings, names: Sequence[str] | None = None) -> l
 
     for name in names or ():
         if name not in CHECKS:
-            near = difflib.get_close_matches(name, CHECKS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(CHECKS)}"
-            raise ConfigError(f"check {name!r} is unknown; {hint}")
+            raise ConfigError(f"check {name!r} is unknown; {hint(name, CHECKS)}")
     return [_run(name, CHECKS[name], surroundings) for name in names or CHECKS]
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import psutil
 
 from tinyfleet.device_profiles.detect import usable_cores
-from tinyfleet.device_profiles.emulated import board as shipped_board
+from tinyfleet.device_profiles.known_boards import board as board_called
 from tinyfleet.device_profiles.limits import format_size, total_memory_bytes
 from tinyfleet.device_profiles.measuring.measure import gflops_apart
 from tinyfleet.device_profiles.profile import DeviceProfile
@@ -86,7 +86,7 @@ def this_host(board: DeviceProfile) -> Host:
 
 def plan_here(name: str) -> Limits:
     """Limits for a shipped board on this machine. Raises ``ProfileError``, ``ConfigError``."""
-    board = shipped_board(name)
+    board = board_called(name)
     return plan(board, this_host(board))
 
 
@@ -123,7 +123,7 @@ class Emulated:
     @property
     def not_emulated(self) -> tuple[str, ...]:
         """What a result from here says nothing about."""
-        limits, board = self.limits, shipped_board(self.limits.board)
+        limits, board = self.limits, board_called(self.limits.board)
         missing = [
             f"instruction set: {os.uname().machine}, not the board's {board.cpu} ({board.architecture})",
             "memory bandwidth and caches",

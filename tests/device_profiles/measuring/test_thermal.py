@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.device_profiles.sensors.trees import POLICY, THROTTLED, ZONE, put, raspberry_pi
+from tests.patience import PATIENCE_S
 from tinyfleet.device_profiles.measuring import thermal
 from tinyfleet.device_profiles.measuring.thermal import Sample, behaviour, look, summary
 from tinyfleet.device_profiles.profile import ProfileError
@@ -89,7 +90,7 @@ def test_a_load_ends_with_its_parent(tmp_path):
     with parent:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

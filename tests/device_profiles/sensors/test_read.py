@@ -9,7 +9,7 @@ import pytest
 
 from tests.device_profiles.sensors.trees import BATTERY, HWMON, THROTTLED, ZONE, put, raspberry_pi
 from tinyfleet.device_profiles.sensors import checks
-from tinyfleet.device_profiles.sensors.read import UnknownSensor, load, names, read_all, read_health
+from tinyfleet.device_profiles.sensors.read import UnknownSensor, load, names, ours, read_all, read_health
 from tinyfleet.device_profiles.sensors.sensor import Options, Reading, State, shown
 
 FOLDER = Path(checks.__file__).parent
@@ -24,10 +24,10 @@ def another(tmp_path, monkeypatch):
 
     def add(name, source):
         (folder / f"{name}.py").write_text(source, encoding="utf-8")
-        names.cache_clear()
+        ours.cache_clear()
 
     yield add
-    names.cache_clear()
+    ours.cache_clear()
     for name in [name for name in sys.modules if name.startswith(f"{checks.__name__}.extra")]:
         del sys.modules[name]
         delattr(checks, name.rpartition(".")[2])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.worker import device_memory
 from tinyfleet.edge_agent.worker.device_memory import FileMemory
 from tinyfleet.edge_agent.worker.main import TaskCommand, _pilot, memory_directory
@@ -123,7 +124,7 @@ def test_a_kill_leaves_the_old_memory_or_the_new_one(tmp_path, after):
     memory.write(2, payload(2.0))
     process = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(tmp_path, after))
     process.start()
-    process.join(30)
+    process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
     left = [name for name in files(tmp_path) if name.endswith(".tmp")]
     assert bool(left) == (after != "rename")

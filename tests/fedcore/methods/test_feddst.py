@@ -13,9 +13,9 @@ from tests.fedcore.training.engines import new_engine
 from tinyfleet.fedcore.datasets.dataset import batch_count, batches
 from tinyfleet.fedcore.errors import ConfigError, ResultError
 from tinyfleet.fedcore.methods.feddst import FedDst, FedDstSettings
-from tinyfleet.fedcore.methods.local import all_samples
 from tinyfleet.fedcore.methods.method import Control, Problem, device_seed, normalization_of
-from tinyfleet.fedcore.methods.per_weight_aggregate import HolderFold, prune_to
+from tinyfleet.fedcore.methods.parts.local import all_samples
+from tinyfleet.fedcore.methods.parts.per_weight_aggregate import HolderFold, prune_to
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest
@@ -151,7 +151,7 @@ def test_readjustment_swaps_the_smallest_for_the_largest_gradients(engine):
     state = method.initial_state(engine, dataset(96, 1))
     state.meta["round"] = 1
     task = method.configure_round(state)
-    counts = task.meta["adjust"]
+    counts = task.meta["grow"]
     assert set(counts) == set(state.mask)
     x, y = next(batches(devices(1)[0].train, 16, normalization_of(state)))
     engine.load(method.problem.graph, task.params, task.mask)
@@ -211,7 +211,7 @@ def test_a_device_trains_on_under_its_own_mask(engine):
     assert reported == [(step, 6) for step in range(1, 7)]
     assert mask_digest(result.mask) != mask_digest(task.mask)
     grown = {name: result.mask[name] & ~task.mask[name] for name in task.mask}
-    assert all(grown[name].sum() == count for name, count in task.meta["adjust"].items())
+    assert all(grown[name].sum() == count for name, count in task.meta["grow"].items())
     assert any(result.params[name][grown[name]].any() for name in grown), "regrown weights were trained"
     assert not any(result.params[name][~result.mask[name]].any() for name in grown)
     rng, data = device_seed(0, task, device.name), all_samples(device)
@@ -219,7 +219,7 @@ def test_a_device_trains_on_under_its_own_mask(engine):
     engine.load(method.problem.graph, task.params, task.mask)
     for x, y in batches(data, 16, normalization, rng):
         engine.train_step(x, y, settings)
-    method.readjust(engine, task.mask, task.meta["adjust"], (x, y), Control())
+    method.readjust(engine, task.mask, task.meta["grow"], (x, y), Control())
     for x, y in batches(data, 16, normalization, rng):
         engine.train_step(x, y, settings)
     for name, values in engine.params().items():
@@ -229,7 +229,7 @@ def test_a_device_trains_on_under_its_own_mask(engine):
 def test_between_adjustments_it_is_the_static_method(engine):
     method = feddst(interval=5)
     state = method.initial_state(engine, dataset(96, 1))
-    assert method.configure_round(state).meta["adjust"] == {}
+    assert method.configure_round(state).meta["grow"] == {}
     after, results = run_step(method, engine, state, devices())
     assert mask_digest(after.mask) == mask_digest(state.mask)
     assert all(mask_digest(result.mask) == mask_digest(state.mask) for result in results)

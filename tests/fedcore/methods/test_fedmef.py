@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
-from tinyfleet.fedcore.methods.extrusion import extrusion_rate, marked_weights
 from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.methods.parts.extrusion import extrusion_rate, marked_weights
 from tinyfleet.fedcore.methods.registry import create
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.sparsity.mask import active_counts, density

@@ -8,7 +8,7 @@ import pytest
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
 from tinyfleet.fedcore.errors import ConfigError, ResultError
-from tinyfleet.fedcore.methods import bn_selection, progressive
+from tinyfleet.fedcore.methods.parts import bn_selection, progressive
 from tinyfleet.fedcore.methods.registry import create
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.protocol.codec import quantise

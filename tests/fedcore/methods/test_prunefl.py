@@ -11,10 +11,10 @@ from tests.fedcore.training.engines import new_engine
 from tinyfleet.fedcore.accounting import gradient_flops
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.errors import AggregationError, DataError, ResultError
-from tinyfleet.fedcore.methods.local import all_samples
 from tinyfleet.fedcore.methods.method import Control, device_seed, normalization_of
+from tinyfleet.fedcore.methods.parts.local import all_samples
+from tinyfleet.fedcore.methods.parts.reconfiguration import mean_squares, packed, reconfigured, worthwhile
 from tinyfleet.fedcore.methods.prunefl import PruneFl, PruneFlSettings
-from tinyfleet.fedcore.methods.reconfiguration import mean_squares, packed, reconfigured, worthwhile
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
 from tinyfleet.fedcore.sparsity.mask import active_counts, mask_digest
 

@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 
 from tests.fedcore.methods.problems import dataset, devices, problem, run_step
 from tests.fedcore.training.engines import new_engine
-from tinyfleet.fedcore.methods.gradual import CUT_SHARE, density_at, effective_weights
 from tinyfleet.fedcore.methods.method import Control
+from tinyfleet.fedcore.methods.parts.gradual import CUT_SHARE, density_at, effective_weights
 from tinyfleet.fedcore.methods.registry import create
 from tinyfleet.fedcore.models.graph import WeightNorm
 from tinyfleet.fedcore.models.registry import build

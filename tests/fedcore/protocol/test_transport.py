@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import statistics
+import math
 import time
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 from tinyfleet.fedcore.protocol.embedded import EmbeddedBroker
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
@@ -16,7 +17,6 @@ from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received, Will
 
 KINDS = ("loop", "mosquitto-5", "mosquitto-3.1.1", "mosquitto-auto", "embedded")
-PATIENCE_S = 15.0
 
 
 class Network:
@@ -115,15 +115,16 @@ def test_the_window_is_bounded(network):
 
 def test_round_trips_are_short(network):
     one, two = network.client("ping"), network.client("pong")
-    times = []
-    for _ in range(30):
+    end = time.monotonic() + PATIENCE_S
+    shortest = math.inf
+    while shortest >= 0.03:  # on a busy machine one of many trips is as short as all are on a quiet one
+        assert time.monotonic() < end, f"{shortest * 1e3:.0f} ms: Nagle's algorithm would make it 88"
         start = time.perf_counter()
         two.publish("ping", b"x")
         assert isinstance(one.receive(PATIENCE_S), Received)
         one.publish("pong", b"y")
         assert isinstance(two.receive(PATIENCE_S), Received)
-        times.append(time.perf_counter() - start)
-    assert statistics.median(times) < 0.03, "Nagle's algorithm would make it 88 ms"
+        shortest = min(shortest, time.perf_counter() - start)
 
 
 def test_a_clean_close_sends_no_will_and_closing_twice_is_fine(network):
@@ -180,7 +181,7 @@ def test_receive_times_out(network):
     assert client.receive(0.0) is None
     start = time.monotonic()
     assert client.receive(0.1) is None
-    assert time.monotonic() - start < 5.0
+    assert time.monotonic() - start > 0.09
 
 
 def test_it_connects_when_the_broker_comes_late(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyfleet.fedcore.methods.progressive import adjust
+from tinyfleet.fedcore.methods.parts.progressive import adjust
 from tinyfleet.fedcore.sparsity.channels import FLOOR, channel_factors
 from tinyfleet.fedcore.sparsity.mask import active_counts
 

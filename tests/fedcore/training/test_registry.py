@@ -52,6 +52,15 @@ def test_what_is_missing_is_named_with_its_remedy(installed):
         registry.create("tensorflow")
 
 
+def test_what_is_required_is_looked_for_without_being_loaded(installed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import fails
+    installed("torch")
+    for name in ("torch", "torch-cuda", "auto"):
+        registry.require(name)
+    with pytest.raises(ConfigError, match=r"'native' is not installed.*engine 'torch'"):
+        registry.require("native")
+
+
 @pytest.mark.parametrize("reason", registry.NO_ROOM)
 def test_no_room_for_the_engine_is_no_missing_engine(monkeypatch, reason):
     class Full:

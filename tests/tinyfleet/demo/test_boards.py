@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.demo import fleet as demo_fleet
 from tinyfleet.demo.fleet import Fleet, FleetSettings
 from tinyfleet.device_profiles.profile import ProfileError
@@ -33,7 +34,7 @@ def test_agents_get_the_boards_in_turn_and_again_after_a_restart(tmp_path):
         assert [told.limits.board for told in fleet.emulated.values()] == ["pi-zero-2w", "pi-4b", "pi-zero-2w"]
         fleet.kill("agent-1")
         fleet.start_agent("agent-1")
-        deadline = time.monotonic() + 5  # until exec
+        deadline = time.monotonic() + PATIENCE_S  # until exec
         while b"TINYFLEET_EMULATED_BOARD=pi-4b" not in environment(fleet.pids["agent-1"]):
             assert time.monotonic() < deadline
             time.sleep(0.01)

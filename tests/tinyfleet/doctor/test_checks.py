@@ -65,6 +65,16 @@ def test_a_machine_without_the_native_engine(here, monkeypatch, torch, status):
     assert answer.status is status
     assert "died by signal 4" in answer.found
     assert "pip install ./sparse_engine" in answer.remedy
+    assert ("make torch" in answer.remedy) is (torch is None)
+
+
+def test_a_machine_without_torch_is_told_what_that_costs_and_how_to_get_it(here, monkeypatch):
+    monkeypatch.setattr(doctor_checks, "_version", lambda name: None)
+    answer = doctor_checks.torch(here)
+    assert answer.status is Status.WARNING
+    assert "bench methods" in answer.found
+    assert "make torch" in answer.remedy
+    assert "tinyfleet[torch]" in answer.remedy
 
 
 def test_command(tinyfleet, tmp_path):

@@ -78,5 +78,5 @@ def test_this_machine_is_measured_for_a_measured_board_only(monkeypatch):
 def test_only_boards_with_figures_can_be_emulated():
     with pytest.raises(ConfigError, match="no figures"):
         plan_here("generic")
-    with pytest.raises(ProfileError, match="'pi-99' is unknown; choose one of"):
+    with pytest.raises(ProfileError, match="'pi-99' is unknown; did you mean 'pi-5'"):
         plan_here("pi-99")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tinyfleet.emulation import run as emulation_run
 from tinyfleet.emulation.run import CommandMissing, CommandRefused, run
 from tinyfleet.fedcore.errors import ConfigError
@@ -64,11 +65,11 @@ def test_each_process_s_memory_is_limited_without_cgroups(capfd):
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_reaches_the_command(sent, status):
-    outer = start("sh", "-c", "echo ready; exec sleep 30")
+    outer = start("sh", "-c", "echo ready; exec sleep 100000")
     assert outer.stdout is not None
     assert outer.stdout.readline() == "ready\n"
     outer.send_signal(sent)
-    assert outer.wait(20) == status
+    assert outer.wait(PATIENCE_S) == status
     outer.stdout.close()
 
 
@@ -77,7 +78,7 @@ def test_a_command_that_handles_a_signal_chooses_its_exit_status():
     assert outer.stdout is not None
     assert outer.stdout.readline() == "ready\n"
     outer.send_signal(signal.SIGINT)
-    assert outer.wait(20) == 9
+    assert outer.wait(PATIENCE_S) == 9
     outer.stdout.close()
 
 
@@ -197,10 +198,10 @@ def test_nothing_is_left_behind_after_an_interruption():
     inside = set(Path("/sys/fs/cgroup").glob(f"**/tinyfleet-emulate-*-{outer.pid}"))
     assert inside
     outer.send_signal(signal.SIGTERM)
-    assert outer.wait(20) == 143
+    assert outer.wait(PATIENCE_S) == 143
     outer.stdout.close()
     assert not any(path.exists() for path in inside)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while Path(f"/proc/{orphan}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{orphan}").exists() or "Z" in Path(f"/proc/{orphan}/stat").read_text().split()[2]

@@ -82,6 +82,9 @@ def caches(
 ) -> None:
     """Memory and time of a training step with exact and with pruned activation caches, in fresh processes."""
     from tinyfleet.bench.caches import CacheRow, bench_caches
+    from tinyfleet.fedcore.training.registry import require
+
+    require("torch")
 
     def told(row: CacheRow, done: int, total: int) -> None:
         typer.echo(
@@ -136,8 +139,9 @@ def plan(
     from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
     from tinyfleet.device_profiles.measuring.progress import told_on
     from tinyfleet.fedcore.planning.kernel_choice import calibrate, read
-    from tinyfleet.fedcore.training.registry import preferred
+    from tinyfleet.fedcore.training.registry import preferred, require
 
+    require(engine)
     name = preferred(engine)
     measured = calibrate(name, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
 

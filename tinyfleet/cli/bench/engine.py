@@ -30,10 +30,13 @@ def engine(
     from tinyfleet.bench.engine.arms import VARIANTS
     from tinyfleet.bench.engine.cells import chosen
     from tinyfleet.bench.engine.runner import bench_engine
+    from tinyfleet.fedcore.training.registry import require
 
     def told(text: str) -> None:
         typer.echo(f"\r{text:<100}", err=True, nl=False)
 
+    require("native")
+    require("torch")
     cells = chosen(model or (), density or (), threads or ())
     rows = bench_engine(cells, 3 if quick else steps, told, VARIANTS[:1] if quick else VARIANTS)
     typer.echo("", err=True)

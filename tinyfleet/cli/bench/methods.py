@@ -97,9 +97,11 @@ def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: Eng
 
     from tinyfleet.bench.methods.progress import Progress
     from tinyfleet.bench.methods.runner import Watcher, run_bench
-    from tinyfleet.fedcore.training.registry import create
+    from tinyfleet.fedcore.training.registry import create, require
 
-    create(engine)  # raises here, not once a cell
+    # Both raise here, not once a cell.
+    require("torch")  # measures memory, whatever trains
+    create(engine.value)
     with Progress(Console(stderr=True), cells) as progress:
         run_bench(cells, directory, processes, engine, Watcher(progress.finished, progress.running))
 

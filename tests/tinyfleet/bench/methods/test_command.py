@@ -10,6 +10,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from tests.patience import PATIENCE_S
 from tests.tinyfleet.bench.methods.problems import TINY, tiny
 from tests.tinyfleet.bench.methods.rows import failed, row
 from tinyfleet.bench.methods.cell import failed_cell, write_cell
@@ -105,17 +106,17 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path):
         *("bench", "methods", str(file), "--directory", str(directory), "--processes", "2"),
     ]
     parent = psutil.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while not list(directory.glob("cell-*.json")) and parent.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = parent.children(recursive=True)
     parent.kill()
     parent.wait()
-    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    assert psutil.wait_procs(workers, timeout=PATIENCE_S)[1] == []
     before = {path: path.stat().st_mtime_ns for path in directory.glob("cell-*.json")}
     assert 0 < len(before) < 6
-    again = subprocess.run(words, capture_output=True, text=True, timeout=110, check=False)
+    again = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert again.returncode == 0, again.stderr
     assert "6/6" in again.stderr
     assert len(list(directory.glob("cell-*.json"))) == 6

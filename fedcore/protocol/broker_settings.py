@@ -1,0 +1,53 @@
+"""How either side reaches the MQTT broker: the part ``[broker]`` of both daemons' configuration files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.transport import Transport
+from tinyfleet.fedcore.run_spec import Settings
+
+
+class BrokerSettings(Settings, frozen=True):
+    """How to reach the MQTT broker."""
+
+    url: Annotated[str, Meta(description="mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS")] = (
+        "mqtt://127.0.0.1:1883"
+    )
+    username: Annotated[str, Meta(description="user name at the broker; empty: anonymous")] = ""
+    password_file: Annotated[str, Meta(description="file whose first line is the password; empty: none")] = ""
+    tls_ca: Annotated[str, Meta(description="PEM file of the authority to trust; empty: the system's")] = ""
+    protocol: Annotated[
+        Literal["auto", "5", "3.1.1"], Meta(description="MQTT version; auto tries 5, then 3.1.1")
+    ] = "auto"
+
+    def password(self) -> str | None:
+        """The first line of the password file; None where none is named. Raises ``ConfigError``."""
+        if not self.password_file:
+            return None
+        try:
+            lines = Path(self.password_file).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ConfigError(f"broker.password_file {self.password_file}: {error.strerror}") from None
+        if not lines or not lines[0]:
+            raise ConfigError(
+                f"broker.password_file {self.password_file} is empty; write the password on its first line"
+            )
+        return lines[0]
+
+    def transport(self, client_id: str) -> Transport:
+        """The MQTT client that these settings describe, not yet opened. Raises ``ConfigError``."""
+        from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+
+        return MqttTransport(
+            self.url,
+            client_id,
+            username=self.username or None,
+            password=self.password(),
+            tls_ca=self.tls_ca or None,
+            protocol=self.protocol,
+        )
