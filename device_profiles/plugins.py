@@ -129,7 +129,7 @@ def _points(distribution: Distribution) -> list[Plugin]:
     name, version = str(distribution.metadata["Name"]), distribution.version
     try:
         points = distribution.entry_points
-    except ValueError as error:  # a line that is none
+    except (TypeError, ValueError) as error:  # a line that is none
         return [Plugin("", "", "", name, version, fault=f"entry_points.txt cannot be read: {error}")]
     ours = [point for point in points if point.group.startswith("tinyfleet.")]
     return [Plugin(point.group, point.name, point.value, name, version) for point in ours]

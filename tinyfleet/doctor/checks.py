@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from tinyfleet.doctor.report import Answer, Check, Status, Surroundings
+from tinyfleet.doctor.answer import Answer, Check, Status, Surroundings
+from tinyfleet.doctor.plugins import plugins
 from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, INSTALL_TORCH
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
@@ -241,4 +242,5 @@ CHECKS: dict[str, Check] = {
     "disk": Check(disk),
     "data": Check(data),
     "state": Check(state),
+    "plugins": Check(plugins),
 }

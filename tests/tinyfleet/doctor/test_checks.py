@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from tinyfleet.doctor import checks as doctor_checks
-from tinyfleet.doctor.report import Answer, Check, Status, Surroundings, examine
+from tinyfleet.doctor.answer import Answer, Check, Status, Surroundings
+from tinyfleet.doctor.report import examine
 from tinyfleet.fedcore.errors import ConfigError
 
 
