@@ -29,7 +29,7 @@ PYTHONS ?= $(PYTHON)
 ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/* sparse_engine/*.py*))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test test-slow test-root check docs numpy2 mosquitto clean wheels test-aarch64 test-sanitizers
+.PHONY: help setup torch demo test test-slow test-root check docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,8 +56,12 @@ check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between pa
 
 torch: $(VENV)/.stamp-demo $(VENV)/.stamp-torch ## Add torch, the reference engine, to .venv.
 
-docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings' own definitions.
+docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings, and every page's figures from the results.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md
+	@$(BIN)/python -m tinyfleet.figures docs README.md
+
+site: $(VENV)/.stamp-site ## Build the documentation, with a reference from the docstrings, into build/site.
+	@$(BIN)/mkdocs build --quiet
 
 numpy2: $(NUMPY2)/.stamp ## Run the tests that need no engine with numpy 2, without torch and tflite-runtime.
 	@$(NUMPY2)/bin/python -m pytest tests/numpy2 tests/fedcore/protocol tests/fedcore/sparsity tests/fedcore/models $(ARGS)
@@ -117,6 +121,11 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-demo $(VENV)/.stamp-torch
 	@echo "setup: the packages of the tests and checks (about 150 MB)"
 	@$(PIP) --config-settings editable_mode=compat -e '.[dev]' $(TELL)
 	@$(COMPILE) || true
+	@touch $@
+
+$(VENV)/.stamp-site: $(VENV)/.stamp-dev
+	@echo "setup: the packages of the site"
+	@$(PIP) --config-settings editable_mode=compat -e '.[site]' $(TELL)
 	@touch $@
 
 $(NUMPY2)/.stamp: pyproject.toml

@@ -90,10 +90,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _serve(state: Path, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
-    from tinyfleet.coordinator.store.ledger import Ledger
 
     transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
-    service = Service(Ledger(state), transport, config)
+    service = Service(Store(state), transport, config)
     service.start()
     log.info("serving; state in %s", state)
     try:
@@ -122,7 +121,7 @@ def _status(options: argparse.Namespace) -> None:
     if not (options.state / "coordinator.db").exists():
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
-    runs, devices = store.runs(), store.devices()
+    runs, devices = store.runs.all(), store.devices.all()
     store.close()
     if options.json:
         document: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from tinyfleet.fedcore.errors import TinyfleetError
 
 
-class AlreadyRunning(TinyfleetError):
+class StateInUse(TinyfleetError):
     """Another coordinator holds the state directory."""
 
     exit_code = 10

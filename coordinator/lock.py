@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from tinyfleet.coordinator.errors import AlreadyRunning, StoreError
+from tinyfleet.coordinator.errors import StateInUse, StoreError
 
 
 class StateLock:
@@ -18,7 +18,7 @@ class StateLock:
         self._descriptor = -1
 
     def __enter__(self) -> StateLock:
-        """Take it. Raises ``AlreadyRunning``, ``StoreError``."""
+        """Take it. Raises ``StateInUse``, ``StoreError``."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -29,7 +29,7 @@ class StateLock:
         except BlockingIOError:
             holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise AlreadyRunning(
+            raise StateInUse(
                 f"{self._path.parent} is in use by the coordinator with process id {holder or 'unknown'}; "
                 "stop that one, or choose another --state"
             ) from None

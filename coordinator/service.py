@@ -9,11 +9,11 @@ from collections.abc import Callable
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet.registry import Registry
 from tinyfleet.coordinator.run.context import Context
-from tinyfleet.coordinator.run.engine_process import Model, ModelProcess
-from tinyfleet.coordinator.run.scheduler import Conductor, Creator, create_method
-from tinyfleet.coordinator.store.ledger import Ledger
-from tinyfleet.coordinator.wire.outgoing import Post
-from tinyfleet.coordinator.wire.transfers import Downloads, Uploads
+from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
+from tinyfleet.coordinator.run.scheduler import Creator, Scheduler, create_method
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.coordinator.wire.outgoing import Outgoing
+from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import unpack_chunk
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 STORE_POLL_S = 0.25  # how soon an operator's command is noticed
 FLUSH_S = 0.5
-MODEL_POLL_S = 0.02  # while a run waits for the model process and nothing else
+ENGINE_POLL_S = 0.02  # while a run waits for the engine process and nothing else
 MAX_EVENTS = 64  # between two looks at the clock
 
 
@@ -42,32 +42,36 @@ class Service:
 
     def __init__(
         self,
-        ledger: Ledger,
+        store: Store,
         transport: Transport,
         config: CoordinatorConfig,
         *,
-        model: Model | None = None,
+        engine: EngineRequests | None = None,
         create: Creator = create_method,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        post = Post(transport)
-        self._ledger, self._transport, self._clock = ledger, transport, clock
-        self._model = model or ModelProcess(engine=config.engine, threads=config.threads, nice=config.nice)
+        outgoing = Outgoing(transport)
+        self._store, self._transport, self._clock = store, transport, clock
+        self._engine = engine or EngineProcess(engine=config.engine, threads=config.threads, nice=config.nice)
         self._registry = Registry(
-            ledger, post, heartbeat_s=config.heartbeat_s, auto_accept=config.auto_accept, clock=clock
+            store.devices,
+            outgoing,
+            heartbeat_s=config.heartbeat_s,
+            auto_accept=config.auto_accept,
+            clock=clock,
         )
-        self._uploads = Uploads(post)
-        self._downloads = Downloads(ledger.incoming, post, timeout_s=config.chunk_timeout_s, clock=clock)
-        context = Context(config, ledger, post, self._registry, self._uploads, self._downloads, clock)
-        self._conductor = Conductor(context, self._model, create)
-        self._changed = ledger.changed()
+        self._offered = OfferedBlobs(outgoing)
+        self._downloads = Downloads(store.incoming, outgoing, timeout_s=config.chunk_timeout_s, clock=clock)
+        context = Context(config, store, outgoing, self._registry, self._offered, self._downloads, clock)
+        self._scheduler = Scheduler(context, self._engine, create)
+        self._changed = store.changed()
         self._looked_at = self._flushed_at = clock()
 
     def start(self) -> None:
         """Connect, and take up the run that was under way."""
         self._transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
-        self._conductor.resume()
-        self._conductor.check_stop()
+        self._scheduler.resume()
+        self._scheduler.check_stop()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Serve until ``should_stop`` says so; looked at four times a second at least."""
@@ -76,7 +80,7 @@ class Service:
 
     def poll(self, timeout: float = STORE_POLL_S) -> None:
         """Wait for an event, handle what there is, do what is due."""
-        wait = min(timeout, MODEL_POLL_S) if self._conductor.waits_for_model else timeout
+        wait = min(timeout, ENGINE_POLL_S) if self._scheduler.waits_for_engine else timeout
         event = self._transport.receive(wait)
         for _ in range(MAX_EVENTS):
             if event is None:
@@ -92,7 +96,7 @@ class Service:
         if self._transport.connected:
             self._registry.tick(now)
             self._downloads.tick(now)
-        self._conductor.tick(now)
+        self._scheduler.tick(now)
         if now - self._flushed_at >= FLUSH_S:
             self._flush(now)
 
@@ -100,8 +104,8 @@ class Service:
         """Stop cleanly. The run that is under way goes on at the next start."""
         self._flush(self._clock())
         self._transport.close()
-        self._model.close()
-        self._ledger.close()
+        self._engine.close()
+        self._store.close()
 
     # -- events -------------------------------------------------------------------------
 
@@ -135,47 +139,46 @@ class Service:
         self._registry.on_sign_of_life(device)
         download = self._downloads.accept(device, unpack_chunk(payload))
         if download is not None:
-            self._conductor.on_download(download)
+            self._scheduler.on_download(download)
 
     def _on_message(self, device: str, payload: bytes) -> None:
         message = decode_up(payload)
         match message:
             case Hello():
                 if self._registry.on_hello(device, message) and self._registry.accepted(device):
-                    self._conductor.on_hello(device)
+                    self._scheduler.on_hello(device)
             case Heartbeat():
                 if self._registry.on_heartbeat(device, message) and self._registry.accepted(device):
-                    self._conductor.on_heartbeat(device)
+                    self._scheduler.on_heartbeat(device)
             case Goodbye():
                 self._registry.on_goodbye(device, message)
             case _ if not self._registry.accepted(device):
                 if isinstance(message, ResultOffer):
-                    self._conductor.on_result_offer(device, message)  # which refuses it
+                    self._scheduler.on_result_offer(device, message)  # which refuses it
             case TaskStatus():
                 self._registry.on_sign_of_life(device)
-                self._conductor.on_status(device, message)
+                self._scheduler.on_status(device, message)
             case ResultOffer():
                 self._registry.on_sign_of_life(device)
-                self._conductor.on_result_offer(device, message)
+                self._scheduler.on_result_offer(device, message)
             case ChunkRequest():
                 self._registry.on_sign_of_life(device)
-                self._uploads.serve(device, message)
+                self._offered.serve(device, message)
 
     # -- time ---------------------------------------------------------------------------
 
     def _look_at_store(self) -> None:
         """Another process may have submitted, stopped, accepted or rejected."""
-        changed = self._ledger.changed()
+        changed = self._store.changed()
         if changed == self._changed:
             return
         self._changed = changed
-        for device in self._registry.refresh():
-            known = self._registry.get(device)
-            if known is not None and known.enrolment is Enrolment.REJECTED:
-                self._conductor.on_rejected(device)
-        self._conductor.check_stop()
+        for device, enrolment in self._registry.refresh().items():
+            if enrolment is Enrolment.REJECTED:
+                self._scheduler.on_rejected(device)
+        self._scheduler.check_stop()
 
     def _flush(self, now: float) -> None:
         self._flushed_at = now
         self._registry.flush()
-        self._conductor.flush()
+        self._scheduler.flush()

@@ -1,4 +1,4 @@
-"""The states of a run, a step and a task, as tables: (state, event) -> state. Pure data and pure functions.
+"""The states of a run, a step and a task, as tables. The store's rows and the running service follow them alike.
 
 A pair that a table does not list leaves the state as it is: delivery is at least once, so
 duplicates and stragglers are normal and must change nothing.
@@ -6,16 +6,16 @@ duplicates and stragglers are normal and must change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeAlias, TypeVar
+
+from tinyfleet.fedcore.state_table import StateTable
 
 
 class RunState(StrEnum):
     """Where a run stands in the queue and in its life."""
 
     SUBMITTED = "submitted"  # in the queue
-    PREPARING = "preparing"  # the model process computes the initial state
+    PREPARING = "preparing"  # the engine process computes the initial state
     RUNNING = "running"
     FINISHED = "finished"  # all rounds done, last state evaluated
     STOPPED = "stopped"  # by the operator
@@ -62,7 +62,7 @@ class TaskPhase(StrEnum):
     LOST = "lost"  # the step no longer waits for it: device offline, deadline, run stopped
 
 
-class TaskEvent(StrEnum):
+class PhaseEvent(StrEnum):
     """What can happen to a task."""
 
     OFFER = "offer"  # offered again: the device restarted or came back
@@ -77,79 +77,65 @@ class TaskEvent(StrEnum):
     LOSE = "lose"
 
 
-State = TypeVar("State", bound=StrEnum)
-Event = TypeVar("Event", bound=StrEnum)
-Table: TypeAlias = Mapping[tuple[State, Event], State]
-
 _R, _RE = RunState, RunEvent
-RUN_TABLE: Table[RunState, RunEvent] = {
-    (_R.SUBMITTED, _RE.START): _R.PREPARING,
-    (_R.SUBMITTED, _RE.STOP): _R.STOPPED,
-    (_R.SUBMITTED, _RE.FAIL): _R.FAILED,
-    (_R.PREPARING, _RE.PREPARED): _R.RUNNING,
-    (_R.PREPARING, _RE.STOP): _R.STOPPED,
-    (_R.PREPARING, _RE.FAIL): _R.FAILED,
-    (_R.RUNNING, _RE.COMPLETE): _R.FINISHED,
-    (_R.RUNNING, _RE.STOP): _R.STOPPED,
-    (_R.RUNNING, _RE.FAIL): _R.FAILED,
-}
+RUN_TABLE = StateTable(
+    _R.SUBMITTED,
+    {
+        (_R.SUBMITTED, _RE.START): _R.PREPARING,
+        (_R.SUBMITTED, _RE.STOP): _R.STOPPED,
+        (_R.SUBMITTED, _RE.FAIL): _R.FAILED,
+        (_R.PREPARING, _RE.PREPARED): _R.RUNNING,
+        (_R.PREPARING, _RE.STOP): _R.STOPPED,
+        (_R.PREPARING, _RE.FAIL): _R.FAILED,
+        (_R.RUNNING, _RE.COMPLETE): _R.FINISHED,
+        (_R.RUNNING, _RE.STOP): _R.STOPPED,
+        (_R.RUNNING, _RE.FAIL): _R.FAILED,
+    },
+)
 
 _S, _SE = StepState, StepEvent
-STEP_TABLE: Table[StepState, StepEvent] = {
-    (_S.OPEN, _SE.ENOUGH): _S.FINISHED,
-    (_S.OPEN, _SE.SHORT): _S.OPEN,
-    (_S.OPEN, _SE.ABANDON): _S.ABANDONED,
-}
+STEP_TABLE = StateTable(
+    _S.OPEN,
+    {
+        (_S.OPEN, _SE.ENOUGH): _S.FINISHED,
+        (_S.OPEN, _SE.SHORT): _S.OPEN,
+        (_S.OPEN, _SE.ABANDON): _S.ABANDONED,
+    },
+)
 
-_T, _TE = TaskPhase, TaskEvent
-TASK_TABLE: Table[TaskPhase, TaskEvent] = {
-    (_T.OFFERED, _TE.ACCEPT): _T.ACCEPTED,
-    (_T.OFFERED, _TE.PROGRESS): _T.RUNNING,
-    (_T.OFFERED, _TE.RESULT): _T.UPLOADING,
-    (_T.OFFERED, _TE.STUMBLE): _T.OFFERED,
-    (_T.OFFERED, _TE.GIVE_UP): _T.FAILED,
-    (_T.OFFERED, _TE.LOSE): _T.LOST,
-    (_T.ACCEPTED, _TE.OFFER): _T.OFFERED,
-    (_T.ACCEPTED, _TE.PROGRESS): _T.RUNNING,
-    (_T.ACCEPTED, _TE.RESULT): _T.UPLOADING,
-    (_T.ACCEPTED, _TE.STUMBLE): _T.OFFERED,
-    (_T.ACCEPTED, _TE.GIVE_UP): _T.FAILED,
-    (_T.ACCEPTED, _TE.LOSE): _T.LOST,
-    (_T.RUNNING, _TE.OFFER): _T.OFFERED,
-    (_T.RUNNING, _TE.RESULT): _T.UPLOADING,
-    (_T.RUNNING, _TE.STUMBLE): _T.OFFERED,
-    (_T.RUNNING, _TE.GIVE_UP): _T.FAILED,
-    (_T.RUNNING, _TE.LOSE): _T.LOST,
-    (_T.UPLOADING, _TE.OFFER): _T.OFFERED,
-    (_T.UPLOADING, _TE.COUNT): _T.STORED,
-    (_T.UPLOADING, _TE.REFUSE): _T.REFUSED,
-    (_T.UPLOADING, _TE.LOSE): _T.LOST,
-    # The step stopped waiting, but the device may still come back with its work.
-    (_T.LOST, _TE.OFFER): _T.OFFERED,
-    (_T.LOST, _TE.RESULT): _T.UPLOADING,
-    (_T.LOST, _TE.COUNT_LATE): _T.LATE,
-    (_T.LOST, _TE.REFUSE): _T.REFUSED,
-}
+_T, _TE = TaskPhase, PhaseEvent
+TASK_TABLE = StateTable(
+    _T.OFFERED,
+    {
+        (_T.OFFERED, _TE.ACCEPT): _T.ACCEPTED,
+        (_T.OFFERED, _TE.PROGRESS): _T.RUNNING,
+        (_T.OFFERED, _TE.RESULT): _T.UPLOADING,
+        (_T.OFFERED, _TE.STUMBLE): _T.OFFERED,
+        (_T.OFFERED, _TE.GIVE_UP): _T.FAILED,
+        (_T.OFFERED, _TE.LOSE): _T.LOST,
+        (_T.ACCEPTED, _TE.OFFER): _T.OFFERED,
+        (_T.ACCEPTED, _TE.PROGRESS): _T.RUNNING,
+        (_T.ACCEPTED, _TE.RESULT): _T.UPLOADING,
+        (_T.ACCEPTED, _TE.STUMBLE): _T.OFFERED,
+        (_T.ACCEPTED, _TE.GIVE_UP): _T.FAILED,
+        (_T.ACCEPTED, _TE.LOSE): _T.LOST,
+        (_T.RUNNING, _TE.OFFER): _T.OFFERED,
+        (_T.RUNNING, _TE.RESULT): _T.UPLOADING,
+        (_T.RUNNING, _TE.STUMBLE): _T.OFFERED,
+        (_T.RUNNING, _TE.GIVE_UP): _T.FAILED,
+        (_T.RUNNING, _TE.LOSE): _T.LOST,
+        (_T.UPLOADING, _TE.OFFER): _T.OFFERED,
+        (_T.UPLOADING, _TE.COUNT): _T.STORED,
+        (_T.UPLOADING, _TE.REFUSE): _T.REFUSED,
+        (_T.UPLOADING, _TE.LOSE): _T.LOST,
+        # The step stopped waiting, but the device may still come back with its work.
+        (_T.LOST, _TE.OFFER): _T.OFFERED,
+        (_T.LOST, _TE.RESULT): _T.UPLOADING,
+        (_T.LOST, _TE.COUNT_LATE): _T.LATE,
+        (_T.LOST, _TE.REFUSE): _T.REFUSED,
+    },
+)
 
-FINAL_TASK_PHASES = frozenset({_T.STORED, _T.LATE, _T.FAILED, _T.REFUSED})
-SETTLED_TASK_PHASES = FINAL_TASK_PHASES | {_T.LOST}
+FINAL_TASK_PHASES = frozenset(TASK_TABLE.final)
+SETTLED_TASK_PHASES = FINAL_TASK_PHASES | {TASK_TABLE.target(_TE.LOSE)}
 """A step waits for every task that is in none of these."""
-
-
-def advance(table: Table[State, Event], state: State, event: Event) -> State:
-    """The state after ``event``; the same state where the table does not list the pair."""
-    return table.get((state, event), state)
-
-
-def mermaid(table: Table[State, Event]) -> str:
-    """The table as a mermaid state diagram, as drawn in docs/coordinator.md."""
-    arrows: dict[tuple[State, State], list[str]] = {}
-    for (state, event), after in table.items():
-        arrows.setdefault((state, after), []).append(event.value)
-    start = next(iter(table))[0]
-    lines = ["stateDiagram-v2", f"    [*] --> {start.value}"]
-    lines += [f"    {a.value} --> {b.value}: {', '.join(events)}" for (a, b), events in arrows.items()]
-    left = {state for state, _ in table}
-    ends = dict.fromkeys(after for after in table.values() if after not in left)
-    lines += [f"    {state.value} --> [*]" for state in ends]
-    return "\n".join(lines)

@@ -6,9 +6,9 @@ from these tables; a test holds the drawing and the code together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
+
+from tinyfleet.fedcore.state_table import StateTable
 
 
 class Link(StrEnum):
@@ -79,45 +79,33 @@ _WELCOMED = {
     LinkEvent.WELCOMED_REJECTED: Link.REJECTED,
 }
 
-LINK_TABLE: Mapping[tuple[Link, LinkEvent], Link] = {
-    (Link.OFFLINE, LinkEvent.CONNECTED): Link.GREETING,
-    **{
-        (state, event): target
-        for state in (Link.GREETING, Link.PENDING, Link.ACCEPTED, Link.REJECTED)
-        for event, target in {
-            LinkEvent.CONNECTED: Link.GREETING,
-            LinkEvent.DISCONNECTED: Link.OFFLINE,
-            **_WELCOMED,
-        }.items()
+LINK_TABLE = StateTable(
+    Link.OFFLINE,
+    {
+        (Link.OFFLINE, LinkEvent.CONNECTED): Link.GREETING,
+        **{
+            (state, event): target
+            for state in (Link.GREETING, Link.PENDING, Link.ACCEPTED, Link.REJECTED)
+            for event, target in {
+                LinkEvent.CONNECTED: Link.GREETING,
+                LinkEvent.DISCONNECTED: Link.OFFLINE,
+                **_WELCOMED,
+            }.items()
+        },
     },
-}
+)
 
-TASK_TABLE: Mapping[tuple[Task, TaskEvent], Task] = {
-    (Task.IDLE, TaskEvent.OFFERED): Task.FETCHING,
-    (Task.FETCHING, TaskEvent.FETCHED): Task.TRAINING,
-    (Task.FETCHING, TaskEvent.FETCH_FAILED): Task.IDLE,
-    (Task.FETCHING, TaskEvent.CANCELLED): Task.IDLE,
-    (Task.TRAINING, TaskEvent.FINISHED): Task.IDLE,
-    (Task.TRAINING, TaskEvent.OVER_BUDGET): Task.IDLE,
-    (Task.TRAINING, TaskEvent.FAILED): Task.IDLE,
-    (Task.TRAINING, TaskEvent.NEEDS_MASK): Task.IDLE,
-    (Task.TRAINING, TaskEvent.CANCELLED): Task.IDLE,
-}
-
-S = TypeVar("S", bound=StrEnum)
-E = TypeVar("E", bound=StrEnum)
-
-
-def follow(table: Mapping[tuple[S, E], S], state: S, event: E) -> S | None:
-    """The next state, or None where ``event`` means nothing in ``state`` (late and duplicate messages)."""
-    return table.get((state, event))
-
-
-def mermaid(table: Mapping[tuple[S, E], S], start: StrEnum) -> str:
-    """The table as a mermaid state diagram, events between the same two states on one arrow."""
-    arrows: dict[tuple[str, str], list[str]] = {}
-    for (state, event), target in table.items():
-        arrows.setdefault((state.value, target.value), []).append(event.value)
-    lines = ["stateDiagram-v2", f"    [*] --> {start.value}"]
-    lines += [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in arrows.items()]
-    return "\n".join(lines)
+TASK_TABLE = StateTable(
+    Task.IDLE,
+    {
+        (Task.IDLE, TaskEvent.OFFERED): Task.FETCHING,
+        (Task.FETCHING, TaskEvent.FETCHED): Task.TRAINING,
+        (Task.FETCHING, TaskEvent.FETCH_FAILED): Task.IDLE,
+        (Task.FETCHING, TaskEvent.CANCELLED): Task.IDLE,
+        (Task.TRAINING, TaskEvent.FINISHED): Task.IDLE,
+        (Task.TRAINING, TaskEvent.OVER_BUDGET): Task.IDLE,
+        (Task.TRAINING, TaskEvent.FAILED): Task.IDLE,
+        (Task.TRAINING, TaskEvent.NEEDS_MASK): Task.IDLE,
+        (Task.TRAINING, TaskEvent.CANCELLED): Task.IDLE,
+    },
+)

@@ -20,7 +20,7 @@ from tinyfleet.device_profiles.sensors.read import read_health
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.guards.guards import Guards, reader
 from tinyfleet.edge_agent.identity import Identity
-from tinyfleet.edge_agent.states import LINK_TABLE, Link, LinkEvent, Task, follow
+from tinyfleet.edge_agent.states import LINK_TABLE, Link, LinkEvent, Task
 from tinyfleet.edge_agent.status import StatusFile
 from tinyfleet.edge_agent.task.assignment import Assignments
 from tinyfleet.edge_agent.task.inbox import Inbox
@@ -329,8 +329,7 @@ class Supervisor:
         }
 
     def _step(self, event: LinkEvent) -> None:
-        target = follow(LINK_TABLE, self.link, event)
-        if target is None:
+        if not LINK_TABLE.allows(self.link, event):
             logger.debug("%s means nothing while %s", event.value, self.link.value)
             return
-        self.link = target
+        self.link = LINK_TABLE.after(self.link, event)

@@ -4,61 +4,41 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from tinyfleet.coordinator.store.ledger import Ledger
-from tinyfleet.coordinator.store.records import Presence
+from tinyfleet.coordinator.fleet.device import Device, TaskKey
+from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.rows import DeviceRow
-from tinyfleet.coordinator.wire.outgoing import Post
+from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, Welcome
 
 log = logging.getLogger(__name__)
 
 MISSED_HEARTBEATS = 3
 
-TaskKey = tuple[str, int]
-"""(run, step)."""
-
-
-@dataclass(slots=True)
-class Device:
-    """What the running service knows of one device."""
-
-    device: str
-    public_key: str
-    session: str
-    enrolment: Enrolment
-    online: bool
-    heard_at: float
-    offline_at: float
-    awaited: bool  # was online when the coordinator stopped, not heard of since
-    task: TaskKey | None = None  # what it said it is at
-    idle_beats: int = 0  # heartbeats without a task, in a row
-    held: set[str] = field(default_factory=set)  # digests of masks that it holds in this session
-    note: Presence | None = None  # to be written with the next flush
-
 
 class Registry:
     """Devices by name. Identity is pinned at first sight; presence rests on the devices' own heartbeats."""
 
     def __init__(
-        self, ledger: Ledger, post: Post, *, heartbeat_s: float, auto_accept: bool, clock: Callable[[], float]
+        self,
+        store: Devices,
+        outgoing: Outgoing,
+        *,
+        heartbeat_s: float,
+        auto_accept: bool,
+        clock: Callable[[], float],
     ) -> None:
-        self._ledger = ledger
-        self._post = post
+        self._store = store
+        self._outgoing = outgoing
         self._heartbeat_s = heartbeat_s
         self._auto_accept = auto_accept
         self._clock = clock
         now = clock()
-        self._devices = {
-            pin.device: Device(
-                pin.device, pin.public_key, pin.session, pin.enrolment, False, now, now + self.silence_s, pin.online
-            )
-            for pin in ledger.pins()
-        }
+        self._devices = {pin.device: Device.remembered(pin, now, self.silence_s) for pin in store.pins()}
         for known in self._devices.values():
             if auto_accept and known.enrolment is Enrolment.PENDING:
-                ledger.set_enrolment(known.device, Enrolment.ACCEPTED)
+                store.set_enrolment(known.device, Enrolment.ACCEPTED)
                 known.enrolment = Enrolment.ACCEPTED
 
     @property
@@ -66,29 +46,59 @@ class Registry:
         """A device that is silent for so long is offline."""
         return MISSED_HEARTBEATS * self._heartbeat_s
 
-    def get(self, device: str) -> Device | None:
-        return self._devices.get(device)
+    # -- what is known ------------------------------------------------------------------
 
     def accepted(self, device: str) -> bool:
         """True where the operator lets the device take part."""
         known = self._devices.get(device)
-        return known is not None and known.enrolment is Enrolment.ACCEPTED
+        return known is not None and known.accepted
 
     def online(self, device: str) -> bool:
         """True where it is there and accepted."""
         known = self._devices.get(device)
-        return known is not None and known.online and known.enrolment is Enrolment.ACCEPTED
+        return known is not None and known.online and known.accepted
+
+    def away_s(self, device: str, now: float) -> float | None:
+        """Seconds since a device left; None while it is there, or may still be heard of after a restart."""
+        known = self._devices.get(device)
+        return None if known is None else known.away_s(now)
+
+    def at(self, device: str) -> TaskKey | None:
+        """The task that a device said it is at."""
+        known = self._devices.get(device)
+        return None if known is None else known.task
+
+    def has_lost_its_task(self, device: str) -> bool:
+        """True once for a device that should be at a task, and says in heartbeat after heartbeat that it is not."""
+        known = self._devices.get(device)
+        return known is not None and known.has_lost_its_task()
 
     def candidates(self) -> list[DeviceRow]:
         """Rows of the devices that are there and accepted, with the health that they told last."""
-        return [self._latest(row) for row in self._ledger.devices() if self.online(row.device)]
+        return [self._latest(row) for row in self._store.all() if self.online(row.device)]
 
     def awaits(self) -> bool:
         """True while devices that were there before a restart have not been heard of, for a while."""
         now = self._clock()
-        return any(
-            d.awaited and now < d.offline_at and d.enrolment is Enrolment.ACCEPTED for d in self._devices.values()
-        )
+        return any(d.accepted and d.awaited(now) for d in self._devices.values())
+
+    # -- the masks that devices hold ----------------------------------------------------
+
+    def holds_mask(self, device: str, digest: str) -> bool:
+        """True where it worked under that very mask in its present session."""
+        known = self._devices.get(device)
+        return known is not None and known.holds_mask(digest)
+
+    def note_mask(self, device: str, digest: str, *, held: bool) -> None:
+        """A device holds a mask, or said that it does not."""
+        known = self._devices.get(device)
+        if known is not None:
+            known.note_mask(digest, held=held)
+
+    def forget_masks(self) -> None:
+        """A run has ended: nobody holds its masks any more."""
+        for known in self._devices.values():
+            known.forget_masks()
 
     # -- what devices say ---------------------------------------------------------------
 
@@ -102,26 +112,23 @@ class Registry:
                 "or give it a new name"
             )
             if not known.online:  # else the answer would reach the device that the name belongs to
-                self._post.send(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
+                self._outgoing.send(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
             return False
         enrolment = known.enrolment if known is not None else Enrolment.PENDING
         if enrolment is Enrolment.PENDING and self._auto_accept:
             enrolment = Enrolment.ACCEPTED
-        self._ledger.save_hello(device, hello, enrolment)
+        self._store.save_hello(device, hello, enrolment)
         if known is None:
             now = self._clock()
             known = Device(device, hello.public_key, hello.session, enrolment, False, now, now, False)
             self._devices[device] = known
             log.info("%s is new: %s", device, enrolment.value)
         elif known.enrolment is not enrolment:
-            self._ledger.set_enrolment(device, enrolment)
+            self._store.set_enrolment(device, enrolment)
             known.enrolment = enrolment
-        if hello.session != known.session:
-            known.session = hello.session
-            known.held.clear()
-        self._meet(known)
-        known.task, known.idle_beats = hello.task, 0
-        self._post.send(device, Welcome(enrolment, self._heartbeat_s))
+        known.greeted(hello.session, hello.task)
+        known.heard(self._clock())
+        self._outgoing.send(device, Welcome(enrolment, self._heartbeat_s))
         return True
 
     def on_heartbeat(self, device: str, beat: Heartbeat) -> bool:
@@ -129,26 +136,25 @@ class Registry:
         known = self._devices.get(device)
         if known is None or known.session != beat.session:
             return False
-        self._meet(known)
-        known.task = beat.task
-        known.idle_beats = known.idle_beats + 1 if beat.task is None else 0
+        known.heard(self._clock())
+        known.beat(beat.task)
         rss = int(beat.health.get("rss_bytes", 0))
         total = rss + int(beat.health.get("worker_rss_bytes", 0))
-        self._note(known, health=beat.health, idle=rss if beat.task is None else 0, peak=total)
+        known.note(health=beat.health, idle=rss if beat.task is None else 0, peak=total)
         return True
 
     def on_sign_of_life(self, device: str) -> None:
         """Any other message: it is there."""
         known = self._devices.get(device)
         if known is not None:
-            self._meet(known)
+            known.heard(self._clock())
 
     def on_goodbye(self, device: str, goodbye: Goodbye) -> bool:
         """Note that a device left; False where the message is of an earlier session."""
         known = self._devices.get(device)
         if known is None or known.session != goodbye.session or not known.online:
             return False
-        self._part(known, goodbye.reason or "goodbye")
+        known.gone(self._clock(), goodbye.reason or "goodbye")
         return True
 
     # -- time, operator, broker ---------------------------------------------------------
@@ -156,77 +162,39 @@ class Registry:
     def tick(self, now: float) -> None:
         """Devices that have been silent for too long are offline. Not called while the broker is away."""
         for known in self._devices.values():
-            if known.online and now - known.heard_at > self.silence_s:
-                self._part(known, f"silent for {now - known.heard_at:.0f} s")
-            elif known.awaited and now >= known.offline_at:
-                self._part(known, "not heard of since the coordinator's restart")
+            known.tick(now, self.silence_s)
 
     def on_connected(self) -> None:
         """The broker is (back) there: nobody's silence counts until now."""
         now = self._clock()
         for known in self._devices.values():
-            if known.online:
-                known.heard_at = now
-            elif known.awaited:
-                known.offline_at = now + self.silence_s
+            known.reconnected(now, self.silence_s)
 
-    def refresh(self) -> list[str]:
-        """Read the operator's decisions; returns the devices whose enrolment changed."""
-        changed = []
-        for pin in self._ledger.pins():
+    def refresh(self) -> dict[str, Enrolment]:
+        """Read the operator's decisions; returns those that are new, by device."""
+        changed = {}
+        for pin in self._store.pins():
             known = self._devices.get(pin.device)
             if known is not None and known.enrolment is not pin.enrolment:
                 known.enrolment = pin.enrolment
-                changed.append(pin.device)
+                changed[pin.device] = pin.enrolment
                 log.info("%s: %s", pin.device, pin.enrolment.value)
-                self._post.send(pin.device, Welcome(pin.enrolment, self._heartbeat_s))
+                self._outgoing.send(pin.device, Welcome(pin.enrolment, self._heartbeat_s))
         return changed
 
     def flush(self) -> None:
         """Write what was noted since the last flush."""
-        notes = [known.note for known in self._devices.values() if known.note is not None]
+        notes = [note for known in self._devices.values() if (note := known.take_note()) is not None]
         if notes:
-            self._ledger.note_presence(notes)
-        for known in self._devices.values():
-            known.note = None
+            self._store.note_presence(notes)
 
     def note_peak(self, device: str, peak_rss_bytes: int) -> None:
         """A task's peak memory."""
         known = self._devices.get(device)
         if known is not None and peak_rss_bytes:
-            self._note(known, peak=peak_rss_bytes)
-
-    def forget_masks(self) -> None:
-        """A run has ended: nobody holds its masks any more."""
-        for known in self._devices.values():
-            known.held.clear()
+            known.note(peak=peak_rss_bytes)
 
     def _latest(self, row: DeviceRow) -> DeviceRow:
         """What is not written yet counts already."""
-        note = self._devices[row.device].note
-        return row if note is None or note.health is None else replace(row, health=note.health)
-
-    def _meet(self, known: Device) -> None:
-        if not known.online:
-            log.info("%s is online", known.device)
-            known.online, known.awaited = True, False
-            self._note(known)
-        known.heard_at = self._clock()
-
-    def _part(self, known: Device, reason: str) -> None:
-        log.info("%s is offline: %s", known.device, reason)
-        known.online, known.awaited = False, False
-        known.offline_at = self._clock()
-        self._note(known)
-
-    def _note(self, known: Device, *, health: dict[str, float] | None = None, idle: int = 0, peak: int = 0) -> None:
-        """Add to what the next flush writes."""
-        before = known.note or Presence(known.device, known.session, known.online, None, 0, 0)
-        known.note = Presence(
-            known.device,
-            known.session,
-            known.online,
-            health if health is not None else before.health,
-            idle or before.idle_rss_bytes,
-            max(peak, before.peak_rss_bytes),
-        )
+        health = self._devices[row.device].health
+        return row if health is None else replace(row, health=health)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from tinyfleet.coordinator.states import TaskPhase
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
@@ -84,8 +83,3 @@ class StepFold:
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
         self._method.fold(self._fold, result)
-
-
-def counted_phase(step: int, open_step: int) -> TaskPhase:
-    """How a task whose result is counted in ``open_step`` ends."""
-    return TaskPhase.STORED if step == open_step else TaskPhase.LATE

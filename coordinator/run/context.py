@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet.registry import Registry
-from tinyfleet.coordinator.store.ledger import Ledger
-from tinyfleet.coordinator.wire.outgoing import Post
-from tinyfleet.coordinator.wire.transfers import Downloads, Uploads
+from tinyfleet.coordinator.store.store import Store
+from tinyfleet.coordinator.wire.outgoing import Outgoing
+from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Context:
     """The disk, the devices, the wire and the clock (monotonic seconds)."""
 
     config: CoordinatorConfig
-    ledger: Ledger
-    post: Post
+    store: Store
+    outgoing: Outgoing
     registry: Registry
-    uploads: Uploads
+    offered: OfferedBlobs
     downloads: Downloads
     clock: Callable[[], float]

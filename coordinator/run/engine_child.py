@@ -1,4 +1,4 @@
-"""The model process: pre-training and evaluation, in a process of its own so that torch is only ever here.
+"""The engine process: pre-training and evaluation, in a process of its own so that torch is only ever here.
 
 Reads one JSON command a line, answers one JSON event a line (``engine_process`` is the other end).
 Ends when its input closes.

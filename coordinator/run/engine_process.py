@@ -1,4 +1,4 @@
-"""The coordinator's side of its model process: the only place where an engine works for it."""
+"""The coordinator's side of its engine process: the only place where an engine works for it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFailed:
+class EngineFailed:
     """The work could not be done; the process may be gone."""
 
     reason: str
 
 
-ModelEvent: TypeAlias = Prepared | Evaluated | ModelFailed
+EngineAnswer: TypeAlias = Prepared | Evaluated | EngineFailed
 
 
-class Model(Protocol):
+class EngineRequests(Protocol):
     """What the service asks of an engine. Nothing here blocks; answers come through ``poll``, in order."""
 
     def prepare(self, spec: RunSpec, target: Path) -> None:
@@ -50,14 +50,14 @@ class Model(Protocol):
     def evaluate(self, spec: RunSpec, step: int, state: Path) -> None:
         """Measure the state after ``step`` on the run's test data."""
 
-    def poll(self) -> ModelEvent | None:
+    def poll(self) -> EngineAnswer | None:
         """The next answer, if one is there."""
 
     def close(self) -> None:
         """The run has ended: give all memory back."""
 
 
-class ModelProcess:
+class EngineProcess:
     """Runs ``engine_child``: started when first needed, warm for the run, gone after it."""
 
     def __init__(self, *, engine: str = "auto", threads: int = 1, nice: int = 5) -> None:
@@ -73,7 +73,7 @@ class ModelProcess:
         """Measure the state after ``step`` on the run's test data."""
         self._send(spec, {"command": "evaluate", "step": step, "state": str(state)})
 
-    def poll(self) -> ModelEvent | None:
+    def poll(self) -> EngineAnswer | None:
         """The next answer, if one is there."""
         event = None if self._child is None else self._child.receive()
         if event is None:
@@ -87,12 +87,14 @@ class ModelProcess:
                 return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))
             case "failed":
                 self._waiting -= 1
-                return ModelFailed(str(event["reason"]))
+                return EngineFailed(str(event["reason"]))
             case "exit":
                 waiting = self._waiting
                 self.close()
                 if waiting:
-                    return ModelFailed(f"the model process ended with code {event['code']}; its messages are above")
+                    return EngineFailed(
+                        f"the engine process ended with code {event['code']}; its messages are above"
+                    )
         return None
 
     def close(self) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 
-from tinyfleet.coordinator.run.engine_process import Evaluated, Model, ModelFailed
-from tinyfleet.coordinator.store.ledger import Ledger
+from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineRequests, Evaluated
+from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 4  # states that may wait for the model process; older ones are skipped
+MAX_WAITING = 4  # states that may wait for the engine process; older ones are skipped
 
 
 class Evaluations:
-    """One state is with the model process, a few more wait; none ever holds up a step."""
+    """One state is with the engine process, a few more wait; none ever holds up a step."""
 
-    def __init__(self, ledger: Ledger, model: Model) -> None:
-        self._ledger = ledger
-        self._model = model
+    def __init__(self, store: Store, engine: EngineRequests) -> None:
+        self._store = store
+        self._engine = engine
         self._states: dict[int, str] = {}  # step -> digest of the state after it; the first is being measured
         self._run = ""
         self._spec = RunSpec()
@@ -41,14 +41,14 @@ class Evaluations:
         if len(self._states) == 1:
             self._next()
 
-    def on_answer(self, answer: Evaluated | ModelFailed) -> None:
-        """The model process is done with the first."""
+    def on_answer(self, answer: Evaluated | EngineFailed) -> None:
+        """The engine process is done with the first."""
         if not self._states:
             return
         step = next(iter(self._states))
         del self._states[step]
         if isinstance(answer, Evaluated):
-            self._ledger.save_evaluation(self._run, answer.step, answer.loss, answer.accuracy)
+            self._store.steps.save_evaluation(self._run, answer.step, answer.loss, answer.accuracy)
         else:
             log.warning("the state after step %d could not be measured: %s", step, answer.reason)
         self._next()
@@ -60,4 +60,4 @@ class Evaluations:
     def _next(self) -> None:
         if self._states:
             step, sha256 = next(iter(self._states.items()))
-            self._model.evaluate(self._spec, step, self._ledger.blobs.path(sha256))
+            self._engine.evaluate(self._spec, step, self._store.blobs.path(sha256))

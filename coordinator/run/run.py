@@ -1,128 +1,258 @@
-"""One run while it is under way: its method, its state, its open step."""
+"""One run while it is under way: opens its steps, closes them, tries again, and says when it is over."""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tinyfleet.coordinator.run.aggregate import StepFold, StoredResult
+from tinyfleet.coordinator.run.aggregate import StoredResult
 from tinyfleet.coordinator.run.context import Context
-from tinyfleet.coordinator.run.step import LiveTask, OpenStep
-from tinyfleet.coordinator.selection.policy import Choice
-from tinyfleet.coordinator.states import SETTLED_TASK_PHASES, TaskPhase
-from tinyfleet.coordinator.store.records import StepSummary
+from tinyfleet.coordinator.run.evaluations import Evaluations
+from tinyfleet.coordinator.run.method_state import MethodState
+from tinyfleet.coordinator.run.offers import StepOffers
+from tinyfleet.coordinator.run.step import Step
+from tinyfleet.coordinator.run.step_task import StepTask
+from tinyfleet.coordinator.selection.candidates import choose
+from tinyfleet.coordinator.states import RunEvent, StepEvent
+from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
-from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskCancel, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
-from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 
 log = logging.getLogger(__name__)
 
 
-class LiveRun:
-    """Opens, resumes and finishes steps: the state on disk and the state in memory move together."""
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ends, and why."""
 
-    def __init__(self, context: Context, run: str, spec: RunSpec, method: Method, state_sha256: str) -> None:
-        self.run, self.spec, self.method = run, spec, method
-        self.state_sha256 = state_sha256
-        self.state = codec.decode(context.ledger.blobs.read(state_sha256))
-        self.open: OpenStep | None = None
-        self.spec_data: dict[str, Any] = msgspec.to_builtins(spec)
+    event: RunEvent
+    reason: str = ""
+
+
+class Run:
+    """Owns its step. The state on disk and the state in memory move together, disk first."""
+
+    def __init__(
+        self,
+        context: Context,
+        run: str,
+        spec: RunSpec,
+        method: Method,
+        state_sha256: str,
+        evaluations: Evaluations,
+    ) -> None:
+        self.run, self.spec = run, spec
         self._context = context
-        self._task: tuple[int, Payload] | None = None  # of the coming or open step
-        self._masks: OrderedDict[str, Mask] = OrderedDict()  # of the tasks whose results may still count
+        self._evaluations = evaluations
+        self._spec_data: dict[str, Any] = msgspec.to_builtins(spec)
+        self._sha256 = state_sha256
+        state = codec.decode(context.store.blobs.read(state_sha256))
+        self._learning = MethodState(method, state, spec.fleet.staleness)
+        self._open: Step | None = None
+        self._late: dict[str, int] = {}  # device -> earlier step that it is still at, and that may still count
+        self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
+
+    # -- what is known ------------------------------------------------------------------
 
     @property
     def step(self) -> int:
         """The coming step, or the one that is open."""
-        return _integer(self.state, "step")
+        return self._learning.step
 
     @property
-    def training(self) -> bool:
-        """True once the state is a model: selection stages have none to evaluate."""
-        return bool(self.state.meta.get("stage") == "train")
-
-    def counts_late(self, step: int) -> bool:
-        """True where a result of an earlier ``step`` is still within the staleness window."""
-        return bool(0 < self.step - step <= self.spec.fleet.staleness)
+    def method(self) -> Method:
+        return self._learning.method
 
     def task(self) -> Payload:
-        """The task of the coming step, made once."""
-        if self._task is None or self._task[0] != self.step:
-            self._task = self.step, self.method.configure_round(self.state)
-        return self._task[1]
+        """The task of the coming or open step."""
+        return self._learning.task()
 
-    def open_step(self, choice: Choice, now: float) -> OpenStep:
-        """Start the coming step with the chosen devices: on disk first."""
-        blobs = self._task_blobs(self.state)
-        stage, round_ = blobs.stage, _integer(self.state, "round")
-        self._context.ledger.open_step(self.run, self.step, stage, round_, self.state_sha256, choice)
-        tasks = [LiveTask(plan.device, steps=plan.steps, keep=plan.keep) for plan in choice.cohort]
-        self._begin(blobs, tasks, opened_at=now)
-        log.info(
-            "run %s: step %d (%s, round %d) opens for %d devices", self.run, self.step, stage, round_, len(tasks)
-        )
-        return self._require()
+    @property
+    def has_open_step(self) -> bool:
+        return self._open is not None
 
-    def resume_step(self) -> None:
-        """Take up the step that was open when the coordinator stopped: its stored results are folded again."""
-        ledger = self._context.ledger
-        found = ledger.open_step_of(self.run)
-        for step, sha256 in sorted(ledger.base_states(self.run, self.step - self.spec.fleet.staleness).items()):
-            if step < self.step and ledger.blobs.path(sha256).exists():
-                self._task_blobs(codec.decode(ledger.blobs.read(sha256)))
-        if found is None:
+    def unsettled(self) -> list[str]:
+        """Devices that the open step still waits for."""
+        return [] if self._open is None else self._open.unsettled()
+
+    def may_count(self, run: str, step: int) -> bool:
+        """True for a result of the coming or open step, and of earlier ones within the staleness window."""
+        return run == self.run and (step == self.step or self._counts_late(step))
+
+    # -- what devices say ---------------------------------------------------------------
+
+    def on_hello(self, device: str) -> None:
+        """A device (re)connected."""
+        self._free(device)
+        if self._open is not None:
+            self._open.on_hello(device)
+
+    def on_heartbeat(self, device: str) -> None:
+        """A device is alive."""
+        self._free(device)
+        if self._open is not None:
+            self._open.on_heartbeat(device)
+
+    def on_rejected(self, device: str) -> None:
+        """The operator wants a device out."""
+        if self._open is not None and device in self._open.unsettled():
+            self._open.lose(device, "rejected by the operator")
+            self._cancel(device, self.step, "rejected by the operator")
+
+    def on_status(self, device: str, status: TaskStatus) -> bool:
+        """Progress, or trouble; False where it is not about the open step."""
+        if self._open is None or (status.run, status.step) != (self.run, self.step):
+            return False
+        self._open.on_status(device, status)
+        return True
+
+    def on_result_offered(self, device: str, offer: ResultOffer) -> None:
+        """A result waits in a device's outbox."""
+        if self._open is not None and (offer.run, offer.step) == (self.run, self.step):
+            self._open.on_result_offered(device)
+
+    def count(self, device: str, offer: ResultOffer, path: Path) -> None:
+        """Fold a result into the open step and make it durable. Raises ``ResultError`` where it does not fit."""
+        self._require().count(device, offer, path)
+        if offer.step != self.step:
+            self._late.pop(device, None)
+
+    def refuse(self, device: str, offer: ResultOffer, reason: str) -> None:
+        """A result is invalid: it will not be looked at again."""
+        if self._open is not None and offer.step == self.step:
+            self._open.refuse(device, reason)
+        else:
+            self._context.store.tasks.refuse(device, offer.run, offer.step, reason)
+            self._late.pop(device, None)
+
+    # -- time ---------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """After a restart: take up the step that was open, and measure the last state where that was cut short."""
+        self._resume_step()
+        for row in self._context.store.steps.of(self.run):
+            if row.step == self.step - 1 and row.test_accuracy is None:
+                self._evaluate(row.step)
+
+    def tick(self, now: float) -> RunEnd | None:
+        """Everything that is due; how the run ends, where it does."""
+        if self._open is None:
+            return self._go_on(now)
+        self._open.tick(now)
+        match self._open.outcome(now):
+            case StepEvent.ENOUGH:
+                self._close_step(self._open)
+                return self._go_on(self._context.clock())
+            case StepEvent.SHORT:
+                return self._retry(self._open)
+            case _:
+                return None
+
+    def flush(self) -> None:
+        """Write progress."""
+        if self._open is not None:
+            self._open.flush()
+
+    # -- steps --------------------------------------------------------------------------
+
+    def _go_on(self, now: float) -> RunEnd | None:
+        """Open the next step, or finish the run once its last state is measured."""
+        if not self._learning.finished:
+            self._open_next(now)
+        elif not self._evaluations.waiting:
+            return RunEnd(RunEvent.COMPLETE)
+        return None
+
+    def _open_next(self, now: float) -> None:
+        """Open the coming step once enough devices are there."""
+        fleet, registry = self.spec.fleet, self._context.registry
+        for device, step in self._drop_too_late().items():
+            self._cancel(device, step, "too many steps ago")
+        if registry.awaits():
             return
-        _, attempt, started = found
-        tasks = []
-        for row in ledger.tasks(self.run):
-            if row.step == self.step:
-                phase = TaskPhase(row.state)
-                # What was under way is offered anew unless the device says that it is at it.
-                phase = phase if phase in SETTLED_TASK_PHASES else TaskPhase.OFFERED
-                tasks.append(
-                    LiveTask(
-                        row.device,
-                        phase,
-                        row.reason,
-                        row.retries,
-                        row.micro_batch,
-                        row.peak_rss_bytes,
-                        steps=row.steps,
-                        keep=row.keep,
-                    )
-                )
-        opened_at = self._context.clock() - max(0.0, ledger.now() - started)
-        self._begin(self._task_blobs(self.state), tasks, opened_at=opened_at, attempt=attempt)
-        log.info("run %s: step %d resumes with %d results", self.run, self.step, self._require().fold.results)
+        candidates = [row for row in registry.candidates() if row.device not in self._late]
+        if len(candidates) < max(fleet.min_results, fleet.min_devices if self.step == 0 else 1):
+            return
+        choice = choose(self._context.store.tasks, self, candidates, size=fleet.cohort)
+        if len(choice.cohort) < fleet.min_results:
+            self._wait_for_fitness(choice)
+            return
+        self._unfit = {}
+        self._open_step(choice, now).tick(now)
+        self._collect_garbage()
 
-    def finish_step(self) -> OpenStep:
-        """Aggregate, store the new state, close the step; returns it. Raises what the method raises."""
-        step, ledger = self._require(), self._context.ledger
+    def _wait_for_fitness(self, choice: Choice) -> None:
+        """Too few of those who are there can take part: said once, and again when the reasons change."""
+        if choice.left_out.keys() != self._unfit.keys():
+            log.warning("run %s: step %d waits for devices: %s", self.run, self.step, choice.left_out)
+            self._context.store.note_waiting(self.run, self.step, choice)
+        self._unfit = choice.left_out
+
+    def _open_step(self, choice: Choice, now: float) -> Step:
+        """Start the coming step with the chosen devices: on disk first."""
+        blobs, round_, cohort = self._task_blobs(), self._learning.round, choice.cohort
+        self._context.store.open_step(self.run, self.step, blobs.stage, round_, self._sha256, choice)
+        step = self._begin(blobs, [StepTask.given(share) for share in cohort], opened_at=now)
+        text = "run %s: step %d (%s, round %d) opens for %d devices"
+        log.info(text, self.run, self.step, blobs.stage, round_, len(cohort))
+        return step
+
+    def _resume_step(self) -> None:
+        """The step that was open when the coordinator stopped: its stored results are folded again."""
+        store = self._context.store
+        opened = store.steps.opened(self.run)
+        for step, sha256 in sorted(
+            store.steps.base_states(self.run, self.step - self.spec.fleet.staleness).items()
+        ):
+            if step < self.step and store.blobs.path(sha256).exists():
+                self._learning.recall(codec.decode(store.blobs.read(sha256)))
+        if opened is None:
+            return
+        tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
+        opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
+        resumed = self._begin(self._task_blobs(), tasks, opened_at=opened_at, attempt=opened.attempt)
+        log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
+
+    def _close_step(self, step: Step) -> None:
+        """Finish the step, then tell those who are late, then measure the new state."""
+        waiting = step.unsettled()
+        self._finish_step(step)
+        if self.spec.fleet.staleness:
+            self._late.update(dict.fromkeys(waiting, step.step))
+        else:
+            for device in waiting:
+                self._cancel(device, step.step, "the step is over")
+            self._context.downloads.forget(self.run, step.step)
+        self._evaluate(step.step)
+
+    def _finish_step(self, step: Step) -> None:
+        """Aggregate, store the new state, close the step. Raises what the method raises."""
+        store = self._context.store
         step.flush()
-        state = step.fold.finish()
-        sha256 = ledger.blobs.put(codec.encode(state, precision="fp32"))
-        times = [entry.train_s for entry in ledger.counted(self.run, step.step) if entry.step == step.step]
-        duration_s = self._context.clock() - step.opened_at
-        metrics = state.meta.get("metrics")
-        measured: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
+        state = step.aggregate()
+        sha256 = store.blobs.put(codec.encode(state, precision="fp32"))
+        times = [entry.train_s for entry in store.tasks.counted(self.run, step.step) if entry.step == step.step]
+        duration_s, after = step.duration_s(), self._learning.after(state)
         summary = StepSummary(
             duration_s=duration_s,
             overhead_s=max(0.0, duration_s - max(times, default=0.0)),
-            results=step.fold.results,
+            results=step.results,
             lost=step.lost(),
-            loss=_number(measured.get("loss")),
-            accuracy=_number(measured.get("accuracy")),
-            density=density(self.method.deployed(state).mask),
+            loss=after.metric("loss"),
+            accuracy=after.metric("accuracy"),
+            density=after.density(),
         )
-        ledger.finish_step(self.run, step.step, sha256, _integer(state, "round"), summary)
+        store.finish_step(self.run, step.step, sha256, after.round, summary)
+        self._learning, self._sha256, self._open = after, sha256, None
         log.info(
             "run %s: step %d done: %d results, %d lost, %.2f s (%.2f s overhead)",
             self.run,
@@ -132,51 +262,82 @@ class LiveRun:
             duration_s,
             summary.overhead_s,
         )
-        self.state, self.state_sha256, self.open = state, sha256, None
-        return step
+
+    def _retry(self, step: Step) -> RunEnd | None:
+        """Too few results: try again with the same state, or say why that is hopeless."""
+        registry, fleet = self._context.registry, self.spec.fleet
+        busy = {*step.devices, *self._late}
+        others = [row for row in registry.candidates() if row.device not in busy]
+        room = fleet.cohort - len(step.unsettled()) - step.results if fleet.cohort else len(others)
+        fresh = choose(self._context.store.tasks, self, others, size=room) if room > 0 else Choice(())
+        hopeful, shortage = step.hopeful(), f"step {self.step}: {step.shortage()}"
+        if not fresh.cohort and not hopeful:
+            return RunEnd(RunEvent.FAIL, f"{shortage}, and no device is left")
+        if not fresh.cohort and not any(registry.online(device) for device in hopeful):
+            step.wait_again()  # everyone is away: that is no attempt
+        elif step.attempt >= self._context.config.step_attempts:
+            return RunEnd(RunEvent.FAIL, f"{shortage} in {step.attempt} tries")
+        else:
+            log.warning("run %s: %s; trying again", self.run, shortage)
+            step.retry(fresh)
+        return None
 
     # -- inside -------------------------------------------------------------------------
 
-    def _begin(self, blobs: TaskBlobs, tasks: list[LiveTask], *, opened_at: float, attempt: int = 1) -> None:
-        fold = StepFold(self.method, self.state, self._masks.get, self._stored)
-        self.open = OpenStep(
+    def _begin(self, blobs: TaskBlobs, tasks: list[StepTask], *, opened_at: float, attempt: int = 1) -> Step:
+        offers = StepOffers(self._context, self.run, self.step, self._spec_data, blobs)
+        self._open = Step(
             self._context,
             self.run,
             self.step,
-            self.spec_data,
             self.spec.fleet,
-            blobs,
-            fold,
+            offers,
+            self._learning.begin_fold(self._stored),
             tasks,
             opened_at=opened_at,
             attempt=attempt,
         )
+        return self._open
 
     def _stored(self) -> Iterator[StoredResult]:
-        for entry in self._context.ledger.counted(self.run, self.step):
-            yield entry.step, entry.device, self._context.ledger.blobs.read(entry.sha256)
+        for entry in self._context.store.tasks.counted(self.run, self.step):
+            yield entry.step, entry.device, self._context.store.blobs.read(entry.sha256)
 
-    def _task_blobs(self, state: Payload) -> TaskBlobs:
-        """The task of ``state``'s step; its mask is kept to read results with."""
-        task = self.task() if state is self.state else self.method.configure_round(state)
-        self._masks[mask_digest(task.mask)] = task.mask
-        self._masks.move_to_end(mask_digest(task.mask))
-        while len(self._masks) > self.spec.fleet.staleness + 1:
-            self._masks.popitem(last=False)
-        return TaskBlobs(task, self.spec.wire, self._context.ledger.blobs, self._context.uploads)
+    def _task_blobs(self) -> TaskBlobs:
+        return TaskBlobs(self.task(), self.spec.wire, self._context.store.blobs, self._context.offered)
 
-    def _require(self) -> OpenStep:
-        if self.open is None:
+    def _counts_late(self, step: int) -> bool:
+        return 0 < self.step - step <= self.spec.fleet.staleness
+
+    def _drop_too_late(self) -> dict[str, int]:
+        """Devices, and their steps, whose work can no longer count; they are forgotten here."""
+        gone = {device: step for device, step in self._late.items() if not self._counts_late(step)}
+        for device in gone:
+            del self._late[device]
+        return gone
+
+    def _free(self, device: str) -> None:
+        """A device that is no longer at an earlier step may take part again."""
+        if self._context.registry.at(device) is None:
+            self._late.pop(device, None)
+
+    def _cancel(self, device: str, step: int, reason: str) -> None:
+        self._context.outgoing.send(device, TaskCancel(self.run, step, reason))
+
+    def _evaluate(self, step: int) -> None:
+        """Measure the state after ``step`` beside the coming one."""
+        if self._context.config.evaluate and self._learning.training:
+            self._evaluations.add(self.run, self.spec, step, self._sha256)
+
+    def _collect_garbage(self) -> None:
+        offered = self._context.offered
+        if self._open is not None:
+            offered.keep_only(self._open.blob_digests)
+        keep_steps = max(self._context.config.keep_states, self.spec.fleet.staleness + 1)
+        needed = [*offered.digests, *self._evaluations.digests]
+        self._context.store.collect_garbage(keep_steps=keep_steps, keep=needed)
+
+    def _require(self) -> Step:
+        if self._open is None:
             raise AssertionError("no step is open")
-        return self.open
-
-
-def _integer(payload: Payload, key: str) -> int:
-    value = payload.meta[key]
-    if not isinstance(value, int):
-        raise TypeError(f"state has {key} {value!r}, not an integer")
-    return value
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+        return self._open

@@ -1,130 +1,124 @@
-"""One step while it is open: offers its task, follows its devices, knows when it is over."""
+"""One step while it is open: offers its task, follows its devices, counts results, knows when it is over."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from tinyfleet.coordinator.run.aggregate import StepFold
 from tinyfleet.coordinator.run.context import Context
-from tinyfleet.coordinator.selection.policy import Choice
-from tinyfleet.coordinator.states import SETTLED_TASK_PHASES, TASK_TABLE, StepEvent, TaskEvent, TaskPhase, advance
-from tinyfleet.coordinator.store.records import TaskNote
-from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
-from tinyfleet.fedcore.protocol.messages import TaskOffer, TaskState, TaskStatus
+from tinyfleet.coordinator.run.deadline import StepDeadline
+from tinyfleet.coordinator.run.offers import StepOffers
+from tinyfleet.coordinator.run.step_task import StepTask
+from tinyfleet.coordinator.states import FINAL_TASK_PHASES, PhaseEvent, StepEvent, TaskPhase
+from tinyfleet.coordinator.store.records import DEADLINE, Choice
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import FleetSettings
 
 log = logging.getLogger(__name__)
 
-IDLE_BEATS = 3  # heartbeats without a task, in a row, of a device that should be at one: it lost it
 MAX_DECLINE_PAUSE_S = 10.0
 
 _EVENTS = {
-    TaskState.ACCEPTED: TaskEvent.ACCEPT,
-    TaskState.RUNNING: TaskEvent.PROGRESS,
-    TaskState.FINISHED: TaskEvent.RESULT,
+    TaskState.ACCEPTED: PhaseEvent.ACCEPT,
+    TaskState.RUNNING: PhaseEvent.PROGRESS,
+    TaskState.FINISHED: PhaseEvent.RESULT,
 }
 
 
-@dataclass(slots=True)
-class LiveTask:
-    """One device's task of the open step."""
-
-    device: str
-    phase: TaskPhase = TaskPhase.OFFERED
-    reason: str = ""
-    retries: int = 0
-    micro_batch: int = 0
-    peak_rss_bytes: int = 0
-    done: int = 0
-    total: int = 0
-    steps: int = 0  # optimiser steps that it is given; 0: the whole job
-    keep: float = 1.0
-    began_at: float | None = None  # when the offer of its present try went out first; None: before a restart
-    sent_at: float | None = None  # when its offer went out; None: it is due
-    due_at: float = 0.0
-    with_mask: bool = False  # the device said that it lacks the mask
-    paused_s: float = 0.0  # of the present try, as its board said last
-    paused_at: float | None = None  # when it said that it pauses; None: it does not
-    forgiven_s: float = 0.0  # of its pauses: an earlier deadline was put off by them
-    noted: bool = True  # the store knows all this
-
-    def pauses_s(self, now: float) -> float:
-        """Seconds of the present try in which its board held it back, and for which no deadline waited yet."""
-        now_s = 0.0 if self.paused_at is None else now - self.paused_at
-        return max(0.0, self.paused_s + now_s - self.forgiven_s)
-
-    @property
-    def settled(self) -> bool:
-        return self.phase in SETTLED_TASK_PHASES
-
-    def note(self) -> TaskNote:
-        """What the store keeps of it."""
-        return TaskNote(
-            self.device,
-            self.phase,
-            self.reason,
-            self.retries,
-            self.micro_batch,
-            self.peak_rss_bytes,
-            self.done,
-            self.total,
-        )
-
-
-class OpenStep:
-    """The live tasks of one step. The fold counts results; the conductor opens and closes steps."""
+class Step:
+    """The tasks of one step, and the fold of its results. Its run opens and closes it."""
 
     def __init__(
         self,
         context: Context,
         run: str,
         step: int,
-        spec: dict[str, Any],
         fleet: FleetSettings,
-        blobs: TaskBlobs,
+        offers: StepOffers,
         fold: StepFold,
-        tasks: Iterable[LiveTask],
+        tasks: Iterable[StepTask],
         *,
         opened_at: float,
         attempt: int = 1,
     ) -> None:
-        self.run, self.step, self.attempt = run, step, attempt
-        self.blobs, self.fold = blobs, fold
-        self.tasks = {task.device: task for task in tasks}
-        self.opened_at = opened_at
+        self.run, self.step = run, step
+        self._attempt = attempt
+        self._opened_at = opened_at
         self._context = context
-        self._spec = spec
         self._fleet = fleet
-        self._deadline_at = context.clock() + fleet.deadline_s
+        self._offers, self._fold = offers, fold
+        self._tasks = {task.device: task for task in tasks}
+        self._deadline = StepDeadline(context.clock(), fleet.deadline_s)
+
+    # -- what is known ------------------------------------------------------------------
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
+
+    @property
+    def results(self) -> int:
+        """How many results are counted."""
+        return self._fold.results
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """All that were ever given its task."""
+        return frozenset(self._tasks)
+
+    @property
+    def blob_digests(self) -> set[str]:
+        """The task blobs that its devices may ask for."""
+        return self._offers.digests
+
+    def unsettled(self) -> list[str]:
+        """Devices that the step still waits for."""
+        return [task.device for task in self._tasks.values() if not task.settled]
+
+    def hopeful(self) -> list[str]:
+        """Devices whose result may still come, lost ones included."""
+        return [task.device for task in self._tasks.values() if task.phase not in FINAL_TASK_PHASES]
+
+    def lost(self) -> list[dict[str, str]]:
+        """Each task that ends without a counted result, and why."""
+        return [
+            {"device": task.device, "reason": task.reason or DEADLINE}
+            for task in self._tasks.values()
+            if task.phase is not TaskPhase.STORED
+        ]
+
+    def shortage(self) -> str:
+        """How many results there are, how many are needed, and what became of the rest."""
+        reasons = "; ".join(f"{entry['device']}: {entry['reason']}" for entry in self.lost()[:5])
+        return f"{self.results} of {self._fleet.min_results} needed results ({reasons})"
+
+    def duration_s(self) -> float:
+        """Seconds since it was opened, in this process or an earlier one."""
+        return self._context.clock() - self._opened_at
 
     # -- what devices say ---------------------------------------------------------------
 
     def on_status(self, device: str, status: TaskStatus) -> None:
         """Progress, or trouble."""
-        task = self.tasks.get(device)
+        task = self._tasks.get(device)
         if task is None:
             return
-        task.micro_batch = status.micro_batch or task.micro_batch
-        task.peak_rss_bytes = max(task.peak_rss_bytes, status.peak_rss_bytes)
+        task.measured(status)
         match status.state:
             case TaskState.PAUSED:
-                self._holds_mask(device)
-                task.reason = f"paused: {status.reason}"
-                task.paused_s, task.paused_at = status.paused_s, self._context.clock()
-                self._advance(task, TaskEvent.PROGRESS)
+                self._offers.note_mask(device, held=True)
+                task.pauses(status.reason, status.paused_s, self._context.clock())
+                task.follow(PhaseEvent.PROGRESS)
             case TaskState.ACCEPTED | TaskState.RUNNING | TaskState.FINISHED:
-                resumes = task.paused_at is not None
-                task.paused_s, task.paused_at = status.paused_s, None
-                if resumes:
-                    task.reason = ""
-                    self._tell_put_off(device)
+                if task.goes_on(status.paused_s):
+                    self._log_put_off(device)
                 if status.state is not TaskState.ACCEPTED:
-                    self._holds_mask(device)
-                    task.done, task.total = status.done or task.done, status.total or task.total
-                self._advance(task, _EVENTS[status.state])
+                    self._offers.note_mask(device, held=True)
+                    task.progressed(status)
+                task.follow(_EVENTS[status.state])
             case TaskState.NEEDS_MASK:
                 self._needs_mask(task)
             case TaskState.OVER_BUDGET | TaskState.FAILED | TaskState.DECLINED:
@@ -134,215 +128,159 @@ class OpenStep:
 
     def on_hello(self, device: str) -> None:
         """The device is back, perhaps after a restart: offer again what it does not have."""
-        task = self.tasks.get(device)
+        task = self._tasks.get(device)
         if task is not None and (task.phase is TaskPhase.LOST or not task.settled):
-            self._offer_again(task)
-            self._at_it(task)
+            task.offer_again()
+            self._look_whether_at_it(task)
 
     def on_heartbeat(self, device: str) -> None:
         """Offer again what a device has lost, or what it never received."""
-        task, known = self.tasks.get(device), self._context.registry.get(device)
-        if task is None or known is None:
+        task = self._tasks.get(device)
+        if task is None:
             return
         if task.phase is TaskPhase.LOST:
-            self._offer_again(task)
+            task.offer_again()
         if task.phase is TaskPhase.OFFERED:
-            self._at_it(task)
-        elif not task.settled and known.idle_beats >= IDLE_BEATS:
-            known.idle_beats = 0
-            self._offer_again(task)
+            self._look_whether_at_it(task)
+        elif not task.settled and self._context.registry.has_lost_its_task(device):
+            task.offer_again()
 
     def on_result_offered(self, device: str) -> None:
         """The result is in the device's outbox."""
-        task = self.tasks.get(device)
+        task = self._tasks.get(device)
         if task is not None:
-            self._holds_mask(device)
-            self._advance(task, TaskEvent.RESULT)
+            self._offers.note_mask(device, held=True)
+            task.follow(PhaseEvent.RESULT)
 
-    def settle(self, device: str, event: TaskEvent, reason: str = "") -> None:
-        """COUNT, REFUSE or LOSE a task. A counted one is in the store already."""
-        task = self.tasks.get(device)
-        if task is None:
-            return
-        task.reason = reason
-        if event is not TaskEvent.LOSE:
-            self._advance(task, TaskEvent.RESULT)  # it is here, whatever the device last said
-        self._advance(task, event)
-        if event is not TaskEvent.COUNT:
+    # -- results ------------------------------------------------------------------------
+
+    def count(self, device: str, offer: ResultOffer, path: Path) -> None:
+        """Fold a result, of this step or an earlier one, then make it durable.
+
+        A crash in between loses the fold, and the device offers it again. Raises ``ResultError`` where it does
+        not fit, with the fold unchanged.
+        """
+        store = self._context.store
+        self._fold.add(offer.step, device, path.read_bytes())
+        store.blobs.adopt(path, offer.manifest.sha256)
+        task = self._tasks.get(device) if offer.step == self.step else None
+        wall_s = None if task is None else task.wall_s(self._context.clock())
+        store.tasks.count(device, offer, self.step, wall_s)
+        self._context.registry.note_peak(device, offer.peak_rss_bytes)
+        if task is not None:
+            task.reason = ""
+            task.follow(PhaseEvent.RESULT)  # it is here, whatever the device last said
+            task.follow(PhaseEvent.COUNT)
+
+    def refuse(self, device: str, reason: str) -> None:
+        """A result of this step is invalid."""
+        task = self._tasks.get(device)
+        if task is not None:
+            task.reason = reason
+            task.follow(PhaseEvent.RESULT)
+            task.follow(PhaseEvent.REFUSE)
             self._save(task)
+
+    def lose(self, device: str, reason: str) -> None:
+        """Wait no longer for a device."""
+        task = self._tasks.get(device)
+        if task is not None:
+            task.reason = reason
+            task.follow(PhaseEvent.LOSE)
+            self._save(task)
+
+    def aggregate(self) -> Payload:
+        """The state after the step. Raises what the method raises."""
+        return self._fold.finish()
 
     # -- time ---------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Send the offers that are due, give up on devices that stay away."""
         registry = self._context.registry
-        for task in self.tasks.values():
+        for task in self._tasks.values():
             if task.settled:
                 continue
             if registry.online(task.device):
                 if task.phase is TaskPhase.OFFERED:
-                    self._send_if_due(task, now)
+                    self._offers.send_if_due(task, now, self._deadline.left_s(now))
                 continue
-            known = registry.get(task.device)
-            if known is None or not registry.accepted(task.device):
-                self.settle(task.device, TaskEvent.LOSE, "rejected by the operator")
-            elif not known.awaited and now - known.offline_at >= self._fleet.grace_s:
-                self.settle(task.device, TaskEvent.LOSE, "offline")
+            away_s = registry.away_s(task.device, now)
+            if not registry.accepted(task.device):
+                self.lose(task.device, "rejected by the operator")
+            elif away_s is not None and away_s >= self._fleet.grace_s:
+                self.lose(task.device, "offline")
 
     def outcome(self, now: float) -> StepEvent | None:
         """ENOUGH: close it. SHORT: try again. None: wait."""
-        enough = self.fold.results >= self._fleet.min_results
-        if now >= self._deadline_at + self._put_off_s(now):
+        enough = self.results >= self._fleet.min_results
+        if now >= self._deadline.due_at(self._tasks.values(), now):
             return StepEvent.ENOUGH if enough else StepEvent.SHORT
-        if not all(task.settled for task in self.tasks.values()):
+        if not all(task.settled for task in self._tasks.values()):
             return None
         if enough:
             return StepEvent.ENOUGH
-        may_return = any(task.phase is TaskPhase.LOST for task in self.tasks.values())
+        may_return = any(task.phase is TaskPhase.LOST for task in self._tasks.values())
         return None if may_return else StepEvent.SHORT
 
-    def _put_off_s(self, now: float) -> float:
-        """What the deadline is put off by: the longest pause of those it waits for, at most as long as itself."""
-        held = (task.pauses_s(now) for task in self.tasks.values() if not task.settled)
-        return min(max(held, default=0.0), self._fleet.deadline_s)
-
-    def _tell_put_off(self, device: str) -> None:
-        """The device goes on after a pause: what is left to it."""
-        now = self._context.clock()
-        put_off_s = self._put_off_s(now)
-        left_s = self._deadline_at + put_off_s - now
-        text = "%s, step %d: goes on after a pause; the deadline is put off by %.1f s, %.1f s are left"
-        log.info(text, device, self.step, put_off_s, left_s)
-
-    def retry(self, fresh: Choice, attempt: int) -> None:
+    def retry(self, fresh: Choice) -> None:
         """Offer the same task once more: to ``fresh`` devices, and to lost ones that are back."""
+        registry = self._context.registry
         back = [
-            task.device
-            for task in self.tasks.values()
-            if task.phase is TaskPhase.LOST and self._context.registry.online(task.device)
+            task for task in self._tasks.values() if task.phase is TaskPhase.LOST and registry.online(task.device)
         ]
-        self.attempt = attempt
-        self._context.ledger.extend_step(self.run, self.step, attempt, back, fresh)
-        for device in back:
-            self._offer_again(self.tasks[device])
-        for plan in fresh.cohort:
-            self.tasks[plan.device] = LiveTask(plan.device, steps=plan.steps, keep=plan.keep)
+        self._attempt += 1
+        self._context.store.extend_step(self.run, self.step, self._attempt, [task.device for task in back], fresh)
+        for task in back:
+            task.offer_again()
+        for share in fresh.cohort:
+            self._tasks[share.device] = StepTask.given(share)
         self.wait_again()
-
-    def wall_s(self, device: str) -> float | None:
-        """Seconds since the device's offer left, where that was in this process."""
-        task = self.tasks.get(device)
-        return None if task is None or task.began_at is None else self._context.clock() - task.began_at
 
     def wait_again(self) -> None:
         """Start the deadline anew."""
-        for task in self.tasks.values():
-            task.forgiven_s += task.pauses_s(self._context.clock())
-        self._deadline_at = self._context.clock() + self._fleet.deadline_s
-
-    def lost(self) -> list[dict[str, str]]:
-        """Each task that ends without a counted result, and why."""
-        return [
-            {"device": task.device, "reason": task.reason or "deadline"}
-            for task in self.tasks.values()
-            if task.phase is not TaskPhase.STORED
-        ]
-
-    def shortage(self) -> str:
-        """How many results there are, how many are needed, and what became of the rest."""
-        reasons = "; ".join(f"{entry['device']}: {entry['reason']}" for entry in self.lost()[:5])
-        return f"{self.fold.results} of {self._fleet.min_results} needed results ({reasons})"
-
-    def unsettled(self) -> list[str]:
-        """Devices that the step still waits for."""
-        return [task.device for task in self.tasks.values() if not task.settled]
+        self._deadline.set_again(self._tasks.values(), self._context.clock())
 
     def flush(self) -> None:
         """Write progress that the store does not know yet."""
-        notes = [task for task in self.tasks.values() if not task.noted]
+        notes = [task.note() for task in self._tasks.values() if not task.is_noted]
         if notes:
-            self._context.ledger.note_tasks(self.run, self.step, [task.note() for task in notes])
-        for task in notes:
-            task.noted = True
+            self._context.store.tasks.note(self.run, self.step, notes)
 
     # -- inside -------------------------------------------------------------------------
 
-    def _advance(self, task: LiveTask, event: TaskEvent) -> None:
-        task.phase = advance(TASK_TABLE, task.phase, event)
-        task.noted = False
+    def _save(self, task: StepTask) -> None:
+        self._context.store.tasks.save(self.run, self.step, task.note())
 
-    def _save(self, task: LiveTask) -> None:
-        self._context.ledger.save_task(self.run, self.step, task.note())
-        task.noted = True
+    def _look_whether_at_it(self, task: StepTask) -> None:
+        """No offer is needed where the device has the task already, or its result."""
+        if self._offers.is_at_it(task.device):
+            task.found_at_work(self._context.clock())
 
-    def _holds_mask(self, device: str) -> None:
-        """Only a device that has decoded the task can be at it, or have its result."""
-        known = self._context.registry.get(device)
-        if known is not None and self.blobs.mask_digest is not None:
-            known.held.add(self.blobs.mask_digest)
+    def _log_put_off(self, device: str) -> None:
+        """The device goes on after a pause: what is left to it."""
+        now = self._context.clock()
+        put_off_s = self._deadline.put_off_s(self._tasks.values(), now)
+        left_s = self._deadline.due_at(self._tasks.values(), now) - now
+        text = "%s, step %d: goes on after a pause; the deadline is put off by %.1f s, %.1f s are left"
+        log.info(text, device, self.step, put_off_s, left_s)
 
-    def _at_it(self, task: LiveTask) -> None:
-        """No offer is needed where the device says that it is at this very task, or has its result."""
-        known = self._context.registry.get(task.device)
-        if known is not None and known.task == (self.run, self.step):
-            self._advance(task, TaskEvent.PROGRESS)
-            task.sent_at = self._context.clock()
-
-    def _needs_mask(self, task: LiveTask) -> None:
-        known = self._context.registry.get(task.device)
-        if known is not None and self.blobs.mask_digest is not None:
-            known.held.discard(self.blobs.mask_digest)
+    def _needs_mask(self, task: StepTask) -> None:
+        self._offers.note_mask(task.device, held=False)
         if task.with_mask:
             self._stumble(task, "needs_mask: the device did not find the mask in the blob that carries it")
             return
         task.with_mask = True
-        self._offer_again(task)
+        task.offer_again()
 
-    def _offer_again(self, task: LiveTask) -> None:
-        if task.phase is TaskPhase.LOST:
-            task.reason = ""
-        self._advance(task, TaskEvent.OFFER)
-        task.sent_at, task.due_at = None, 0.0
-        task.paused_s, task.paused_at, task.forgiven_s = 0.0, None, 0.0
-
-    def _stumble(self, task: LiveTask, reason: str, *, pause: bool = False) -> None:
-        if task.settled or (task.phase is TaskPhase.OFFERED and task.sent_at is None):
+    def _stumble(self, task: StepTask, reason: str, *, pause: bool = False) -> None:
+        if task.settled or (task.phase is TaskPhase.OFFERED and task.offer_is_due):
             return  # a duplicate: the next try is due already
         task.reason = reason
         log.info("%s, step %d: %s", task.device, self.step, reason)
         if task.retries >= self._fleet.max_retries:
-            self._advance(task, TaskEvent.GIVE_UP)
+            task.follow(PhaseEvent.GIVE_UP)
         else:
-            task.retries += 1
-            self._advance(task, TaskEvent.STUMBLE)
-            pause_s = min(0.25 * 2.0**task.retries, MAX_DECLINE_PAUSE_S) if pause else 0.0
-            task.sent_at, task.due_at = None, self._context.clock() + pause_s
+            pause_s = min(0.25 * 2.0 ** (task.retries + 1), MAX_DECLINE_PAUSE_S) if pause else 0.0
+            task.try_again(self._context.clock() + pause_s)
         self._save(task)
-
-    def _send_if_due(self, task: LiveTask, now: float) -> None:
-        if task.sent_at is None:
-            due = now >= task.due_at
-        else:
-            # Sent, and nothing heard: unless it says that it is at this task, it never saw the offer.
-            silent = now - task.sent_at >= self._context.config.reoffer_s
-            known = self._context.registry.get(task.device)
-            due = silent and (known is None or known.task != (self.run, self.step))
-        if due and self._send(task, now):
-            if task.sent_at is None:
-                task.began_at = now
-            task.sent_at = now
-
-    def _send(self, task: LiveTask, now: float) -> bool:
-        known = self._context.registry.get(task.device)
-        held = known is not None and self.blobs.mask_digest in known.held
-        offer = TaskOffer(
-            run=self.run,
-            step=self.step,
-            stage=self.blobs.stage,
-            lease_s=max(0.0, self._deadline_at - now),
-            manifest=self.blobs.manifest(with_mask=task.with_mask or not held),
-            spec=self._spec,
-            steps=task.steps,
-            keep=task.keep,
-        )
-        return self._context.post.send(task.device, offer)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from tinyfleet.coordinator.selection.capability import capable
-from tinyfleet.coordinator.selection.forecast import Job, TaskTime, forecasts
-from tinyfleet.coordinator.selection.policy import Candidate, Choice, Selection, uniform
+from tinyfleet.coordinator.selection.forecast import Job, forecasts
+from tinyfleet.coordinator.selection.policy import Candidate, Selection, uniform
 from tinyfleet.coordinator.selection.speed import training_gflops
+from tinyfleet.coordinator.store.records import Choice, TaskTime
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import batch_count
@@ -39,42 +40,42 @@ class ComingStep(Protocol):
 
 
 class History(Protocol):
-    """What a choice looks back on: ``Choices``, or what stands in for it."""
+    """What a choice looks back on: the store's tasks, or what stands in for them."""
 
     def last_chosen(self, run: str) -> dict[str, int]: ...
 
-    def task_times(
-        self, run: str, stage: str, whole_steps: Mapping[str, int], deadline_s: float
+    def times(
+        self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]: ...
 
 
-def choose(store: History, coming: ComingStep, rows: Sequence[DeviceRow], *, size: int) -> Choice:
+def choose(history: History, coming: ComingStep, rows: Sequence[DeviceRow], *, size: int) -> Choice:
     """At most ``size`` (0: all) of the devices in ``rows``, with their parts, by the run's policy."""
     fleet = coming.spec.fleet
-    candidates = candidates_of(store, coming, rows)
+    candidates = candidates_of(history, coming, rows)
     return POLICIES[fleet.selection](candidates, fleet, size=size, seed=coming.spec.seed, step=coming.step)
 
 
-def candidates_of(store: History, coming: ComingStep, rows: Sequence[DeviceRow]) -> list[Candidate]:
+def candidates_of(history: History, coming: ComingStep, rows: Sequence[DeviceRow]) -> list[Candidate]:
     """All that the store and the method know of each device's job."""
     task, training = coming.task(), coming.spec.training
     stage = str(task.meta["stage"])
-    # Only training has steps to leave out.
-    steps = {
+    # Only training has local steps to leave out.
+    local_steps = {
         row.device: training.local_epochs * batch_count(row.samples, training.batch) if stage == "train" else 0
         for row in rows
     }
     costs = _costs(coming.method, task, [row.samples for row in rows])
-    jobs = {row.device: _job(row, max(1, steps[row.device]), costs[row.samples]) for row in rows}
-    whole = {device: job.steps for device, job in jobs.items()}
-    history = store.task_times(coming.run, stage, whole, coming.spec.fleet.deadline_s)
-    predicted, last = forecasts(jobs, history), store.last_chosen(coming.run)
+    jobs = {row.device: _job(row, max(1, local_steps[row.device]), costs[row.samples]) for row in rows}
+    whole = {device: job.local_steps for device, job in jobs.items()}
+    times = history.times(coming.run, stage, whole, coming.spec.fleet.deadline_s)
+    predicted, last = forecasts(jobs, times), history.last_chosen(coming.run)
     return [
         Candidate(
             row.device,
             samples=row.samples,
             waited=coming.step - last.get(row.device, -1),
-            whole_steps=steps[row.device],
+            whole_local_steps=local_steps[row.device],
             forecast=predicted.get(row.device),
             need_bytes=costs[row.samples].memory,
             room_bytes=_room(row),
@@ -84,9 +85,9 @@ def candidates_of(store: History, coming: ComingStep, rows: Sequence[DeviceRow])
     ]
 
 
-def _job(row: DeviceRow, steps: int, cost: Cost) -> Job:
+def _job(row: DeviceRow, local_steps: int, cost: Cost) -> Job:
     gflops, basis = training_gflops(row.profile) or (0.0, "")
-    return Job(steps, cost.flops if row.samples else 0.0, gflops, basis)
+    return Job(local_steps, cost.flops if row.samples else 0.0, gflops, basis)
 
 
 def _costs(method: Method, task: Payload, samples: Sequence[int]) -> dict[int, Cost]:

@@ -6,32 +6,21 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tinyfleet.coordinator.selection.policy import Forecast
-
-REMEMBERED = 5  # latest tasks of a device that count: a board that cools down or is given a fan is soon known
-
-
-@dataclass(frozen=True, slots=True)
-class TaskTime:
-    """One finished task."""
-
-    device: str
-    train_s: float  # inside the worker
-    wall_s: float  # from the offer's departure to the result, transfers included
-    steps: int  # optimiser steps that it did; 1 where the job cannot be divided
+from tinyfleet.coordinator.selection.policy import JobForecast
+from tinyfleet.coordinator.store.records import TaskTime
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What the whole job of a step is to one device."""
 
-    steps: int  # optimiser steps; 1 where the job cannot be divided
+    local_steps: int  # 1 where the job cannot be divided
     flops: float  # analytic
     gflops: float = 0.0  # of a training step on this board; 0: not known
     basis: str = ""  # of that speed
 
 
-def forecasts(jobs: Mapping[str, Job], history: Iterable[TaskTime]) -> dict[str, Forecast]:
+def forecasts(jobs: Mapping[str, Job], history: Iterable[TaskTime]) -> dict[str, JobForecast]:
     """A forecast for each device of which anything is known.
 
     Medians of a device's latest tasks, so that one slow task changes little. A device without any is
@@ -53,15 +42,15 @@ def forecasts(jobs: Mapping[str, Job], history: Iterable[TaskTime]) -> dict[str,
         seconds = _analytic_s(job)
         if device not in measured and seconds > 0:
             basis = f"{job.basis}, corrected by the fleet's tasks" if corrections else job.basis
-            measured[device] = Forecast(fixed_s, seconds * correction, basis)
+            measured[device] = JobForecast(fixed_s, seconds * correction, basis)
     return measured
 
 
-def _measured(job: Job, times: list[TaskTime]) -> Forecast:
+def _measured(job: Job, times: list[TaskTime]) -> JobForecast:
     fixed_s = statistics.median(max(0.0, entry.wall_s - entry.train_s) for entry in times)
-    step_s = statistics.median(entry.train_s / max(1, entry.steps) for entry in times)
+    step_s = statistics.median(entry.train_s / max(1, entry.local_steps) for entry in times)
     tasks = "its last task" if len(times) == 1 else f"its last {len(times)} tasks"
-    return Forecast(fixed_s, step_s * job.steps, tasks)
+    return JobForecast(fixed_s, step_s * job.local_steps, tasks)
 
 
 def _analytic_s(job: Job) -> float:

@@ -5,25 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Protocol
 
+from tinyfleet.coordinator.store.records import Choice, Share
 from tinyfleet.fedcore.run_spec import FleetSettings
 
 
-class Part(StrEnum):
-    """How much of a step's job a device is given."""
-
-    WHOLE = "whole"
-    PART = "part"  # fewer local steps
-    LEFT_OUT = "left out"
-
-
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class JobForecast:
     """What a device's whole job is predicted to take, in seconds."""
 
-    fixed_s: float  # whatever the number of steps: transfers, and the worker's start
+    fixed_s: float  # whatever the number of local steps: transfers, and the worker's start
     work_s: float  # training
     basis: str  # what this rests on
 
@@ -39,43 +31,11 @@ class Candidate:
     device: str
     samples: int = 0
     waited: int = 0  # steps since it was last chosen; never chosen: since the run began
-    whole_steps: int = 0  # optimiser steps of the whole job; 0: the job cannot be divided
-    forecast: Forecast | None = None  # None: nothing is known of the board's speed
+    whole_local_steps: int = 0  # of the whole job; 0: the job cannot be divided
+    forecast: JobForecast | None = None  # None: nothing is known of the board's speed
     need_bytes: int = 0  # of the whole job with exact caches, analytic; 0: not known
     room_bytes: int = 0  # what the device may take; 0: not known
     health: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a step has in mind for one device."""
-
-    device: str
-    part: Part = Part.WHOLE
-    chosen: bool = False  # it takes part; else others came first, or it is left out
-    steps: int = 0  # optimiser steps of its part; 0: all of them
-    whole_steps: int = 0
-    keep: float = 1.0  # share of each layer's input that it may cache at most
-    predicted_s: float | None = None  # of its part; of the whole job where it is left out
-    basis: str = ""
-    reason: str = ""  # why it is left out, or not given the whole job
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The plans of all candidates, by name."""
-
-    plans: tuple[Plan, ...]
-
-    @property
-    def cohort(self) -> tuple[Plan, ...]:
-        """Those that take part."""
-        return tuple(plan for plan in self.plans if plan.chosen)
-
-    @property
-    def left_out(self) -> dict[str, str]:
-        """Devices that could not have been chosen, and why."""
-        return {plan.device: plan.reason for plan in self.plans if plan.part is Part.LEFT_OUT}
 
 
 class Selection(Protocol):
@@ -90,16 +50,16 @@ class Selection(Protocol):
 def uniform(candidates: Sequence[Candidate], fleet: FleetSettings, *, size: int, seed: int, step: int) -> Choice:
     """Everybody is given the whole job, and the cohort is drawn whatever the devices are like."""
     chosen = set(draw([candidate.device for candidate in candidates], size=size, seed=seed, step=step))
-    plans = (replace(whole(candidate), chosen=candidate.device in chosen) for candidate in candidates)
-    return Choice(tuple(sorted(plans, key=lambda plan: plan.device)))
+    shares = (replace(whole(candidate), chosen=candidate.device in chosen) for candidate in candidates)
+    return Choice(tuple(sorted(shares, key=lambda share: share.device)))
 
 
-def whole(candidate: Candidate) -> Plan:
+def whole(candidate: Candidate) -> Share:
     """The whole job."""
     forecast = candidate.forecast
-    return Plan(
+    return Share(
         candidate.device,
-        whole_steps=candidate.whole_steps,
+        whole_local_steps=candidate.whole_local_steps,
         predicted_s=None if forecast is None else forecast.seconds,
         basis="" if forecast is None else forecast.basis,
     )

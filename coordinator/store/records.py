@@ -1,11 +1,74 @@
-"""What the running service tells the ledger, and learns from it."""
+"""What the running service tells the store, and learns from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tinyfleet.coordinator.states import TaskPhase
 from tinyfleet.fedcore.protocol.messages import Enrolment
+
+DEADLINE = "deadline"
+"""Reason of a task that its step stopped waiting for when the time was over."""
+
+
+class Part(StrEnum):
+    """How much of a step's job a device is given."""
+
+    WHOLE = "whole"
+    PART = "part"  # fewer local steps
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a step has in mind for one device."""
+
+    device: str
+    part: Part = Part.WHOLE
+    chosen: bool = False  # it takes part; else others came first, or it is left out
+    local_steps: int = 0  # of its part; 0: all of them
+    whole_local_steps: int = 0  # of the whole job
+    activation_keep: float = 1.0  # share of each layer's input that it may cache at most
+    predicted_s: float | None = None  # of its part; of the whole job where it is left out
+    basis: str = ""
+    reason: str = ""  # why it is left out, or not given the whole job
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The shares of all candidates, by name."""
+
+    shares: tuple[Share, ...]
+
+    @property
+    def cohort(self) -> tuple[Share, ...]:
+        """Those that take part."""
+        return tuple(share for share in self.shares if share.chosen)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Devices that could not have been chosen, and why."""
+        return {share.device: share.reason for share in self.shares if share.part is Part.LEFT_OUT}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTime:
+    """One finished task."""
+
+    device: str
+    train_s: float  # inside the worker
+    wall_s: float  # from the offer's departure to the result, transfers included
+    local_steps: int  # that it did; 1 where the job cannot be divided
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStep:
+    """The step of a run that is open."""
+
+    step: int
+    attempt: int
+    started: float  # seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +127,5 @@ class TaskNote:
     retries: int
     micro_batch: int
     peak_rss_bytes: int
-    done: int
-    total: int
+    local_steps_done: int
+    local_steps_total: int

@@ -68,10 +68,10 @@ class TaskRow:
     bytes_down: int | None
     engine: str
     retries: int
-    done: int  # optimiser steps
-    total: int
-    steps: int = 0  # optimiser steps that it was given; 0: the whole job
-    keep: float = 1.0  # share of each layer's input that it may cache at most
+    local_steps_done: int
+    local_steps_total: int
+    local_steps: int = 0  # that it was given; 0: the whole job
+    activation_keep: float = 1.0  # share of each layer's input that it may cache at most
     wall_s: float | None = None  # from the offer's departure to the result on disk here
 
 
@@ -94,7 +94,7 @@ class DeviceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanRow:
+class ShareRow:
     """What the latest step that looked at a device had in mind for it."""
 
     device: str
@@ -102,9 +102,9 @@ class PlanRow:
     step: int
     part: str  # Part
     chosen: bool  # False: it could have done its part, and others were chosen
-    steps: int  # optimiser steps of its part; 0: all of them
-    whole_steps: int  # of the whole job; 0: not known, or it cannot be divided
-    keep: float
+    local_steps: int  # of its part; 0: all of them
+    whole_local_steps: int  # of the whole job; 0: not known, or it cannot be divided
+    activation_keep: float
     predicted_s: float | None  # of its part; of the whole job where it is left out
     basis: str  # what the prediction rests on
     reason: str  # why it is left out, or not given the whole job

@@ -1,49 +1,30 @@
-"""The coordinator's memory on disk, as any process may read it, and what an operator may write.
+"""The coordinator's memory on disk: a table a file, and here what changes several of them at once.
 
-``coordinator.db`` is SQLite in WAL mode, so the command line reads and writes while the service
-runs; the service notices by ``PRAGMA data_version``. The writes of the service itself are in
-``ledger.py``.
+``coordinator.db`` is SQLite in WAL mode, so the command line reads and writes while the service runs; the
+service notices by ``PRAGMA data_version``. What an operator may write stands first in each table's file; all
+other writes are the running service's alone. A write is on disk when it returns, but for presence and progress
+(``note_*``): they repeat every few seconds, so a power cut may undo the last of them.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-import sqlite3
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from tinyfleet.coordinator.errors import UnknownDevice, UnknownRun
-from tinyfleet.coordinator.states import RunState
+from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.store.database import Database
-from tinyfleet.coordinator.store.rows import DeviceRow, PlanRow, RunRow, StepRow, TaskRow
-from tinyfleet.fedcore.protocol.messages import Enrolment
-from tinyfleet.fedcore.run_spec import RunSpec
-
-_RUNS = "SELECT run, name, method, state, reason, step, round, rounds, created, started, finished, spec FROM runs"
-_STEPS = (
-    "SELECT run, step, stage, round, state, started, finished, duration_s, overhead_s, expected, results, lost, "
-    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out FROM steps"
-)
-_TASKS = (
-    "SELECT run, step, device, state, reason, micro_batch, train_s, task_s, peak_rss_bytes, bytes_up, bytes_down, "
-    "engine, retries, done, total, steps, keep, wall_s FROM tasks"
-)
-_DEVICES = (
-    "SELECT device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
-    "idle_rss_bytes, peak_rss_bytes FROM devices"
-)
-_PLANS = "SELECT device, run, step, part, chosen, steps, whole_steps, keep, predicted_s, basis, reason FROM plans"
+from tinyfleet.coordinator.store.devices import Devices
+from tinyfleet.coordinator.store.records import Choice, StepSummary
+from tinyfleet.coordinator.store.runs import Runs
+from tinyfleet.coordinator.store.shares import Shares
+from tinyfleet.coordinator.store.steps import Steps
+from tinyfleet.coordinator.store.tasks import Tasks
 
 
 class Store:
-    """Runs, steps, tasks, devices and blobs of one state directory, which is made where it is missing.
+    """Runs, steps, tasks, devices, shares and blobs of one state directory, which is made where it is missing.
 
     One object serves one thread; open another for another. Raises ``StoreError`` where the
     directory cannot be used.
@@ -55,105 +36,100 @@ class Store:
         self.blobs = BlobStore(directory / "blobs")
         self._clock = clock
         self._db = Database(directory / "coordinator.db")
+        self.devices = Devices(self._db, clock)
+        self.runs = Runs(self._db, clock)
+        self.steps = Steps(self._db, clock)
+        self.tasks = Tasks(self._db)
+        self.shares = Shares(self._db)
 
     def close(self) -> None:
         self._db.close()
-
-    # -- what an operator does ----------------------------------------------------------
-
-    def submit_run(self, spec: RunSpec) -> str:
-        """Put a run at the end of the queue; returns its id, which no other coordinator will give out."""
-        slug = re.sub(r"[^a-z0-9]+", "-", spec.name.lower()).strip("-")[:40] or "run"
-        run = f"{slug}-{secrets.token_hex(4)}"
-        self._db.write(
-            "INSERT INTO runs (run, name, method, state, rounds, created, spec) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            run,
-            spec.name,
-            str(spec.method.get("name", "")),
-            RunState.SUBMITTED,
-            spec.training.rounds,
-            self._clock(),
-            msgspec.json.encode(spec).decode(),
-        )
-        return run
-
-    def request_stop(self, run: str) -> None:
-        """Ask the service to stop a run. Raises ``UnknownRun``."""
-        if not self._db.write("UPDATE runs SET stop_requested = 1 WHERE run = ?", run):
-            raise _unknown_run(run)
-
-    def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
-        """Accept or reject a device. Raises ``UnknownDevice``."""
-        if not self._db.write("UPDATE devices SET enrolment = ? WHERE device = ?", enrolment, device):
-            raise UnknownDevice(f"no device {device!r} has ever said hello; `devices list` names those that have")
-
-    # -- what anyone reads --------------------------------------------------------------
 
     def changed(self) -> int:
         """A number that differs once another connection has written."""
         return self._db.data_version()
 
-    def runs(self) -> list[RunRow]:
-        """All runs, in the order of their submission."""
-        return [_run(row) for row in self._db.read(_RUNS + " ORDER BY position")]
+    def now(self) -> float:
+        """The store's clock: seconds since 1970."""
+        return self._clock()
 
-    def run(self, run: str) -> RunRow:
-        """One run. Raises ``UnknownRun``."""
-        rows = self._db.read(_RUNS + " WHERE run = ?", run)
-        if not rows:
-            raise _unknown_run(run)
-        return _run(rows[0])
-
-    def steps(self, run: str) -> list[StepRow]:
-        """All steps of a run, in order."""
-        traffic: dict[int, list[sqlite3.Row]] = {}
-        query = "SELECT step, bytes_up, bytes_down FROM tasks WHERE run = ? AND bytes_up IS NOT NULL"
-        for row in self._db.read(query, run):
-            traffic.setdefault(row["step"], []).append(row)
-        rows = self._db.read(_STEPS + " WHERE run = ? ORDER BY step", run)
-        return [_step(row, traffic.get(row["step"], [])) for row in rows]
-
-    def tasks(self, run: str) -> list[TaskRow]:
-        """All tasks of a run, by step and device."""
-        rows = self._db.read(_TASKS + " WHERE run = ? ORDER BY step, device", run)
-        return [TaskRow(**dict(row)) for row in rows]
-
-    def devices(self) -> list[DeviceRow]:
-        """All devices that ever said hello, by name."""
-        return [_device(row) for row in self._db.read(_DEVICES + " ORDER BY device")]
-
-    def plans(self) -> dict[str, PlanRow]:
-        """What the latest selections had in mind, by device; those that none has looked at are not there."""
-        rows = [dict(row) for row in self._db.read(_PLANS)]
-        return {row["device"]: PlanRow(**{**row, "chosen": bool(row["chosen"])}) for row in rows}
+    @property
+    def incoming(self) -> Path:
+        """Where results lie while they arrive."""
+        return self.directory / "incoming"
 
     def state_blob(self, run: str) -> Path | None:
         """The latest model state (codec, fp32, lossless), or None before there is one. Raises ``UnknownRun``."""
-        rows = self._db.read("SELECT state_sha256 FROM runs WHERE run = ?", run)
-        if not rows:
-            raise _unknown_run(run)
-        sha256 = rows[0]["state_sha256"]
+        sha256 = self.runs.state_sha256(run)
         return None if sha256 is None else self.blobs.path(sha256)
 
+    # -- what changes several tables, all or nothing ------------------------------------
 
-def _unknown_run(run: str) -> UnknownRun:
-    return UnknownRun(f"no run {run!r}; `run list` names those that there are")
+    def open_step(self, run: str, step: int, stage: str, round_: int, base_sha256: str, choice: Choice) -> None:
+        """A new step with one offered task for each device of the cohort."""
+        with self._db.transaction():
+            self.steps.open(run, step, stage, round_, base_sha256, len(choice.cohort))
+            self.tasks.offer(run, step, choice.cohort)
+            self._save_choice(run, step, choice)
 
+    def extend_step(self, run: str, step: int, attempt: int, back: Sequence[str], fresh: Choice) -> None:
+        """Another attempt at an open step: its task for devices that are ``back``, and for ``fresh`` ones."""
+        with self._db.transaction():
+            self.tasks.offer_again(run, step, back)
+            self.tasks.offer(run, step, fresh.cohort)
+            self._save_choice(run, step, fresh)
+            self.steps.extend(run, step, attempt)
 
-def _run(row: sqlite3.Row) -> RunRow:
-    return RunRow(**{**dict(row), "spec": msgspec.json.decode(row["spec"])})
+    def note_waiting(self, run: str, step: int, choice: Choice) -> None:
+        """What a step has in mind that cannot open yet: too few candidates are fit for it."""
+        with self._db.relaxed():
+            self._save_choice(run, step, choice)
 
+    def finish_step(self, run: str, step: int, state_sha256: str, round_: int, summary: StepSummary) -> None:
+        """The state after a step, and all that is known of the step, become true at once."""
+        with self._db.transaction():
+            self.steps.finish(run, step, summary)
+            for entry in summary.lost:
+                self.tasks.lose(run, step, entry["device"], entry["reason"])
+            self.runs.advance(run, step + 1, round_, state_sha256)
 
-def _step(row: sqlite3.Row, traffic: list[sqlite3.Row]) -> StepRow:
-    decoded = {name: msgspec.json.decode(row[name]) for name in ("lost", "left_out")}
-    values: dict[str, Any] = {**dict(row), **decoded}
-    for name in ("bytes_up", "bytes_down"):
-        values[name] = float(statistics.median(entry[name] for entry in traffic)) if traffic else None
-    return StepRow(**values)
+    def end_run(self, run: str, event: RunEvent, reason: str = "") -> RunState:
+        """COMPLETE, STOP or FAIL a run: its open step is abandoned, its open tasks are lost; returns its state."""
+        state = RUN_TABLE.target(event)
+        with self._db.transaction():
+            self.tasks.lose_all(run, f"run {state.value}")
+            self.steps.abandon(run)
+            self.runs.end(run, event, reason)
+        return state
 
+    def _save_choice(self, run: str, step: int, choice: Choice) -> None:
+        self.shares.save(run, step, choice)
+        self.steps.leave_out(run, step, choice.left_out)
 
-def _device(row: sqlite3.Row) -> DeviceRow:
-    values: dict[str, Any] = dict(row)
-    for name in ("profile", "health", "engines"):
-        values[name] = msgspec.json.decode(row[name])
-    return DeviceRow(**{**values, "online": bool(row["online"])})
+    # -- blobs --------------------------------------------------------------------------
+
+    def collect_garbage(self, *, keep_steps: int, keep: Iterable[str] = ()) -> int:
+        """Delete blobs that nothing needs any more; returns the bytes freed.
+
+        Kept are the latest state of every run, for runs under way the states of the last
+        ``keep_steps`` steps and the results of open steps, and ``keep``.
+        """
+        needed = set(keep)
+        needed |= {r[0] for r in self._db.read("SELECT state_sha256 FROM runs WHERE state_sha256 IS NOT NULL")}
+        needed |= {
+            r[0]
+            for r in self._db.read(
+                "SELECT base_sha256 FROM steps JOIN runs USING (run)"
+                " WHERE runs.finished IS NULL AND steps.step > runs.step - ?",
+                keep_steps,
+            )
+        }
+        needed |= {
+            r[0]
+            for r in self._db.read(
+                "SELECT result_sha256 FROM tasks JOIN steps ON steps.run = tasks.run AND steps.step = counted_in"
+                " WHERE steps.state = ?",
+                StepState.OPEN,
+            )
+        }
+        return self.blobs.sweep(needed)

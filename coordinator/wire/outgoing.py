@@ -11,7 +11,7 @@ from tinyfleet.fedcore.protocol.transport import Transport
 log = logging.getLogger(__name__)
 
 
-class Post:
+class Outgoing:
     """Sends to devices by name."""
 
     def __init__(self, transport: Transport) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyfleet.coordinator.store.blobs import BlobStore
-from tinyfleet.coordinator.wire.transfers import Uploads
+from tinyfleet.coordinator.wire.transfers import OfferedBlobs
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
@@ -15,13 +15,13 @@ from tinyfleet.fedcore.sparsity.mask import mask_digest
 class TaskBlobs:
     """Encodes a variant when the first device needs it, and puts it on offer."""
 
-    def __init__(self, task: Payload, wire: WireSettings, blobs: BlobStore, uploads: Uploads) -> None:
-        self.task = task
+    def __init__(self, task: Payload, wire: WireSettings, blobs: BlobStore, offered: OfferedBlobs) -> None:
+        self._task = task
         self.stage = str(task.meta["stage"])
         self.mask_digest = mask_digest(task.mask) if task.mask else None
         self._wire = wire
         self._blobs = blobs
-        self._uploads = uploads
+        self._offered = offered
         self._manifests: dict[bool, Manifest] = {}
 
     def manifest(self, *, with_mask: bool) -> Manifest:
@@ -30,11 +30,11 @@ class TaskBlobs:
         manifest = self._manifests.get(with_mask)
         if manifest is None:
             blob = codec.encode(
-                self.task, precision=self._wire.precision, send_mask=with_mask, compress=self._wire.compress
+                self._task, precision=self._wire.precision, send_mask=with_mask, compress=self._wire.compress
             )
             path = self._blobs.path(self._blobs.put(blob))
             manifest = self._manifests[with_mask] = manifest_of(path, DEFAULT_CHUNK_BYTES)
-            self._uploads.offer(path, manifest)
+            self._offered.offer(path, manifest)
         return manifest
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyfleet.coordinator.wire.outgoing import Post
+from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, pack_chunk, read_chunk
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, ResultOffer
@@ -20,11 +20,11 @@ MAX_DOWNLOADS = 8  # of one device at a time
 MAX_DAMAGED = 3  # times that a blob may arrive with the wrong hash
 
 
-class Uploads:
-    """The blobs that devices may ask for."""
+class OfferedBlobs:
+    """The task blobs that devices may ask for."""
 
-    def __init__(self, post: Post) -> None:
-        self._post = post
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
         self._open: dict[str, tuple[Path, Manifest]] = {}
 
     def offer(self, path: Path, manifest: Manifest) -> None:
@@ -47,7 +47,7 @@ class Uploads:
         path, manifest = entry
         stop = min(request.start + min(request.count, REQUEST_CHUNKS), manifest.count)
         for index in range(request.start, stop):
-            if not self._post.send_chunk(
+            if not self._outgoing.send_chunk(
                 device, pack_chunk(manifest.sha256, index, read_chunk(path, manifest, index))
             ):
                 return
@@ -68,9 +68,11 @@ class Download:
 class Downloads:
     """Fetches offered results; survives restarts by its files in ``directory``, one folder a device."""
 
-    def __init__(self, directory: Path, post: Post, *, timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, directory: Path, outgoing: Outgoing, *, timeout_s: float, clock: Callable[[], float]
+    ) -> None:
         self._directory = directory
-        self._post = post
+        self._outgoing = outgoing
         self._timeout_s = timeout_s
         self._clock = clock
         self._open: dict[tuple[str, str], Download] = {}
@@ -152,4 +154,4 @@ class Downloads:
         download.asked_at = self._clock()
         if span is not None:
             download.expected = span[1]
-            self._post.send(download.device, ChunkRequest(download.offer.manifest.sha256, *span))
+            self._outgoing.send(download.device, ChunkRequest(download.offer.manifest.sha256, *span))

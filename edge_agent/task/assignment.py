@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.states import TASK_TABLE, Task, TaskEvent, follow
+from tinyfleet.edge_agent.states import TASK_TABLE, Task, TaskEvent
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Chosen, Governor, Plan, Stage
@@ -248,8 +248,8 @@ class Assignments:
                 "rung": plan.rung,
                 "factor": plan.factor,
                 "calibration": str(self._calibration),
-                "steps": offer.steps,
-                "keep": offer.keep,
+                "steps": offer.local_steps,
+                "keep": offer.activation_keep,
                 "memory_limit_bytes": plan.memory_limit_bytes,
             }
         )
@@ -287,8 +287,8 @@ class Assignments:
                     TaskStatus(
                         *current.key,
                         TaskState.RUNNING,
-                        done=int(event["done"]),
-                        total=int(event["total"]),
+                        local_steps_done=int(event["done"]),
+                        local_steps_total=int(event["total"]),
                         loss=float(event["loss"]),
                         micro_batch=current.chosen.micro_batch,
                         paused_s=self._pauses.paused_s,
@@ -372,7 +372,7 @@ class Assignments:
 
     def _follow(self, event: TaskEvent) -> None:
         """Take one step of the table; an event that means nothing now changes nothing."""
-        self.state = follow(TASK_TABLE, self.state, event) or self.state
+        self.state = TASK_TABLE.after(self.state, event)
 
     def _end(
         self,

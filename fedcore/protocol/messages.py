@@ -126,8 +126,8 @@ class TaskStatus(Message, frozen=True, tag="task_status"):
     step: Index
     state: TaskState
     reason: Text = ""
-    done: Index = 0  # optimiser steps
-    total: Index = 0
+    local_steps_done: Index = 0
+    local_steps_total: Index = 0
     loss: float | None = None
     micro_batch: Index = 0
     paused_s: Seconds = 0.0  # of the task so far, by its board's guards
@@ -171,8 +171,8 @@ class TaskOffer(Message, frozen=True, tag="task_offer"):
     lease_s: Seconds
     manifest: Manifest
     spec: dict[str, Any]
-    steps: Index = 0  # optimiser steps at most; 0: the whole round
-    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0  # the most that the engine may cache of a layer's input
+    local_steps: Index = 0  # at most; 0: the whole round's
+    activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0  # the most that may be cached of a layer's input
 
 
 class TaskCancel(Message, frozen=True, tag="task_cancel"):

@@ -55,7 +55,7 @@ for python in ${PYTHONS:-python3}; do
     fi
     echo "wheels: building for $machine with $("$python" -V)"
     env "${variables[@]}" PATH="$tools/bin:$PATH" "$python" -m pip wheel -qq --disable-pip-version-check --no-deps \
-      --no-build-isolation -w "$made" -C cmake.define.SPARSE_STATIC_RUNTIME=ON "$here"
+      --no-build-isolation -w "$made" --config-settings=cmake.define.SPARSE_STATIC_RUNTIME=ON "$here"
     "$python" "$here/scripts/tag_wheel.py" "$made"/*.whl "$out"
     built=$((built + 1))
   done

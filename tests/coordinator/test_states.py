@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet.coordinator.config import BrokerSettings, CoordinatorConfig
+from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.errors import AlreadyRunning, StoreError, UnknownDevice, UnknownRun
 from tinyfleet.coordinator.states import (
     FINAL_TASK_PHASES,
@@ -26,6 +26,7 @@ from tinyfleet.coordinator.states import (
     mermaid,
 )
 from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 
 FINAL = {
     RunState: {RunState.FINISHED, RunState.STOPPED, RunState.FAILED},

@@ -1,4 +1,4 @@
-"""Runs a document's commands as a newcomer would: in a copy of the tree, in the environment of the tests.
+"""Runs a document's commands as a newcomer would: in a copy of the tree, in the environment of the tests."""
 
 from __future__ import annotations
 

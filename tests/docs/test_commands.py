@@ -103,7 +103,8 @@ def check(words):
     elif program == "make":
         targets = set(re.findall(r"^([a-z0-9-]+):", (fenced.ROOT / "Makefile").read_text(), re.M))
         asked = [word for word in rest if "=" not in word and not word.startswith("-")]
-        assert asked and set(asked) <= targets, f"make has no {asked}"
+        assert asked
+        assert set(asked) <= targets, f"make has no {asked}"
     elif program == "pytest":
         for word in rest:
             if "/" in word:

@@ -13,7 +13,7 @@ from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.messages import Enrolment
 
 if TYPE_CHECKING:
-    from tinyfleet.coordinator.store.rows import DeviceRow, PlanRow
+    from tinyfleet.coordinator.store.rows import DeviceRow, ShareRow
 
 app = typer.Typer(help="List, show, accept and reject devices.", no_args_is_help=True)
 
@@ -24,9 +24,9 @@ DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The devic
 def list_devices(state: StateOption = None, as_json: Json = False) -> None:
     """All devices that ever said hello."""
     with opened(state) as store:
-        rows, plans = store.devices(), store.plans()
+        rows, shares = store.devices.all(), store.shares.latest()
     if as_json:
-        emit_json([_document(row, plans.get(row.device)) for row in rows])
+        emit_json([_document(row, shares.get(row.device)) for row in rows])
         return
     emit_table(
         (
@@ -37,7 +37,7 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
             "board",
             "samples",
             "memory limit",
-            "plan",
+            "share",
             "predicted",
             "temperature",
             "free memory",
@@ -52,7 +52,7 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
                 r.profile.get("name", ""),
                 r.samples,
                 megabytes(r.memory_limit_bytes) if r.memory_limit_bytes else "from the board",
-                *_plan_cells(plans.get(r.device)),
+                *_share_cells(shares.get(r.device)),
                 _celsius(r),
                 megabytes(r.health.get("free_memory_bytes")),
                 "; ".join(_warnings(r)),
@@ -67,15 +67,15 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
 def show(device: DeviceArgument, state: StateOption = None, as_json: Json = False) -> None:
     """One device: its board, its health, its memory, and what the latest step had in mind for it."""
     with opened(state) as store:
-        found = [row for row in store.devices() if row.device == device]
-        plan = store.plans().get(device)
+        found = [row for row in store.devices.all() if row.device == device]
+        share = store.shares.latest().get(device)
     if not found:
         raise ConfigError(
             f"no device {device!r} has ever said hello; `tinyfleet devices list` names those that have"
         )
     row = found[0]
     if as_json:
-        emit_json(_document(row, plan))
+        emit_json(_document(row, share))
         return
     facts: list[tuple[str, object]] = [
         ("device", row.device),
@@ -86,7 +86,7 @@ def show(device: DeviceArgument, state: StateOption = None, as_json: Json = Fals
         ("idle RSS", megabytes(row.idle_rss_bytes)),
         ("peak RSS", megabytes(row.peak_rss_bytes)),
     ]
-    facts += _plan_facts(plan)
+    facts += _share_facts(share)
     facts += [("warning", text) for text in _warnings(row)]
     facts += [(f"profile.{name}", value) for name, value in sorted(row.profile.items())]
     facts += [(f"health.{name}", value) for name, value in sorted(row.health.items())]
@@ -105,10 +105,10 @@ def reject(device: DeviceArgument, state: StateOption = None) -> None:
     _decide(device, Enrolment.REJECTED, state)
 
 
-def _document(row: DeviceRow, plan: PlanRow | None) -> dict[str, Any]:
+def _document(row: DeviceRow, share: ShareRow | None) -> dict[str, Any]:
     """All that is known of a device, as plain data."""
-    told = None if plan is None else {k: v for k, v in dataclasses.asdict(plan).items() if k != "device"}
-    return {**dataclasses.asdict(row), "plan": told, "warnings": _warnings(row)}
+    rest = None if share is None else {k: v for k, v in dataclasses.asdict(share).items() if k != "device"}
+    return {**dataclasses.asdict(row), "share": rest, "warnings": _warnings(row)}
 
 
 def _warnings(row: DeviceRow) -> list[str]:
@@ -122,34 +122,34 @@ def _celsius(row: DeviceRow) -> str:
     return "" if celsius is None else f"{celsius:.0f} °C"
 
 
-def _plan_cells(plan: PlanRow | None) -> tuple[str, str]:
+def _share_cells(share: ShareRow | None) -> tuple[str, str]:
     """The part of the job and its predicted time; a device that is left out, with the reason."""
-    if plan is None:
+    if share is None:
         return "", ""
-    text = plan.part
-    if plan.steps:
-        text += f", {plan.steps} of {plan.whole_steps} steps"
-    if plan.keep < 1.0:
-        text += f", caches {plan.keep:.0%}"
-    if plan.part == "left out":
-        return f"{text}: {plan.reason}", ""
-    return text, "" if plan.predicted_s is None else f"{plan.predicted_s:.3g} s"
+    text = share.part
+    if share.local_steps:
+        text += f", {share.local_steps} of {share.whole_local_steps} local steps"
+    if share.activation_keep < 1.0:
+        text += f", caches {share.activation_keep:.0%}"
+    if share.part == "left out":
+        return f"{text}: {share.reason}", ""
+    return text, "" if share.predicted_s is None else f"{share.predicted_s:.3g} s"
 
 
-def _plan_facts(plan: PlanRow | None) -> list[tuple[str, object]]:
-    if plan is None:
+def _share_facts(share: ShareRow | None) -> list[tuple[str, object]]:
+    if share is None:
         return []
-    part, predicted = _plan_cells(plan)
+    part, predicted = _share_cells(share)
     facts: list[tuple[str, object]] = [
-        ("plan", part if plan.part == "left out" or not plan.reason else f"{part}: {plan.reason}"),
-        ("plan for", f"step {plan.step} of {plan.run}, {'chosen' if plan.chosen else 'not chosen'}"),
+        ("share", part if share.part == "left out" or not share.reason else f"{part}: {share.reason}"),
+        ("share for", f"step {share.step} of {share.run}, {'chosen' if share.chosen else 'not chosen'}"),
     ]
     if predicted:
-        facts.append(("predicted", f"{predicted}, by {plan.basis}"))
+        facts.append(("predicted", f"{predicted}, by {share.basis}"))
     return facts
 
 
 def _decide(device: str, enrolment: Enrolment, state: StateOption) -> None:
     with opened(state) as store:
-        store.set_enrolment(device, enrolment)
+        store.devices.set_enrolment(device, enrolment)
     typer.echo(f"{device}: {enrolment}")

@@ -50,7 +50,7 @@ def export(
     if run is None:
         raise ConfigError("give the run to export (`tinyfleet run list` names them), or --state-blob FILE")
     with opened(state) as store:
-        row = store.run(resolve(run, [r.run for r in store.runs()]))
+        row = store.runs.get(resolve(run, [r.run for r in store.runs.all()]))
         blob = store.state_blob(row.run)
     if blob is None:
         raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")

@@ -32,7 +32,7 @@ def submit(
     """Check RUN.toml and put the run at the end of the coordinator's queue."""
     spec = read_spec(file)
     with opened(state, create=True) as store:
-        run = store.submit_run(spec)
+        run = store.runs.submit(spec)
     if as_json:
         emit_json({"run": run, "spec": msgspec.to_builtins(spec)})
     else:
@@ -43,7 +43,7 @@ def submit(
 def list_runs(state: StateOption = None, as_json: Json = False) -> None:
     """All runs in the order of their submission."""
     with opened(state) as store:
-        rows = store.runs()
+        rows = store.runs.all()
     if as_json:
         emit_json(rows)
         return
@@ -58,8 +58,8 @@ def list_runs(state: StateOption = None, as_json: Json = False) -> None:
 def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> None:
     """One run: where it stands, and each of its steps."""
     with opened(state) as store:
-        row = store.run(resolve(run, [r.run for r in store.runs()]))
-        steps, tasks = store.steps(row.run), store.tasks(row.run)
+        row = store.runs.get(resolve(run, [r.run for r in store.runs.all()]))
+        steps, tasks = store.steps.of(row.run), store.tasks.of(row.run)
     if as_json:
         emit_json({"run": row, "steps": steps, "tasks": tasks})
         return
@@ -96,8 +96,8 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
 def stop(run: RunArgument, state: StateOption = None) -> None:
     """Ask the coordinator to stop a run; what it has trained so far stays."""
     with opened(state) as store:
-        found = resolve(run, [r.run for r in store.runs()])
-        store.request_stop(found)
+        found = resolve(run, [r.run for r in store.runs.all()])
+        store.runs.request_stop(found)
     typer.echo(f"asked to stop {found}")
 
 

@@ -45,7 +45,7 @@ class Progress:
 
     def update(self) -> list[RunRow]:
         """Read, draw, and return the runs' rows."""
-        rows = [self._store.run(run) for run in self._titles]
+        rows = [self._store.runs.get(run) for run in self._titles]
         if self._live is None:
             self._tell(rows)
         else:
@@ -56,7 +56,7 @@ class Progress:
 
     def _tell(self, rows: list[RunRow]) -> None:
         for row in rows:
-            for step in self._store.steps(row.run):
+            for step in self._store.steps.of(row.run):
                 if step.finished is None or _awaits_evaluation(step, row):
                     continue
                 if (row.run, step.step) not in self._told:
@@ -70,11 +70,11 @@ class Progress:
     def _picture(self, rows: list[RunRow]) -> RenderableType:
         seconds = time.monotonic() - self._started
         current = next((row for row in rows if row.state in ("preparing", "running")), None)
-        steps = self._store.steps(current.run) if current else []
+        steps = self._store.steps.of(current.run) if current else []
         parts: list[RenderableType] = [Text(f"{seconds:4.0f} s", style="dim"), self._runs(rows)]
         if current is not None and steps:
-            tasks = [task for task in self._store.tasks(current.run) if task.step == steps[-1].step]
-            parts.append(agents_table(self._store.devices(), tasks))
+            tasks = [task for task in self._store.tasks.of(current.run) if task.step == steps[-1].step]
+            parts.append(agents_table(self._store.devices.all(), tasks))
         return Group(*parts)
 
     def _runs(self, rows: list[RunRow]) -> Table:
@@ -82,7 +82,7 @@ class Progress:
         for name in ("run", "", "round", "stage", "loss", "test accuracy", "up", "down"):
             table.add_column(name)
         for row in rows:
-            steps = [step for step in self._store.steps(row.run) if step.finished is not None]
+            steps = [step for step in self._store.steps.of(row.run) if step.finished is not None]
             table.add_row(
                 self._titles[row.run],
                 ProgressBar(total=row.rounds, completed=row.round, width=24),
@@ -100,7 +100,7 @@ def agents_table(devices: list[DeviceRow], tasks: list[TaskRow]) -> Table:
     """What each agent does now."""
     by_device = {task.device: task for task in tasks}
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("agent", "state", "steps", "supervisor", "worker peak", "samples"):
+    for name in ("agent", "state", "local steps", "supervisor", "worker peak", "samples"):
         table.add_column(name)
     for device in devices:
         task = by_device.get(device.device)
@@ -108,7 +108,9 @@ def agents_table(devices: list[DeviceRow], tasks: list[TaskRow]) -> Table:
         table.add_row(
             device.name or device.device,
             Text(state, style=_BUSY.get(state, "red" if state in ("lost", "failed", "offline") else "")),
-            "" if task is None or not task.total else f"{task.done}/{task.total}",
+            ""
+            if task is None or not task.local_steps_total
+            else f"{task.local_steps_done}/{task.local_steps_total}",
             f"{device.idle_rss_bytes / 1e6:.1f} MB" if device.idle_rss_bytes else "",
             f"{device.peak_rss_bytes / 1e6:.0f} MB" if device.peak_rss_bytes else "",
             str(device.samples),

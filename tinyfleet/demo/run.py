@@ -125,7 +125,7 @@ def train(fleet: Fleet, specs: dict[str, RunSpec], console: Console) -> Trained:
     try:
         fleet.wait(lambda: _online(store) >= fleet.settings.agents, START_TIMEOUT_S, "the fleet")
         idle = _resident(fleet)
-        trained = Trained(store.submit_run(specs["dense"]), store.submit_run(specs["tiny"]), idle)
+        trained = Trained(store.runs.submit(specs["dense"]), store.runs.submit(specs["tiny"]), idle)
         trained.broker = fleet.broker_kind
         follow(fleet, store, trained, {trained.dense: "dense", trained.tiny: specs["tiny"].method["name"]}, console)
         trained.idle_after = _resident(fleet)
@@ -185,7 +185,7 @@ class BrokerWatch:
 
 
 def _online(store: Store) -> int:
-    return sum(1 for row in store.devices() if row.online and row.enrolment == "accepted")
+    return sum(1 for row in store.devices.all() if row.online and row.enrolment == "accepted")
 
 
 def _resident(fleet: Fleet) -> dict[str, int]:
@@ -218,14 +218,14 @@ def conclude(
 
     store = Store(state)
     try:
-        dense, tiny = store.run(trained.dense), store.run(trained.tiny)
+        dense, tiny = store.runs.get(trained.dense), store.runs.get(trained.tiny)
         dense_blob, tiny_blob = _blob(store, dense), _blob(store, tiny)
         engine = engines.create(options.engine)
         exported = export_state(specs["tiny"], tiny_blob, options.out / "model", engine)
         dense_accuracy = evaluate_state(specs["dense"], dense_blob, engine)
         rows = [dataclass_dict(row) for row in exported.rows]
-        dense_steps, tiny_steps = store.steps(dense.run), store.steps(tiny.run)
-        dense_tasks, tiny_tasks = store.tasks(dense.run), store.tasks(tiny.run)
+        dense_steps, tiny_steps = store.steps.of(dense.run), store.steps.of(tiny.run)
+        dense_tasks, tiny_tasks = store.tasks.of(dense.run), store.tasks.of(tiny.run)
         measured = [row.density for row in exported.rows if getattr(row, "density", None) is not None]
         result: dict[str, Any] = {
             "duration_s": 0.0,
@@ -310,7 +310,7 @@ def _agents(store: Store, trained: Trained, tasks: list[Any]) -> list[dict[str, 
             "supervisor_peak_rss_mb": _mb(trained.peaks.own.get(row.device)),
             "samples": row.samples,
         }
-        for row in store.devices()
+        for row in store.devices.all()
     ]
 
 

@@ -104,7 +104,7 @@ class Adjusting(Growing):
     def train(
         self, task: Payload, engine: Engine, data: Dataset, rng: np.random.Generator, control: Control
     ) -> LocalResult:
-        """The local epochs; before an adjustment with the weights that are to go pressed to zero."""
+        """The local epochs; before an adjustment with the weights that are to go drawn towards zero."""
         counts = growth_counts(task)
         if not counts or not self.settings.extrusion:
             return super().train(task, engine, data, rng, control)

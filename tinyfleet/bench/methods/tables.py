@@ -109,7 +109,7 @@ def markdown(rows: Sequence[Cell], name: str) -> str:
     entries = summaries(rows)
     for dataset, partition in dict.fromkeys((entry.dataset, entry.partition) for entry in entries):
         here = [entry for entry in entries if (entry.dataset, entry.partition) == (dataset, partition)]
-        lines += [f"## {dataset}, {partition}", "", *_accuracy(here), "", *_costs(here), ""]
+        lines += [f"## {dataset}, {partition}", "", *accuracy_table(here), "", *cost_table(here), ""]
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         lines += ["## Failed runs", ""]
@@ -118,8 +118,8 @@ def markdown(rows: Sequence[Cell], name: str) -> str:
     return "\n".join(lines)
 
 
-def _accuracy(entries: Sequence[Summary]) -> Iterator[str]:
-    """Methods by densities."""
+def accuracy_table(entries: Sequence[Summary]) -> Iterator[str]:
+    """The lines of a table of methods by densities, its sentence first."""
     densities = sorted({entry.density for entry in entries}, reverse=True)
     values = {(entry.method, entry.density): entry for entry in entries}
     yield "Accuracy on held-out test data in %, the mean of the last evaluations, by density."
@@ -141,8 +141,8 @@ def _accuracy_of(entry: Summary | None) -> str:
     return (percent(value) if value else "failed") + (lost if value else "")
 
 
-def _costs(entries: Sequence[Summary]) -> Iterator[str]:
-    """What a device pays, each number the mean over seeds."""
+def cost_table(entries: Sequence[Summary]) -> Iterator[str]:
+    """The lines of a table of what a device pays, each number the mean over seeds; its sentence first."""
     dense = next((entry.mean("flops_round_max") for entry in entries if entry.density == 1.0), None)
 
     def number(entry: Summary, metric: str, show: Callable[[float], str]) -> str:

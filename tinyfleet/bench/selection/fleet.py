@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tinyfleet.bench.selection.clock import EmulatedBoard
 from tinyfleet.coordinator.selection.candidates import choose
-from tinyfleet.coordinator.selection.forecast import REMEMBERED, TaskTime
-from tinyfleet.coordinator.selection.policy import Plan
+from tinyfleet.coordinator.store.records import Share, TaskTime
 from tinyfleet.coordinator.store.rows import DeviceRow
+from tinyfleet.coordinator.store.tasks import REMEMBERED
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -39,18 +39,20 @@ class Memory:
     def last_chosen(self, run: str) -> dict[str, int]:
         return dict(self._last)
 
-    def task_times(self, run: str, stage: str, whole_steps: Mapping[str, int], deadline_s: float) -> list[TaskTime]:
+    def times(
+        self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
+    ) -> list[TaskTime]:
         return [
-            TaskTime(device, train_s, wall_s, steps or whole_steps[device])
+            TaskTime(device, train_s, wall_s, local_steps or whole_local_steps[device])
             for (at, device), times in self._times.items()
-            if at == stage and device in whole_steps
-            for train_s, wall_s, steps in times[-REMEMBERED:]
+            if at == stage and device in whole_local_steps
+            for train_s, wall_s, local_steps in times[-REMEMBERED:]
         ]
 
-    def note(self, step: int, stage: str, plan: Plan, train_s: float, wall_s: float) -> None:
+    def note(self, step: int, stage: str, share: Share, train_s: float, wall_s: float) -> None:
         """One task is done."""
-        self._last[plan.device] = step
-        self._times.setdefault((stage, plan.device), []).append((train_s, wall_s, plan.steps))
+        self._last[share.device] = step
+        self._times.setdefault((stage, share.device), []).append((train_s, wall_s, share.local_steps))
 
 
 class EmulatedFleet(Simulation):
@@ -63,7 +65,7 @@ class EmulatedFleet(Simulation):
         self.boards = {board.device: board for board in boards}
         self.by_name = {device.data.name: device for device in self.devices}
         self.memory, self.seconds = Memory(), 0.0
-        self._plans: tuple[Plan, ...] = ()
+        self._shares: tuple[Share, ...] = ()
         self._left_out = 0
 
     @property
@@ -74,28 +76,28 @@ class EmulatedFleet(Simulation):
         """The devices that the run's policy chooses, each with its part of the job."""
         rows = [self._row(device) for device in self.devices]
         choice = choose(self.memory, Coming(self), rows, size=self.spec.fleet.cohort)
-        self._plans, self._left_out = choice.cohort, len(choice.left_out)
-        for plan in choice.cohort:
-            device = self.by_name[plan.device]
-            device.steps, device.keep = plan.steps, plan.keep
-        return [self.by_name[plan.device] for plan in choice.cohort]
+        self._shares, self._left_out = choice.cohort, len(choice.left_out)
+        for share in choice.cohort:
+            device = self.by_name[share.device]
+            device.steps, device.keep = share.local_steps, share.activation_keep
+        return [self.by_name[share.device] for share in choice.cohort]
 
     def advance(self) -> Point:
         """One step, and the time that its slowest device takes; the deadline ends it for nobody here."""
         step, task = self.at, self.method.configure_round(self.state)
         record = self.step()
-        round_s = max(self._seconds(plan, task, step, record) for plan in self._plans)
+        round_s = max(self._seconds(share, task, step, record) for share in self._shares)
         self.seconds += round_s
-        parts = sum(plan.steps > 0 for plan in self._plans)
+        parts = sum(share.local_steps > 0 for share in self._shares)
         return Point(self.seconds, record.round, record.test_accuracy, round_s, parts, self._left_out)
 
-    def _seconds(self, plan: Plan, task: Payload, step: int, record: StepRecord) -> float:
-        data, board = self.by_name[plan.device].data, self.boards[plan.device]
+    def _seconds(self, share: Share, task: Payload, step: int, record: StepRecord) -> float:
+        data, board = self.by_name[share.device].data, self.boards[share.device]
         samples, development = len(data.train) + len(data.development), len(data.development)
-        share = plan.steps / plan.whole_steps if plan.steps else 1.0
-        train_s = board.training_s(share * self.method.cost(task, samples, development).flops)
+        portion = share.local_steps / share.whole_local_steps if share.local_steps else 1.0
+        train_s = board.training_s(portion * self.method.cost(task, samples, development).flops)
         wall_s = train_s + board.overhead_s(record.bytes_down + record.bytes_up)
-        self.memory.note(step, record.stage, plan, train_s, wall_s)
+        self.memory.note(step, record.stage, share, train_s, wall_s)
         return wall_s
 
     def _row(self, device: SimulatedDevice) -> DeviceRow:

@@ -1,0 +1,97 @@
+"""The table of devices: who they are, what they may, what they said last."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from tinyfleet.coordinator.errors import UnknownDevice
+from tinyfleet.coordinator.store.database import Database, as_json
+from tinyfleet.coordinator.store.records import Pin, Presence
+from tinyfleet.coordinator.store.rows import DeviceRow
+from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
+
+_COLUMNS = (
+    "device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
+    "idle_rss_bytes, peak_rss_bytes"
+)
+
+
+class Devices:
+    """All devices that ever said hello. ``clock`` tells seconds since 1970."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._db = database
+        self._clock = clock
+
+    # -- anyone -------------------------------------------------------------------------
+
+    def all(self) -> list[DeviceRow]:
+        """Every device, by name."""
+        return [_row(row) for row in self._db.read(f"SELECT {_COLUMNS} FROM devices ORDER BY device")]  # noqa: S608
+
+    def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
+        """Accept or reject a device. Raises ``UnknownDevice``."""
+        if not self._db.write("UPDATE devices SET enrolment = ? WHERE device = ?", enrolment, device):
+            raise UnknownDevice(f"no device {device!r} has ever said hello; `devices list` names those that have")
+
+    # -- the service --------------------------------------------------------------------
+
+    def pins(self) -> list[Pin]:
+        """Identity, session and enrolment of every device."""
+        rows = self._db.read("SELECT device, public_key, session, enrolment, online FROM devices ORDER BY device")
+        return [
+            Pin(r["device"], r["public_key"], r["session"], Enrolment(r["enrolment"]), bool(r["online"]))
+            for r in rows
+        ]
+
+    def save_hello(self, device: str, hello: Hello, enrolment: Enrolment) -> None:
+        """A device's introduction. An enrolment that is already there stays."""
+        self._db.write(
+            "INSERT INTO devices (device, name, public_key, enrolment, session, online, last_seen, profile,"
+            " samples, engines, memory_limit_bytes) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (device) DO UPDATE SET name = excluded.name, session = excluded.session, online = 1,"
+            " last_seen = excluded.last_seen, profile = excluded.profile, samples = excluded.samples,"
+            " engines = excluded.engines, memory_limit_bytes = excluded.memory_limit_bytes",
+            device,
+            hello.name,
+            hello.public_key,
+            enrolment,
+            hello.session,
+            self._clock(),
+            as_json(hello.profile),
+            hello.samples,
+            as_json(hello.engines),
+            hello.memory_limit_bytes,
+        )
+
+    def note_presence(self, notes: Iterable[Presence]) -> None:
+        """Signs of life since the last call."""
+        now = self._clock()
+        with self._db.relaxed():
+            for note in notes:
+                self._db.write(
+                    "UPDATE devices SET session = ?, online = ?, health = coalesce(?, health),"
+                    " last_seen = CASE WHEN ? THEN ? ELSE last_seen END,"
+                    " idle_rss_bytes = CASE WHEN ? > 0 THEN ? ELSE idle_rss_bytes END,"
+                    " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE device = ?",
+                    note.session,
+                    note.online,
+                    None if note.health is None else as_json(note.health),
+                    note.online,
+                    now,
+                    note.idle_rss_bytes,
+                    note.idle_rss_bytes,
+                    note.peak_rss_bytes,
+                    note.device,
+                )
+
+
+def _row(row: sqlite3.Row) -> DeviceRow:
+    values: dict[str, Any] = dict(row)
+    for name in ("profile", "health", "engines"):
+        values[name] = msgspec.json.decode(row[name])
+    return DeviceRow(**{**values, "online": bool(row["online"])})

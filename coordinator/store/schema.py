@@ -1,0 +1,125 @@
+"""The tables of ``coordinator.db``, and what makes each version of them from the one before."""
+
+from __future__ import annotations
+
+_FIRST = """
+CREATE TABLE devices (
+  device TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  public_key TEXT NOT NULL,
+  enrolment TEXT NOT NULL,
+  session TEXT NOT NULL,
+  online INTEGER NOT NULL,
+  last_seen REAL NOT NULL,
+  profile TEXT NOT NULL,
+  health TEXT NOT NULL DEFAULT '{}',
+  samples INTEGER NOT NULL,
+  engines TEXT NOT NULL,
+  memory_limit_bytes INTEGER NOT NULL,
+  idle_rss_bytes INTEGER NOT NULL DEFAULT 0,
+  peak_rss_bytes INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE runs (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  run TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  method TEXT NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  step INTEGER NOT NULL DEFAULT 0,
+  round INTEGER NOT NULL DEFAULT 0,
+  rounds INTEGER NOT NULL,
+  created REAL NOT NULL,
+  started REAL,
+  finished REAL,
+  spec TEXT NOT NULL,
+  stop_requested INTEGER NOT NULL DEFAULT 0,
+  state_sha256 TEXT
+) STRICT;
+
+CREATE TABLE steps (
+  run TEXT NOT NULL REFERENCES runs (run),
+  step INTEGER NOT NULL,
+  stage TEXT NOT NULL,
+  round INTEGER NOT NULL,
+  state TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  base_sha256 TEXT NOT NULL,
+  started REAL NOT NULL,
+  finished REAL,
+  duration_s REAL,
+  overhead_s REAL,
+  expected INTEGER NOT NULL,
+  results INTEGER NOT NULL DEFAULT 0,
+  lost TEXT NOT NULL DEFAULT '[]',
+  loss REAL,
+  accuracy REAL,
+  test_loss REAL,
+  test_accuracy REAL,
+  density REAL,
+  PRIMARY KEY (run, step)
+) STRICT;
+
+CREATE TABLE tasks (
+  run TEXT NOT NULL,
+  step INTEGER NOT NULL,
+  device TEXT NOT NULL REFERENCES devices (device),
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  micro_batch INTEGER NOT NULL DEFAULT 0,
+  train_s REAL,
+  task_s REAL,
+  peak_rss_bytes INTEGER NOT NULL DEFAULT 0,
+  bytes_up INTEGER,
+  bytes_down INTEGER,
+  engine TEXT NOT NULL DEFAULT '',
+  retries INTEGER NOT NULL DEFAULT 0,
+  done INTEGER NOT NULL DEFAULT 0,
+  total INTEGER NOT NULL DEFAULT 0,
+  result_sha256 TEXT,
+  counted_in INTEGER,
+  arrival INTEGER,
+  PRIMARY KEY (run, step, device),
+  FOREIGN KEY (run, step) REFERENCES steps (run, step)
+) STRICT;
+
+CREATE INDEX tasks_counted ON tasks (run, counted_in);
+"""
+
+_PARTS_OF_JOBS = """
+ALTER TABLE tasks ADD COLUMN steps INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN keep REAL NOT NULL DEFAULT 1.0;
+ALTER TABLE tasks ADD COLUMN wall_s REAL;
+ALTER TABLE steps ADD COLUMN left_out TEXT NOT NULL DEFAULT '{}';
+
+CREATE TABLE plans (
+  device TEXT PRIMARY KEY REFERENCES devices (device),
+  run TEXT NOT NULL,
+  step INTEGER NOT NULL,
+  part TEXT NOT NULL,
+  chosen INTEGER NOT NULL,
+  steps INTEGER NOT NULL,
+  whole_steps INTEGER NOT NULL,
+  keep REAL NOT NULL,
+  predicted_s REAL,
+  basis TEXT NOT NULL,
+  reason TEXT NOT NULL
+) STRICT;
+"""
+
+_WORDS = """
+ALTER TABLE tasks RENAME COLUMN steps TO local_steps;
+ALTER TABLE tasks RENAME COLUMN keep TO activation_keep;
+ALTER TABLE tasks RENAME COLUMN done TO local_steps_done;
+ALTER TABLE tasks RENAME COLUMN total TO local_steps_total;
+ALTER TABLE plans RENAME TO shares;
+ALTER TABLE shares RENAME COLUMN steps TO local_steps;
+ALTER TABLE shares RENAME COLUMN whole_steps TO whole_local_steps;
+ALTER TABLE shares RENAME COLUMN keep TO activation_keep;
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS)
+"""What makes each version of the schema from the one before; a new file goes through all of them."""
+
+SCHEMA_VERSION = len(UPGRADES)

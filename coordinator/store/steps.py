@@ -1,0 +1,126 @@
+"""The table of steps: what each started from and how it went. Their states follow ``STEP_TABLE``."""
+
+from __future__ import annotations
+
+import sqlite3
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tinyfleet.coordinator.states import STEP_TABLE, StepEvent, StepState
+from tinyfleet.coordinator.store.database import Database, as_json
+from tinyfleet.coordinator.store.records import OpenedStep, StepSummary
+from tinyfleet.coordinator.store.rows import StepRow
+
+_COLUMNS = (
+    "run, step, stage, round, state, started, finished, duration_s, overhead_s, expected, results, lost, "
+    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out"
+)
+
+
+class Steps:
+    """The steps of every run. ``clock`` tells seconds since 1970."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._db = database
+        self._clock = clock
+
+    # -- anyone -------------------------------------------------------------------------
+
+    def of(self, run: str) -> list[StepRow]:
+        """All steps of a run, in order."""
+        traffic: dict[int, list[sqlite3.Row]] = {}
+        query = "SELECT step, bytes_up, bytes_down FROM tasks WHERE run = ? AND bytes_up IS NOT NULL"
+        for row in self._db.read(query, run):
+            traffic.setdefault(row["step"], []).append(row)
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM steps WHERE run = ? ORDER BY step", run)  # noqa: S608
+        return [_row(row, traffic.get(row["step"], [])) for row in rows]
+
+    # -- the service --------------------------------------------------------------------
+
+    def opened(self, run: str) -> OpenedStep | None:
+        """The step that is open, if one is."""
+        rows = self._db.read(
+            "SELECT step, attempt, started FROM steps WHERE run = ? AND state = ?", run, StepState.OPEN
+        )
+        return OpenedStep(rows[0]["step"], rows[0]["attempt"], rows[0]["started"]) if rows else None
+
+    def base_states(self, run: str, since: int) -> dict[int, str]:
+        """Step -> digest of the state it started from, from step ``since`` on."""
+        rows = self._db.read("SELECT step, base_sha256 FROM steps WHERE run = ? AND step >= ?", run, since)
+        return {row["step"]: row["base_sha256"] for row in rows}
+
+    def save_evaluation(self, run: str, step: int, loss: float, accuracy: float) -> None:
+        """Loss and accuracy of the state after ``step`` on held-out test data."""
+        self._db.write(
+            "UPDATE steps SET test_loss = ?, test_accuracy = ? WHERE run = ? AND step = ?",
+            loss,
+            accuracy,
+            run,
+            step,
+        )
+
+    # -- parts of the store's transactions ----------------------------------------------
+
+    def open(self, run: str, step: int, stage: str, round_: int, base_sha256: str, expected: int) -> None:
+        """A new step, at its first attempt."""
+        self._db.write(
+            "INSERT INTO steps (run, step, stage, round, state, attempt, base_sha256, started, expected)"
+            " VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)",
+            run,
+            step,
+            stage,
+            round_,
+            STEP_TABLE.start,
+            base_sha256,
+            self._clock(),
+            expected,
+        )
+
+    def extend(self, run: str, step: int, attempt: int) -> None:
+        """Another attempt; its tasks are in their table already. Raises ``AssertionError`` where it is not open."""
+        expected = self._db.read("SELECT count(*) FROM tasks WHERE run = ? AND step = ?", run, step)[0][0]
+        self._follow(StepEvent.SHORT, run, step, attempt=attempt, expected=expected)
+
+    def finish(self, run: str, step: int, summary: StepSummary) -> None:
+        """All that is known of the step. Raises ``AssertionError`` where it is not open."""
+        self._follow(
+            StepEvent.ENOUGH,
+            run,
+            step,
+            finished=self._clock(),
+            duration_s=summary.duration_s,
+            overhead_s=summary.overhead_s,
+            results=summary.results,
+            lost=as_json(summary.lost),
+            loss=summary.loss,
+            accuracy=summary.accuracy,
+            density=summary.density,
+        )
+
+    def abandon(self, run: str) -> None:
+        """The run ends: so does the step that is open, if one is."""
+        self._db.follow("steps", STEP_TABLE, StepEvent.ABANDON, {"run": run}, finished=self._clock())
+
+    def leave_out(self, run: str, step: int, left_out: dict[str, str]) -> None:
+        """Whom a step could not take into account, beside those that it knows of already."""
+        self._db.write(
+            "UPDATE steps SET left_out = json_patch(left_out, ?) WHERE run = ? AND step = ?",
+            as_json(left_out),
+            run,
+            step,
+        )
+
+    def _follow(self, event: StepEvent, run: str, step: int, **changes: object) -> None:
+        if not self._db.follow("steps", STEP_TABLE, event, {"run": run, "step": step}, **changes):
+            raise AssertionError(f"step {step} of {run} is not open: {event.value} means nothing to it")
+
+
+def _row(row: sqlite3.Row, traffic: list[sqlite3.Row]) -> StepRow:
+    decoded = {name: msgspec.json.decode(row[name]) for name in ("lost", "left_out")}
+    values: dict[str, Any] = {**dict(row), **decoded}
+    for name in ("bytes_up", "bytes_down"):
+        values[name] = float(statistics.median(entry[name] for entry in traffic)) if traffic else None
+    return StepRow(**values)

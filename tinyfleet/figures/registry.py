@@ -1,0 +1,35 @@
+"""Every figure by the name that documents call it by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinyfleet.figures import (
+    ablation,
+    arms,
+    costs,
+    deployed,
+    engine,
+    export,
+    fleet,
+    floors,
+    methods,
+    models,
+    parts,
+    selection,
+)
+from tinyfleet.figures.page import Figure
+from tinyfleet.figures.results import Results
+
+MODULES = (ablation, arms, costs, deployed, engine, export, fleet, floors, methods, models, parts, selection)
+
+
+def figures(directory: Path) -> dict[str, Figure]:
+    """All of them, of the results in ``directory``."""
+    found: dict[str, Figure] = {}
+    for module in MODULES:
+        for name, figure in module.figures(Results(directory)).items():
+            if name in found:
+                raise ValueError(f"two figures are called {name!r}")
+            found[name] = figure
+    return found
