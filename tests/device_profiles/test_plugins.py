@@ -34,9 +34,7 @@ def install(tmp_path, monkeypatch):
         module = f"made_{next(_serial)}"
         text = f"[{GROUP}]\n{points}".replace("made", module)
         distribution(tmp_path / "site", name, text, **{module: source}, **how)
-        monkeypatch.syspath_prepend(
-            str(tmp_path / f"another-{module}")
-        )  # a new path is scanned anew
+        monkeypatch.syspath_prepend(str(tmp_path / f"another-{module}"))  # a new path is scanned anew
         return module
 
     return add

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Status(StrEnum):
+class Outcome(StrEnum):
     """What a check says."""
 
     OK = "ok"
@@ -29,18 +29,18 @@ class Surroundings:
 class Answer:
     """What one check found, and what to do about it ("" where nothing)."""
 
-    status: Status
+    status: Outcome
     found: str
     remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckRow:
     """An answer with its check's name; the demo cannot run without the essential ones."""
 
     name: str
     essential: bool
-    status: Status
+    status: Outcome
     found: str
     remedy: str
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from tinyfleet.device_profiles.plugins import Door, Plugin
 from tinyfleet.device_profiles.plugins import plugins as installed
 from tinyfleet.device_profiles.suggestions import hint
-from tinyfleet.doctor.answer import Answer, Status, Surroundings
+from tinyfleet.doctor.answer import Answer, Outcome, Surroundings
 
 # Where each group's table is. Not all can be imported everywhere: a board writes no ONNX files.
 DOORS = {
@@ -31,9 +31,9 @@ def plugins(surroundings: Surroundings) -> Answer:
         if fault := _fault(plugin):
             faults.append(fault)
     if not found:
-        return Answer(Status.OK, "no other distribution adds anything")
+        return Answer(Outcome.OK, "no other distribution adds anything")
     text = "\n".join(f"{distribution}: {', '.join(names) or 'nothing'}" for distribution, names in found.items())
-    return Answer(Status.WARNING if faults else Status.OK, text, "\n".join(faults))
+    return Answer(Outcome.WARNING if faults else Outcome.OK, text, "\n".join(faults))
 
 
 def _fault(plugin: Plugin) -> str:

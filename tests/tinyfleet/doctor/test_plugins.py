@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from tests.distributions import distribution
-from tinyfleet.doctor.answer import Status, Surroundings
+from tinyfleet.doctor.answer import Outcome, Surroundings
 from tinyfleet.doctor.plugins import DOORS, plugins
 
 SENSOR = """\
@@ -39,7 +39,7 @@ def test_all_are_listed_and_each_fault_names_distribution_entry_point_and_remedy
     )
     distribution(site, "odd", points, doc_odd=SENSOR.format("fan"))
     answer = plugins(Surroundings(tmp_path))
-    assert answer.status is Status.WARNING
+    assert answer.status is Outcome.WARNING
     assert "acme-fan 2.0: sensors fan" in answer.found.splitlines()
     assert "odd 1.0: sensors wind, methods fedavg, method x, boards sb1" in answer.found.splitlines()
     faults = [line for line in answer.remedy.splitlines() if line.startswith("odd ")]

@@ -9,14 +9,14 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.reader import Parts, Reader
+from tinyfleet.fedcore.datasets.reader import DatasetParts, Reader
 from tinyfleet.fedcore.errors import DataError
 
 UNSIGNED_BYTES = 8  # the type code; others are not read
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 
 
-def load(directory: Path) -> Parts:
+def load(directory: Path) -> DatasetParts:
     """Grey images (N, rows, columns) and their labels. Raises ``DataError``."""
     images, labels = (_array(directory / name) for name in FILES)
     if images.ndim != 3 or labels.shape != (len(images),) or not len(images):
