@@ -6,10 +6,12 @@ import itertools
 import logging
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
 from tests.distributions import distribution
+from tinyfleet.device_profiles import plugins as scanner
 from tinyfleet.device_profiles.plugins import Door, PluginError, plugins
 
 GROUP = "tinyfleet.numbers"
@@ -113,12 +115,40 @@ def test_two_distributions_with_one_name_are_both_named_and_neither_is_taken(ins
     assert DOOR.load_all() == {}
 
 
-def test_entry_points_that_cannot_be_read_hide_no_others(install):
-    install("damaged", "two made TWO")
+def test_a_line_that_is_no_entry_point_hides_no_others(install):
+    install("damaged", "two made TWO\nthree = made:THREE", "THREE = 3")
     install("good", "four = made:FOUR", "FOUR = 4")
-    assert DOOR.load_all() == {"four": 4}
-    (fault,) = [str(p.error(p.fault)) for p in plugins() if p.fault]
-    assert fault.startswith("damaged 1.0: entry points: entry_points.txt cannot be read")
+    assert DOOR.load_all() == {"three": 3, "four": 4}
+    (told,) = filter(None, (DOOR.fault(plugin) for plugin in plugins(GROUP)))
+    assert told.startswith("damaged 1.0: entry point ")
+    assert "TWO' is not: name = module:attribute" in told
+
+
+def test_metadata_is_read_as_the_standard_library_reads_it():
+    """Of what is installed here: entry points of any group, names and versions."""
+    known = {(d.metadata["Name"], d.version): d for d in metadata.distributions()}
+    compared = 0
+    for distribution_ in known.values():
+        path = getattr(distribution_, "_path", None)
+        text = distribution_.read_text("entry_points.txt")
+        if text and path is not None and path.name.endswith("-info"):
+            name, version = scanner._identity(path)
+            assert (name, version) == (distribution_.metadata["Name"], distribution_.version)
+            for group in {point.group for point in distribution_.entry_points}:
+                ours = scanner._points(text.replace(f"[{group}]", "[tinyfleet.x]"), name, version)
+                expected = {
+                    (p.name, p.value.partition("[")[0].strip())
+                    for p in distribution_.entry_points
+                    if p.group == group
+                }
+                assert {(plugin.name, plugin.target) for plugin in ours if not plugin.fault} == expected
+                compared += 1
+    assert compared > 3
+
+
+def test_extras_comments_and_attributes_of_attributes(install):
+    install("acme", "# a comment\n\ntwo = made:Box.two [extra]\n", "class Box:\n    two = 2")
+    assert DOOR.load_all() == {"two": 2}
 
 
 @pytest.mark.parametrize(
@@ -134,9 +164,9 @@ def test_entry_points_that_cannot_be_read_hide_no_others(install):
 )
 def test_names_of_ours_import_nothing_of_others_and_do_not_even_look(script):
     spy = (
-        "import importlib.metadata as metadata\n"
-        "def refuse(*given, **named): raise SystemExit('looked for distributions')\n"
-        "metadata.distributions = metadata.entry_points = refuse\n"
+        "from tinyfleet.device_profiles import plugins\n"
+        "def refuse(path): raise SystemExit('looked for distributions')\n"
+        "plugins._scan = refuse\n"
     )
     ran = subprocess.run([sys.executable, "-c", spy + script], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

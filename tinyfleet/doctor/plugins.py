@@ -26,19 +26,16 @@ def plugins(surroundings: Surroundings) -> Answer:
     faults = []
     for plugin in installed():
         names = found.setdefault(f"{plugin.distribution} {plugin.version}", [])
-        if plugin.name:
-            names.append(f"{plugin.group.removeprefix('tinyfleet.')} {plugin.name}")
+        names.append(f"{plugin.group.removeprefix('tinyfleet.')} {plugin.name}")
         if fault := _fault(plugin):
             faults.append(fault)
     if not found:
         return Answer(Outcome.OK, "no other distribution adds anything")
-    text = "\n".join(f"{distribution}: {', '.join(names) or 'nothing'}" for distribution, names in found.items())
+    text = "\n".join(f"{distribution}: {', '.join(names)}" for distribution, names in found.items())
     return Answer(Outcome.WARNING if faults else Outcome.OK, text, "\n".join(faults))
 
 
 def _fault(plugin: Plugin) -> str:
-    if plugin.fault:
-        return str(plugin.error(plugin.fault))
     if plugin.group not in DOORS:
         return str(plugin.error(f"there is no such group; {hint(plugin.group, DOORS)}"))
     try:
