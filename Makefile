@@ -23,6 +23,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WHEELS ?= dist
 NUMPY2 := .venv-numpy2
 PYTEST := $(BIN)/python -m pytest
+# Two processes share the fast tests. The lines that they run, in processes that they start too, are counted where
+# all of them run.
+PARALLEL ?= -n 2 --dist worksteal
+COVERAGE ?= $(if $(ARGS),,--cov --cov-report=)
 # The native engine. Boards have little memory: two compilers at a time, whatever the cores.
 JOBS ?= 2
 PYTHONS ?= $(PYTHON)
@@ -39,8 +43,9 @@ setup: $(VENV)/.stamp-demo ## Make the virtual environment in .venv with all tha
 demo: $(VENV)/.stamp-demo ## Run the demo: a fleet of four trains a tiny model and exports it (ARGS="--seed 1").
 	@$(BIN)/tinyfleet demo --json $(OUT)/demo.json --out $(OUT) $(ARGS)
 
-test: mosquitto $(VENV)/.stamp-dev ## Run the tests (ARGS="tests/fedcore -x").
-	@$(PYTEST) $(ARGS)
+test: mosquitto $(VENV)/.stamp-dev ## Run the tests, two at a time, and print their coverage (ARGS="tests/fedcore -x").
+	@mkdir -p build/coverage
+	@$(PYTEST) $(PARALLEL) $(COVERAGE) $(ARGS)
 
 test-slow: mosquitto $(VENV)/.stamp-dev ## Run the slow tests: whole fleets, kills, long runs.
 	@$(PYTEST) -m "slow and not root" $(ARGS)
@@ -48,11 +53,12 @@ test-slow: mosquitto $(VENV)/.stamp-dev ## Run the slow tests: whole fleets, kil
 test-root: mosquitto $(VENV)/.stamp-dev ## Run the tests that need root: control groups, namespaces.
 	@$(PYTEST) -m root $(ARGS)
 
-check: $(VENV)/.stamp-dev ## Check format, lint, types and the floors between packages.
+check: $(VENV)/.stamp-dev ## Check format, lint, types, the floors between packages, and the engine's C++.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@PYTHONPATH=sparse_engine $(BIN)/lint-imports
+	@JOBS=$(JOBS) sparse_engine/scripts/check_cpp.sh $(BIN)/python
 
 torch: $(VENV)/.stamp-demo $(VENV)/.stamp-torch ## Add torch, the reference engine, to .venv.
 

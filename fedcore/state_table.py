@@ -28,7 +28,7 @@ class StateTable(Generic[S, E]):
                 raise ValueError(f"{event} leads from {state} to {target}, and from elsewhere to {targets[event]}")
 
     def after(self, state: S, event: E) -> S:
-        """The state after ``event``: the same one where the table has no arrow (late or duplicate messages)."""
+        """The state after ``event``: the same where there is no arrow, as for late and duplicate messages."""
         return self.arrows.get((state, event), state)
 
     def allows(self, state: S, event: E) -> bool:

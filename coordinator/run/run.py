@@ -13,6 +13,7 @@ import msgspec
 from tinyfleet.coordinator.run.aggregate import StoredResult
 from tinyfleet.coordinator.run.context import Context
 from tinyfleet.coordinator.run.evaluations import Evaluations
+from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
 from tinyfleet.coordinator.run.offers import StepOffers
 from tinyfleet.coordinator.run.step import Step
@@ -58,7 +59,7 @@ class Run:
         state = codec.decode(context.store.blobs.read(state_sha256))
         self._learning = MethodState(method, state, spec.fleet.staleness)
         self._open: Step | None = None
-        self._late: dict[str, int] = {}  # device -> earlier step that it is still at, and that may still count
+        self._late = LateDevices(spec.fleet.staleness)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
 
     # -- what is known ------------------------------------------------------------------
@@ -86,7 +87,7 @@ class Run:
 
     def may_count(self, run: str, step: int) -> bool:
         """True for a result of the coming or open step, and of earlier ones within the staleness window."""
-        return run == self.run and (step == self.step or self._counts_late(step))
+        return run == self.run and (step == self.step or self._late.counts(step, self.step))
 
     # -- what devices say ---------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Run:
         """Fold a result into the open step and make it durable. Raises ``ResultError`` where it does not fit."""
         self._require().count(device, offer, path)
         if offer.step != self.step:
-            self._late.pop(device, None)
+            self._late.free(device)
 
     def refuse(self, device: str, offer: ResultOffer, reason: str) -> None:
         """A result is invalid: it will not be looked at again."""
@@ -132,7 +133,7 @@ class Run:
             self._open.refuse(device, reason)
         else:
             self._context.store.tasks.refuse(device, offer.run, offer.step, reason)
-            self._late.pop(device, None)
+            self._late.free(device)
 
     # -- time ---------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Run:
     def _open_next(self, now: float) -> None:
         """Open the coming step once enough devices are there."""
         fleet, registry = self.spec.fleet, self._context.registry
-        for device, step in self._drop_too_late().items():
+        for device, step in self._late.drop_too_late(self.step).items():
             self._cancel(device, step, "too many steps ago")
         if registry.awaits():
             return
@@ -227,7 +228,7 @@ class Run:
         waiting = step.unsettled()
         self._finish_step(step)
         if self.spec.fleet.staleness:
-            self._late.update(dict.fromkeys(waiting, step.step))
+            self._late.add(waiting, step.step)
         else:
             for device in waiting:
                 self._cancel(device, step.step, "the step is over")
@@ -306,20 +307,10 @@ class Run:
     def _task_blobs(self) -> TaskBlobs:
         return TaskBlobs(self.task(), self.spec.wire, self._context.store.blobs, self._context.offered)
 
-    def _counts_late(self, step: int) -> bool:
-        return 0 < self.step - step <= self.spec.fleet.staleness
-
-    def _drop_too_late(self) -> dict[str, int]:
-        """Devices, and their steps, whose work can no longer count; they are forgotten here."""
-        gone = {device: step for device, step in self._late.items() if not self._counts_late(step)}
-        for device in gone:
-            del self._late[device]
-        return gone
-
     def _free(self, device: str) -> None:
         """A device that is no longer at an earlier step may take part again."""
         if self._context.registry.at(device) is None:
-            self._late.pop(device, None)
+            self._late.free(device)
 
     def _cancel(self, device: str, step: int, reason: str) -> None:
         self._context.outgoing.send(device, TaskCancel(self.run, step, reason))

@@ -1,9 +1,10 @@
-"""The queue of runs: prepared, driven to their end, closed. Every change is on disk before it is announced."""
+"""The queue of runs: each is prepared, driven to its end and closed, on disk before it is announced."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import StoreError
@@ -33,6 +34,15 @@ def create_method(spec: RunSpec) -> Method:
     return methods.create(spec.method, methods.problem_of(spec))
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A run whose initial state the engine process computes."""
+
+    run: str
+    spec: RunSpec
+    method: Method
+
+
 class Scheduler:
     """Drives one run at a time, first come first served. Owns the run; where it stands is in the store."""
 
@@ -43,17 +53,23 @@ class Scheduler:
         self._create = create
         self._results = Results(context)
         self._evaluations = Evaluations(context.store, engine)
-        self._id: str | None = None  # of the run that is prepared or under way
-        self._spec = RunSpec()  # its settings
-        self._run: Run | None = None  # once its initial state is there
+        self._preparing: Preparation | None = None
+        self._run: Run | None = None
         self._ended = self._store.runs.last_ended()
 
     @property
     def waits_for_engine(self) -> bool:
         """True while nothing but the engine process can make the run go on."""
         if self._run is None:
-            return self._id is not None
+            return self._preparing is not None
         return not self._run.has_open_step and self._evaluations.waiting
+
+    @property
+    def _current(self) -> str | None:
+        """The run that is prepared or under way."""
+        if self._run is not None:
+            return self._run.run
+        return None if self._preparing is None else self._preparing.run
 
     # -- time ---------------------------------------------------------------------------
 
@@ -68,15 +84,16 @@ class Scheduler:
         try:
             while (answer := self._engine.poll()) is not None:
                 self._on_engine(answer)
-            if self._id is None and (run := self._store.runs.next()) is not None:
+            if self._current is None and (run := self._store.runs.next()) is not None:
                 self._take_up(run)
             if self._run is not None and (end := self._run.tick(now)) is not None:
-                self._end(end)
+                self._end(self._run.run, end)
         except StoreError:
             raise  # nothing can be written any more
         except TinyfleetError as error:
-            log.exception("run %s fails", self._id)
-            self._end(RunEnd(RunEvent.FAIL, str(error)))
+            log.exception("run %s fails", self._current)
+            if self._current is not None:
+                self._end(self._current, RunEnd(RunEvent.FAIL, str(error)))
 
     def flush(self) -> None:
         """Write progress."""
@@ -85,12 +102,12 @@ class Scheduler:
 
     def check_stop(self) -> None:
         """Look whether the operator wants the run stopped; queued runs too."""
-        runs = self._store.runs
+        runs, current = self._store.runs, self._current
         for row in runs.all():
-            if row.state == RunState.SUBMITTED and row.run != self._id and runs.stop_requested(row.run):
+            if row.state == RunState.SUBMITTED and row.run != current and runs.stop_requested(row.run):
                 self._store.end_run(row.run, RunEvent.STOP, "stopped before it started")
-        if self._id is not None and runs.stop_requested(self._id):
-            self._end(RunEnd(RunEvent.STOP, "stopped by the operator"))
+        if current is not None and runs.stop_requested(current):
+            self._end(current, RunEnd(RunEvent.STOP, "stopped by the operator"))
 
     # -- what devices say ---------------------------------------------------------------
 
@@ -136,50 +153,49 @@ class Scheduler:
     def _take_up(self, run: str) -> None:
         """Start a run, or go on with it after a restart."""
         row = self._store.runs.get(run)
-        self._id = run
         try:
-            self._spec = convert(row.spec, RunSpec, f"run {run}")
-            method = self._create(self._spec)
+            spec = convert(row.spec, RunSpec, f"run {run}")
+            preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
             if row.state == RunState.RUNNING and sha256 is not None:
-                resumed = self._begin(run, method, sha256)
+                resumed = self._begin(preparation, sha256)
                 resumed.resume()
                 self._run = resumed
                 return
             self._store.runs.start(run)
             log.info("run %s starts: %s", run, row.method)
             self._context.downloads.clear()
-            self._engine.prepare(self._spec, self._store.directory / f"initial-{run}.blob")
+            self._engine.prepare(spec, self._store.directory / f"initial-{run}.blob")
+            self._preparing = preparation
         except StoreError:
             raise
         except TinyfleetError as error:
-            self._end(RunEnd(RunEvent.FAIL, str(error)))
+            self._end(run, RunEnd(RunEvent.FAIL, str(error)))
 
-    def _begin(self, run: str, method: Method, state_sha256: str) -> Run:
-        return Run(self._context, run, self._spec, method, state_sha256, self._evaluations)
+    def _begin(self, prepared: Preparation, state_sha256: str) -> Run:
+        run, spec, method = prepared.run, prepared.spec, prepared.method
+        return Run(self._context, run, spec, method, state_sha256, self._evaluations)
 
     def _on_engine(self, answer: EngineAnswer) -> None:
-        if self._id is None:
-            return
         if self._run is not None:
             if not isinstance(answer, Prepared):
                 self._evaluations.on_answer(answer)
-        elif isinstance(answer, Prepared):
-            self._on_prepared(self._id, answer.path)
-        elif isinstance(answer, EngineFailed):
-            self._end(RunEnd(RunEvent.FAIL, answer.reason))
+        elif self._preparing is not None:
+            if isinstance(answer, Prepared):
+                self._on_prepared(self._preparing, answer.path)
+            elif isinstance(answer, EngineFailed):
+                self._end(self._preparing.run, RunEnd(RunEvent.FAIL, answer.reason))
 
-    def _on_prepared(self, run: str, path: Path) -> None:
+    def _on_prepared(self, preparation: Preparation, path: Path) -> None:
         sha256 = self._store.blobs.put(path.read_bytes())
-        self._store.runs.prepared(run, sha256)
+        self._store.runs.prepared(preparation.run, sha256)
         path.unlink()
-        self._run = self._begin(run, self._create(self._spec), sha256)
+        self._run, self._preparing = self._begin(preparation, sha256), None
 
-    def _end(self, end: RunEnd) -> None:
+    def _end(self, run: str, end: RunEnd) -> None:
         """Close the run: on disk, then to everyone."""
-        run, waiting, step = self._id, [], 0
-        if run is None:
-            return
+        waiting: list[str] = []
+        step = 0
         if self._run is not None:
             waiting, step = self._run.unsettled(), self._run.step
             self._run.flush()
@@ -195,5 +211,5 @@ class Scheduler:
         context.registry.forget_masks()
         self._engine.close()
         self._evaluations.clear()
-        self._id, self._run, self._ended = None, None, run
+        self._preparing, self._run, self._ended = None, None, run
         self._store.collect_garbage(keep_steps=0)

@@ -64,7 +64,7 @@ class Tasks:
         job, by device; 1 where it cannot be divided.
         """
         rows = self._db.read(
-            "SELECT device, coalesce(train_s, ?) AS train_s, coalesce(wall_s, task_s, ?) AS wall_s, local_steps"
+            "SELECT device, local_steps, coalesce(train_s, ?) AS train_s, coalesce(wall_s, task_s, ?) AS wall_s"
             " FROM (SELECT *, row_number() OVER (PARTITION BY device ORDER BY step DESC) AS age FROM tasks"
             "  WHERE run = ? AND (train_s IS NOT NULL OR (state = ? AND reason = ?))"
             "  AND step IN (SELECT step FROM steps WHERE run = ? AND stage = ?))"
@@ -92,11 +92,15 @@ class Tasks:
     # -- the service writes -------------------------------------------------------------
 
     def save(self, run: str, step: int, note: TaskNote) -> None:
-        """A task's phase where a restart must not forget it: retries, failures, refusals."""
+        """A task's phase where a restart must not forget it: retries, failures, refusals.
+
+        The note is of one that follows ``TASK_TABLE`` in memory; a row that has ended stays ended all the same.
+        """
         self._db.write(
-            "UPDATE tasks SET state = ?, reason = ?, retries = ?, local_steps_done = ?, local_steps_total = ?,"
+            "UPDATE tasks SET state = ?, reason = ?, retries = ?, local_steps_done = ?, local_steps_total = ?,"  # noqa: S608
             " micro_batch = CASE WHEN ? > 0 THEN ? ELSE micro_batch END,"
-            " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE run = ? AND step = ? AND device = ?",
+            " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE run = ? AND step = ? AND device = ?"
+            f" AND (state = ? OR state NOT IN ({', '.join('?' * len(TASK_TABLE.final))}))",
             note.phase,
             note.reason,
             note.retries,
@@ -108,6 +112,8 @@ class Tasks:
             run,
             step,
             note.device,
+            note.phase,
+            *TASK_TABLE.final,
         )
 
     def note(self, run: str, step: int, notes: Iterable[TaskNote]) -> None:

@@ -90,11 +90,13 @@ def calibrate(engine: str, machine: str, convolution_gflops: float, told: Progre
 
 def kernel_crossovers(told: Progress) -> dict[str, float]:
     """From which density on the native engine's dense kernels are faster here, for the shapes of all our models."""
-    from sparse_engine.calibration import calibrate as time_kernels
+    from sparse_engine.kernel_choice import measure_kernel_choice
     from tinyfleet.fedcore.training.native.model import model_of
 
     shapes = {name: SEQUENCES if model.axes == SERIES else IMAGES for name, model in MODELS.items()}
     models = [model_of(build(ModelSettings(name, shape))) for name, shape in shapes.items()]
-    found = time_kernels(models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at))
+    found = measure_kernel_choice(
+        models, seconds=KERNEL_SECONDS, told=lambda shape, *at: told(f"kernels, {shape}", *at)
+    )
     told("", 1, 1)
     return {shape: round(density, 3) for shape, density in found.items()}

@@ -33,7 +33,7 @@ class NativeSteps:
     ) -> None:
         if fault := native_fault():
             raise ConfigError(f"engine 'native' {fault}, and its plans with it; plan for another engine")
-        from sparse_engine.calibration import dense_from
+        from sparse_engine.kernel_choice import dense_from
         from sparse_engine.planning import Plan
         from tinyfleet.fedcore.training.native.model import model_of
 
@@ -70,7 +70,7 @@ class NativeSteps:
 
     def evaluation_bytes(self) -> int:
         """The arena of predictions, as the engine makes them."""
-        from tinyfleet.fedcore.training.native.engine import LANES
+        from sparse_engine import LANES
 
         return self._plan.evaluation_bytes(LANES * self._threads)
 

@@ -14,7 +14,7 @@ command -v qemu-aarch64 >/dev/null || skip "qemu-aarch64 is missing (apt install
 command -v aarch64-linux-gnu-g++ >/dev/null || skip "the cross compiler is missing (apt install g++-aarch64-linux-gnu)"
 cd "$here/.."
 python=
-for candidate in "$here/../.venv/bin/python" python3.11 python3; do
+for candidate in .venv/bin/python python3.11 python3; do
   if "$candidate" -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
     python=$candidate
     break

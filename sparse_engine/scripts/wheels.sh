@@ -48,7 +48,7 @@ for python in ${PYTHONS:-python3}; do
       version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
       variables=(_PYTHON_HOST_PLATFORM=linux-aarch64
                  SETUPTOOLS_EXT_SUFFIX=".cpython-$version-aarch64-linux-gnu.so"
-                 CMAKE_TOOLCHAIN_FILE="$here/cmake/aarch64.cmake" CXXFLAGS="-I$work/include")
+                 CMAKE_TOOLCHAIN_FILE="$here/cmake/aarch64.cmake" CPLUS_INCLUDE_PATH="$work/include")
     else
       echo "wheels: no wheel for $machine: it is built on such a machine"
       continue

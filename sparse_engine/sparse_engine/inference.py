@@ -7,20 +7,20 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sparse_engine import file
+from sparse_engine import _core, file
 from sparse_engine.file import StoredModel
 from sparse_engine.layers import ModelError
 from sparse_engine.network import Network
 from sparse_engine.sections import Floats
 
-LANES = 16  # samples of the larger program, which lie innermost
-ALONE = 4  # samples above which the larger program is faster, though padded
+ALONE = 4  # samples above which a program of ``LANES`` is faster, though padded
 
 
 class Inference:
     """Predicts with a stored model. Raises ``ModelError`` where the engine cannot run it.
 
-    Deterministic for a given ``threads``; a sample's outputs do not depend on its batch but for rounding.
+    Deterministic for a given ``threads``; a sample's outputs do not depend on its batch but for rounding. May be
+    called from any number of threads, which take turns: for predictions at the same time give each its own.
     """
 
     def __init__(self, stored: StoredModel, threads: int = 1) -> None:
@@ -63,7 +63,7 @@ class Inference:
         start = 0
         while start < len(x):
             left = len(x) - start
-            size = LANES if left > ALONE else 1
+            size = _core.LANES if left > ALONE else 1
             part = x[start : start + size]
             if len(part) < size:
                 part = np.concatenate([part, np.zeros((size - len(part), *self._input_shape), np.float32)])

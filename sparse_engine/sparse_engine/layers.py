@@ -8,6 +8,7 @@ from enum import StrEnum
 
 INPUT = "input"
 LARGEST = 2**31 - 1  # values of a layer's output, or of its weight: the engine's offsets have 32 bits
+MOST_CHANNELS = 2**24  # that a layer has weights or a norm for
 
 
 class Op(StrEnum):
@@ -97,6 +98,7 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
         if not holds:
             raise ModelError(f"layer {layer.name!r} ({layer.op}) after {source}: {why}")
 
+    check(layer.out_channels <= MOST_CHANNELS, f"has {layer.out_channels} channels, of {MOST_CHANNELS} at most")
     check(layer.groups > 0, "needs a positive number of groups")
     check(layer.weight_norm in ("", "active", "all"), f"weight_norm {layer.weight_norm!r} is not known")
     check(0 <= layer.rate < 1 and math.isfinite(layer.gain), "rate must be in [0, 1), gain finite")

@@ -1,4 +1,4 @@
-"""Buffers of a program and where they lie: one arena, planned before the first step."""
+"""Buffers of a program and where they lie: one arena, planned before anything runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sparse_engine import _core
-
-ALIGNMENT = 16  # floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Buffer:
     height: int
     width: int
     root: Buffer | None = None
-    first: int = -1  # steps between which it holds something
+    first: int = -1  # operations between which it holds something
     last: int = -1
     offset: int = -1  # in floats
     packed: bool = False  # its memory has another shape too: no gaps between channels
@@ -46,11 +44,11 @@ class Buffer:
     def storage(self) -> Buffer:
         return self if self.root is None else self.root.storage
 
-    def used(self, step: int) -> None:
-        """It is read or written at this step."""
+    def used(self, operation: int) -> None:
+        """It is read or written by the operation of that number."""
         storage = self.storage
-        storage.first = step if storage.first < 0 else storage.first
-        storage.last = max(storage.last, step)
+        storage.first = operation if storage.first < 0 else storage.first
+        storage.last = max(storage.last, operation)
 
     def floats(self, samples: int) -> int:
         """What it takes of the arena for so many samples."""
@@ -59,7 +57,7 @@ class Buffer:
         else:
             shape = (self.channels, self.height, self.width)
             floats = _core.cache_floats(*shape, samples, self.copy.keep, self.copy.half, self.copy.codes)
-        return -(-floats // ALIGNMENT) * ALIGNMENT
+        return -(-floats // _core.ALIGNMENT) * _core.ALIGNMENT
 
 
 @dataclass(slots=True)
@@ -84,8 +82,8 @@ def plan(buffers: Iterable[Buffer], samples: int) -> MemoryPlan:
     total, offsets = min((_place(sorted(roots, key=order), sizes) for order in orders), key=lambda found: found[0])
     for buffer, offset in offsets.items():
         buffer.offset = offset
-    steps = {b.first for b in roots}
-    floor = max((sum(sizes[b] for b in roots if b.first <= s <= b.last) for s in steps), default=0)
+    starts = {b.first for b in roots}
+    floor = max((sum(sizes[b] for b in roots if b.first <= s <= b.last) for s in starts), default=0)
     return MemoryPlan(total, floor, roots)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from sparse_engine.layers import Model, ModelError
 from sparse_engine.memory import MemoryPlan
 from sparse_engine.parameters import Floats, Ints, Parameters
 from sparse_engine.sections import Sparse
-from sparse_engine.step import Step
+from sparse_engine.step_options import StepOptions
 from sparse_engine.tape import Emitter
 from sparse_engine.values import Saving
 
@@ -25,6 +26,7 @@ BN_MOMENTUM = 0.1
 OBJECTIVES = ("cross_entropy", "squared_error", "flow")
 EXACT = Saving()
 MOST_IDLE = 8 << 20  # bytes of the arena
+NO_LABELS = np.zeros(0, np.int64)  # where there is no loss, none are read
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Compiled:
     program: _core.Program
     input: int
     output: int
-    backward_layers: dict[str, int]  # step of each layer's backward convolution
+    backward_layers: dict[str, int]  # the operation that is each layer's backward convolution
     memory: MemoryPlan
     runs: int = 0  # begun so far
 
@@ -44,6 +46,10 @@ class Network:
 
     Arrays are named ``LAYER.weight``, ``.bias``, ``.gain``, ``.running_mean`` and ``.running_var``. Inputs are
     float32 (N, C, *spatial), labels int64 (N,).
+
+    May be called from any number of threads: calls take turns, each is whole before the next begins, and other
+    Python code runs meanwhile. ``gradients`` takes a turn for each layer: where another call came between, it
+    raises ``ModelError``, and has to be asked anew. Networks of their own work at the same time.
     """
 
     def __init__(
@@ -52,14 +58,16 @@ class Network:
         """Results are the same bit for bit on any number of threads, if ``shares`` (at least as many) is the same.
 
         0: as many as threads. Each share takes scratch memory of its own. ``dense_from``: by layer, the density
-        from which the dense kernels are used, as ``calibration.dense_from`` tells it.
+        from which the dense kernels are used, as ``kernel_choice.dense_from`` tells it.
         """
         self.model = model
         self.classes = _classes(model)  # values of a sample's output
+        self._turn = threading.RLock()
         self._arena = _core.Arena()
         self._pool = _core.Pool(threads, shares)
         self._programs: dict[tuple[int, str, Saving], Compiled] = {}
         self._current: Compiled | None = None
+        self._changes = 0  # of the numbers, so far
         self._drawn = 0  # what dropout draws by: other values in each pass that trains
         self._parameters = Parameters(model, dense_from)
         self._state = self._parameters.state
@@ -68,79 +76,97 @@ class Network:
     @property
     def arena_bytes(self) -> int:
         """Bytes of the arena as it is."""
-        return self._arena.bytes
+        with self._turn:
+            return self._arena.bytes
 
     def release(self) -> None:
         """Give the arena back to the system; the next run takes it anew."""
-        self._arena.release()
+        with self._turn:
+            self._arena.release()
 
     # -- numbers -------------------------------------------------------------------------
 
     def set(self, params: Mapping[str, Floats], mask: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Take numbers; weights outside the mask are dropped, and all momentum is cleared."""
-        self._parameters.set(params, mask)
+        with self._turn:
+            self._changes += 1
+            self._parameters.set(params, mask)
 
     def load(self, arrays: Mapping[str, Sparse]) -> None:
         """Take the numbers of a stored model, weights without ever being whole; all momentum is cleared."""
-        self._parameters.load(arrays)
+        with self._turn:
+            self._changes += 1
+            self._parameters.load(arrays)
 
     def get(self) -> dict[str, Floats]:
         """Dense copies of all numbers."""
-        return self._parameters.get()
+        with self._turn:
+            return self._parameters.get()
 
     def remask(self, mask: Mapping[str, NDArray[np.bool_]]) -> None:
         """Prune and grow in place: what stays keeps its value and momentum, what is new begins at zero."""
-        self._parameters.remask(mask)
+        with self._turn:
+            self._changes += 1
+            self._parameters.remask(mask)
 
     def checkpoint(self) -> dict[str, Floats | Ints]:
         """All that training goes on from: compressed weights, momentum and running statistics."""
-        return self._parameters.checkpoint()
+        with self._turn:
+            return self._parameters.checkpoint()
 
     def restore(self, state: Mapping[str, Floats | Ints]) -> None:
         """Go on from a ``checkpoint`` of the same model. Raises ``ModelError`` where it is of another."""
-        self._parameters.restore(state)
+        with self._turn:
+            self._changes += 1
+            self._parameters.restore(state)
 
     def mark(self, positions: Mapping[str, Ints]) -> None:
-        """Flat positions of the weights that ``Step.penalty`` draws to zero."""
-        self._parameters.mark(positions)
+        """Flat positions of the weights that ``StepOptions.penalty`` draws to zero."""
+        with self._turn:
+            self._parameters.mark(positions)
 
     def marked_norm(self) -> float:
         """The 2-norm of all marked weights together."""
-        return self._parameters.marked_norm()
+        with self._turn:
+            return self._parameters.marked_norm()
 
     # -- running -------------------------------------------------------------------------
 
-    def train_step(self, x: Floats, y: Ints, step: Step) -> float:
+    def train_step(self, x: Floats, y: Ints, step: StepOptions) -> float:
         """One optimiser step on the mean cross-entropy of the batch; returns that loss."""
-        owners: list[_core.Weights | _core.Norm] = [*self._state.weights.values(), *self._state.norms.values()]
-        for owner in owners:
-            owner.zero_gradient()
-        parts = list(_parts(x, y, step.micro_batch))
-        total = 0.0
-        for part_x, part_y in parts:
-            compiled = self._compiled(len(part_y), "train", step.saving)
-            total += self._run(compiled, part_x, part_y, momentum_of(len(parts)), 1.0 / len(y))[0]
-            self._drawn += 1
-        sgd = _core.Sgd(step.learning_rate, step.momentum, step.weight_decay, step.penalty)
-        for owner in owners:
-            owner.update(sgd)
-        return total / len(y)
+        with self._turn:
+            self._changes += 1
+            owners: list[_core.Weights | _core.Norm] = [*self._state.weights.values(), *self._state.norms.values()]
+            for owner in owners:
+                owner.zero_gradient()
+            parts = list(_parts(x, y, step.micro_batch))
+            total = 0.0
+            for part_x, part_y in parts:
+                compiled = self._compiled(len(part_y), "train", step.saving)
+                total += self._run(compiled, part_x, part_y, momentum_of(len(parts)), 1.0 / len(y))[0]
+                self._drawn += 1
+            sgd = _core.Sgd(step.learning_rate, step.momentum, step.weight_decay, step.penalty)
+            for owner in owners:
+                owner.update(sgd)
+            return total / len(y)
 
     def update_statistics(self, x: Floats, micro_batch: int = 0) -> None:
         """A forward pass in training mode: moves the running statistics only."""
-        parts = list(_parts(x, np.zeros(len(x), np.int64), micro_batch))
-        for part_x, part_y in parts:
-            self._run(
-                self._compiled(len(part_y), "statistics", EXACT), part_x, part_y, momentum_of(len(parts)), 0.0
-            )
+        parts = [part for part, _ in _parts(x, np.zeros(len(x), np.int64), micro_batch)]
+        with self._turn:
+            self._changes += 1
+            for part in parts:
+                compiled = self._compiled(len(part), "statistics", EXACT)
+                self._run(compiled, part, NO_LABELS, momentum_of(len(parts)), 0.0)
 
     def predict(self, x: Floats) -> Floats:
         """Outputs (N, classes) in evaluation mode."""
-        compiled = self._compiled(len(x), "infer", EXACT)
-        self._run(compiled, x, np.zeros(len(x), np.int64), -1.0, 0.0)
-        out = np.empty((len(x), self.classes), np.float32)
-        compiled.program.output(compiled.output, out.reshape(-1))
-        return out
+        with self._turn:
+            compiled = self._compiled(len(x), "infer", EXACT)
+            self._run(compiled, x, NO_LABELS, -1.0, 0.0)
+            out = np.empty((len(x), self.classes), np.float32)
+            compiled.program.output(compiled.output, out.reshape(-1))
+            return out
 
     def gradients(
         self,
@@ -160,30 +186,31 @@ class Network:
         unknown = sorted(set(layers) - self._state.weights.keys())
         if unknown or rows < 0 or objective not in OBJECTIVES:
             raise ModelError(f"no gradients of {unknown}, of {rows} rows, or of {objective!r} (of {OBJECTIVES})")
-        compiled = self._compiled(len(y), "train", saving)
-        program, wanted = compiled.program, set(layers)
-        run = self._begin(compiled, x)
         labels = integers(y, "labels")
+        with self._turn:
+            compiled = self._compiled(len(y), "train", saving)
+            run, changes, drawn = self._begin(compiled, x), self._changes, self._drawn
         share = 1.0 / len(y) if objective == "cross_entropy" else 1.0
-        done = 0
+        aim = getattr(_core.Objective, objective)
+        program, wanted, done = compiled.program, set(layers), 0
         for name, index in compiled.backward_layers.items():
             if not wanted:
                 break
             if name not in wanted:
                 continue
             wanted.discard(name)
-            program.run(
-                labels, self.classes, done, index, -1.0, share, getattr(_core.Objective, objective), self._drawn
-            )
-            done = index
             shape = self._layers[name].weight_shape
             count = rows or shape[0]
             every = [range(first, min(first + count, shape[0])) for first in range(0, shape[0], count)]
             for tile in layers[name] if isinstance(layers, Mapping) else every:
-                if compiled.runs != run:
-                    raise ModelError("this pass lost its values to a later one")
                 out = np.zeros((len(tile), *shape[1:]), np.float32)
-                program.dense_gradient(index, tile.start, tile.stop, out.reshape(-1))
+                with self._turn:
+                    if compiled.runs != run or self._changes != changes:
+                        raise ModelError("this pass lost its values or weights to a later call; ask for it anew")
+                    if done < index:
+                        program.run(labels, done, index, -1.0, share, aim, drawn)
+                        done = index
+                    program.dense_gradient(index, tile.start, tile.stop, out.reshape(-1))
                 yield name, tile.start, out
 
     def _begin(self, compiled: Compiled, x: Floats) -> int:  # the run's number
@@ -198,7 +225,7 @@ class Network:
         program = compiled.program
         self._begin(compiled, x)
         found: tuple[float, int] = program.run(
-            integers(y, "labels"), self.classes, 0, len(program), momentum, share, seed=self._drawn
+            integers(y, "labels"), 0, len(program), momentum, share, seed=self._drawn
         )
         return found
 

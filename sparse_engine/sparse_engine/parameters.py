@@ -99,7 +99,7 @@ class Parameters:
         return found
 
     def mark(self, positions: Mapping[str, Ints]) -> None:
-        """Flat positions of the weights that ``Step.penalty`` draws to zero."""
+        """Flat positions of the weights that ``StepOptions.penalty`` draws to zero."""
         self._check_names("marked positions", positions)
         for name, weights in self.state.weights.items():
             weights.mark(integers(positions.get(f"{name}.weight", ()), f"marked positions of {name}"))

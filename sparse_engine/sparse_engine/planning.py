@@ -8,7 +8,7 @@ import numpy as np
 
 from sparse_engine.layers import Model, ModelError
 from sparse_engine.network import EXACT, Network
-from sparse_engine.step import Step
+from sparse_engine.step_options import StepOptions
 from sparse_engine.values import Saving
 
 NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in its row
@@ -49,7 +49,7 @@ class Plan:
             self._tap_bytes += size * DENSE_TAP_BYTES if whole else count * TRAINING_TAP_BYTES
             self._number_bytes += count * (NUMBER_BYTES + (NORMALISED_BYTES if layer.weight_norm else 0))
 
-    def arena_bytes(self, samples: int, step: Step) -> int:
+    def arena_bytes(self, samples: int, step: StepOptions) -> int:
         """The arena of a training step of so many samples a pass: it is exactly that."""
         key = samples, step.saving
         if key not in self._arenas:

@@ -144,9 +144,9 @@ class Tape:
         instructions = self.ordered()
         for buffer in self.inputs:
             buffer.used(0)
-        for step, instruction in enumerate(instructions):
+        for index, instruction in enumerate(instructions):
             for buffer in instruction.touches:
-                buffer.used(step)
+                buffer.used(index)
         for buffer in self.outputs:
             buffer.used(len(instructions))
         return plan(self.buffers, samples)

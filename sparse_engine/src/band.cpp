@@ -1,3 +1,4 @@
+// How bands are laid out and filled: see band.hpp.
 #include "band.hpp"
 
 #include <algorithm>
@@ -72,13 +73,16 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
     // Rows follow one another in both.
     const int rows = std::min(band.rows, s.in_h - first_row);
     for (int c = 0; c < slice.in_count; ++c) {
+      zero(out + c * band.channel + rows * band.pitch, kernels().width);
       kernels().read(x.row(slice.in_first + c, first_row), out + c * band.channel, rows * band.pitch,
                      readings[slice.in_first + c]);
       if (bound > 0.0f) kernels().cut(out + c * band.channel, rows * band.pitch, bound);
     }
     return;
   }
-  for (int c = 0; c < slice.in_count; ++c)
+  for (int c = 0; c < slice.in_count; ++c) {
+    // Bands that move on keep it.
+    if (advance == 0) zero(out + c * band.channel + band.phase * band.phases_h * band.phases_w, kernels().width);
     for (int ph = 0; ph < band.phases_h; ++ph)
       for (int pw = 0; pw < band.phases_w; ++pw) {
         float* to = out + c * band.channel + (ph * band.phases_w + pw) * band.phase;
@@ -93,6 +97,7 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
           if (bound > 0.0f) kernels().cut(to, band.pitch, bound);
         }
       }
+  }
 }
 
 int class_reach(int kernel, int stride) { return (kernel - 1) / stride; }

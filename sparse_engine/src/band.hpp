@@ -12,10 +12,10 @@ namespace sparse {
 // is row p / stride of phase p % stride.
 struct Band {
   int phases_h = 1, phases_w = 1;
-  int rows = 0;             // of each phase
-  ptrdiff_t pitch = 0;      // floats a row
-  ptrdiff_t phase = 0;      // floats a phase
-  ptrdiff_t channel = 0;    // floats a channel
+  int rows = 0;           // of each phase
+  ptrdiff_t pitch = 0;    // floats a row
+  ptrdiff_t phase = 0;    // floats a phase
+  ptrdiff_t channel = 0;  // floats a channel
 
   ptrdiff_t size(int channels) const { return channel * channels + kSlack; }
 };
@@ -37,9 +37,10 @@ struct Plane {
   }
 };
 
-// Fill the band of a slice's channels for output rows from `first_row` on; `readings` holds one a channel. With `advance` > 0 the band
-// still holds the rows from `first_row - advance` on: those that both have are moved, not read again. What is
-// smaller than `bound` becomes zero.
+// Fill the band of a slice's channels for output rows from `first_row` on; `readings` holds one a channel. With
+// `advance` > 0 the band still holds the rows from `first_row - advance` on: those that both have are moved, not
+// read again. What is smaller than `bound` becomes zero. Behind each channel, where the inner product runs on to a
+// whole vector, there are zeros, or the next channel: what was left in memory need not be finite.
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
                      const Slice& slice, float bound, int first_row, int advance, float* out);
 
@@ -63,7 +64,7 @@ struct ClassRange {
   int begin, end;
 };
 ClassRange class_range(int cls, int stride, int pad, int size);
-int class_reach(int kernel, int stride);         // greatest kh / stride
+int class_reach(int kernel, int stride);           // greatest kh / stride
 int class_indices(int stride, int pad, int size);  // indices i that any class uses: [0, that)
 
 }  // namespace sparse

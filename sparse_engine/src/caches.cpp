@@ -1,3 +1,4 @@
+// Copies of activations: how they are chosen, packed and unpacked; see caches.hpp.
 #include "caches.hpp"
 
 #include <algorithm>
@@ -61,7 +62,8 @@ float threshold(const Context& context, const View& view, float keep) {
     float value;
     kernels().read(context.channel(view.tensor, at / t.channels, at % t.channels) + i % plane, &value, 1,
                    readings[static_cast<size_t>(at % t.channels)]);
-    sample.push_back(std::fabs(value));
+    // What is no number has no order: it counts among the largest.
+    sample.push_back(std::isnan(value) ? HUGE_VALF : std::fabs(value));
   }
   const auto kept = std::max<ptrdiff_t>(1, std::lround(keep * static_cast<float>(sample.size())));
   const auto nth = sample.begin() + (static_cast<ptrdiff_t>(sample.size()) - kept);
@@ -108,8 +110,9 @@ void compress(const Context& context, const View& view, float bound, Cache& cach
     total += kept[static_cast<size_t>(i)];
   }
   each(context, t, [&](int i, int block, int c, int share) {
-    void* to = cache.half ? static_cast<void*>(reinterpret_cast<uint16_t*>(values) + cache.start[static_cast<size_t>(i)])
-                          : static_cast<void*>(values + cache.start[static_cast<size_t>(i)]);
+    void* to = cache.half
+                   ? static_cast<void*>(reinterpret_cast<uint16_t*>(values) + cache.start[static_cast<size_t>(i)])
+                   : static_cast<void*>(values + cache.start[static_cast<size_t>(i)]);
     kernels().pack(read(block, c, share), plane, bitmap + i * words(plane), to, cache.half);
   });
 }

@@ -6,6 +6,7 @@
 
 #include "band.hpp"
 #include "pool.hpp"
+#include "use.hpp"
 
 namespace sparse {
 
@@ -23,6 +24,7 @@ class Arena {
   void release();
 
   const void* holder = nullptr;  // the program whose values lie in it
+  Use use;
 
  private:
   float* base_ = nullptr;

@@ -1,3 +1,4 @@
+// A convolution's forward pass, and how work and scratch memory are divided for both passes.
 #include "convolution.hpp"
 
 #include <algorithm>
@@ -31,7 +32,8 @@ Convolution::Convolution(const ConvShape& s, std::shared_ptr<Weights> weights, i
   };
   // Few whole images rather than few rows of many.
   slice_groups_ = s.groups;
-  while (slice_groups_ > 1 && floats(slice_groups_, indices) > kSliceFloats) slice_groups_ = ceil_div(slice_groups_, 2);
+  while (slice_groups_ > 1 && floats(slice_groups_, indices) > kSliceFloats)
+    slice_groups_ = ceil_div(slice_groups_, 2);
   slices_ = ceil_div(s.groups, slice_groups_);
   chunk_ = choose_chunk(s.out_h, [&](int rows) { return floats(slice_groups_, rows); });
   chunks_ = ceil_div(s.out_h, chunk_);

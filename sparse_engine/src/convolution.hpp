@@ -1,10 +1,12 @@
 // Convolution of any kernel, stride, padding and grouping; a linear layer is one of 1x1 images.
 //
-// A thread works on one chunk of rows of one image block at a time (of a grouped convolution on few groups): it reads them into a band in its scratch
-// memory and lets the kernels run over the nonzero weights, forwards (from the input's band), to the input's
-// gradient (from the output gradient's band, with the weights transposed), and to the weights' gradient (both).
+// A thread works on one chunk of rows of one image block at a time (of a grouped convolution on few groups): it
+// reads them into a band in its scratch memory and lets the kernels run over the nonzero weights, forwards (from
+// the input's band), to the input's gradient (from the output gradient's band, with the weights transposed), and to
+// the weights' gradient (both).
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "band.hpp"
@@ -15,13 +17,13 @@ namespace sparse {
 
 // Where the backward pass takes things from, and what it is to compute. A gradient of -1 is not wanted.
 struct BackwardWants {
-  View output;            // how the output is read by those who gave the gradient
-  int output_gradient;    // of that reading
-  View input;             // as the forward pass read it, for the weight gradient
-  int input_gradient = -1;
-  int added = -1;         // added to the input gradient; may be the same tensor
+  View output;          // how the output is read by those who gave the gradient
+  int output_gradient;  // of that reading
+  View input;           // as the forward pass read it, for the weight gradient
+  int input_gradient = kNone;
+  int added = kNone;  // added to the input gradient; may be the same tensor
   bool weight_gradient = true;
-  float keep = 1.0f;            // the weight gradient sees this share of the input, its largest entries
+  float keep = 1.0f;           // the weight gradient sees this share of the input, its largest entries
   bool norm_gradient = false;  // the input gradient is then whole: reduce it for the input's norm
 };
 
@@ -36,6 +38,7 @@ class Convolution {
   ptrdiff_t scratch(bool backward);
   // Parts of the moments that `forward` leaves.
   int parts(const Context& context) const { return context.blocks * chunks_; }
+  int64_t most_items(int64_t blocks) const { return blocks * slices_ * std::max(chunks_, back_chunks_); }
 
   // `moments` (null: not wanted) of the output are [parts][out_channels].
   void forward(const Context& context, const View& input, int output, Moments* moments);
@@ -108,8 +111,8 @@ class Convolution {
   GradientBand gradient_band_;
   long version_ = -1, transposed_version_ = -1;
   bool dense_ = false;
-  TapSet taps_;                       // of the input's band
-  std::vector<TapSet> transposed_;    // of the gradient's band, one a stride class
+  TapSet taps_;                     // of the input's band
+  std::vector<TapSet> transposed_;  // of the gradient's band, one a stride class
 };
 
 }  // namespace sparse

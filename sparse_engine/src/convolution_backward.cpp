@@ -1,3 +1,4 @@
+// A convolution's gradients: of its input, of its weights, and of all weights that it could have.
 #include <algorithm>
 #include <cstring>
 
@@ -86,21 +87,25 @@ void Convolution::weight_gradient(const float* gradient, const float* input, con
     const DenseTaps taps{taps_.offset.data(), nullptr, s.out_channels, s.row_size(), taps_.group_taps};
     // So few rows at a time that four gradients and four inputs stay in the first-level cache; but no fewer, for
     // each time ends in sums across all vectors.
-    const int rows = std::max<int>(2, kRowsBytes / (static_cast<int>(sizeof(float)) * 2 * kDenseOutputs * region.run));
+    const ptrdiff_t row_bytes = static_cast<ptrdiff_t>(sizeof(float)) * 2 * kDenseOutputs * region.run;
+    const int rows = static_cast<int>(std::max<ptrdiff_t>(2, kRowsBytes / row_bytes));
     for (int row = 0; row < region.rows; row += rows)
       kernel.correlate_dense(taps, dy + row * g.pitch, g.pitch, g.channel, input + row * band_.pitch, band_.pitch,
                              {std::min(rows, region.rows - row), region.run}, sums);
   } else {
-    const Taps taps{taps_.bounds.data() + slice.out_first, taps_.offset.data(), nullptr, slice.out_count,
-                    s.out_channels, taps_.groups};
+    const Taps taps{taps_.bounds.data() + slice.out_first,
+                    taps_.offset.data(),
+                    nullptr,
+                    slice.out_count,
+                    s.out_channels,
+                    taps_.groups};
     kernel.correlate(taps, dy, g.pitch, g.channel, input, band_.pitch, region, sums);
   }
   if (weights_->bias.value.empty()) return;
   float* bias_sums = sums + gradient_sums();
   for (int o = 0; o < slice.out_count; ++o) {
     double total[2] = {0, 0};
-    for (int r = 0; r < region.rows; ++r)
-      kernel.moments(dy + o * g.channel + r * g.pitch, region.run, 0.0f, total);
+    for (int r = 0; r < region.rows; ++r) kernel.moments(dy + o * g.channel + r * g.pitch, region.run, 0.0f, total);
     bias_sums[slice.out_first + o] += static_cast<float>(total[0]);
   }
 }
@@ -130,11 +135,12 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
       const ptrdiff_t start = (begin * s.stride_h + ph - s.pad_h) * line, step = line * s.stride_h;
       const bool direct = s.stride_w == 1 && run % kernel.width == 0;
       float* to = direct ? out + start : temporary;
-      const auto [pitch, region] = direct ? Padded{step, {rows, static_cast<int>(run)}} : padded(run, rows, g.pitch);
+      const auto [pitch, region] =
+          direct ? Padded{step, {rows, static_cast<int>(run)}} : padded(run, rows, g.pitch);
       const ptrdiff_t stride = direct ? plane : round_up(rows * pitch, kernel.width);
       const bool add = direct && added != nullptr;
       if (add && added != out)
-        for (int c = 0; c < s.in_channels; ++c)
+        for (int c = 0; c < slice.in_count; ++c)
           for (int r = 0; r < region.rows; ++r)
             kernel.read(added + c * added_plane + start + r * step, to + c * stride + r * pitch, run, Reading{});
       if (dense_backward()) {
@@ -159,8 +165,7 @@ void Convolution::input_gradient(const Context& context, const BackwardWants& wa
 }
 
 // The rows that this chunk completed are still in the caches.
-void Convolution::reduce_input(const Context& context, const BackwardWants& wants, const Item& item,
-                               double* sums) {
+void Convolution::reduce_input(const Context& context, const BackwardWants& wants, const Item& item, double* sums) {
   const ConvShape& s = shape_;
   const int begin = std::max(0, item.first * s.stride_h - s.pad_h);
   const int end = std::min(s.in_h, (item.first + chunk_) * s.stride_h - s.pad_h);

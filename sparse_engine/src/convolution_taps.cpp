@@ -33,7 +33,7 @@ void Convolution::release() {
 
 void Convolution::refresh() {
   if (version_ != weights_->version) {
-    version_ = weights_->version;
+    version_ = -1;  // until all is done: there may be too little memory
     const double size = static_cast<double>(shape_.out_channels) * shape_.row_size();
     dense_ = shape_.groups == 1 && static_cast<double>(weights_->count()) >= dense_from_ * size;
     taps_ = {};
@@ -43,6 +43,7 @@ void Convolution::refresh() {
       refresh_dense();
     else
       refresh_sparse();
+    version_ = weights_->version;
   }
 }
 
@@ -51,7 +52,8 @@ void Convolution::pack_dense() {
   const float* used = weights_->used();
   const int size = shape_.row_size();
   for (int o = 0; o < shape_.out_channels; ++o) {
-    float* to = taps_.value.data() + static_cast<ptrdiff_t>(o / kDenseOutputs) * size * kDenseOutputs + o % kDenseOutputs;
+    float* to =
+        taps_.value.data() + static_cast<ptrdiff_t>(o / kDenseOutputs) * size * kDenseOutputs + o % kDenseOutputs;
     for (int k = weights_->rows()[o]; k < weights_->rows()[o + 1]; ++k)
       to[weights_->places()[k] * kDenseOutputs] = used[k];
   }
@@ -62,7 +64,8 @@ void Convolution::refresh_sparse() {
   const auto &rows = weights_->rows(), &places = weights_->places();
   const double per_channel = static_cast<double>(weights_->count()) / s.out_channels / s.group_in();
   // Outputs of a grouped convolution read few channels each: they come in the right order by themselves.
-  const int group = s.groups > 1 ? s.in_channels : group_channels(s.in_channels, per_channel, s.kernel_h, s.kernel_w);
+  const int group =
+      s.groups > 1 ? s.in_channels : group_channels(s.in_channels, per_channel, s.kernel_h, s.kernel_w);
   taps_.groups = ceil_div(s.in_channels, group);
   taps_.offset.resize(weights_->count());
   taps_.bounds.resize(static_cast<size_t>(taps_.groups + 1) * s.out_channels);
@@ -77,8 +80,8 @@ void Convolution::refresh_sparse() {
     }
     for (k = rows[o]; k < rows[o + 1]; ++k) {
       const int tap = places[k] % s.taps();
-      taps_.offset[k] = static_cast<int32_t>(tap_offset(s, band_, lanes_, in_slice + places[k] / s.taps(),
-                                                        tap / s.kernel_w, tap % s.kernel_w));
+      taps_.offset[k] = static_cast<int32_t>(
+          tap_offset(s, band_, lanes_, in_slice + places[k] / s.taps(), tap / s.kernel_w, tap % s.kernel_w));
     }
   }
 }
@@ -90,20 +93,21 @@ void Convolution::refresh_dense() {
   taps_.value.resize(static_cast<size_t>(s.row_size()) * s.out_channels);
   for (int place = 0; place < s.row_size(); ++place) {
     const int tap = place % s.taps();
-    taps_.offset[place] = static_cast<int32_t>(
-        tap_offset(s, band_, lanes_, place / s.taps(), tap / s.kernel_w, tap % s.kernel_w));
+    taps_.offset[place] =
+        static_cast<int32_t>(tap_offset(s, band_, lanes_, place / s.taps(), tap / s.kernel_w, tap % s.kernel_w));
   }
 }
 
 void Convolution::refresh_transposed() {
   refresh();
   if (transposed_version_ != weights_->version) {
-    transposed_version_ = weights_->version;
+    transposed_version_ = -1;
     transposed_.assign(static_cast<size_t>(shape_.stride_h) * shape_.stride_w, {});
     if (dense_backward())
       build_transposed_dense();
     else
       build_transposed_sparse();
+    transposed_version_ = weights_->version;
   }
   const float* used = weights_->used();
   for (TapSet& set : transposed_)
@@ -119,10 +123,10 @@ void Convolution::build_transposed_sparse() {
     const int tap = places[k] % s.taps();
     return tap / s.kernel_w % s.stride_h * s.stride_w + tap % s.kernel_w % s.stride_w;
   };
-  const double per_channel =
-      static_cast<double>(weights_->count()) / classes / s.in_channels / s.group_out();
+  const double per_channel = static_cast<double>(weights_->count()) / classes / s.in_channels / s.group_out();
   const int reach_h = gradient_band_.reach_h, reach_w = gradient_band_.reach_w;
-  const int group = s.groups > 1 ? s.out_channels : group_channels(s.out_channels, per_channel, reach_h + 1, reach_w + 1);
+  const int group =
+      s.groups > 1 ? s.out_channels : group_channels(s.out_channels, per_channel, reach_h + 1, reach_w + 1);
   const int groups = ceil_div(s.out_channels, group);
   // Count, then sum, then place: output channels come in order, so each input's taps do.
   std::vector<std::vector<int32_t>> next(static_cast<size_t>(classes));
@@ -153,9 +157,10 @@ void Convolution::build_transposed_sparse() {
       const int c = class_of(k), tap = places[k] % s.taps();
       const int32_t at = next[c][cell(o, k)]++;
       transposed_[c].source[at] = k;
-      transposed_[c].offset[at] = static_cast<int32_t>(
-          (o - slice(slice_of_output(o)).out_first) * gradient_band_.channel - (tap / s.kernel_w / s.stride_h) * gradient_band_.pitch -
-          static_cast<ptrdiff_t>(tap % s.kernel_w / s.stride_w) * lanes_);
+      transposed_[c].offset[at] =
+          static_cast<int32_t>((o - slice(slice_of_output(o)).out_first) * gradient_band_.channel -
+                               (tap / s.kernel_w / s.stride_h) * gradient_band_.pitch -
+                               static_cast<ptrdiff_t>(tap % s.kernel_w / s.stride_w) * lanes_);
     }
 }
 

@@ -1,3 +1,4 @@
+// Which table of kernels this processor runs.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>

@@ -11,8 +11,10 @@ using namespace sparse;  // NOLINT: what follows is this file's own
 
 #include "kernels_conv.inc"
 #include "kernels_elementwise.inc"
-#include "kernels_caches.inc"
 #include "kernels_probe.inc"
+
+// After the elementwise ones, of which it is made.
+#include "kernels_caches.inc"
 
 namespace {
 
@@ -26,10 +28,33 @@ constexpr const char* kName = "neon";
 constexpr const char* kName = "baseline";
 #endif
 
-constexpr Kernels kTable = {kName,  kWidth,  SPARSE_TILE, convolve, convolve_dense, correlate,
-                            correlate_dense, gather,      scatter,  read,           combine,
-                            slope,  slope_by_output, add, moments,  reduce,         update,
-                            mark_large, mark_above, pack, unpack, choose, cut, multiply_add};
+// By name: in C++17 that is GCC's and Clang's own, as the vectors are.
+constexpr Kernels kTable = {
+    .name = kName,
+    .width = kWidth,
+    .tile = SPARSE_TILE,
+    .convolve = convolve,
+    .convolve_dense = convolve_dense,
+    .correlate = correlate,
+    .correlate_dense = correlate_dense,
+    .gather = gather,
+    .scatter = scatter,
+    .read = read,
+    .combine = combine,
+    .slope = slope,
+    .slope_by_output = slope_by_output,
+    .add = add,
+    .moments = moments,
+    .reduce = reduce,
+    .update = update,
+    .mark_large = mark_large,
+    .mark_above = mark_above,
+    .pack = pack,
+    .unpack = unpack,
+    .choose = choose,
+    .cut = cut,
+    .multiply_add = multiply_add,
+};
 
 }  // namespace
 

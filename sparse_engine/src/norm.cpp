@@ -1,7 +1,10 @@
+// Batch norm: from moments to scales, and from sums to gradients; see norm.hpp.
 #include "norm.hpp"
 
 #include <algorithm>
 #include <cmath>
+
+#include "checks.hpp"
 
 namespace sparse {
 
@@ -21,12 +24,14 @@ void Moments::merge(const Moments& other) {
 }
 
 Norm::Norm(int channels) {
+  if (channels < 1 || channels > kMostChannels)
+    refuse("a norm has 1 to " + std::to_string(kMostChannels) + " channels, not " + std::to_string(channels));
+  gamma.use = beta.use = &use;
   const auto n = static_cast<size_t>(channels);
   gamma.resize(n, 1.0f);
   beta.resize(n, 0.0f);
   running_var.assign(n, 1.0f);
-  for (auto* v : {&running_mean, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c})
-    v->assign(n, 0.0f);
+  for (auto* v : {&running_mean, &mean, &inverse, &scale, &shift, &slope_a, &slope_b, &slope_c}) v->assign(n, 0.0f);
 }
 
 namespace {

@@ -1,3 +1,4 @@
+// Operations on whole tensors but for pooling: see operations.hpp.
 #include "operations.hpp"
 
 #include <cmath>
@@ -72,8 +73,8 @@ void combine(const Context& context, const View& a, const View& b, int out, Act 
 void slope_by_output(const Context& context, int gradient, int output, Act act, float gain) {
   const ptrdiff_t plane = context.plane(gradient);
   each_plane(context, context.tensor(gradient).channels, [&](int block, int c, int) {
-    kernels().slope_by_output(context.channel(gradient, block, c), context.channel(output, block, c), plane,
-                              act, gain);
+    kernels().slope_by_output(context.channel(gradient, block, c), context.channel(output, block, c), plane, act,
+                              gain);
   });
 }
 

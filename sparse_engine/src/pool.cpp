@@ -1,7 +1,9 @@
+// How the team waits, works and ends: see pool.hpp.
 #include "pool.hpp"
 
 #include <chrono>
 #include <stdexcept>
+#include <system_error>
 
 namespace sparse {
 
@@ -38,10 +40,19 @@ Pool::Pool(int threads, int shares) : shares_(shares == 0 ? threads : shares) {
     throw std::invalid_argument("shares must be as many as threads (" + std::to_string(threads) + ") to 256, not " +
                                 std::to_string(shares));
   workers_.reserve(static_cast<size_t>(threads));
-  for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { serve(t); });
+  try {
+    for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { serve(t); });
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size() + 1;
+    end();
+    throw std::runtime_error("of " + std::to_string(threads) + " threads the system gives " +
+                             std::to_string(started) + " only: " + error.what());
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { end(); }
+
+void Pool::end() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ending_ = true;

@@ -9,12 +9,15 @@
 #include <thread>
 #include <vector>
 
+#include "use.hpp"
+
 namespace sparse {
 
 class Pool {
  public:
   // Items are dealt out in `shares` (0: one a thread). What is summed a share comes out the same on any number
   // of threads, if the shares are as many.
+  // Throws std::invalid_argument, or std::runtime_error where the system gives no more threads.
   explicit Pool(int threads, int shares = 0);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -25,9 +28,13 @@ class Pool {
 
   // `work(begin, end, share)` for every share, on ranges that depend on `items` and the number of shares alone:
   // sums kept per share come out the same every time. The first exception is thrown again here.
+  // One caller at a time.
   void run(int items, const std::function<void(int, int, int)>& work);
 
+  Use use;
+
  private:
+  void end();
   void serve(int thread);
   void shares_of(int thread);
 

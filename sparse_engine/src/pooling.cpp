@@ -1,3 +1,4 @@
+// Largest and mean values of windows, and their gradients.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -41,9 +42,7 @@ void each_window(const PoolShape& shape, const Tensor& in, const Tensor& out, in
     for (int q = 0; q < out.width; ++q, offset += lanes) work(offset, window(shape, r, q, in.height, in.width));
 }
 
-float mean_share(const Window& w) {
-  return 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left));
-}
+float mean_share(const Window& w) { return 1.0f / static_cast<float>((w.bottom - w.top) * (w.right - w.left)); }
 
 }  // namespace
 

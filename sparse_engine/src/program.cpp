@@ -1,69 +1,97 @@
+// How a program is built: every number and shape is checked here, so that what runs needs no more checks.
 #include "program.hpp"
 
 #include <algorithm>
 
+#include "checks.hpp"
+
 namespace sparse {
 
 int Program::lanes_for(int samples) {
+  check_samples(samples);
   int lanes = 1;
-  while (lanes < 16 && samples % (2 * lanes) == 0) lanes *= 2;
+  while (lanes < kMostLanes && samples % (2 * lanes) == 0) lanes *= 2;
   return lanes;
 }
 
 Program::Program(std::shared_ptr<Arena> arena, std::shared_ptr<Pool> pool, int samples)
     : arena_(std::move(arena)), pool_(std::move(pool)) {
-  require(samples > 0, "a program needs at least one sample");
+  require(arena_ != nullptr && pool_ != nullptr, "a program needs an arena and a pool");
+  uses_ = {&use, &arena_->use, &pool_->use};
   context_.pool = pool_.get();
   context_.lanes = lanes_for(samples);
   context_.blocks = samples / context_.lanes;
 }
 
 int Program::tensor(int channels, int height, int width, ptrdiff_t offset, bool packed) {
-  require(channels > 0 && height > 0 && width > 0 && offset >= 0 && offset % 16 == 0, "a tensor of no size");
+  check_tensor(channels, height, width, samples());
   const ptrdiff_t stride = channel_stride(height, width, context_.lanes, packed);
+  const ptrdiff_t floats = stride * channels * context_.blocks;
+  check_place(offset, floats);
   context_.tensors.push_back({offset, channels, height, width, stride});
-  tensor_floats_ = std::max(tensor_floats_, offset + stride * channels * context_.blocks + kSlack);
+  tensor_floats_ = std::max(tensor_floats_, offset + floats + kSlack);
   return static_cast<int>(context_.tensors.size()) - 1;
 }
 
 int Program::norm(std::shared_ptr<Norm> norm) {
   require(norm != nullptr, "no norm");
+  context_.norms.reserve(context_.norms.size() + 1);
+  uses(norm->use);
   context_.norms.push_back(std::move(norm));
   return static_cast<int>(context_.norms.size()) - 1;
 }
 
 int Program::convolution(const ConvShape& s, std::shared_ptr<Weights> weights, float dense_from) {
   require(weights != nullptr, "no weights");
-  require(s.in_channels > 0 && s.out_channels > 0 && s.groups > 0 && s.in_channels % s.groups == 0 &&
-              s.out_channels % s.groups == 0,
-          "channels must be positive multiples of the groups");
-  require(s.kernel_h > 0 && s.kernel_w > 0 && s.stride_h > 0 && s.stride_w > 0 && s.pad_h >= 0 && s.pad_w >= 0,
-          "kernel and stride must be positive");
-  require(s.in_h + 2 * s.pad_h >= s.kernel_h && s.in_w + 2 * s.pad_w >= s.kernel_w,
-          "the kernel is larger than its padded input");
-  require(s.out_h == (s.in_h + 2 * s.pad_h - s.kernel_h) / s.stride_h + 1 &&
-              s.out_w == (s.in_w + 2 * s.pad_w - s.kernel_w) / s.stride_w + 1,
-          "the output has another size");
-  convolutions_.push_back(std::make_unique<Convolution>(s, std::move(weights), context_.lanes, dense_from));
+  check_convolution(s);
+  if (!(dense_from >= 0.0f)) refuse("dense_from must be 0 or more, not " + std::to_string(dense_from));
+  auto made = std::make_unique<Convolution>(s, weights, context_.lanes, dense_from);
+  require(made->most_items(context_.blocks) <= INT32_MAX, "so many rows of so many samples are too large");
+  convolutions_.reserve(convolutions_.size() + 1);
+  uses(weights->use);
+  convolutions_.push_back(std::move(made));
   return static_cast<int>(convolutions_.size()) - 1;
 }
 
+void Program::uses(Use& other) {
+  if (std::find(uses_.begin(), uses_.end(), &other) == uses_.end()) uses_.push_back(&other);
+}
+
 int Program::known(int tensor) const {
-  require(tensor >= 0 && tensor < static_cast<int>(context_.tensors.size()), "an unknown tensor");
+  if (tensor < 0 || tensor >= static_cast<int>(context_.tensors.size()))
+    refuse("tensor " + std::to_string(tensor) + " is none of the program's " +
+           std::to_string(context_.tensors.size()));
   return tensor;
+}
+
+int Program::known_norm(int norm, int tensor) const {
+  if (norm < 0 || norm >= static_cast<int>(context_.norms.size()))
+    refuse("norm " + std::to_string(norm) + " is none of the program's " + std::to_string(context_.norms.size()));
+  require(norm_of(norm).channels() == context_.tensor(known(tensor)).channels, "a norm of other channels");
+  return norm;
+}
+
+Convolution& Program::convolution_of(int id) const {
+  if (id < 0 || id >= static_cast<int>(convolutions_.size()))
+    refuse("convolution " + std::to_string(id) + " is none of the program's " +
+           std::to_string(convolutions_.size()));
+  return *convolutions_[static_cast<size_t>(id)];
 }
 
 const View& Program::checked(const View& view) const {
   known(view.tensor);
-  require(view.norm < static_cast<int>(context_.norms.size()), "an unknown norm");
-  require(view.norm < 0 || norm_of(view.norm).channels() == context_.tensor(view.tensor).channels,
-          "a norm of other channels");
+  if (view.norm != kNone) known_norm(view.norm, view.tensor);
   return view;
 }
 
+void Program::shaped(int tensor, int channels, int height, int width, const char* why) const {
+  const Tensor& t = context_.tensor(known(tensor));
+  require(t.channels == channels && t.height == height && t.width == width, why);
+}
+
 void Program::same(int a, int b) const {
-  const Tensor &x = context_.tensor(known(a)), &y = context_.tensor(known(b));
-  require(x.channels == y.channels && x.height == y.height && x.width == y.width, "tensors of different shapes");
+  const Tensor& x = context_.tensor(known(a));
+  shaped(b, x.channels, x.height, x.width, "tensors of different shapes");
 }
 
 double Program::count(int tensor) const {
@@ -86,17 +114,13 @@ void Program::scratch(ptrdiff_t floats) { scratch_floats_ = std::max(scratch_flo
 // -- operations --------------------------------------------------------------------------
 
 void Program::forward(int id, const View& input, int output, int norm) {
-  require(id >= 0 && id < static_cast<int>(convolutions_.size()), "an unknown convolution");
-  Convolution& conv = *convolutions_[static_cast<size_t>(id)];
+  Convolution& conv = convolution_of(id);
   const ConvShape& s = conv.shape();
-  checked(input);
-  const Tensor &in = context_.tensor(input.tensor), &out = context_.tensor(known(output));
-  require(in.channels == s.in_channels && in.height == s.in_h && in.width == s.in_w, "an input of another shape");
-  require(out.channels == s.out_channels && out.height == s.out_h && out.width == s.out_w,
-          "an output of another shape");
-  if (norm >= 0) checked({output, norm});
+  shaped(checked(input).tensor, s.in_channels, s.in_h, s.in_w, "an input of another shape");
+  shaped(output, s.out_channels, s.out_h, s.out_w, "an output of another shape");
+  if (norm != kNone) known_norm(norm, output);
   append([this, &conv, input, output, norm](const Settings& settings) {
-    if (norm < 0) {
+    if (norm == kNone) {
       conv.forward(context_, input, output, nullptr);
       return;
     }
@@ -105,22 +129,23 @@ void Program::forward(int id, const View& input, int output, int norm) {
     conv.forward(context_, input, output, mine);
     norm_of(norm).finish_batch(mine, parts, settings.momentum);
   });
-  steps_.back().convolution = id;
+  operations_.back().convolution = id;
 }
 
 void Program::backward(int id, const BackwardWants& wants) {
-  require(id >= 0 && id < static_cast<int>(convolutions_.size()), "an unknown convolution");
-  Convolution& conv = *convolutions_[static_cast<size_t>(id)];
-  if (wants.output.tensor >= 0) {
-    checked(wants.output);
-    same(wants.output.tensor, wants.output_gradient);
+  Convolution& conv = convolution_of(id);
+  const ConvShape& s = conv.shape();
+  shaped(checked(wants.output).tensor, s.out_channels, s.out_h, s.out_w, "an output of another shape");
+  same(wants.output.tensor, wants.output_gradient);
+  shaped(checked(wants.input).tensor, s.in_channels, s.in_h, s.in_w, "an input of another shape");
+  if (wants.input_gradient != kNone) same(wants.input.tensor, wants.input_gradient);
+  if (wants.added != kNone) {
+    require(wants.input_gradient != kNone, "no gradient to add to");
+    same(wants.input.tensor, wants.added);
   }
-  require(context_.tensor(known(wants.output_gradient)).channels == conv.shape().out_channels,
-          "a gradient of another shape");
-  if (wants.input_gradient >= 0) same(wants.input.tensor, wants.input_gradient);
-  if (wants.added >= 0) same(wants.input.tensor, wants.added);
   if (wants.norm_gradient)
-    require(wants.input.norm >= 0 && wants.input_gradient >= 0, "no norm or no gradient to reduce");
+    require(wants.input.norm != kNone && wants.input_gradient != kNone, "no norm or no gradient to reduce");
+  check_keep(wants.keep);
   append([this, &conv, wants](const Settings&) {
     if (!wants.norm_gradient) {
       conv.backward(context_, wants, bound(wants), nullptr);
@@ -131,9 +156,9 @@ void Program::backward(int id, const BackwardWants& wants) {
     conv.backward(context_, wants, bound(wants), mine);
     norm_of(wants.input.norm).finish_gradient(mine, parts, count(wants.input.tensor));
   });
-  steps_.back().convolution = id;
-  steps_.back().wants = wants;
-  steps_.back().backward = true;
+  operations_.back().convolution = id;
+  operations_.back().wants = wants;
+  operations_.back().backward = true;
 }
 
 float Program::bound(const BackwardWants& wants) const {
@@ -141,7 +166,7 @@ float Program::bound(const BackwardWants& wants) const {
 }
 
 void Program::batch_statistics(int tensor, int norm) {
-  checked({tensor, norm});
+  known_norm(norm, tensor);
   append([this, tensor, norm](const Settings& settings) {
     Moments* mine = moments(context_.blocks, norm_of(norm).channels());
     sparse::moments(context_, tensor, mine);
@@ -150,14 +175,15 @@ void Program::batch_statistics(int tensor, int norm) {
 }
 
 void Program::running_statistics(int norm) {
-  require(norm >= 0 && norm < static_cast<int>(context_.norms.size()), "an unknown norm");
+  if (norm < 0 || norm >= static_cast<int>(context_.norms.size()))
+    refuse("norm " + std::to_string(norm) + " is none of the program's " + std::to_string(context_.norms.size()));
   append([this, norm](const Settings&) { norm_of(norm).use_running(); });
 }
 
 void Program::norm_gradient(int gradient, const View& view) {
   checked(view);
   same(gradient, view.tensor);
-  require(view.norm >= 0, "a reading without a norm");
+  require(view.norm != kNone, "a reading without a norm");
   append([this, gradient, view](const Settings&) {
     double* mine = sums(context_.blocks, norm_of(view.norm).channels());
     reduce_gradient(context_, gradient, view, mine);
@@ -167,7 +193,7 @@ void Program::norm_gradient(int gradient, const View& view) {
 
 void Program::combine(const View& a, const View& b, int out, Act act, float gain) {
   same(checked(a).tensor, out);
-  if (b.tensor >= 0) same(checked(b).tensor, out);
+  if (b.tensor != kNone) same(checked(b).tensor, out);
   append([=, this_ = this](const Settings&) { sparse::combine(this_->context_, a, b, out, act, gain); });
 }
 
@@ -186,27 +212,11 @@ void Program::view_gradient(int gradient, const View& view, int out, bool add) {
   append([=, this_ = this](const Settings&) { sparse::view_gradient(this_->context_, gradient, view, out, add); });
 }
 
-namespace {
-
-void check_pool(const Tensor& in, const Tensor& out, const PoolShape& p) {
-  require(p.kernel_h > 0 && p.kernel_w > 0 && p.stride_h > 0 && p.stride_w > 0, "kernel and stride must be positive");
-  require(p.pad_h >= 0 && p.pad_w >= 0 && 2 * p.pad_h <= p.kernel_h && 2 * p.pad_w <= p.kernel_w,
-          "pooling pads by half of its kernel at most");
-  require(in.height + 2 * p.pad_h >= p.kernel_h && in.width + 2 * p.pad_w >= p.kernel_w,
-          "the window is larger than its padded input");
-  require(in.channels == out.channels && out.height == (in.height + 2 * p.pad_h - p.kernel_h) / p.stride_h + 1 &&
-              out.width == (in.width + 2 * p.pad_w - p.kernel_w) / p.stride_w + 1,
-          "the output has another size");
-}
-
-}  // namespace
-
 void Program::pool(const View& input, int out, const PoolShape& shape, bool max) {
   check_pool(context_.tensor(checked(input).tensor), context_.tensor(known(out)), shape);
   scratch(context_.plane(input.tensor) + kSlack);
-  append([=, this_ = this](const Settings&) {
-    (max ? max_pool : average_pool)(this_->context_, input, out, shape);
-  });
+  append(
+      [=, this_ = this](const Settings&) { (max ? max_pool : average_pool)(this_->context_, input, out, shape); });
 }
 
 void Program::pool_gradient(int gradient, const View& input, int out, const PoolShape& shape, bool max, bool add) {
@@ -223,16 +233,14 @@ void Program::pool_gradient(int gradient, const View& input, int out, const Pool
 
 void Program::concatenate(const View& input, int out, int first) {
   const Tensor &from = context_.tensor(checked(input).tensor), &to = context_.tensor(known(out));
-  require(from.height == to.height && from.width == to.width && first >= 0 &&
-              first + from.channels <= to.channels,
+  require(from.height == to.height && from.width == to.width && first >= 0 && first <= to.channels - from.channels,
           "tensors that cannot be joined");
   append([=, this_ = this](const Settings&) { sparse::concatenate(this_->context_, input, out, first); });
 }
 
 void Program::concatenate_gradient(int gradient, int first, int out, bool add) {
   const Tensor &from = context_.tensor(known(gradient)), &to = context_.tensor(known(out));
-  require(from.height == to.height && from.width == to.width && first >= 0 &&
-              first + to.channels <= from.channels,
+  require(from.height == to.height && from.width == to.width && first >= 0 && first <= from.channels - to.channels,
           "tensors that were not joined");
   append([=, this_ = this](const Settings&) {
     sparse::concatenate_gradient(this_->context_, gradient, first, out, add);
@@ -250,65 +258,12 @@ void Program::dropout(int tensor, float rate, uint64_t stream) {
 void Program::loss(int logits, int gradient) {
   const Tensor& t = context_.tensor(known(logits));
   require(t.height == 1 && t.width == 1, "logits are one value a class");
-  if (gradient >= 0) same(logits, gradient);
+  if (gradient != kNone) same(logits, gradient);
   append([=, this_ = this](const Settings& settings) {
-    this_->loss_ = sparse::loss(this_->context_, logits, settings.labels, gradient, settings.share,
-                                settings.objective);
+    this_->loss_ =
+        sparse::loss(this_->context_, logits, settings.labels.data(), gradient, settings.share, settings.objective);
   });
-}
-
-// -- running -----------------------------------------------------------------------------
-
-ptrdiff_t Program::floats() {
-  // The number of weights may have changed: the gradients' sums with it.
-  for (const Step& step : steps_)
-    if (step.convolution >= 0) scratch(convolutions_[static_cast<size_t>(step.convolution)]->scratch(step.backward));
-  context_.scratch_offset = round_up(tensor_floats_, 16);
-  context_.scratch_floats = scratch_floats_;
-  return context_.scratch_offset + scratch_floats_ * pool_->shares();
-}
-
-void Program::begin(const float* samples, int tensor) {
-  context_.base = arena_->ensure(floats());
-  arena_->holder = this;
-  pack_input(context_, samples, known(tensor));
-}
-
-// Another program may have run since, the arena may be gone, or new weights may need more of it.
-void Program::require_values() {
-  require(context_.base != nullptr && arena_->holder == this && floats() <= arena_->floats(),
-          "the program has no input, or lost it since");
-}
-
-void Program::release() {
-  for (auto& convolution : convolutions_) convolution->release();
-}
-
-LossSums Program::run(int first, int last, const Settings& settings) {
-  require(0 <= first && first <= last && last <= size(), "steps out of range");
-  require_values();
-  loss_ = {};
-  for (int i = first; i < last; ++i) steps_[static_cast<size_t>(i)].work(settings);
-  return loss_;
-}
-
-void Program::output(int tensor, float* samples) {
-  require_values();
-  unpack_output(context_, known(tensor), samples);
-}
-
-size_t Program::dense_gradient_size(int step, int first, int last) const {
-  require(step >= 0 && step < size() && steps_[static_cast<size_t>(step)].backward, "not a backward step");
-  const int id = steps_[static_cast<size_t>(step)].convolution;
-  const ConvShape& shape = convolutions_[static_cast<size_t>(id)]->shape();
-  require(0 <= first && first <= last && last <= shape.out_channels, "output channels out of range");
-  return static_cast<size_t>(last - first) * shape.row_size();
-}
-
-void Program::dense_gradient(int step, int first, int last, float* out) {
-  require_values();
-  const Step& s = steps_[static_cast<size_t>(step)];
-  convolutions_[static_cast<size_t>(s.convolution)]->dense_gradient(context_, s.wants, bound(s.wants), first, last, out);
+  operations_.back().classes = t.channels;
 }
 
 }  // namespace sparse

@@ -12,9 +12,9 @@ namespace sparse {
 
 // What may differ from one run to the next.
 struct Settings {
-  float momentum = -1.0f;  // of the running statistics; negative: they stay
-  float share = 1.0f;      // of the loss's gradient
-  const int64_t* labels = nullptr;
+  float momentum = -1.0f;       // of the running statistics; negative: they stay
+  float share = 1.0f;           // of the loss's gradient
+  std::vector<int64_t> labels;  // read by a loss alone
   Objective objective = Objective::cross_entropy;
   uint64_t seed = 0;
 };
@@ -25,9 +25,9 @@ class Program {
   Program(const Program&) = delete;  // its operations refer to it
   Program& operator=(const Program&) = delete;
 
-  static int lanes_for(int samples);
+  static int lanes_for(int samples);  // throws std::invalid_argument
 
-  // -- building; all that returns nothing appends an operation -------------------------
+  // -- building; all that returns nothing appends an operation, or throws std::invalid_argument ---
   int tensor(int channels, int height, int width, ptrdiff_t offset, bool packed);
   int norm(std::shared_ptr<Norm> norm);
   int convolution(const ConvShape& shape, std::shared_ptr<Weights> weights, float dense_from);
@@ -54,7 +54,7 @@ class Program {
   void decode(int cache, Act act, float gain, int out);
   // From the gradient of a normalised tensor's reading, already through its activation, and the pruned tensor.
   void pruned_norm_gradient(int gradient, int tensor, int norm);
-  int size() const { return static_cast<int>(steps_.size()); }
+  int size() const { return static_cast<int>(operations_.size()); }
 
   // -- running -------------------------------------------------------------------------
   int samples() const { return context_.samples(); }
@@ -63,23 +63,37 @@ class Program {
   void release();  // what it holds outside of the arena, until it begins again
   LossSums run(int first, int last, const Settings& settings);
   void output(int tensor, float* samples);
-  // At a `backward` step that has not run yet: see Convolution::dense_gradient.
-  void dense_gradient(int step, int first, int last, float* out);
-  size_t dense_gradient_size(int step, int first, int last) const;
+  // At a `backward` operation that has not run yet: see Convolution::dense_gradient.
+  void dense_gradient(int operation, int first, int last, float* out);
+  size_t dense_gradient_size(int operation, int first, int last) const;
 
   const Context& context() const { return context_; }
+  const std::vector<Use*>& uses() const { return uses_; }  // all that running it works on
+
+  Use use;
 
  private:
-  struct Step {
+  struct Operation {
     std::function<void(const Settings&)> work;
-    int convolution = -1;
+    int convolution = kNone;
     BackwardWants wants{};
     bool backward = false;
+    int classes = 0;  // of a loss
   };
-  void append(std::function<void(const Settings&)> work) { steps_.push_back({std::move(work)}); }
+  void append(std::function<void(const Settings&)> work) {
+    operations_.emplace_back();
+    operations_.back().work = std::move(work);
+  }
   const View& checked(const View& view) const;
   Cache& cache_of(int id, int tensor) const;
+  Convolution& convolution_of(int id) const;
+  const Operation& backward_operation(int id) const;
   int known(int tensor) const;
+  int known_norm(int norm, int tensor) const;
+  void shaped(int tensor, int channels, int height, int width, const char* why) const;
+  void require_codes(const Cache& cache, Act act) const;
+  void check_labels(const Settings& settings, int classes) const;
+  void uses(Use& other);
   Norm& norm_of(int id) const { return *context_.norms[static_cast<size_t>(id)]; }
   void same(int a, int b) const;
   double count(int tensor) const;
@@ -92,8 +106,9 @@ class Program {
   std::shared_ptr<Arena> arena_;
   std::shared_ptr<Pool> pool_;
   Context context_;
+  std::vector<Use*> uses_;
   std::vector<std::unique_ptr<Convolution>> convolutions_;
-  std::vector<Step> steps_;
+  std::vector<Operation> operations_;
   std::vector<std::unique_ptr<Cache>> caches_;
   std::vector<double> sums_;
   std::vector<Moments> moments_;

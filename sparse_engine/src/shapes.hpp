@@ -1,7 +1,7 @@
 // Plain descriptions of tensors, layers and where things lie.
 //
 // A tensor of N images is [N / lanes][channels][height][width][lanes]: `lanes` images lie innermost, so that
-// one weight meets as many contiguous values. `lanes` is the largest power of two up to 16 that divides N.
+// one weight meets as many contiguous values. `lanes` is the largest power of two up to kMostLanes that divides N.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,15 @@
 
 namespace sparse {
 
+constexpr int kMostLanes = 16;  // images that lie innermost
+constexpr int kAlignment = 16;  // floats: offsets in the arena are multiples, so that nothing shares a cache line
+
 [[noreturn]] inline void refuse(const std::string& why) { throw std::invalid_argument(why); }
 inline void require(bool holds, const char* why) {
   if (!holds) refuse(why);
 }
+
+constexpr int kNone = -1;  // for the number of a tensor or a norm
 
 struct Tensor {
   ptrdiff_t offset = 0;  // in the arena, in floats
@@ -29,13 +34,13 @@ struct Tensor {
 // caches: they are moved apart by a line, unless the tensor is `packed` (it has another shape as well).
 inline ptrdiff_t channel_stride(int height, int width, int lanes, bool packed) {
   const ptrdiff_t plane = static_cast<ptrdiff_t>(height) * width * lanes;
-  return packed || plane % 1024 != 0 ? plane : plane + 16;
+  return packed || plane % 1024 != 0 ? plane : plane + kAlignment;
 }
 
-// How a stored tensor is read: normalised (norm >= 0), then activated.
+// How a stored tensor is read: normalised where there is a norm, then activated.
 struct View {
-  int tensor = -1;
-  int norm = -1;
+  int tensor = kNone;
+  int norm = kNone;
   Act act = Act::none;
   float gain = 1.0f;
   bool standard = false;  // normalised to mean 0 and variance 1 only

@@ -1,7 +1,10 @@
+// What a layer's weights are set to, normalised by, and moved by: see weights.hpp.
 #include "weights.hpp"
 
 #include <algorithm>
 #include <cmath>
+
+#include "checks.hpp"
 
 namespace sparse {
 
@@ -32,6 +35,12 @@ void Param::resize(size_t n, float fill) {
   gradient.assign(n, 0.0f);
 }
 
+void Param::reserve(size_t n) {
+  value.reserve(n);
+  velocity.reserve(n);
+  gradient.reserve(n);
+}
+
 void Param::zero_gradient() { std::fill(gradient.begin(), gradient.end(), 0.0f); }
 
 void Param::update(const Sgd& s) {
@@ -41,8 +50,10 @@ void Param::update(const Sgd& s) {
 
 Weights::Weights(int out, int row_size, bool biased, WeightNorm norm)
     : out_(out), row_size_(row_size), norm_(norm) {
-  require(out > 0 && row_size > 0, "a layer needs weights");
-  require(static_cast<int64_t>(out) * row_size <= INT32_MAX, "a layer has 2^31 weights at most");
+  if (out < 1 || out > kMostChannels || row_size < 1 || static_cast<int64_t>(out) * row_size > kMostValues)
+    refuse("a layer has 1 to 2^31 - 1 weights and " + std::to_string(kMostChannels) + " outputs at most, not " +
+           std::to_string(out) + " of " + std::to_string(row_size));
+  param.use = bias.use = gain.use = &use;
   row_.assign(static_cast<size_t>(out) + 1, 0);
   bias.resize(biased ? out : 0, 0.0f);
   gain.resize(norm == WeightNorm::none ? 0 : out, 1.0f);
@@ -54,6 +65,10 @@ void Weights::set(const int64_t* positions, const float* values, size_t count) {
     if (positions[k] < 0 || positions[k] >= size || (k > 0 && positions[k] <= positions[k - 1]))
       refuse("weight position " + std::to_string(positions[k]) + " is not ascending within 0 to " +
              std::to_string(size - 1));
+  // All memory is taken before anything changes.
+  param.reserve(count);
+  place_.reserve(count);
+  if (norm_ != WeightNorm::none) normalised_.reserve(count);
   param.resize(count, 0.0f);
   std::copy(values, values + count, param.value.begin());
   place_.resize(count);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "shapes.hpp"
+#include "use.hpp"
 
 namespace sparse {
 
@@ -15,8 +16,10 @@ struct Sgd {
 // A trained vector.
 struct Param {
   std::vector<float> value, velocity, gradient;
+  const Use* use = nullptr;  // of what it belongs to
 
   void resize(size_t n, float fill);
+  void reserve(size_t n);
   void zero_gradient();
   void update(const Sgd& sgd);
 };
@@ -28,14 +31,14 @@ class Weights {
   // `positions` are the flat positions of the weights in the (out, in / groups, kernel_h, kernel_w) tensor,
   // strictly ascending. Throws std::invalid_argument.
   Weights(int out, int row_size, bool biased, WeightNorm norm);
-  void set(const int64_t* positions, const float* values, size_t count);
+  void set(const int64_t* positions, const float* values, size_t count);  // whole, or not at all
 
   size_t count() const { return param.value.size(); }
   bool dense() const { return count() == static_cast<size_t>(out_) * row_size_; }
   int out() const { return out_; }
   int row_size() const { return row_size_; }
-  const std::vector<int32_t>& rows() const { return row_; }            // out + 1 bounds
-  const std::vector<int32_t>& places() const { return place_; }        // position within the row
+  const std::vector<int32_t>& rows() const { return row_; }      // out + 1 bounds
+  const std::vector<int32_t>& places() const { return place_; }  // position within the row
   // What the convolution uses: the values, or with a norm the normalised ones.
   const float* used() const { return norm_ == WeightNorm::none ? param.value.data() : normalised_.data(); }
 
@@ -48,6 +51,7 @@ class Weights {
   void zero_gradient();
   void update(const Sgd& sgd);
 
+  Use use;
   Param param, bias, gain;
   long version = 0;  // changes with the positions
 

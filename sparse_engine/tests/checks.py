@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from reference_network import WEIGHTED, Reference
 
-from sparse_engine import Model, Network, Op, Step
+from sparse_engine import Model, Network, Op, StepOptions
 from sparse_engine.network import EXACT
 from sparse_engine.values import Saving
 
 TOLERANCE = 1e-5  # of the largest absolute value of an array
 MARGIN = 1e-3  # pre-activations stay that far from kinks, so that float32 does not choose another side
-STEP = Step(0.05, momentum=0.9, weight_decay=0.01, penalty=0.3)
+STEP = StepOptions(0.05, momentum=0.9, weight_decay=0.01, penalty=0.3)
 
 
 def numbers(model: Model, rng: np.random.Generator) -> dict:
@@ -126,7 +126,7 @@ def check_gradients(
         )
 
 
-def check_steps(network: Network, reference: Reference, x, y, step: Step = STEP, steps: int = 2) -> None:
+def check_steps(network: Network, reference: Reference, x, y, step: StepOptions = STEP, steps: int = 2) -> None:
     """Losses and all numbers, what they moved by above all."""
     marked = {name: np.flatnonzero(mask)[::2] for name, mask in reference.mask.items()}
     network.mark(marked)

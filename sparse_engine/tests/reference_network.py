@@ -22,7 +22,7 @@ from reference import (
     pruned_batch_norm_gradients,
 )
 
-from sparse_engine import Cache, Layer, Model, Op, Step
+from sparse_engine import Cache, Layer, Model, Op, StepOptions
 
 BN_MOMENTUM = 0.1
 WEIGHTED = (Op.CONV, Op.LINEAR)
@@ -189,7 +189,7 @@ class Reference:
         _, of_logits = objective(name, self.forward(x, training=True), y)
         return self.backward(of_logits / len(y) if name == "cross_entropy" else of_logits)
 
-    def train_step(self, x: Array, y: NDArray[np.int64], step: Step) -> float:
+    def train_step(self, x: Array, y: NDArray[np.int64], step: StepOptions) -> float:
         """The mean cross-entropy of the whole batch at once, before the step."""
         loss, of_logits = objective("cross_entropy", self.forward(x, True, BN_MOMENTUM), y)
         found = self.backward(of_logits / len(y))

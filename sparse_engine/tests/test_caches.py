@@ -8,7 +8,7 @@ from checks import assert_close, batch, check_gradients, check_steps, pair, safe
 from reference_network import WEIGHTED
 from structures import MODELS, add, conv, whole
 
-from sparse_engine import Cache, Layer, Model, ModelError, Op, Step
+from sparse_engine import Cache, Layer, Model, ModelError, Op, StepOptions
 from sparse_engine.values import Saving
 
 PLAIN = whole(
@@ -41,7 +41,7 @@ def caches_of(model: Model, saving: Saving) -> dict[str, Cache]:
 @pytest.mark.parametrize("norms", [False, True], ids=["exact norms", "pruned norms"])
 @pytest.mark.parametrize("keep", [0.2, 0.5])
 def test_steps_are_those_of_what_is_kept(model, keep, norms, recompute):
-    step = Step(0.05, momentum=0.9, penalty=0.3, keep=keep, pruned_norm=norms, recompute=recompute)
+    step = StepOptions(0.05, momentum=0.9, penalty=0.3, keep=keep, pruned_norm=norms, recompute=recompute)
     network, reference = pair(model, 3, density=0.6)
     reference.caches = caches_of(model, step.saving)
     x, y = safe_batch(reference, 5, 4)
@@ -50,7 +50,7 @@ def test_steps_are_those_of_what_is_kept(model, keep, norms, recompute):
 
 @each_model
 def test_growth_gradients_see_what_is_kept(model):
-    saving = Step(0.1, keep=0.3, pruned_norm=True).saving
+    saving = StepOptions(0.1, keep=0.3, pruned_norm=True).saving
     network, reference = pair(model, 4, density=0.6)
     reference.caches = caches_of(model, saving)
     x, y = safe_batch(reference, 6, 4)
@@ -64,7 +64,7 @@ def test_layers_have_caches_of_their_own(model, recompute):
     weighted = [layer.name for layer in model.layers if layer.op in WEIGHTED]
     norms = [layer.name for layer in model.layers if layer.op is Op.BATCH_NORM]
     layers = {weighted[1]: Cache(0.3), weighted[-1]: Cache(0.7), **{name: Cache(0.5) for name in norms[-1:]}}
-    step = Step(0.05, momentum=0.9, layers=layers, recompute=recompute)
+    step = StepOptions(0.05, momentum=0.9, layers=layers, recompute=recompute)
     network, reference = pair(model, 3, density=0.6)
     reference.caches = caches_of(model, step.saving)
     assert reference.caches == layers
@@ -74,7 +74,7 @@ def test_layers_have_caches_of_their_own(model, recompute):
 
 @each_model
 def test_all_values_in_half_precision_lose_its_rounding_alone(model):
-    step, exact = Step(0.05, cache="fp16", pruned_norm=True), Step(0.05)
+    step, exact = StepOptions(0.05, cache="fp16", pruned_norm=True), StepOptions(0.05)
     network, reference = pair(model, 3, density=0.6)
     x, y = safe_batch(reference, 5, 4)
     names = [layer.name for layer in model.layers if layer.op in WEIGHTED]
@@ -91,7 +91,9 @@ def test_all_values_in_half_precision_lose_its_rounding_alone(model):
 def test_the_arena_shrinks_with_what_is_kept(norms):
     def arena(**more) -> int:
         network, _ = pair(model, 3)
-        network.train_step(*batch(model, np.random.default_rng(5), 16), Step(0.05, pruned_norm=norms, **more))
+        network.train_step(
+            *batch(model, np.random.default_rng(5), 16), StepOptions(0.05, pruned_norm=norms, **more)
+        )
         return network.arena_bytes
 
     layers = [conv("first", "input", 2, 16), Layer("r0", Op.RELU, ("first",))]
@@ -114,7 +116,7 @@ def test_caches_of_what_has_none_are_refused():
     network, reference = pair(PLAIN, 3)
     x, y = safe_batch(reference, 5, 4)
     with pytest.raises(ModelError, match=r"chosen for \['nowhere', 'r'\]"):
-        network.train_step(x, y, Step(0.1, layers={"r": Cache(0.5), "nowhere": Cache(0.5)}))
+        network.train_step(x, y, StepOptions(0.1, layers={"r": Cache(0.5), "nowhere": Cache(0.5)}))
     for wrong in ({"keep": 0.0}, {"keep": 1.5}, {"keep": float("nan")}, {"precision": "int8"}):
         with pytest.raises(ValueError, match="0 < keep <= 1"):
             Cache(**wrong)

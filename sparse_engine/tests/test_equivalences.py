@@ -14,7 +14,7 @@ import pytest
 from checks import STEP, assert_close, batch, masks, numbers
 from structures import MODELS, STEM, add, conv, norm, whole
 
-from sparse_engine import Layer, Model, Network, Op, Step, _core
+from sparse_engine import Layer, Model, Network, Op, StepOptions, _core
 
 PLAIN = whole(
     conv("a", "input", 2, 8, bias=True),
@@ -27,7 +27,7 @@ PLAIN = whole(
 NORMED = MODELS["inverted residual"]
 
 
-def trained(model: Model, x, y, step: Step, threads: int = 1, density: float = 0.5, steps: int = 2) -> dict:
+def trained(model: Model, x, y, step: StepOptions, threads: int = 1, density: float = 0.5, steps: int = 2) -> dict:
     """Losses and numbers after some steps from the same start."""
     rng = np.random.default_rng(7)
     network = Network(model, threads)
@@ -41,6 +41,36 @@ def assert_alike(found: dict, wanted: dict, what: str) -> None:
         assert_close(np.asarray(found[name]), np.asarray(value), f"{name} {what}")
 
 
+def fill(network: Network, value: float) -> None:
+    """All of the arena, whatever it was used for."""
+    size = network.arena_bytes // 4 // 16 * 16 - 256  # but for a program's slack
+    program = _core.Program(network._arena, _core.Pool(1), 1)
+    program.begin(np.full(size, value, np.float32), program.tensor(1, 1, size, 0, True))
+
+
+@pytest.mark.parametrize("samples", [1, 3, 6])
+@pytest.mark.parametrize("name", MODELS)
+def test_what_was_in_memory_before_changes_nothing(name, samples):
+    """Rows that are no whole vectors are computed with what lies behind them, which need not be finite."""
+    model, found = MODELS[name], []
+    for value in (0.0, np.nan):
+        rng = np.random.default_rng(1)
+        network = Network(model)
+        network.set(numbers(model, rng), masks(model, rng, 0.3))
+        x, y = batch(model, rng, samples)
+        layers = [layer.name for layer in model.layers if layer.op in (Op.CONV, Op.LINEAR)]
+        network.predict(np.tile(x, (8, 1, 1, 1))[:40])  # an arena with room
+        for _ in range(2):
+            fill(network, value)
+            network.train_step(x, y, STEP)
+        fill(network, value)
+        gradients = {f"gradient of {layer}": of for layer, _, of in network.gradients(x, y, layers)}
+        fill(network, value)
+        found.append({**network.get(), **gradients, "predictions": network.predict(x)})
+    for what, wanted in found[0].items():
+        assert np.array_equal(found[1][what], wanted), what
+
+
 @pytest.mark.parametrize(("samples", "micro_batch"), [(12, 4), (12, 1), (13, 5), (33, 16), (7, 100)])
 def test_micro_batches_add_up_to_the_batch(samples, micro_batch):
     x, y = batch(PLAIN, np.random.default_rng(1), samples)
@@ -51,8 +81,8 @@ def test_micro_batches_add_up_to_the_batch(samples, micro_batch):
 def test_statistics_of_micro_batches_move_as_far():
     """Of equal micro-batches, as of the whole: 1 - (1 - 0.1)^(1 / k) each time."""
     x, y = batch(NORMED, np.random.default_rng(1), 4)
-    wanted = trained(NORMED, x, y, Step(0.0), steps=1)
-    found = trained(NORMED, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), Step(0.0, micro_batch=4), steps=1)
+    wanted = trained(NORMED, x, y, StepOptions(0.0), steps=1)
+    found = trained(NORMED, np.tile(x, (3, 1, 1, 1)), np.tile(y, 3), StepOptions(0.0, micro_batch=4), steps=1)
     for name in wanted:
         if "running_mean" in name:
             assert_close(found[name], wanted[name], name)
@@ -65,7 +95,7 @@ def test_update_statistics_moves_nothing_else():
     network.set(numbers(NORMED, rng), masks(NORMED, rng, 0.5))
     before = network.get()
     network.update_statistics(x)
-    wanted = trained(NORMED, x, y, Step(0.0), steps=1)
+    wanted = trained(NORMED, x, y, StepOptions(0.0), steps=1)
     for name, value in network.get().items():
         np.testing.assert_array_equal(value, wanted[name] if "running" in name else before[name], name)
     assert any((network.get()[name] != before[name]).any() for name in before)

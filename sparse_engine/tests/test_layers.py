@@ -12,7 +12,7 @@ from checks import check_gradients, check_predictions, check_steps, pair, safe_b
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sparse_engine import Layer, Model, Op, Step
+from sparse_engine import Layer, Model, Op, StepOptions
 
 EXAMPLES = int(os.environ.get("SPARSE_ENGINE_EXAMPLES", "25"))
 usual = settings(
@@ -143,7 +143,7 @@ def test_first_of_equal_values_has_the_gradient_of_the_largest(samples):
     flat = np.ones((samples, 2, 5, 6), np.float32)
     labels = np.zeros(samples, np.int64)
     check_gradients(network, reference, flat, labels, "flow")
-    check_steps(network, reference, flat, labels, Step(0.1, momentum=0.5))
+    check_steps(network, reference, flat, labels, StepOptions(0.1, momentum=0.5))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from checks import STEP, batch, masks, numbers
 
-from sparse_engine import Layer, Model, Network, Op, Step
+from sparse_engine import Layer, Model, Network, Op, StepOptions
 
 PAGE = 4096
 # A sanitizer's and an emulator's own memory is the process's, too.
@@ -70,7 +70,7 @@ def test_recomputing_takes_less():
     for recompute in (0, 2):
         network = loaded(model(8, 8), 1)
         x, y = batch(network.model, np.random.default_rng(1), 16)
-        network.train_step(x, y, Step(0.1, recompute=recompute))
+        network.train_step(x, y, StepOptions(0.1, recompute=recompute))
         taken.append(network.arena_bytes)
     assert taken[1] < 0.9 * taken[0]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from checks import batch, masks, numbers
 
-from sparse_engine import Layer, Model, ModelError, Network, Op, Step
+from sparse_engine import Layer, Model, ModelError, Network, Op, StepOptions
 from sparse_engine.planning import Plan
 
 
@@ -28,7 +28,13 @@ def model() -> Model:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("density", [0.1, 1.0])
 @pytest.mark.parametrize(
-    "step", [Step(0.1), Step(0.1, recompute=1), Step(0.1, recompute=2), Step(0.1, keep=0.3, cache="fp16")]
+    "step",
+    [
+        StepOptions(0.1),
+        StepOptions(0.1, recompute=1),
+        StepOptions(0.1, recompute=2),
+        StepOptions(0.1, keep=0.3, cache="fp16"),
+    ],
 )
 @pytest.mark.parametrize("samples", [7, 16])
 def test_the_arena_is_as_planned(threads, density, step, samples):
@@ -46,8 +52,8 @@ def test_the_arena_is_as_planned(threads, density, step, samples):
 def test_a_plan_follows_what_it_is_asked():
     own = model()
     sparse, dense = Plan(own, {"wide": 100, "short": 20}), Plan(own, {})
-    assert sparse.arena_bytes(32, Step(0.1)) > 1.5 * sparse.arena_bytes(16, Step(0.1))
-    assert sparse.evaluation_bytes(16) < sparse.arena_bytes(16, Step(0.1))
+    assert sparse.arena_bytes(32, StepOptions(0.1)) > 1.5 * sparse.arena_bytes(16, StepOptions(0.1))
+    assert sparse.evaluation_bytes(16) < sparse.arena_bytes(16, StepOptions(0.1))
     assert 0 < sparse.weight_bytes() < dense.weight_bytes()
     with pytest.raises(ModelError, match="'wide' has 4608 weights"):
         Plan(own, {"wide": 5000})

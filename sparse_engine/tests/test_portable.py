@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from sparse_engine import Layer, Model, Network, Op, Step, _core
+from sparse_engine import Layer, Model, Network, Op, StepOptions, _core
 
 # Losses of three steps, and the sum of all numbers' squares then. Sums in another order differ a little.
 LOSSES = (1.776606155, 1.735620351, 1.676903454)
@@ -55,7 +55,7 @@ def train() -> tuple[list[float], float]:
     network.set(numbers, masks)
     x = np.cos(np.arange(16 * 3 * 81) * 0.37).reshape(16, 3, 9, 9).astype(np.float32)
     y = np.arange(16, dtype=np.int64) % 5
-    step = Step(learning_rate=0.05, momentum=0.9, weight_decay=1e-3, micro_batch=6)
+    step = StepOptions(learning_rate=0.05, momentum=0.9, weight_decay=1e-3, micro_batch=6)
     losses = [network.train_step(x, y, step) for _ in range(3)]
     return losses, float(sum(np.square(values, dtype=np.float64).sum() for values in network.get().values()))
 

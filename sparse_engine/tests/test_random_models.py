@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparse_engine import Layer, Model, Network, Op, Step
+from sparse_engine import Layer, Model, Network, Op, StepOptions
 
 TYPED = (ValueError, TypeError, MemoryError)  # ModelError is a ValueError
-STEP = Step(0.1, momentum=0.9)
+STEP = StepOptions(0.1, momentum=0.9)
 WINDOWED = (Op.CONV, Op.MAX_POOL, Op.AVG_POOL)
 
 absurd = st.sampled_from([-1, 0, 7, 2**15, 2**31 - 1, 2**31, 2**40, 2**63])

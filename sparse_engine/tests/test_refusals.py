@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparse_engine import Layer, Model, ModelError, Network, Op, Step, _core
+from sparse_engine import Layer, Model, ModelError, Network, Op, StepOptions, _core
 
 TYPED = (ValueError, TypeError, MemoryError)  # ModelError is a ValueError
 LAYERS = (
@@ -18,7 +18,7 @@ LAYERS = (
 MODEL = Model((2, 6, 6), LAYERS)
 SHAPES = {"c.weight": (4, 2, 3, 3), "c.bias": (4,), "h.weight": (3, 36), "h.bias": (3,)}
 SHAPES |= {f"n.{name}": (4,) for name in ("weight", "bias", "running_mean", "running_var")}
-STEP = Step(0.1, momentum=0.9)
+STEP = StepOptions(0.1, momentum=0.9)
 
 
 def params() -> dict:
@@ -193,8 +193,8 @@ def test_threads_are_refused(threads):
     "wrong", [{"momentum": np.nan}, {"micro_batch": -1}, {"keep": 0}, {"keep": 2}, {"recompute": 3}, {"cache": "x"}]
 )
 def test_steps_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"(Step|Cache)\(.*\): "):
-        Step(0.1, **wrong)
+    with pytest.raises(ValueError, match=r"(StepOptions|Cache)\(.*\): "):
+        StepOptions(0.1, **wrong)
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 6), (2, 2**16, 2**16), (6,), ()])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from checks import STEP, assert_close, check_gradients, check_predictions, check_steps, pair, safe_batch
 from reference_network import Reference
-from structures import MODELS, STEM, conv, flatten, norm, whole
+from structures import MODELS, STEM, add, conv, flatten, norm, whole
 
 from sparse_engine import Layer, Model, ModelError, Network, Op
 
@@ -62,6 +62,23 @@ def test_dropout(rate, samples):
     reference = Reference(model, drawn.params, dropped={"drop": factors})
     x, y = safe_batch(reference, 1, samples)
     check_predictions(network, reference, x)
+    check_gradients(network, reference, x, y)
+    check_steps(network, reference, x, y, steps=1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_depthwise_branch_beside_a_shortcut(threads):
+    """So large that its channels are worked on in slices; its input's gradient is added to the shortcut's."""
+    channels = 20
+    layers = (
+        conv("stem", "input", channels, channels, 1),
+        conv("depthwise", "stem", channels, channels, groups=channels),
+        add("sum", "stem", "depthwise"),
+        Layer("mean", Op.GLOBAL_AVG_POOL, ("sum",)),
+        Layer("head", Op.LINEAR, ("mean",), channels, 3, bias=True),
+    )
+    network, reference = pair(Model((channels, 16, 16), layers), 5, threads=threads)
+    x, y = safe_batch(reference, 1, 16)
     check_gradients(network, reference, x, y)
     check_steps(network, reference, x, y, steps=1)
 

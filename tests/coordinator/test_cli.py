@@ -49,6 +49,7 @@ def running(state: Path, *arguments: object):
         process.stderr.close()
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_idle_it_is_small_and_knows_no_torch(tmp_path):
     with running(tmp_path) as process:
         time.sleep(1.0)
@@ -86,7 +87,7 @@ def test_a_killed_one_leaves_no_lock_behind(tmp_path):
 def test_the_service_does_not_import_torch():
     code = (
         "import sys; from tinyfleet.coordinator import cli, service\n"
-        "from tinyfleet.coordinator.store import ledger\n"
+        "from tinyfleet.coordinator.run import scheduler\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -114,7 +115,7 @@ def test_a_damaged_store_is_named(tmp_path):
 
 def test_status(tmp_path):
     store = Store(tmp_path)
-    run = store.submit_run(RunSpec(name="first"))
+    run = store.runs.submit(RunSpec(name="first"))
     store.close()
     document = json.loads(coordinator("status", "--state", tmp_path, "--json").stdout)
     assert [entry["run"] for entry in document["runs"]] == [run]

@@ -1,4 +1,4 @@
-"""A real coordinator process with its real model process, over a real broker, killed in the middle of a step."""
+"""A real coordinator process with its real engine process, over a real broker, killed in the middle of a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.coordinator.toy import Agent
+from tests.coordinator.toy_agent import Agent
 from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.methods import registry as methods
@@ -114,15 +114,15 @@ def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
         for name in ("board-0", "board-1")
     ]
     try:
-        run = store.submit_run(spec)
+        run = store.runs.submit(spec)
         agents[1].holds_results = True
         until(agents, lambda: all(agent.transport.connected for agent in agents))
         with coordinator(tmp_path / "state", config, url) as process:
-            while not store.devices() or len(store.devices()) < 2:
+            while not store.devices.all() or len(store.devices.all()) < 2:
                 for agent in agents:
                     agent.hello()
                 time.sleep(0.1)
-            until(agents, lambda: [task.state for task in store.tasks(run)].count("stored") == 1)
+            until(agents, lambda: [task.state for task in store.tasks.of(run)].count("stored") == 1)
             path = store.state_blob(run)
             assert path is not None
             initial = path.read_bytes()
@@ -131,11 +131,11 @@ def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
         with coordinator(tmp_path / "state", config, url):
             agents[1].holds_results = False
             assert agents[1].outbox
-            until(agents, lambda: store.run(run).state not in ("running", "preparing"))
-        row = store.run(run)
+            until(agents, lambda: store.runs.get(run).state not in ("running", "preparing"))
+        row = store.runs.get(run)
         assert (row.state, row.reason, row.round) == ("finished", "", 2)
         assert store.state_blob(run).read_bytes() == expected_state(initial, spec, ["board-0", "board-1"])
-        first, second = store.steps(run)
+        first, second = store.steps.of(run)
         assert (first.results, second.results, first.lost, second.lost) == (2, 2, [], [])
         assert first.test_accuracy is not None
         assert second.test_accuracy is not None

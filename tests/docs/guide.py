@@ -36,7 +36,9 @@ class Machine:
         for folder, kind in (("proc", "proc"), ("sys", "sysfs")):
             _call("mount", "-t", kind, kind, self.root / folder)
         _call("mount", "--rbind", "/dev", self.root / "dev")
-        for source, target in ((repository, "srv/repository"), (images, "srv/pictures"), (base, "srv/machines")):
+        homes = base / "homes"  # of the readers of the guide; scp reaches the other machine's
+        (homes / name).mkdir(parents=True)
+        for source, target in ((repository, "srv/repository"), (images, "srv/pictures"), (homes, "srv/homes")):
             (self.root / target).mkdir(parents=True, exist_ok=True)
             _call("mount", "--bind", source, self.root / target)
         for tool in TOOLS.iterdir():
@@ -47,11 +49,13 @@ class Machine:
         text = hosts.read_text() if hosts.exists() else ""
         hosts.unlink(missing_ok=True)
         hosts.write_text(f"{text}\n127.0.0.1 gateway.lan localhost\n")
-        home = self.root / "srv" / "newcomer"
-        home.mkdir(parents=True, exist_ok=True)
 
     def command(self, script: str) -> list[str]:
-        variables = ("HOME=/srv/newcomer", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8")
+        variables = (
+            f"HOME=/srv/homes/{self.name}",
+            "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+        )
         kept = [
             f"{name}={os.environ[name]}"
             for name in ("PIP_CACHE_DIR", "PIP_INDEX_URL", "PIP_CONFIG_FILE")
@@ -134,7 +138,7 @@ def main(repository: Path, images: Path, out: Path) -> int:
     rows = _ask(machines["gateway"], "tinyfleet run list --json")
     devices = _ask(machines["gateway"], "tinyfleet devices list --json")
     steps = _ask(machines["gateway"], "tinyfleet run show board-images --json")
-    files = sorted(p.name for p in (machines["gateway"].root / "srv/newcomer/tinyfleet/export-out").iterdir())
+    files = sorted(p.name for p in (machines["gateway"].root / "srv/homes/gateway/tinyfleet/export-out").iterdir())
     log = (machines["board"].root / "var/log/edge-agent.log").read_text()
     out.write_text(
         json.dumps({"runs": rows, "devices": devices, "run": steps, "files": files, "log": log, "blocks": done})

@@ -38,15 +38,15 @@ class Running:
         return value
 
     def ended(self, run: str) -> RunRow | None:
-        row = self.store.run(run)
+        row = self.store.runs.get(run)
         return row if row.state in ("finished", "failed", "stopped") else None
 
     def training_task(self, run: str, device: str, after_round: int = 0) -> TaskRow | None:
         """The device's task of the open step, once it trains."""
-        steps = self.store.steps(run)
+        steps = self.store.steps.of(run)
         if not steps or steps[-1].round < after_round or steps[-1].finished is not None:
             return None
-        for task in self.store.tasks(run):
+        for task in self.store.tasks.of(run):
             if task.step == steps[-1].step and task.device == device and task.state == "running":
                 return task
         return None
@@ -80,7 +80,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         store = Store(fleet.state)
         stores.append(store)
         running = Running(fleet, store)
-        fleet.wait(lambda: sum(d.online for d in store.devices()) == agents, PATIENCE_S, "the fleet")
+        fleet.wait(lambda: sum(d.online for d in store.devices.all()) == agents, PATIENCE_S, "the fleet")
         return running
 
     yield begin

@@ -15,7 +15,7 @@ def test_a_live_run_equals_the_simulated_one(start, broker):
     """Same spec, same seeds: the same model to the bit, whichever broker carried it and whoever came first."""
     spec = spec_of(2, 2)
     running = start(spec, 2, broker=broker)
-    run = running.store.submit_run(spec)
+    run = running.store.runs.submit(spec)
     row = running.until("the run's end", lambda: running.ended(run), 90.0)
     assert (row.state, row.reason) == ("finished", "")
     live = decode(running.store.state_blob(run).read_bytes())
@@ -26,7 +26,7 @@ def test_a_live_run_equals_the_simulated_one(start, broker):
     for name, value in simulated.mask.items():
         assert (live.mask[name] == value).all(), name
     assert encode(live, precision="fp32") == encode(simulated, precision="fp32")
-    for step in running.store.steps(run):
+    for step in running.store.steps.of(run):
         assert step.results == 2
         assert step.bytes_up > 0
         assert step.bytes_down > 0

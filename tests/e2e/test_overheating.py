@@ -50,17 +50,17 @@ def test_training_stops_while_boards_are_hot_and_the_round_waits(start, tmp_path
     put(tmp_path / "root", HEAT, "50000\n")
     spec = spec_of(2, 1, epochs=40, deadline_s=DEADLINE_S)
     running = start(spec, 2, engine="torch")  # its training lasts long enough to be met
-    run = running.store.submit_run(spec)
+    run = running.store.runs.submit(spec)
 
     def training():
-        steps = running.store.steps(run)
+        steps = running.store.steps.of(run)
         return steps and steps[-1].stage == "train" and running.training_task(run, "agent-1")
 
     running.until("training", training, WAIT_S)
     put(tmp_path / "root", HEAT, "90000\n")
 
     def paused():
-        tasks = [task for task in running.store.tasks(run) if task.state == "running"]
+        tasks = [task for task in running.store.tasks.of(run) if task.state == "running"]
         return len(tasks) == 2 and all("90" in task.reason for task in tasks)
 
     running.until("both pause", paused, WAIT_S)
@@ -71,9 +71,9 @@ def test_training_stops_while_boards_are_hot_and_the_round_waits(start, tmp_path
     put(tmp_path / "root", HEAT, "60000\n")
     row = running.until("the run's end", lambda: running.ended(run), WAIT_S)
     assert (row.state, row.round) == ("finished", 1)
-    (step,) = [step for step in running.store.steps(run) if step.stage == "train"]
+    (step,) = [step for step in running.store.steps.of(run) if step.stage == "train"]
     assert step.lost == []
-    assert all(task.retries == 0 for task in running.store.tasks(run))
+    assert all(task.retries == 0 for task in running.store.tasks.of(run))
     told = put_off(running)
     assert {name for name, _, _ in told} == {"agent-0", "agent-1"}
     assert all(PAUSE_S <= by < step.duration_s for _, by, _ in told), "as long as the pause"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = (
     "numpy",
     "torch",
@@ -25,6 +27,7 @@ sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
 """
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", SCRIPT, *HEAVY], capture_output=True, text=True, check=True)
     assert done.stdout == ""

@@ -114,6 +114,7 @@ def do_task(coordinator, spec, state, step):
     return decode(blob), offer, statuses(coordinator, TaskState.ACKNOWLEDGED)[-1]
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_it_stays_small_and_does_its_tasks(agent, coordinator):
     hello = join(coordinator)
     assert (hello.name, hello.samples, hello.memory_limit_bytes) == ("porch", 80, 1_500_000_000)
@@ -148,7 +149,7 @@ def test_a_killed_worker_costs_one_task(agent, coordinator):
     join(coordinator)
     spec = spec_of(local_epochs=400)
     coordinator.offer(0, task_blob(spec, first_state(spec)), spec=spec)
-    coordinator.await_(lambda: [s for s in statuses(coordinator, TaskState.RUNNING) if s.done > 0])
+    coordinator.await_(lambda: [s for s in statuses(coordinator, TaskState.RUNNING) if s.local_steps_done > 0])
     agent.workers()[0].kill()
     failed = coordinator.await_(lambda: statuses(coordinator, TaskState.FAILED))[0]
     assert "SIGKILL" in failed.reason
@@ -216,7 +217,7 @@ def test_watching_a_worker_takes_less_than_a_hundredth_of_a_core(agent, coordina
     coordinator.welcome(heartbeat_s=5.0)
     spec = spec_of(local_epochs=100_000)
     coordinator.offer(0, task_blob(spec, first_state(spec)), spec=spec)
-    coordinator.await_(lambda: [s for s in statuses(coordinator, TaskState.RUNNING) if s.done > 0])
+    coordinator.await_(lambda: [s for s in statuses(coordinator, TaskState.RUNNING) if s.local_steps_done > 0])
     watched = psutil.Process(agent.process.pid)
     before, began = watched.cpu_times(), time.monotonic()
     time.sleep(10.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet.edge_agent.states import LINK_TABLE, TASK_TABLE, Link, LinkEvent, Task, TaskEvent, follow, mermaid
+from tinyfleet.edge_agent.states import LINK_TABLE, TASK_TABLE, Link, LinkEvent, Task, TaskEvent
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "agent.md"
 
@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "agent.md"
 def test_the_link_follows_the_last_connection_event(events):
     state = Link.OFFLINE
     for event in events:
-        state = follow(LINK_TABLE, state, event) or state
+        state = LINK_TABLE.after(state, event)
         if event is LinkEvent.DISCONNECTED:
             assert state is Link.OFFLINE
         if event is LinkEvent.CONNECTED:
@@ -27,10 +27,10 @@ def test_a_task_trains_only_after_its_blob_and_always_ends(events):
     state = Task.IDLE
     for event in events:
         before = state
-        state = follow(TASK_TABLE, state, event) or state
+        state = TASK_TABLE.after(state, event)
         if state is Task.TRAINING and before is not Task.TRAINING:
             assert (before, event) == (Task.FETCHING, TaskEvent.FETCHED)
-    state = follow(TASK_TABLE, state, TaskEvent.CANCELLED) or state
+    state = TASK_TABLE.after(state, TaskEvent.CANCELLED)
     assert state is Task.IDLE
 
 
@@ -40,14 +40,14 @@ def test_no_network_event_reaches_the_task():
 
 @pytest.mark.parametrize(("table", "states"), [(LINK_TABLE, Link), (TASK_TABLE, Task)])
 def test_every_state_is_reached_and_left(table, states):
-    assert set(table.values()) == set(states)
-    assert {state for state, _ in table} == set(states)
+    assert set(table.arrows.values()) == set(states)
+    assert {state for state, _ in table.arrows} == set(states)
 
 
-@pytest.mark.parametrize(("table", "start"), [(LINK_TABLE, Link.OFFLINE), (TASK_TABLE, Task.IDLE)])
-def test_the_document_draws_the_table(table, start):
+@pytest.mark.parametrize("table", [LINK_TABLE, TASK_TABLE])
+def test_the_document_draws_the_table(table):
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert f"```mermaid\n{mermaid(table, start)}\n```" in text
+    assert f"```mermaid\n{table.mermaid()}\n```" in text
 
 
 @pytest.mark.parametrize("kind", [Link, LinkEvent, Task, TaskEvent])

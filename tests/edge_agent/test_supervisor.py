@@ -113,8 +113,8 @@ def test_a_task_from_offer_to_acknowledgement(rig):
     assert command["target_bytes"] == 92_000_000
     rig.worker.events.append({"event": "progress", "done": 3, "total": 9, "loss": 0.5})
     rig.settle(1.5)
-    running = [status for status in rig.coordinator.of(TaskStatus) if status.done == 3]
-    assert (running[0].total, running[0].loss) == (9, 0.5)
+    running = [status for status in rig.coordinator.of(TaskStatus) if status.local_steps_done == 3]
+    assert (running[0].local_steps_total, running[0].loss) == (9, 0.5)
     rig.worker.finish(b"R" * 150_000)
     rig.settle(0.5)
     assert states(rig) == [TaskState.ACCEPTED, TaskState.RUNNING, TaskState.RUNNING, TaskState.FINISHED]
@@ -150,7 +150,7 @@ def test_progress_goes_out_at_most_once_a_second(rig):
     for step in range(50):
         rig.worker.events.append({"event": "progress", "done": step, "total": 50, "loss": 1.0})
         rig.settle(0.1, turns=1)
-    sent = [status for status in rig.coordinator.of(TaskStatus) if status.total == 50]
+    sent = [status for status in rig.coordinator.of(TaskStatus) if status.local_steps_total == 50]
     assert 4 <= len(sent) <= 6
 
 

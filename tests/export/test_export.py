@@ -14,6 +14,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("flatbuffers")
 
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
+from tinyfleet.export import runtimes
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.onnx import write_onnx
 from tinyfleet.export.formats.table import FORMATS, missing_formats
@@ -93,7 +94,8 @@ def test_every_format_computes_what_the_model_does(graph, tmp_path):
 
 @needs_engine
 @pytest.mark.parametrize("name", names())
-def test_every_model_exports(name, tmp_path):
+def test_every_model_exports(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtimes, "LATENCY_SECONDS", 0.0)  # the fewest runs; how fast they are is not asked here
     shape = (6, 100) if name == "sensor_cnn" else (3, 32, 32)
     graph = build(ModelSettings(name=name, input_shape=shape, classes=7))
     params, mask = realistic(graph, share=0.3)

@@ -28,7 +28,7 @@ def example_result() -> dict[str, Any]:
             for i in range(4)
         ],
         "coordinator": {"idle_rss_mb": 50.0, "peak_rss_mb": 70.0, "idle_after_rss_mb": 60.0,
-                        "model_process_peak_rss_mb": 300.0},
+                        "engine_process_peak_rss_mb": 300.0},
         "exports": [
             {"format": "tflite-int8", "precision": "int8", "path": "m.tflite", "file_bytes": 12345,
              "max_rel_error": 0.03, "argmax_agreement": 0.99, "accuracy": 0.92, "latency_ms": 0.1,

@@ -22,6 +22,6 @@ def task_row(step: int, device: str, **changed: Any) -> TaskRow:
         "run": "r", "step": step, "device": device, "state": "stored", "reason": "", "micro_batch": 0,
         "train_s": 0.5, "task_s": 0.6, "peak_rss_bytes": 100, "bytes_up": 100, "bytes_down": 200,
         "engine": "torch", "retries": 0,
-        "done": 5, "total": 5,
+        "local_steps_done": 5, "local_steps_total": 5,
     }  # fmt: skip
     return TaskRow(**(values | changed))

@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from tinyfleet.coordinator.selection.policy import Choice, Part, Plan
-from tinyfleet.coordinator.store.ledger import Ledger
-from tinyfleet.coordinator.store.records import Presence
+from tinyfleet.coordinator.store.records import Choice, Part, Presence, Share
+from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -18,35 +17,37 @@ HOT = "the temperature is 91 °C, the limit 85"
 @pytest.fixture
 def run(tmp_path):
     """A coordinator's state with four devices, three of which a step has looked at; the run's id."""
-    ledger = Ledger(tmp_path / "state")
+    store = Store(tmp_path / "state")
     for device in ("fast", "hot", "new", "slow"):
-        ledger.save_hello(device, Hello(device, "k", "s1", "0", [], {"name": "pi-4b"}, 70), Enrolment.ACCEPTED)
+        store.devices.save_hello(
+            device, Hello(device, "k", "s1", "0", [], {"name": "pi-4b"}, 70), Enrolment.ACCEPTED
+        )
     health = {"temperature_c": 91.2, "free_memory_bytes": 412e6}
-    ledger.note_presence([Presence("hot", "s1", True, health, 0, 0)])
-    run = ledger.submit_run(RunSpec())
+    store.devices.note_presence([Presence("hot", "s1", True, health, 0, 0)])
+    run = store.runs.submit(RunSpec())
     choice = Choice(
         (
-            Plan("fast", chosen=True, whole_steps=40, predicted_s=3.5, basis="its last task"),
-            Plan("hot", Part.LEFT_OUT, reason=HOT),
-            Plan("slow", Part.PART, True, 12, 40, 0.5, 60.0, "the board's data sheet", "too long"),
+            Share("fast", chosen=True, whole_local_steps=40, predicted_s=3.5, basis="its last task"),
+            Share("hot", Part.LEFT_OUT, reason=HOT),
+            Share("slow", Part.PART, True, 12, 40, 0.5, 60.0, "the board's data sheet", "too long"),
         )
     )
-    ledger.open_step(run, 0, "train", 0, "base", choice)
-    ledger.close()
+    store.open_step(run, 0, "train", 0, "base", choice)
+    store.close()
     return run
 
 
 def test_the_list_has_plan_and_health(tinyfleet, tmp_path, run):
     lines = tinyfleet("devices", "list", "--state", tmp_path / "state").out.splitlines()
     fast, hot, new, slow = lines[1:]
-    for title in ("plan", "predicted", "temperature", "free memory", "warnings"):
+    for title in ("share", "predicted", "temperature", "free memory", "warnings"):
         assert title in lines[0]
     assert "whole" in fast
     assert "3.5 s" in fast
     assert f"left out: {HOT}" in hot
     assert "91 °C" in hot
     assert "412.0 MB" in hot
-    assert "part, 12 of 40 steps, caches 50%" in slow
+    assert "part, 12 of 40 local steps, caches 50%" in slow
     assert "60 s" in slow
     assert "whole" not in new
 
@@ -54,12 +55,16 @@ def test_the_list_has_plan_and_health(tinyfleet, tmp_path, run):
 def test_the_list_as_json(tinyfleet, tmp_path, run):
     rows = json.loads(tinyfleet("devices", "list", "--state", tmp_path / "state", "--json").out)
     fast, hot, new, slow = rows
-    assert new["plan"] is None
+    assert new["share"] is None
     assert new["warnings"] == []
     assert hot["warnings"] == [HOT]
-    assert (hot["plan"]["part"], hot["plan"]["reason"]) == ("left out", HOT)
-    assert (slow["plan"]["steps"], slow["plan"]["whole_steps"], slow["plan"]["keep"]) == (12, 40, 0.5)
-    assert (fast["plan"]["predicted_s"], fast["plan"]["run"], fast["plan"]["chosen"]) == (3.5, run, True)
+    assert (hot["share"]["part"], hot["share"]["reason"]) == ("left out", HOT)
+    assert (slow["share"]["local_steps"], slow["share"]["whole_local_steps"], slow["share"]["activation_keep"]) == (
+        12,
+        40,
+        0.5,
+    )
+    assert (fast["share"]["predicted_s"], fast["share"]["run"], fast["share"]["chosen"]) == (3.5, run, True)
 
 
 def test_one_device_in_full(tinyfleet, tmp_path, run):
@@ -67,7 +72,7 @@ def test_one_device_in_full(tinyfleet, tmp_path, run):
         return tinyfleet("devices", "show", device, "--state", tmp_path / "state").out
 
     slow, hot = shown("slow"), shown("hot")
-    assert "part, 12 of 40 steps, caches 50%: too long" in slow
+    assert "part, 12 of 40 local steps, caches 50%: too long" in slow
     assert f"step 0 of {run}, chosen" in slow
     assert "60 s, by the board's data sheet" in slow
     assert "warning" not in slow
@@ -76,7 +81,7 @@ def test_one_device_in_full(tinyfleet, tmp_path, run):
     assert "warning" in hot
     assert "predicted" not in shown("new")
     document = json.loads(tinyfleet("devices", "show", "slow", "--state", tmp_path / "state", "--json").out)
-    assert document["plan"]["basis"] == "the board's data sheet"
+    assert document["share"]["basis"] == "the board's data sheet"
 
 
 def test_a_run_tells_whom_its_steps_did_without(tinyfleet, tmp_path, run):
@@ -85,4 +90,4 @@ def test_a_run_tells_whom_its_steps_did_without(tinyfleet, tmp_path, run):
     assert f"hot: {HOT}" in out
     document = json.loads(tinyfleet("run", "show", run, "--state", tmp_path / "state", "--json").out)
     assert document["steps"][0]["left_out"] == {"hot": HOT}
-    assert [task["steps"] for task in document["tasks"]] == [0, 12]
+    assert [task["local_steps"] for task in document["tasks"]] == [0, 12]

@@ -68,7 +68,7 @@ def test_tables():
         "0.20 s / 1.50 s",
         "12,345 B",
         "agent-3",
-        "its model process",
+        "its engine process",
         "lost:",
     ):
         assert shown in text

@@ -319,7 +319,7 @@ def _coordinator(trained: Trained) -> dict[str, Any]:
         "idle_rss_mb": _mb(trained.idle.get(COORDINATOR)),
         "peak_rss_mb": _mb(trained.peaks.own.get(COORDINATOR)),
         "idle_after_rss_mb": _mb(trained.idle_after.get(COORDINATOR)),
-        "model_process_peak_rss_mb": _mb(trained.peaks.children.get(COORDINATOR)),
+        "engine_process_peak_rss_mb": _mb(trained.peaks.children.get(COORDINATOR)),
     }
 
 

@@ -61,8 +61,8 @@ def agents_table(result: Mapping[str, Any]) -> Table:
         )
     coordinator = result["coordinator"]
     table.add_row("coordinator", _mb(coordinator["idle_rss_mb"]), _mb(coordinator["peak_rss_mb"]), "", "")
-    if coordinator.get("model_process_peak_rss_mb"):
-        table.add_row("  its model process", "", _mb(coordinator["model_process_peak_rss_mb"]), "", "")
+    if coordinator.get("engine_process_peak_rss_mb"):
+        table.add_row("  its engine process", "", _mb(coordinator["engine_process_peak_rss_mb"]), "", "")
     return table
 
 

@@ -19,7 +19,7 @@ from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, INSTALL_TORCH
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
 NEEDED_DISK_BYTES = 500_000_000  # blobs, exports and logs of a small run
-NEEDED_MEMORY_BYTES = 1_500_000_000  # the demo: four workers with torch, one model process
+NEEDED_MEMORY_BYTES = 1_500_000_000  # the demo: four workers with torch, one engine process
 ADD_TORCH = f"make torch, or {INSTALL_TORCH}"
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import Results, markdown_table
 
+ENGINE = "sparse_engine"  # a distribution of its own
 PROGRAMS = "tinyfleet"  # the package on the highest floor: all the others are installed below its name
 
 
@@ -21,15 +22,13 @@ def figures(results: Results) -> dict[str, Figure]:
 
 def floors(root: Path) -> str:
     """The packages from the highest floor down, each with the first sentence of its own docstring."""
-    layers = list(_layers(root, "floors"))
-    shared: list[list[str]] = []
-    for names in layers:
-        packages = [name.removeprefix(f"{PROGRAMS}.") for name in names]
-        own = [name for name in packages if (root / name / "__init__.py").exists() or name == "sparse_engine"]
+    contract = next(c for c in _contracts(root) if c["name"].startswith("floors"))
+    shared: list[list[str]] = [[PROGRAMS]]
+    for layer in contract["layers"]:
+        names = [name.removeprefix(f"{PROGRAMS}.") for name in _names(layer)]
+        own = [name for name in names if name == ENGINE or (root / name / "__init__.py").exists()]
         if own:
             shared.append(own)
-        elif not shared:
-            shared.append([PROGRAMS])
     rows = [
         (len(shared) - 1 - index, f"`{package}/`", _says(root, package))
         for index, packages in enumerate(shared)
@@ -39,30 +38,32 @@ def floors(root: Path) -> str:
 
 
 def rooms(root: Path, package: str) -> str:
-    """The rooms of a package from the highest down; rooms in one row do not know each other."""
+    """The rooms of a package from the highest down; rooms on one line do not know each other."""
+    contract = next(c for c in _contracts(root) if c.get("containers") == [f"{PROGRAMS}.{package}"])
     rows = []
-    for names in _layers(root, f"rooms of {package}"):
-        short = [name.removeprefix(f"{PROGRAMS}.{package}.") for name in names]
-        for name in short:
-            rows.append((f"`{name}`", _says(root, f"{package}/{name.replace('.', '/')}")))
+    for layer in contract["layers"]:
+        names = _names(layer)
+        rows.append(
+            (
+                ", ".join(f"`{name}`" for name in names),
+                "; ".join(_says(root, f"{package}/{name.replace('.', '/')}") for name in names),
+            )
+        )
     return markdown_table(("room", "what happens in it"), rows, words=True)
 
 
-def _layers(root: Path, name: str) -> Iterator[Sequence[str]]:
+def _contracts(root: Path) -> list[dict[str, Any]]:
     document = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    found = [
-        contract
-        for contract in document["tool"]["importlinter"]["contracts"]
-        if contract["type"] == "layers" and contract["name"].split(":")[0] == name
-    ]
-    if not found:
-        raise LookupError(f"pyproject.toml has no contract called {name!r}")
-    for layer in found[0]["layers"]:
-        yield [word.strip().strip("()") for word in layer.replace(":", "|").split("|")]
+    found = document["tool"]["importlinter"]["contracts"]
+    return [contract for contract in found if contract["type"] == "layers"]
+
+
+def _names(layer: str) -> list[str]:
+    return [word.strip().strip("()") for word in layer.replace(":", "|").split("|")]
 
 
 def _says(root: Path, place: str) -> str:
-    folder = root / ("sparse_engine/sparse_engine" if place == "sparse_engine" else place)
+    folder = root / (f"{ENGINE}/{ENGINE}" if place == ENGINE else place)
     file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].split()).rstrip(".")

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from sparse_engine import Network
-from sparse_engine.calibration import dense_from
+from sparse_engine import LANES, Network
+from sparse_engine.kernel_choice import dense_from
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph, Node, Op
@@ -18,7 +18,6 @@ from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.engine import GROWTH, NO_CROSSOVERS, Engine, Evaluation, StepSettings
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
-LANES = 16  # images that lie innermost: evaluation gains nothing from more of them a thread
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
 SUM_VALUES = 1 << 20  # of weight gradients that are summed over micro-batches at once
 
@@ -30,7 +29,7 @@ class NativeEngine(Engine):
     """One network of ``sparse_engine``. Deterministic for given ``threads`` and ``crossovers``.
 
     ``crossovers``: by a convolution's shape, the density from which the dense kernels are faster on this board, as
-    ``sparse_engine.calibration.calibrate`` measures it; where it is not known, the engine's own guess.
+    ``sparse_engine.kernel_choice`` measures it; where it is not known, the engine's own guess.
     """
 
     name = "native"
@@ -107,6 +106,7 @@ class NativeEngine(Engine):
 
     def _passes(self, x: FloatArray, batch: int) -> Iterator[tuple[FloatArray, int]]:
         """Samples, and how many a pass is to have: powers of two, or whole ``LANES`` for every thread."""
+        # Evaluation gains nothing from more of them.
         size = LANES * self._threads if batch >= LANES * self._threads else _power_of_two(batch)
         for start in range(0, len(x), size):
             part = x[start : start + size]

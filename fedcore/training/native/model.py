@@ -18,9 +18,9 @@ def model_of(graph: Graph) -> sparse_engine.Model:
         ) from None
 
 
-def step_of(settings: StepSettings) -> sparse_engine.Step:
+def step_of(settings: StepSettings) -> sparse_engine.StepOptions:
     """One optimiser step."""
-    return sparse_engine.Step(
+    return sparse_engine.StepOptions(
         settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,

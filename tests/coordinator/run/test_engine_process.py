@@ -1,4 +1,4 @@
-"""The model process: real data, the real engine, a real process."""
+"""The engine process: real data, the real engine, a real process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.patience import PATIENCE_S
-from tinyfleet.coordinator.run.engine_process import Evaluated, ModelFailed, ModelProcess, Prepared
+from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated, Prepared
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import DataSettings, ModelSettings, RunSpec, TrainingSettings
@@ -39,7 +39,7 @@ def spec(tmp_path):
 
 @pytest.fixture
 def model():
-    model = ModelProcess()
+    model = EngineProcess()
     yield model
     model.close()
 
@@ -86,12 +86,12 @@ def test_prepare_and_evaluate(model, spec, tmp_path):
 def test_what_goes_wrong_is_an_answer(model, spec, tmp_path):
     model.evaluate(spec, 0, tmp_path / "missing")
     failed = answer(model)
-    assert isinstance(failed, ModelFailed)
+    assert isinstance(failed, EngineFailed)
     assert "missing" in failed.reason
     bad = type(spec)(method={"name": "fedavgg"}, data=spec.data, model=spec.model)
     model.prepare(bad, tmp_path / "initial")
     failed = answer(model)
-    assert isinstance(failed, ModelFailed)
+    assert isinstance(failed, EngineFailed)
     assert "fedavg" in failed.reason
 
 
@@ -99,7 +99,7 @@ def test_its_death_is_an_answer_and_it_is_started_again(model, spec, tmp_path):
     model.prepare(spec, tmp_path / "initial")
     psutil.Process(model._child.pid).kill()
     failed = answer(model)
-    assert isinstance(failed, ModelFailed)
+    assert isinstance(failed, EngineFailed)
     assert "-9" in failed.reason
     model.prepare(spec, tmp_path / "initial")
     assert answer(model) == Prepared(tmp_path / "initial")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tinyfleet.coordinator.selection.forecast import Job, TaskTime, forecasts
+from tinyfleet.coordinator.selection.forecast import Job, forecasts
+from tinyfleet.coordinator.store.records import TaskTime
 
 
 def test_without_history_the_analytic_figure_counts():

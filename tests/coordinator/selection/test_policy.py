@@ -7,7 +7,8 @@ import collections
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet.coordinator.selection.policy import Candidate, Forecast, Part, draw, uniform
+from tinyfleet.coordinator.selection.policy import Candidate, JobForecast, draw, uniform
+from tinyfleet.coordinator.store.records import Part
 from tinyfleet.fedcore.run_spec import FleetSettings
 
 NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), unique=True, max_size=20)
@@ -16,7 +17,7 @@ NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), unique=Tr
 def random_cohort(names, *, size, seed, step):
     candidates = [Candidate(name) for name in names]
     return tuple(
-        plan.device for plan in uniform(candidates, FleetSettings(), size=size, seed=seed, step=step).cohort
+        share.device for share in uniform(candidates, FleetSettings(), size=size, seed=seed, step=step).cohort
     )
 
 
@@ -47,15 +48,16 @@ def test_every_device_gets_its_turn():
 
 
 def test_the_cohort_is_the_draw_whatever_the_devices_are_like():
-    fast, slow = Forecast(0.0, 1.0, "a guess"), Forecast(5.0, 1e6, "its last task")
+    fast, slow = JobForecast(0.0, 1.0, "a guess"), JobForecast(5.0, 1e6, "its last task")
     names = [f"board-{i}" for i in range(9)]
     candidates = [
         Candidate(name, i, i, 40, slow if i % 2 else fast, 10, 1, {"temperature_c": 99.0})
         for i, name in enumerate(names)
     ]
     choice = uniform(candidates[::-1], FleetSettings(), size=4, seed=3, step=7)
-    assert tuple(plan.device for plan in choice.cohort) == draw(names, size=4, seed=3, step=7)
-    assert [plan.device for plan in choice.plans] == names
+    assert tuple(share.device for share in choice.cohort) == draw(names, size=4, seed=3, step=7)
+    assert [share.device for share in choice.shares] == names
     assert choice.left_out == {}
-    assert {(plan.part, plan.steps, plan.keep) for plan in choice.plans} == {(Part.WHOLE, 0, 1.0)}
-    assert (choice.plans[1].predicted_s, choice.plans[1].basis) == (1e6 + 5.0, "its last task")
+    shares = {(share.part, share.local_steps, share.activation_keep) for share in choice.shares}
+    assert shares == {(Part.WHOLE, 0, 1.0)}
+    assert (choice.shares[1].predicted_s, choice.shares[1].basis) == (1e6 + 5.0, "its last task")

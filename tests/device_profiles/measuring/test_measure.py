@@ -122,7 +122,9 @@ def test_a_measurement_apart_that_fails_says_why(monkeypatch):
         probes.gflops_apart("abacus")
 
 
-@pytest.mark.parametrize(("engine", "remedy"), [("abacus", "choose one of numpy, torch"), ("torch", "install it")])
+@pytest.mark.parametrize(
+    ("engine", "remedy"), [("abacus", "choose one of numpy, torch"), ("torch", r"tinyfleet\[torch\]")]
+)
 def test_an_engine_that_is_not_here(monkeypatch, engine, remedy):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ProfileError, match=remedy):

@@ -21,11 +21,11 @@ from tinyfleet.fedcore.protocol.messages import (
 DIGEST = "0123456789abcdef" * 4
 UP = [
     Hello("pi", "key", "s1", "0.1", ["torch"], {"cores": 4}, 100, 300_000_000, ("r", 3)),
-    TaskStatus("r", 3, TaskState.RUNNING, done=5, total=10, loss=0.5),
+    TaskStatus("r", 3, TaskState.RUNNING, local_steps_done=5, local_steps_total=10, loss=0.5),
     ChunkRequest(DIGEST, 0, 8),
 ]
 OFFER = TaskOffer("r", 1, "train", 60.0, Manifest(DIGEST, 10, 4), {"name": "x"})
-DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), OFFER, msgspec.structs.replace(OFFER, steps=3, keep=0.5)]
+DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), OFFER, msgspec.structs.replace(OFFER, local_steps=3, activation_keep=0.5)]
 
 
 @pytest.mark.parametrize("message", UP)
@@ -52,13 +52,13 @@ def test_an_offer_of_the_whole_job_reads_as_it_did_before_there_were_parts():
     assert b"steps" not in written
     assert b"keep" not in written
     offer = messages.decode_down(written)
-    assert (offer.steps, offer.keep) == (0, 1.0)
+    assert (offer.local_steps, offer.activation_keep) == (0, 1.0)
 
 
 @pytest.mark.parametrize("keep", [0.0, -0.5, 1.5])
 def test_a_part_that_is_none_is_refused(keep):
     with pytest.raises(CodecError):
-        messages.decode_down(messages.encode(msgspec.structs.replace(OFFER, keep=keep)))
+        messages.decode_down(messages.encode(msgspec.structs.replace(OFFER, activation_keep=keep)))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sparse_engine.calibration import crossover, distinct_convolutions
+from sparse_engine.kernel_choice import dense_wins_from, distinct_convolutions
 from sparse_engine.layers import Layer, Op
 from sparse_engine.tape import DENSE_FROM
 from sparse_engine.timing import TimedConvolution
@@ -88,7 +88,7 @@ def bench_kernels(
         if layer.groups == 1:
             rows.append(_row(model, shape, timed, 1.0, "dense", bounds, seconds))
             points = [(row.density, row.total_s) for row in sparse]
-            crossovers.append(Crossover(model, shape, crossover(points, rows[-1].total_s)))
+            crossovers.append(Crossover(model, shape, dense_wins_from(points, rows[-1].total_s)))
     return KernelReport(batch, bounds, rows, crossovers)
 
 

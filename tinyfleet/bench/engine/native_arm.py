@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparse_engine.layers import Layer, Model, Op
 from sparse_engine.network import Network
-from sparse_engine.step import Step
+from sparse_engine.step_options import StepOptions
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
 from tinyfleet.bench.engine.child import main, steps
 from tinyfleet.fedcore.training.allocator import trim
@@ -102,7 +102,7 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         Drawn(model, maskable, density, masks=True) if density < 1.0 else None,
     )
     trim()
-    step = Step(LEARNING_RATE, MOMENTUM, **request["step"])
+    step = StepOptions(LEARNING_RATE, MOMENTUM, **request["step"])
     classes = model.layers[-1].out_channels
     return steps(lambda x, y: network.train_step(x, y, step), request["batch"], model.input_shape, classes)
 

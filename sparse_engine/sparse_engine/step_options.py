@@ -11,7 +11,7 @@ from sparse_engine.values import Cache, Saving
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepOptions:
     """One optimiser step: SGD with momentum; ``penalty`` is lambda of lambda ||theta||^2 over marked weights."""
 
     learning_rate: float

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparse_engine import Layer, Model, ModelError, Network, Op, Step
-from sparse_engine.calibration import _cropped, calibrate, crossover, dense_from, distinct_convolutions
+from sparse_engine import Layer, Model, ModelError, Network, Op, StepOptions
+from sparse_engine.kernel_choice import (
+    _cropped,
+    dense_from,
+    dense_wins_from,
+    distinct_convolutions,
+    measure_kernel_choice,
+)
 from sparse_engine.timing import NEVER
 
 MODEL = Model(
@@ -25,9 +31,9 @@ MODEL = Model(
 @pytest.mark.parametrize(
     ("dense", "expected"), [(5.0, 0.35), (3.0, 0.15), (1.0, 0.05), (0.5, 0.05), (10.0, 0.6), (11.0, NEVER)]
 )
-def test_the_crossover_lies_on_the_line_between_measured_densities(dense, expected):
+def test_the_density_lies_on_the_line_between_measured_densities(dense, expected):
     points = [(0.6, 10.0), (0.05, 1.0), (0.15, 3.0), (0.3, 4.0)]
-    assert crossover(points, dense) == pytest.approx(expected)
+    assert dense_wins_from(points, dense) == pytest.approx(expected)
 
 
 def test_each_shape_is_measured_once_the_heaviest_first():
@@ -36,9 +42,9 @@ def test_each_shape_is_measured_once_the_heaviest_first():
     assert "depthwise" in [layer.name for layer, _, _ in distinct_convolutions(MODEL, grouped=True).values()]
 
 
-def test_a_calibration_names_every_layer_that_has_a_choice():
+def test_a_measured_choice_names_every_layer_that_has_a_choice():
     heard = []
-    found = calibrate([MODEL, MODEL], threads=2, seconds=1.0, told=lambda *at: heard.append(at))
+    found = measure_kernel_choice([MODEL, MODEL], threads=2, seconds=1.0, told=lambda *at: heard.append(at))
     assert heard == [(shape, done, 3) for done, shape in enumerate(found)]
     by_layer = dense_from(MODEL, found)
     assert set(by_layer) == {"first", "again", "same", "output"}
@@ -47,7 +53,7 @@ def test_a_calibration_names_every_layer_that_has_a_choice():
 
 
 def test_what_there_is_no_time_for_is_left_to_the_default():
-    assert calibrate([MODEL], seconds=0.0) == {}
+    assert measure_kernel_choice([MODEL], seconds=0.0) == {}
     assert dense_from(MODEL, {}) == {}
 
 
@@ -73,7 +79,7 @@ def losses(densities: dict[str, float] | None) -> list[float]:
     params = {name: rng.standard_normal(shape, np.float32) * np.float32(0.3) for name, shape in weights.items()}
     network.set(params | {"output.bias": np.zeros(4, np.float32)})
     x, y = rng.standard_normal((16, 3, 8, 8), np.float32), rng.integers(0, 4, 16)
-    return [network.train_step(x, y, Step(0.05)) for _ in range(3)]
+    return [network.train_step(x, y, StepOptions(0.05)) for _ in range(3)]
 
 
 def test_either_kernel_trains_alike_and_the_choice_reaches_the_layers():

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from sparse_engine import _core
 from sparse_engine.layers import Layer, Model, Op
 from sparse_engine.timing import NEVER, TimedConvolution
 
 Told = Callable[[str, int, int], None]
 
 DENSITIES = (0.1, 0.3, 0.6, 1.0)  # at which the sparse kernels are timed; the dense ones take the same at any
-SAMPLES = 16  # as many as lie innermost
+SAMPLES = _core.LANES
 BUDGET_S = 8.0
 LEAST_ROWS, PRODUCTS = 4, 1 << 26  # rows of a tile; multiply-adds of a pass with all weights that are enough
 REPEATING = 0.6  # share of that for repetitions: the rest is for preparation and for what takes longer even once
 
 
-def calibrate(
+def measure_kernel_choice(
     models: Iterable[Model], threads: int = 1, seconds: float = BUDGET_S, told: Told | None = None
 ) -> dict[str, float]:
     """Densities from which the dense kernels win, by shape (``shape_of``); above 1: at none.
@@ -42,20 +43,20 @@ def calibrate(
         timed = TimedConvolution(*cropped, SAMPLES, threads)
         dense = timed.time(1.0, dense=True, seconds=share).total
         points = [(d, timed.time(d, dense=False, seconds=share).total) for d in DENSITIES]
-        found[shape] = crossover(points, dense)
+        found[shape] = dense_wins_from(points, dense)
         pace = (dense + sum(taken for _, taken in points)) / _products(*cropped)
     return found
 
 
-def dense_from(model: Model, crossovers: Mapping[str, float]) -> dict[str, float]:
-    """What ``Network`` takes: a density a layer, as ``calibrate`` found it; those of unknown shape are left out."""
+def dense_from(model: Model, kernel_choice: Mapping[str, float]) -> dict[str, float]:
+    """What ``Network`` takes: a density a layer, as it was measured; those of unknown shape are left out."""
     shapes = model.shapes()
     found = {}
     for layer in model.layers:
         if layer.op in (Op.CONV, Op.LINEAR):
-            crossover = crossovers.get(shape_of(layer, shapes[layer.inputs[0]]))
-            if crossover is not None:
-                found[layer.name] = crossover
+            density = kernel_choice.get(shape_of(layer, shapes[layer.inputs[0]]))
+            if density is not None:
+                found[layer.name] = density
     return found
 
 
@@ -72,7 +73,7 @@ def _cropped(
     return layer, (source[0], needed, source[2]), (out[0], rows, out[2])
 
 
-def crossover(points: Sequence[tuple[float, float]], dense: float) -> float:
+def dense_wins_from(points: Sequence[tuple[float, float]], dense: float) -> float:
     """The density from which ``dense`` seconds are less than the sparse kernel's, straight lines between points.
 
     Points are (density, seconds). The least density where they all take longer; ``NEVER`` where none does.

@@ -1,0 +1,103 @@
+"""Results that must not count, or must not count twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.coordinator.toy import create_toy, toy_spec
+from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, Verdict
+
+
+def bad_results(task, device):
+    """What a broken or hostile device may send, and what the refusal says."""
+    spec = toy_spec()
+    good = create_toy(spec).answer(task, device)
+
+    def variant(**meta):
+        return codec.encode(
+            Payload({**good.meta, **meta}, good.params, good.mask), precision="fp32", send_mask=False
+        )
+
+    def params(**changed):
+        return codec.encode(Payload(good.meta, {**good.params, **changed}, {}), precision="fp32")
+
+    yield b"no blob at all", "cannot be decoded"
+    yield variant()[:-40], "cannot be decoded"
+    yield variant(step=99), "step 99"
+    yield variant(samples=0), "samples"
+    yield variant(loss="high"), "loss"
+    yield params(extra=np.zeros(3, np.float32)), "wrong arrays"
+    yield params(**{"first.weight": np.zeros((2, 2), np.float32)}), "shape"
+    yield params(**{"first.weight": np.full_like(good.params["first.weight"], np.float32(1e30))}), "overflows"
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_a_bad_result_is_refused_with_a_reason_and_changes_nothing(fleet, case):
+    told = {}
+
+    def misbehave(agent, offer, task):
+        blob, told["reason"] = list(bad_results(task, agent.device))[case]
+        agent.put_result(offer, blob)
+
+    fleet.agents["board-1"].behaviour = misbehave
+    spec = toy_spec(rounds=1)
+    run = fleet.store.runs.submit(spec)
+    fleet.hello()
+    fleet.sleep(1)
+    verdict = seen(fleet.agents["board-1"], ResultVerdict)[-1]
+    assert verdict.verdict is Verdict.REFUSED
+    assert told["reason"] in verdict.reason
+    (step,) = fleet.store.steps.of(run)
+    assert step.lost[0]["device"] == "board-1"
+    assert told["reason"] in step.lost[0]["reason"]
+    assert fleet.store.tasks.of(run)[1].state == "refused"
+    assert fleet.state_bytes(run) == expected_state(spec, ["board-0", "board-2"])
+
+
+def test_a_result_that_is_offered_twice_counts_once(fleet):
+    spec = toy_spec(rounds=1)
+    run = fleet.store.runs.submit(spec)
+    hold_back(fleet, *fleet.agents)
+    fleet.hello()
+    fleet.sleep(1)
+    agent = fleet.agents["board-0"]
+    held = dict(agent.outbox)
+    agent.offer_results()
+    agent.offer_results()
+    fleet.turn()
+    agent.outbox = held
+    agent.offer_results()
+    fleet.turn()
+    assert [m.verdict for m in seen(agent, ResultVerdict)] == [Verdict.STORED, Verdict.DUPLICATE]
+    assert fleet.counted() == 1
+    for name in ("board-1", "board-2"):
+        fleet.agents[name].offer_results()
+    fleet.sleep(1)
+    assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
+
+
+def test_a_result_nobody_asked_for_is_refused(fleet):
+    fleet.hello()
+    agent = fleet.agents["board-0"]
+    path = fleet.directory / "x"
+    path.write_bytes(b"x")
+    from tinyfleet.fedcore.protocol.chunks import manifest_of
+
+    agent.say(ResultOffer("no-such-run", 0, manifest_of(path, 1000), 1.0, 1.0, 1, "torch"))
+    fleet.turn()
+    assert seen(agent, ResultVerdict)[-1].verdict is Verdict.REFUSED
+
+
+def test_an_oversized_result_is_refused_unread(tmp_path):
+    fleet = Fleet(tmp_path, max_result_bytes=1000)
+    run = fleet.store.runs.submit(toy_spec(rounds=1))
+    fleet.hello()
+    fleet.sleep(1)
+    assert fleet.store.runs.get(run).state == "failed"
+    assert {task.state for task in fleet.store.tasks.of(run)} == {"refused"}
+    assert "at most 1000" in fleet.store.tasks.of(run)[0].reason
+    fleet.service.close()

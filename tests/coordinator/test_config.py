@@ -1,0 +1,24 @@
+"""docs/coordinator.md lists what the coordinator's settings and errors are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinyfleet.coordinator.config import CoordinatorConfig, GatewayBroker
+from tinyfleet.coordinator.errors import StateInUse, StoreError, UnknownDevice, UnknownRun
+from tinyfleet.fedcore.errors import ConfigError, TransportError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "coordinator.md"
+
+
+def test_the_document_lists_every_exit_code():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for error in (ConfigError, TransportError, StateInUse, StoreError, UnknownRun, UnknownDevice):
+        assert f"| {error.exit_code} | {error.__name__}:" in text
+
+
+def test_the_document_lists_every_setting():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for kind, prefix in ((CoordinatorConfig, ""), (GatewayBroker, "broker.")):
+        for name in kind.__struct_fields__:
+            assert name == "broker" or f"`{prefix}{name}`" in text, name

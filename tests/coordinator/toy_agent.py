@@ -1,0 +1,177 @@
+"""An agent that speaks the real protocol without any network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.coordinator.toy import create_toy
+from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.protocol import codec, topics
+from tinyfleet.fedcore.protocol.chunks import Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
+from tinyfleet.fedcore.protocol.messages import (
+    ChunkRequest,
+    DownMessage,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    ResultOffer,
+    ResultVerdict,
+    RunEnded,
+    TaskCancel,
+    TaskOffer,
+    TaskState,
+    TaskStatus,
+    Traffic,
+    Welcome,
+    decode_down,
+    encode,
+)
+from tinyfleet.fedcore.protocol.transport import Received, Transport
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.sparsity.mask import mask_digest
+
+
+@dataclass
+class Agent:
+    """One device. ``behaviour`` may replace what it does with a task that has arrived whole."""
+
+    broker: LoopBroker | None
+    device: str
+    directory: Path
+    key: str = ""
+    session: str = "s1"
+    silent: bool = False  # says nothing, reads nothing
+    holds_results: bool = False  # computes, and keeps its results back
+    behaviour: Callable[[Agent, TaskOffer, Payload], None] | None = None
+    seen: list[DownMessage] = field(default_factory=list)
+    transport: Transport = None  # type: ignore[assignment]  # made from the broker where it is not given
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.broker is not None:
+            self.transport = LoopTransport(self.broker, self.device)
+        self.transport.open((topics.down(self.device), topics.down_chunk(self.device)))
+        self.receiver: Receiver | None = None
+        self.offer: TaskOffer | None = None
+        self.masks: dict[str, Mask] = {}
+        self.outbox: dict[tuple[str, int], tuple[ResultOffer, Path]] = {}
+        self.key = self.key or f"key-of-{self.device}"
+
+    # -- what it says -------------------------------------------------------------------
+
+    def say(self, message: Message) -> None:
+        if not self.silent and self.transport.connected:
+            self.transport.publish(topics.up(self.device), encode(message))
+
+    def hello(self) -> None:
+        task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)
+        self.say(Hello(self.device, self.key, self.session, "0", ["torch"], samples=50, task=task))
+
+    def heartbeat(self, **health: float) -> None:
+        task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)
+        self.say(Heartbeat(self.session, task, health or {"rss_bytes": 20e6}))
+
+    def goodbye(self) -> None:
+        self.say(Goodbye(self.session, "connection lost"))
+
+    def status(self, state: TaskState, offer: TaskOffer, reason: str = "", **more: Any) -> None:
+        self.say(TaskStatus(offer.run, offer.step, state, reason, **more))
+
+    def offer_results(self) -> None:
+        for offer, _ in self.outbox.values():
+            self.say(offer)
+
+    def put_result(self, task: TaskOffer, blob: bytes, *, train_s: float = 0.5) -> None:
+        path = self.directory / f"result-{task.step}"
+        path.write_bytes(blob)
+        offer = ResultOffer(task.run, task.step, manifest_of(path, 1000), train_s, 1.0, 50_000_000, "torch")
+        self.outbox[task.run, task.step] = (offer, path)
+        self.offer = None
+        self.status(TaskState.FINISHED, task)
+        if not self.holds_results:
+            self.say(offer)
+
+    def restart(self) -> None:
+        """A new process: what was in memory is gone."""
+        self.session = f"s{int(self.session[1:]) + 1}"
+        self.offer = self.receiver = None
+        self.masks.clear()
+
+    # -- what it hears ------------------------------------------------------------------
+
+    def pump(self) -> bool:
+        """Handle everything that has arrived; True where there was something."""
+        busy = False
+        while not self.silent and (event := self.transport.receive(0)) is not None:
+            busy = True
+            if isinstance(event, Received):
+                if event.topic == topics.down_chunk(self.device):
+                    self._chunk(event.payload)
+                else:
+                    self._told(decode_down(event.payload))
+        return busy
+
+    def _told(self, message: DownMessage) -> None:
+        self.seen.append(message)
+        match message:
+            case TaskOffer() if (message.run, message.step) not in self.outbox:
+                self.offer = message
+                self.status(TaskState.ACCEPTED, message)
+                self.receiver = Receiver(self.directory, message.manifest)
+                self._ask()
+            case TaskCancel(run, step) | ResultVerdict(run, step):
+                held = self.outbox.pop((run, step), None)
+                if self.offer is not None and (self.offer.run, self.offer.step) == (run, step):
+                    self.offer = self.receiver = None
+                if held is not None and isinstance(message, ResultVerdict):
+                    self.say(TaskStatus(run, step, TaskState.ACKNOWLEDGED, traffic=Traffic(1000, 2000)))
+            case RunEnded():
+                self.masks.clear()
+            case ChunkRequest(sha256, start, count):
+                for offer, path in list(self.outbox.values()):
+                    if offer.manifest.sha256 == sha256:
+                        for index in range(start, min(start + count, offer.manifest.count)):
+                            data = pack_chunk(sha256, index, read_chunk(path, offer.manifest, index))
+                            self.transport.publish(topics.up_chunk(self.device), data)
+            case Welcome() | _:
+                pass
+
+    def _ask(self) -> None:
+        if self.receiver is None or self.offer is None:
+            return
+        span = self.receiver.request(8)
+        if span is not None:
+            self.say(ChunkRequest(self.offer.manifest.sha256, *span))
+
+    def _chunk(self, payload: bytes) -> None:
+        if self.receiver is None or self.offer is None:
+            return
+        self.receiver.accept(unpack_chunk(payload))
+        if not self.receiver.complete:
+            self._ask()
+            return
+        blob, offer = self.receiver.finish().read_bytes(), self.offer
+        self.receiver = None
+        try:
+            task = codec.decode(blob, held=self.masks.get)
+        except codec.UnknownMask:
+            self.offer = None
+            self.status(TaskState.NEEDS_MASK, offer)
+            return
+        self.masks[mask_digest(task.mask)] = task.mask
+        self.status(TaskState.RUNNING, offer, local_steps_done=1, local_steps_total=2)
+        (self.behaviour or Agent.train)(self, offer, task)
+
+    def train(self, offer: TaskOffer, task: Payload) -> None:
+        """The honest answer."""
+        spec = msgspec.convert(offer.spec, RunSpec)
+        result = create_toy(spec).answer(task, self.device)
+        self.put_result(offer, codec.encode(result, precision="fp32", send_mask=False))
