@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from tinyfleet.fedcore.accounting import VALUE
 from tinyfleet.fedcore.datasets.dataset import batch_count
 from tinyfleet.fedcore.methods.method import Control, Method
-from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node
 from tinyfleet.fedcore.planning.cost_model import NATIVE, Calibration, features_of
 from tinyfleet.fedcore.planning.features import Features
 from tinyfleet.fedcore.planning.levers import Forecast, Levers
@@ -145,7 +145,7 @@ def _sizes(method: Method) -> list[int]:
 
 
 def _normed(method: Method) -> bool:
-    return any(node.op is Op.BATCH_NORM for node in method.problem.graph.nodes)
+    return bool(method.problem.graph.statistics)
 
 
 def native_forecasts(
