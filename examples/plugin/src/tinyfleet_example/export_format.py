@@ -25,7 +25,7 @@ class Step(msgspec.Struct, frozen=True):
     """One layer of the file."""
 
     name: str
-    op: Op
+    op: str
     inputs: tuple[str, ...]
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
