@@ -7,10 +7,22 @@ import sys
 
 import pytest
 
-HEAVY = ("numpy", "torch", "typer", "rich", "asyncio", "sqlite3", "cryptography", "multiprocessing")
+HEAVY = (
+    "numpy",
+    "torch",
+    "typer",
+    "rich",
+    "asyncio",
+    "sqlite3",
+    "cryptography",
+    "multiprocessing",
+    "importlib.metadata",
+)
 SCRIPT = """
 import sys
 import tinyfleet.edge_agent.cli, tinyfleet.edge_agent.daemon, tinyfleet.fedcore.protocol.mqtt
+from tinyfleet.device_profiles.sensors.read import read_health
+read_health()  # with each heartbeat: where other distributions add sensors, too
 sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
 """
 

@@ -351,6 +351,17 @@ def test_a_task_that_cannot_fit_is_declined_by_the_workers_plan(rig):
     assert rig.coordinator.of(TaskStatus)[-1].state is TaskState.DECLINED
 
 
+def test_a_board_that_lacks_the_runs_method_declines_and_takes_the_next_run(rig):
+    rig.training(0)
+    rig.worker.events.append({"event": "unavailable", "reason": "method 'acme' is unknown; install that one"})
+    rig.settle()
+    status = rig.coordinator.of(TaskStatus)[-1]
+    assert (status.state, status.reason) == (TaskState.DECLINED, "method 'acme' is unknown; install that one")
+    assert not rig.governor.plan(SPEC).refusal, "nothing was learned about memory"
+    rig.training(0, run="another")
+    assert states(rig)[-1] is TaskState.RUNNING
+
+
 def test_a_failed_worker_is_told_and_the_agent_lives_on(rig):
     rig.training(0)
     rig.worker.events.append({"event": "failed", "kind": "WorkerDied", "reason": "ended by SIGSEGV"})
