@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.fedcore.arrays import BoolArray
-from tinyfleet.fedcore.models.graph import INPUT, Op
+from tinyfleet.fedcore.models.graph import INPUT
+from tinyfleet.fedcore.models.layers.kind import Channels, Flow
+from tinyfleet.fedcore.models.layers.table import kind_of, known
 
 Numbers = NDArray[np.float64]
 
@@ -57,18 +59,12 @@ def _absorb_constants(model: Inference) -> Inference:
 def _constants(model: Inference, layer: Layer, sources: list[Numbers]) -> Numbers:
     if _opaque(model, layer):
         return np.full(layer.shape[0], np.nan)
-    match layer.op:
-        case Op.CONV | Op.LINEAR:
-            weight, bias = _arrays(layer, len(sources[0]))
-            return np.where(weight.any(axis=(1, 2)), np.nan, bias)
-        case Op.RELU:
-            return np.maximum(sources[0], 0.0)
-        case Op.RELU6:
-            return np.clip(sources[0], 0.0, 6.0)
-        case Op.ADD:
-            return sources[0] + sources[1]
-        case _:
-            return sources[0]
+    if layer.weight is not None:
+        weight, bias = _arrays(layer, len(sources[0]))
+        return np.where(weight.any(axis=(1, 2)), np.nan, bias)
+    constant = _channels(layer).constant
+    # A flat layer's channels are counted as those of its source are.
+    return np.full(len(sources[0]), np.nan) if constant is None else constant(sources)
 
 
 def _absorb(layer: Layer, source: Numbers) -> Layer:
@@ -119,14 +115,14 @@ def _without_unread(model: Inference) -> Inference:
 
 def _shrunk(layer: Layer, inputs: BoolArray, outputs: BoolArray) -> Layer:
     count = int(outputs.sum())
-    if layer.op is Op.FLATTEN:
+    if _flow(layer) is Flow.FLAT:
         return replace(layer, shape=(count * (layer.shape[0] // len(outputs)),))
     layer = replace(layer, shape=(count, *layer.shape[1:]))
     if layer.weight is None:
         return layer
     weight, bias = _arrays(layer, len(inputs))
     weight = weight[outputs] if _depthwise(layer) else weight[outputs][:, inputs]
-    columns = weight[0].size if layer.op is Op.LINEAR else int(inputs.sum())
+    columns = weight[0].size if _of_vectors(layer) else int(inputs.sum())
     groups = count if _depthwise(layer) else 1
     node = replace(layer.node, in_channels=columns, out_channels=count, groups=groups)
     return replace(_with(layer, weight, bias[outputs]), node=node)
@@ -147,19 +143,30 @@ def _groups(model: Inference) -> dict[str, str]:
 
 
 def _depthwise(layer: Layer) -> bool:
-    node = layer.node
-    return layer.op is Op.CONV and 1 < node.groups == node.in_channels == node.out_channels
+    return layer.weight is not None and _flow(layer) is Flow.OWN
 
 
 def _opaque(model: Inference, layer: Layer) -> bool:
     """Whether a layer is left as it is, with all channels before and after it."""
-    if layer.op is Op.CONV:
-        return layer.node.groups > 1 and not _depthwise(layer)
-    if layer.op is not Op.FLATTEN:
-        return False
-    # Only a linear layer knows which of a flat image's numbers are one channel.
+    flow = _flow(layer)
+    if flow is not Flow.FLAT:
+        return flow is Flow.WHOLE
+    # Only weights say which of a flat image's numbers are one channel.
     readers = [reader for reader in model.layers if layer.name in reader.inputs]
-    return layer.name == model.output or any(reader.op is not Op.LINEAR for reader in readers)
+    return layer.name == model.output or not all(_of_vectors(reader) for reader in readers)
+
+
+def _of_vectors(layer: Layer) -> bool:
+    """Whether it has a weight for every number of a vector."""
+    return layer.weight is not None and layer.weight.ndim == 2
+
+
+def _flow(layer: Layer) -> Flow:
+    return _channels(layer).flow(layer.node)
+
+
+def _channels(layer: Layer) -> Channels:
+    return known(kind_of(layer.node).channels, layer.node, "compaction", "export without it")
 
 
 def _arrays(layer: Layer, channels: int) -> tuple[Numbers, Numbers]:
@@ -172,5 +179,5 @@ def _arrays(layer: Layer, channels: int) -> tuple[Numbers, Numbers]:
 
 
 def _with(layer: Layer, weight: Numbers, bias: Numbers) -> Layer:
-    shape = (len(weight), -1) if layer.op is Op.LINEAR else (*weight.shape[:2], *layer.node.kernel)
+    shape = (len(weight), -1) if _of_vectors(layer) else (*weight.shape[:2], *layer.node.kernel)
     return replace(layer, weight=weight.reshape(shape).astype(np.float32), bias=bias.astype(np.float32))

@@ -14,8 +14,10 @@ import numpy as np
 
 from tinyfleet.export.errors import ExportError
 from tinyfleet.fedcore.arrays import FloatArray, Mask, Params
-from tinyfleet.fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
-from tinyfleet.fedcore.models.layers import normalized_weight
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node
+from tinyfleet.fedcore.models.layers.kind import Affine, Scaling
+from tinyfleet.fedcore.models.layers.table import kind_of, known
+from tinyfleet.fedcore.models.weight_norm import normalized_weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +35,7 @@ class Layer:
         return self.node.name
 
     @property
-    def op(self) -> Op:
+    def op(self) -> str:
         return self.node.op
 
 
@@ -56,34 +58,37 @@ def merge(graph: Graph, params: Params, mask: Mask) -> Inference:
     """Merge batch norms (running statistics), normalised weights (FedMef, section 3.3) and ReLU gains into weights.
 
     Float64 arithmetic, float32 results; masked weights stay exactly zero.
-    Raises ``ExportError`` where a batch norm follows anything but a convolution or linear layer of its own,
-    or a gain cannot be moved into weights.
+    Raises ``ExportError`` where a batch norm follows anything but a layer with weights of its own, or a gain cannot
+    be moved into weights; ``UnsupportedLayer``.
     """
     readers = Counter(source for node in graph.nodes for source in node.inputs)
+    weighted = {node.name for node in graph.weighted}
     renamed = {INPUT: INPUT}
     layers: dict[str, Layer] = {}
     # A gain costs nothing: layers compute without it, and the true value is scale * computed value.
     scales = {INPUT: 1.0}
     for node in graph.nodes:
         inputs = tuple(renamed[name] for name in node.inputs)
-        if node.op is Op.BATCH_NORM:
+        kind = kind_of(node)
+        scaling = known(kind.scaling, node, "the exporter")
+        if kind.affine is not None:
             host = layers.get(inputs[0])
             if host is None or host.weight is None or readers[node.inputs[0]] != 1:
                 raise ExportError(
-                    f"{graph.name}: batch norm {node.name} does not directly follow a convolution or linear layer "
-                    "of its own; it cannot be merged"
+                    f"{graph.name}: {node.op} {node.name} can be merged only into a layer with weights "
+                    "of its own, right before it"
                 )
-            layers[host.name] = _with_norm(host, node, params)
+            layers[host.name] = _with_affine(host, kind.affine(node, params))
             renamed[node.name] = host.name
             continue
         weight = bias = None
-        if node.op in (Op.CONV, Op.LINEAR):
+        if node.name in weighted:
             weight = _weight(node, params, mask, scales[inputs[0]])
             bias = params[f"{node.name}.bias"] if node.bias else np.zeros(len(weight), np.float32)
-        if node.op is Op.ADD:
+        elif len(inputs) > 1:
             own = {renamed[name] for name in node.inputs if readers[name] == 1}
             _match(node, inputs, own, layers, scales)
-        scales[node.name] = _scale(node, scales[inputs[0]])
+        scales[node.name] = _scale(node, scaling, scales[inputs[0]])
         layers[node.name] = Layer(node, inputs, graph.shapes[node.name], weight, bias)
         renamed[node.name] = node.name
     output = renamed[graph.output]
@@ -102,13 +107,13 @@ def _weight(node: Node, params: Params, mask: Mask, scale: float) -> FloatArray:
     return weight if scale == 1.0 else _times(weight, scale)
 
 
-def _scale(node: Node, source: float) -> float:
+def _scale(node: Node, scaling: Scaling, source: float) -> float:
     """Scale of a layer's output, given its input's."""
-    if node.op in (Op.CONV, Op.LINEAR):
+    if scaling is Scaling.ABSORBED:
         return 1.0
-    if node.op is Op.RELU6 and source != 1.0:
+    if scaling is Scaling.FIXED and source != 1.0:
         raise ExportError(
-            f"{node.name}: a ReLU6 of an input with gain {source:.6g}; put a convolution between them"
+            f"{node.name}: a {node.op} of an input with gain {source:.6g}; put a convolution between them"
         )
     if not node.gain > 0.0:
         raise ExportError(f"{node.name}: gain {node.gain} is not positive")
@@ -118,21 +123,26 @@ def _scale(node: Node, source: float) -> float:
 def _match(
     node: Node, inputs: tuple[str, ...], own: set[str], layers: dict[str, Layer], scales: dict[str, float]
 ) -> None:
-    """Bring both branches of an addition to one scale, through the weights of a branch that only it reads."""
-    left, right = inputs
-    if math.isclose(scales[left], scales[right]):
-        return
-    for name, other in ((left, right), (right, left)):
+    """Bring all branches that meet to one scale, through the weights of branches that only this layer reads."""
+    fixed = [name for name in inputs if not _adjustable(name, own, layers)]
+    aim = scales[fixed[0] if fixed else inputs[-1]]
+    for name in inputs:
+        if math.isclose(scales[name], aim):
+            continue
         layer = layers.get(name)
-        if name in own and layer is not None and layer.weight is not None and layer.bias is not None:
-            factor = scales[name] / scales[other]
-            layers[name] = replace(layer, weight=_times(layer.weight, factor), bias=_times(layer.bias, factor))
-            scales[name] = scales[other]
-            return
-    raise ExportError(
-        f"{node.name} adds {left} and {right} with unequal gains {scales[left]:.6g} and {scales[right]:.6g}; "
-        "one of them must be a convolution or linear layer that nothing else reads"
-    )
+        if name in fixed or layer is None or layer.weight is None or layer.bias is None:
+            gains = " and ".join(f"{scales[each]:.6g}" for each in inputs)
+            raise ExportError(
+                f"{node.name} reads {' and '.join(inputs)} with unequal gains {gains}; "
+                "all of them but one must be layers with weights that nothing else reads"
+            )
+        factor = scales[name] / aim
+        layers[name] = replace(layer, weight=_times(layer.weight, factor), bias=_times(layer.bias, factor))
+        scales[name] = aim
+
+
+def _adjustable(name: str, own: set[str], layers: dict[str, Layer]) -> bool:
+    return name in own and name in layers and layers[name].weight is not None
 
 
 def _times(array: FloatArray, factor: float) -> FloatArray:
@@ -140,13 +150,10 @@ def _times(array: FloatArray, factor: float) -> FloatArray:
     return product
 
 
-def _with_norm(host: Layer, norm: Node, params: Params) -> Layer:
-    scale, shift = params[norm.weight].astype(np.float64), params[f"{norm.name}.bias"].astype(np.float64)
-    mean = params[f"{norm.name}.running_mean"].astype(np.float64)
-    var = params[f"{norm.name}.running_var"].astype(np.float64)
-    factor = scale / np.sqrt(var + BN_EPSILON)
+def _with_affine(host: Layer, y: Affine) -> Layer:
+    """The layer with a factor and a shift of every output channel in its weights and biases."""
     if host.weight is None or host.bias is None:
-        raise ExportError(f"layer {host.name} has no weights to merge {norm.name} into")
-    weight = host.weight * factor.reshape(-1, *[1] * (host.weight.ndim - 1))
-    bias = (host.bias - mean) * factor + shift
+        raise ExportError(f"layer {host.name} has no weights to merge a norm into")
+    weight = host.weight * y.factor.reshape(-1, *[1] * (host.weight.ndim - 1))
+    bias = (host.bias - y.centre) * y.factor + y.shift
     return replace(host, weight=weight.astype(np.float32), bias=bias.astype(np.float32))

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.models.graph import INPUT, STATISTICS, Graph, Op
+from tinyfleet.fedcore.models.graph import INPUT, STATISTICS, Graph
+from tinyfleet.fedcore.models.layers.kind import Reads
+from tinyfleet.fedcore.models.layers.table import kind_of, known
 
 VALUE = 4  # bytes of a float32
 ENTRY = 8  # bytes of a position and a value in a top-K buffer
@@ -46,8 +48,7 @@ def growth_cost(own: Cost, graph: Graph, mask: Mask, counts: Mapping[str, int], 
 
 def layer_flops(graph: Graph, weight: str) -> int:
     """Forward FLOPs of one dense layer for one sample."""
-    node = weight.removesuffix(".weight")
-    return 2 * graph.params[weight].size * math.prod(graph.shapes[node][1:])
+    return 2 * graph.multiply_adds(graph.by_name[weight.removesuffix(".weight")], graph.params[weight].size)
 
 
 def parameter_bytes(graph: Graph, mask: Mask) -> int:
@@ -73,34 +74,34 @@ def activation_bytes(
 ) -> int:
     """What the forward pass leaves for the backward pass of one batch.
 
-    Weighted layers hold their input (with ``activation_keep`` < 1 that share at ``value`` bytes, and a bitmap),
-    batch norms their input, whole unless ``pruned_norm``. An activation function works in place: a later
-    layer's input serves it, or a bitmap where that input is pruned or absent.
+    Weighted layers hold their input (with ``activation_keep`` < 1 that share of it at ``value`` bytes, and a
+    bitmap), batch norms their input, whole unless ``pruned_norm``. A ReLU works in place: a later layer's input
+    serves it, or a bitmap where that input is pruned or absent.
     """
     held: set[str] = set()
     total = 0.0
-    readers = {source: node for node in graph.nodes for source in node.inputs}
+    memory = {node.name: known(kind_of(node).memory, node, "the accounting of activations") for node in graph.nodes}
+    readers = {source: memory[node.name] for node in graph.nodes for source in node.inputs}
     for node in graph.nodes:
-        source = node.inputs[0]
+        own, source = memory[node.name], node.inputs[0]
         count = math.prod(graph.shapes[source])
-        if node.op in (Op.CONV, Op.LINEAR):
-            if activation_keep < 1.0:
+        if own.reads is Reads.INPUT:
+            if activation_keep < 1.0 and own.prunes(norms=pruned_norm):
                 total += count * (activation_keep * value + 1 / 8)
             elif source not in held:
                 total += count * VALUE
                 held.add(source)
-        elif node.op is Op.BATCH_NORM and pruned_norm and activation_keep < 1.0:
-            total += count * (activation_keep * value + 1 / 8)
-        elif node.op in (Op.BATCH_NORM, Op.MAX_POOL):
-            if source not in held:
-                total += count * VALUE
-                held.add(source)
-        elif node.op in (Op.RELU, Op.RELU6):
+        elif own.reads is Reads.SIGNS:
             reader = readers.get(node.name)
-            weighted = reader is not None and reader.op in (Op.CONV, Op.LINEAR, Op.MAX_POOL)
-            if activation_keep < 1.0 or not weighted:
+            if activation_keep < 1.0 or reader is None or reader.reads is not Reads.INPUT:
                 total += count / 8
     return math.ceil(total * batch)
+
+
+def pruned_values(graph: Graph, *, norms: bool) -> int:
+    """Values of one sample that are held pruned where caches are, those of norms too or not."""
+    memory = {node: known(kind_of(node).memory, node, "the accounting of activations") for node in graph.nodes}
+    return sum(math.prod(graph.shapes[node.inputs[0]]) for node, own in memory.items() if own.prunes(norms=norms))
 
 
 def working_bytes(graph: Graph, batch: int) -> int:

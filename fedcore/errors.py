@@ -2,7 +2,8 @@
 
 TinyfleetError
 ├── ConfigError       a file, option or message has a bad value
-│   └── Unavailable   it names something that this machine does not have, or cannot use
+│   ├── Unavailable   it names something that this machine does not have, or cannot use
+│   └── UnsupportedLayer  a model holds a layer that a part of tinyfleet does not know
 ├── CodecError        a blob is damaged or lies about itself
 │   └── UnknownMask   a blob refers to a mask that is not held here
 ├── ResultError       a device's result does not belong to the task
@@ -26,6 +27,15 @@ class ConfigError(TinyfleetError):
 
 class Unavailable(ConfigError):
     """A method, a model or the like is not known here, or the distribution that adds it is broken."""
+
+
+class UnsupportedLayer(ConfigError):
+    """A layer is of a kind that ``consumer`` does not know: it is refused, never passed over."""
+
+    def __init__(self, kind: str, layer: str, consumer: str, remedy: str = "") -> None:
+        what = f"layer {layer!r} is of kind {kind!r}, which {consumer} does not know"
+        super().__init__(f"{what}; {remedy or 'build the model without it'}")
+        self.kind, self.layer, self.consumer = kind, layer, consumer
 
 
 class CodecError(TinyfleetError):

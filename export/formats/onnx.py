@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats import limits
 from tinyfleet.export.formats.format import Export, ExportFormat
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.export.runtimes import open_onnx
-from tinyfleet.fedcore.models.graph import INPUT, Graph, Op
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers.relu6 import CEILING
+from tinyfleet.fedcore.models.layers.table import known
 
 OPSET = 17
 IR_VERSION = 8  # what goes with opset 17; newer ones lock older runtimes out
@@ -22,7 +25,7 @@ IR_VERSION = 8  # what goes with opset 17; newer ones lock older runtimes out
 def write_onnx(model: Inference, metadata: Mapping[str, str]) -> bytes:
     """The model as float32 ONNX: input (N, C, ...) named "input", output (N, classes) named "logits".
 
-    Initialisers keep the graph's weight names. Raises ``ExportError`` for a layer without an operator.
+    Initialisers keep the graph's weight names. Raises ``UnsupportedLayer`` for a layer without an operator.
     """
     nodes, weights = [], []
     for layer in model.layers:
@@ -32,7 +35,8 @@ def write_onnx(model: Inference, metadata: Mapping[str, str]) -> bytes:
             for suffix, array in (("weight", layer.weight), ("bias", layer.bias)):
                 weights.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{layer.name}.{suffix}"))
                 inputs.append(f"{layer.name}.{suffix}")
-        nodes += _nodes(layer, inputs, name, weights)
+        write = known(OPERATORS.get(layer.op), layer.node, "the ONNX writer")
+        nodes += write(Call(layer, inputs, name, weights))
     graph = helper.make_graph(
         nodes,
         model.name,
@@ -49,38 +53,62 @@ def write_onnx(model: Inference, metadata: Mapping[str, str]) -> bytes:
     return data
 
 
-def _nodes(layer: Layer, inputs: list[str], name: str, weights: list[TensorProto]) -> list[onnx.NodeProto]:
-    node = layer.node
-    window = {
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One layer on its way into a file: where it reads and writes, and the file's constants to add to."""
+
+    layer: Layer
+    inputs: list[str]  # weight and bias behind the layer's own
+    output: str
+    constants: list[TensorProto]
+
+    def node(self, operator: str, **attributes: Any) -> list[onnx.NodeProto]:
+        """The layer as a single operator."""
+        return [helper.make_node(operator, self.inputs, [self.output], self.output, **attributes)]
+
+    def constant(self, word: str, value: float) -> str:
+        """Name of a new constant."""
+        name = f"{self.layer.name}.{word}"
+        self.constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+
+def _window(node: Node) -> dict[str, list[int]]:
+    return {
         "kernel_shape": list(node.kernel),
         "strides": list(node.stride),
         "pads": [*node.padding, *node.padding],
     }
-    match layer.op:
-        case Op.CONV:
-            return [helper.make_node("Conv", inputs, [name], name, group=node.groups, **window)]
-        case Op.LINEAR:
-            return [helper.make_node("Gemm", inputs, [name], name, transB=1)]
-        case Op.RELU:
-            return [helper.make_node("Relu", inputs, [name], name)]
-        case Op.RELU6:
-            bounds = [f"{layer.name}.{word}" for word in ("min", "max")]
-            for bound, value in zip(bounds, (0.0, 6.0), strict=True):
-                weights.append(numpy_helper.from_array(np.array(value, np.float32), bound))
-            return [helper.make_node("Clip", [*inputs, *bounds], [name], name)]
-        case Op.ADD:
-            return [helper.make_node("Add", inputs, [name], name)]
-        case Op.MAX_POOL:
-            return [helper.make_node("MaxPool", inputs, [name], name, **window)]
-        case Op.GLOBAL_AVG_POOL:
-            pooled = f"{name}.spatial"
-            return [
-                helper.make_node("GlobalAveragePool", inputs, [pooled], pooled),
-                helper.make_node("Flatten", [pooled], [name], name),
-            ]
-        case Op.FLATTEN:
-            return [helper.make_node("Flatten", inputs, [name], name)]
-    raise ExportError(f"layer {layer.name} ({layer.op}) has no ONNX operator here")
+
+
+def _conv(call: Call) -> list[onnx.NodeProto]:
+    return call.node("Conv", group=call.layer.node.groups, **_window(call.layer.node))
+
+
+def _relu6(call: Call) -> list[onnx.NodeProto]:
+    bounds = [call.constant("min", 0.0), call.constant("max", CEILING)]
+    return [helper.make_node("Clip", [*call.inputs, *bounds], [call.output], call.output)]
+
+
+def _global_avg_pool(call: Call) -> list[onnx.NodeProto]:
+    pooled = f"{call.output}.spatial"
+    return [
+        helper.make_node("GlobalAveragePool", call.inputs, [pooled], pooled),
+        helper.make_node("Flatten", [pooled], [call.output], call.output),
+    ]
+
+
+OPERATORS: dict[str, Callable[[Call], list[onnx.NodeProto]]] = {
+    Op.CONV: _conv,
+    Op.LINEAR: lambda call: call.node("Gemm", transB=1),
+    Op.RELU: lambda call: call.node("Relu"),
+    Op.RELU6: _relu6,
+    Op.ADD: lambda call: call.node("Add"),
+    Op.MAX_POOL: lambda call: call.node("MaxPool", **_window(call.layer.node)),
+    Op.GLOBAL_AVG_POOL: _global_avg_pool,
+    Op.FLATTEN: lambda call: call.node("Flatten"),
+}
+"""How each kind is written. Batch norms are merged by then."""
 
 
 def measured_density(content: bytes, graph: Graph) -> float:

@@ -13,7 +13,7 @@ from sparse_engine.sections import Precision
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.fedcore.arrays import Params
-from tinyfleet.fedcore.models.graph import Graph, Op
+from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.training.native.model import layer_of
 
 
@@ -54,6 +54,6 @@ def measured_density(content: bytes, graph: Graph) -> float:
 def _described(layer: Layer) -> sparse_engine.Layer:
     node = layer.node
     # A bias that is zero everywhere would cost a pass over the output.
-    biased = layer.op in (Op.CONV, Op.LINEAR) and layer.bias is not None and bool(layer.bias.any())
+    biased = layer.bias is not None and bool(layer.bias.any())
     # Weights have their norms and gains in them by now.
     return replace(layer_of(node), inputs=layer.inputs, bias=biased, weight_norm="", gain=1.0)

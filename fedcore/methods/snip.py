@@ -14,8 +14,8 @@ from tinyfleet.fedcore.datasets.dataset import Dataset, batches
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.methods.fedavg import FedAvg
 from tinyfleet.fedcore.methods.method import normalization_of
-from tinyfleet.fedcore.models.graph import Graph, Op
-from tinyfleet.fedcore.models.layers import normalized_weight
+from tinyfleet.fedcore.models.graph import Graph
+from tinyfleet.fedcore.models.weight_norm import normalized_weight
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import Positive, Settings
 from tinyfleet.fedcore.sparsity.global_mask import global_mask
@@ -69,8 +69,8 @@ def sensitivities(
         for name, gradient in engine.dense_gradients(x, y, graph.maskable).items():
             slopes[name] += gradient * np.float32(len(y))
     scores: Params = {}
-    for node in graph.nodes:
-        if node.op not in (Op.CONV, Op.LINEAR) or node.weight not in slopes:
+    for node in graph.weighted:
+        if node.weight not in slopes:
             continue
         weight = params[node.weight]
         active = mask.get(node.weight, np.ones(weight.shape, np.bool_))

@@ -12,14 +12,14 @@ from tinyfleet.fedcore.arrays import Mask, Params
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.fedavg import FedAvg
-from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, Role, WeightNorm
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Role, WeightNorm
+from tinyfleet.fedcore.models.layers.kind import Linearised
+from tinyfleet.fedcore.models.layers.table import kind_of, known
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import Positive, Settings
 from tinyfleet.fedcore.sparsity.global_mask import global_mask
 from tinyfleet.fedcore.sparsity.mask import apply_mask
 from tinyfleet.fedcore.training.engine import Engine
-
-_IDENTITIES = frozenset({Op.BATCH_NORM, Op.RELU, Op.RELU6})
 
 
 class SynFlowSettings(Settings, frozen=True):
@@ -59,7 +59,8 @@ def linearised(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         inputs = tuple(renamed[name] for name in node.inputs)
-        if node.op in _IDENTITIES:
+        becomes = known(kind_of(node).linearised, node, "method 'synflow'")
+        if becomes is Linearised.DROPPED:
             renamed[node.name] = inputs[0]
             continue
         renamed[node.name] = node.name

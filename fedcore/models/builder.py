@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, WeightNorm
-from tinyfleet.fedcore.models.layers import VP_RELU_GAIN
+from tinyfleet.fedcore.models.layers.table import output_shape
+from tinyfleet.fedcore.models.weight_norm import VP_RELU_GAIN
 
 NORMS = {"batch": WeightNorm.NONE, "nsconv": WeightNorm.ACTIVE, "nsconv-all": WeightNorm.ALL}
 
@@ -27,7 +28,7 @@ class GraphBuilder:
         self.name, self.input_shape, self.classes = name, tuple(input_shape), classes
         self._dimensions = len(input_shape) - 1
         self._nodes: list[Node] = []
-        self._channels = {INPUT: self.input_shape[0]}
+        self._shapes = {INPUT: self.input_shape}
         self.last = INPUT
 
     def conv(
@@ -47,7 +48,7 @@ class GraphBuilder:
             name,
             Op.CONV,
             (source,),
-            self._channels[source],
+            self._shapes[source][0],
             out,
             (kernel,) * d,
             (stride,) * d,
@@ -57,7 +58,7 @@ class GraphBuilder:
             weight_norm=self._weight_norm,
             gain=gain,
         )
-        return self._append(node, out)
+        return self._append(node)
 
     def conv_norm(
         self,
@@ -66,7 +67,7 @@ class GraphBuilder:
         kernel: int = 3,
         stride: int = 1,
         groups: int = 1,
-        activation: Op | None = Op.RELU,
+        activation: str | None = Op.RELU,
         source: str | None = None,
         summed: bool = False,
     ) -> str:
@@ -75,35 +76,35 @@ class GraphBuilder:
         ``summed``: one of two convolutions that are added, each of which gives half of the variance.
         """
         # ReLU6 clips at a fixed height, so that its gain has to stand before it.
-        gain = VP_RELU_GAIN if self._weight_norm and activation is Op.RELU6 else 1.0
+        gain = VP_RELU_GAIN if self._weight_norm and activation == Op.RELU6 else 1.0
         gain *= math.sqrt(0.5) if summed else 1.0
         self.conv(name, out, kernel, stride, groups, source, gain)
         if not self._weight_norm:
-            self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out), out)
+            self._append(Node(f"{name}.norm", Op.BATCH_NORM, (self.last,), out, out))
         return self.activation(f"{name}.act", activation) if activation else self.last
 
-    def activation(self, name: str, op: Op, preserve: bool = True) -> str:
+    def activation(self, name: str, op: str, preserve: bool = True) -> str:
         """An activation; after normalised weights a ReLU preserves the variance, unless told not to."""
-        gain = VP_RELU_GAIN if preserve and self._weight_norm and op is Op.RELU else 1.0
-        return self._append(Node(name, op, (self.last,), gain=gain), self._channels[self.last])
+        gain = VP_RELU_GAIN if preserve and self._weight_norm and op == Op.RELU else 1.0
+        return self._append(Node(name, op, (self.last,), gain=gain))
 
     def add(self, name: str, left: str, right: str) -> str:
-        return self._append(Node(name, Op.ADD, (left, right)), self._channels[left])
+        return self._append(Node(name, Op.ADD, (left, right)))
 
     def max_pool(self, name: str, kernel: int = 2, stride: int = 2, padding: int = 0) -> str:
         d = self._dimensions
         node = Node(
             name, Op.MAX_POOL, (self.last,), kernel=(kernel,) * d, stride=(stride,) * d, padding=(padding,) * d
         )
-        return self._append(node, self._channels[self.last])
+        return self._append(node)
 
     def global_avg_pool(self, name: str = "pool") -> str:
-        return self._append(Node(name, Op.GLOBAL_AVG_POOL, (self.last,)), self._channels[self.last])
+        return self._append(Node(name, Op.GLOBAL_AVG_POOL, (self.last,)))
 
     def linear(self, name: str, out: int) -> str:
         """Linear layer with bias; its input must be flat."""
-        node = Node(name, Op.LINEAR, (self.last,), self._channels[self.last], out, bias=True)
-        return self._append(node, out)
+        node = Node(name, Op.LINEAR, (self.last,), self._shapes[self.last][0], out, bias=True)
+        return self._append(node)
 
     def build(self, blocks: Sequence[Sequence[str]]) -> Graph:
         """The graph; ``blocks`` are groups of maskable layers from the output to the input."""
@@ -115,8 +116,8 @@ class GraphBuilder:
             tuple(tuple(block) for block in blocks if block),
         )
 
-    def _append(self, node: Node, channels: int) -> str:
+    def _append(self, node: Node) -> str:
         self._nodes.append(node)
-        self._channels[node.name] = channels
+        self._shapes[node.name] = output_shape(node, [self._shapes[source] for source in node.inputs])
         self.last = node.name
         return node.name

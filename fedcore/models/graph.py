@@ -6,99 +6,20 @@ FLOPs, the codec learns shapes and the exporters write files without importing t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
 
 from tinyfleet.fedcore.arrays import Mask, Params
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.models.layers.batch_norm import EPSILON as BN_EPSILON
+from tinyfleet.fedcore.models.layers.table import kind_of, known, output_shape
+from tinyfleet.fedcore.models.node import INPUT, Node, Op
+from tinyfleet.fedcore.models.params import STATISTICS, ParamSpec, Role
+from tinyfleet.fedcore.models.weight_norm import WeightNorm
 
-
-class WeightNorm(StrEnum):
-    """How a convolution normalises its own weights before use: NSConv (FedMef, section 3.3)."""
-
-    NONE = ""
-    ACTIVE = "active"  # mean and variance of a filter's active entries
-    ALL = "all"  # of all its entries, masked ones as the zeros they are
-
-
-class Op(StrEnum):
-    """The layer kinds that every engine and every exporter must know."""
-
-    CONV = "conv"  # 1-D or 2-D by len(kernel); depthwise where groups == in_channels
-    LINEAR = "linear"
-    BATCH_NORM = "batch_norm"
-    RELU = "relu"  # times ``gain``: the variance-preserving ReLU where that is not 1
-    RELU6 = "relu6"
-    ADD = "add"
-    MAX_POOL = "max_pool"
-    GLOBAL_AVG_POOL = "global_avg_pool"  # (N, C, *spatial) -> (N, C)
-    FLATTEN = "flatten"  # (N, C, *spatial) -> (N, C * prod(spatial)), channel-major
-
-
-INPUT = "input"
-BN_EPSILON = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One layer. ``inputs`` name earlier nodes, or ``"input"`` for the model's input.
-
-    ``gain`` multiplies a ReLU's output (variance preservation); of a convolution with normalised weights it
-    is the value at which its filters' learnt gains start.
-    """
-
-    name: str
-    op: Op
-    inputs: tuple[str, ...]
-    in_channels: int = 0
-    out_channels: int = 0
-    kernel: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    groups: int = 1
-    bias: bool = False
-    weight_norm: WeightNorm = WeightNorm.NONE
-    gain: float = 1.0
-
-    @property
-    def weight(self) -> str:
-        """Name of the weight tensor (conv, linear and batch norm)."""
-        return f"{self.name}.weight"
-
-    @property
-    def filter_gain(self) -> str:
-        """Name of the learnt gain of every filter (normalised convolutions)."""
-        return f"{self.name}.gain"
-
-
-class Role(StrEnum):
-    """What a named array of the model is for."""
-
-    WEIGHT = "weight"
-    BIAS = "bias"
-    NORM_SCALE = "norm_scale"
-    NORM_SHIFT = "norm_shift"
-    GAIN = "gain"  # of a filter with normalised weights
-    RUNNING_MEAN = "running_mean"
-    RUNNING_VAR = "running_var"
-
-
-STATISTICS = frozenset({Role.RUNNING_MEAN, Role.RUNNING_VAR})
-
-
-@dataclass(frozen=True, slots=True)
-class ParamSpec:
-    """Shape and role of one named array. Conv weights are (out, in / groups, *kernel), linear (out, in)."""
-
-    shape: tuple[int, ...]
-    role: Role
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
+__all__ = ["BN_EPSILON", "INPUT", "STATISTICS", "Graph", "Node", "Op", "ParamSpec", "Role", "WeightNorm"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +29,9 @@ class Graph:
     ``input_shape`` is (C, H, W) or (C, L) without the batch. ``blocks`` are groups of maskable
     layer names ordered from the output to the input, as progressive pruning visits them
     (FedTiny, section 3.3). The last node gives the logits.
+
+    Raises ``ConfigError`` for layers that do not fit each other or their kind, ``UnsupportedLayer`` for a kind
+    that is not known.
     """
 
     name: str
@@ -121,38 +45,35 @@ class Graph:
         seen = {INPUT}
         for node in self.nodes:
             missing = [name for name in node.inputs if name not in seen]
-            if missing or node.name in seen:
-                raise ValueError(f"graph {self.name}: node {node.name} is repeated or reads {missing}")
+            if missing or not node.inputs or node.name in seen:
+                what = f"reads {', '.join(missing) or 'nothing'}" if missing or not node.inputs else "is repeated"
+                raise ConfigError(f"graph {self.name}: node {node.name} {what}; name earlier nodes, each once")
             seen.add(node.name)
-        known = {n.name for n in self.nodes if n.op in (Op.CONV, Op.LINEAR)}
+        self.shapes  # noqa: B018 - asked for once, so that what does not fit is told now
+        known_weights = {node.name for node in self.weighted}
         in_blocks = [name for block in self.blocks for name in block]
-        if len(set(in_blocks)) != len(in_blocks) or not set(in_blocks) <= known:
-            raise ValueError(f"graph {self.name}: blocks must name conv or linear layers once each")
+        if len(set(in_blocks)) != len(in_blocks) or not set(in_blocks) <= known_weights:
+            raise ConfigError(f"graph {self.name}: blocks must name layers with weights, once each")
 
     @property
     def output(self) -> str:
         return self.nodes[-1].name
 
     @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
     def params(self) -> dict[str, ParamSpec]:
         """Every named array in execution order, buffers included."""
-        specs: dict[str, ParamSpec] = {}
-        for n in self.nodes:
-            if n.op is Op.CONV:
-                specs[n.weight] = ParamSpec((n.out_channels, n.in_channels // n.groups, *n.kernel), Role.WEIGHT)
-            elif n.op is Op.LINEAR:
-                specs[n.weight] = ParamSpec((n.out_channels, n.in_channels), Role.WEIGHT)
-            elif n.op is Op.BATCH_NORM:
-                per_channel = (n.out_channels,)
-                specs[n.weight] = ParamSpec(per_channel, Role.NORM_SCALE)
-                specs[f"{n.name}.bias"] = ParamSpec(per_channel, Role.NORM_SHIFT)
-                specs[f"{n.name}.running_mean"] = ParamSpec(per_channel, Role.RUNNING_MEAN)
-                specs[f"{n.name}.running_var"] = ParamSpec(per_channel, Role.RUNNING_VAR)
-            if n.weight_norm:
-                specs[n.filter_gain] = ParamSpec((n.out_channels,), Role.GAIN)
-            if n.bias:
-                specs[f"{n.name}.bias"] = ParamSpec((n.out_channels,), Role.BIAS)
-        return specs
+        return {
+            f"{node.name}.{what}": spec for node in self.nodes for what, spec in kind_of(node).params(node).items()
+        }
+
+    @cached_property
+    def weighted(self) -> tuple[Node, ...]:
+        """The layers whose weights may be pruned, as far as their kind is concerned, in execution order."""
+        return tuple(node for node in self.nodes if _weighted(node))
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
@@ -174,54 +95,40 @@ class Graph:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Activation shape after each node without the batch; ``"input"`` included."""
         shapes: dict[str, tuple[int, ...]] = {INPUT: self.input_shape}
-        for n in self.nodes:
-            source = shapes[n.inputs[0]]
-            if n.op in (Op.CONV, Op.MAX_POOL):
-                spatial = tuple(
-                    (size + 2 * p - k) // s + 1
-                    for size, k, s, p in zip(source[1:], n.kernel, n.stride, n.padding, strict=True)
-                )
-                shapes[n.name] = (n.out_channels if n.op is Op.CONV else source[0], *spatial)
-            elif n.op is Op.LINEAR:
-                shapes[n.name] = (n.out_channels,)
-            elif n.op is Op.GLOBAL_AVG_POOL:
-                shapes[n.name] = (source[0],)
-            elif n.op is Op.FLATTEN:
-                shapes[n.name] = (math.prod(source),)
-            else:
-                shapes[n.name] = source
+        for node in self.nodes:
+            shapes[node.name] = output_shape(node, [shapes[name] for name in node.inputs])
         return shapes
 
     def parameter_count(self) -> int:
         """Trainable parameters (running statistics not counted)."""
         return sum(spec.size for spec in self.params.values() if spec.role not in STATISTICS)
 
+    def multiply_adds(self, node: Node, active: int) -> int:
+        """Those of one sample in a layer with so many weights. Raises ``UnsupportedLayer``."""
+        uses = known(kind_of(node).uses, node, "accounting")
+        return active * uses(node, self.shapes[node.inputs[0]], self.shapes[node.name])
+
     def flops(self, mask: Mask | None = None) -> int:
-        """Forward FLOPs of one sample, 2 per multiply-add of conv and linear layers, from true active counts."""
+        """Forward FLOPs of one sample, 2 per multiply-add of layers with weights, from true active counts."""
         total = 0
-        for n in self.nodes:
-            if n.op not in (Op.CONV, Op.LINEAR):
-                continue
-            active = self.params[n.weight].size
-            if mask is not None and n.weight in mask:
-                active = int(np.count_nonzero(mask[n.weight]))
-            total += 2 * active * math.prod(self.shapes[n.name][1:])
+        for node in self.weighted:
+            active = self.params[node.weight].size
+            if mask is not None and node.weight in mask:
+                active = int(np.count_nonzero(mask[node.weight]))
+            total += 2 * self.multiply_adds(node, active)
         return total
 
     def initial_params(self, seed: int) -> Params:
-        """Kaiming-normal weights (fan-out for conv, as He et al. 2015), zero biases, identity norms."""
+        """The numbers that training starts from, as each kind says of its arrays."""
         rng = np.random.default_rng(seed)
-        gains = {node.filter_gain: node.gain for node in self.nodes}
         params: Params = {}
         for name, spec in self.params.items():
-            if spec.role is Role.WEIGHT:
-                fan = spec.shape[0] * math.prod(spec.shape[2:]) if len(spec.shape) > 2 else spec.shape[1]
-                values = rng.standard_normal(spec.shape, dtype=np.float32)
-                params[name] = values * np.float32(math.sqrt(2.0 / fan))
-            elif spec.role is Role.GAIN:
-                params[name] = np.full(spec.shape, gains[name], np.float32)
-            elif spec.role in (Role.NORM_SCALE, Role.RUNNING_VAR):
-                params[name] = np.ones(spec.shape, np.float32)
+            if spec.spread:
+                params[name] = rng.standard_normal(spec.shape, dtype=np.float32) * np.float32(spec.spread)
             else:
-                params[name] = np.zeros(spec.shape, np.float32)
+                params[name] = np.full(spec.shape, spec.start, np.float32)
         return params
+
+
+def _weighted(node: Node) -> bool:
+    return any(spec.role is Role.WEIGHT for spec in kind_of(node).params(node).values())

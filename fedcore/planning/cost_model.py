@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from tinyfleet.fedcore.accounting import layer_flops
-from tinyfleet.fedcore.models.graph import Graph, Op
+from tinyfleet.fedcore.accounting import layer_flops, pruned_values
+from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.planning.features import Features
 from tinyfleet.fedcore.planning.native_memory import NativeSteps
@@ -81,14 +81,12 @@ class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: bool) -> Features:
     """Features of one step of ``batch`` samples; ``masked``: the engine holds masks besides the model."""
     passes, shape = settings.levers.passes(batch), StepShape.of(settings, batch)
-    weights = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
+    weights = graph.weighted
     maskable = sum(graph.params[name].size for name in graph.maskable) if masked else 0
     values = sum(int(np.prod(graph.shapes[node.name])) for node in graph.nodes) * batch / 1e6
     pruned = 0.0
     if shape.pruned:
-        kinds = (Op.CONV, Op.LINEAR, Op.BATCH_NORM) if shape.pruned_norm else (Op.CONV, Op.LINEAR)
-        sources = [node.inputs[0] for node in graph.nodes if node.op in kinds]
-        pruned = sum(int(np.prod(graph.shapes[source])) for source in sources) * batch / 1e6
+        pruned = pruned_values(graph, norms=shape.pruned_norm) * batch / 1e6
     return Features(
         model=float(model_bytes(graph, momentum=settings.momentum > 0) + maskable),
         replayed=float(step_bytes(graph, shape)),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tinyfleet.fedcore.accounting import VALUE
+from tinyfleet.fedcore.accounting import VALUE, pruned_values
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.models.graph import Graph, Node, Op
+from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.planning.features import Features
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
@@ -39,7 +39,7 @@ class NativeSteps:
         from tinyfleet.fedcore.training.native.model import model_of
 
         self._graph = graph
-        self._weighted = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
+        self._weighted = graph.weighted
         self._active = {
             node.name: active.get(node.weight, graph.params[node.weight].size) for node in self._weighted
         }
@@ -98,18 +98,12 @@ class NativeSteps:
 
     def _gflop(self, settings: StepSettings) -> float:
         """Of one sample."""
-        shapes = self._graph.shapes
-        forward = sum(2 * self._active[node.name] * math.prod(shapes[node.name][1:]) for node in self._weighted)
+        forward = sum(2 * self._graph.multiply_adds(node, self._active[node.name]) for node in self._weighted)
         again = 1 if settings.levers.recompute == MOST_AGAIN else 0
         return (FORWARD_AND_BACKWARD + again) * forward / 1e9
 
     def _pruned(self, settings: StepSettings) -> int:
-        if not settings.levers.lossy:
-            return 0
-        norms: list[Node] = []
-        if settings.pruned_norm:
-            norms = [node for node in self._graph.nodes if node.op is Op.BATCH_NORM]
-        return sum(math.prod(self._graph.shapes[node.inputs[0]]) for node in [*self._weighted, *norms])
+        return pruned_values(self._graph, norms=settings.pruned_norm) if settings.levers.lossy else 0
 
 
 def _sizes(batch: int, settings: StepSettings) -> set[int]:

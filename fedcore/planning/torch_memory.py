@@ -11,10 +11,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tinyfleet.fedcore.accounting import VALUE
-from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Role
+from tinyfleet.fedcore.models.layers.kind import Memory, Reads
+from tinyfleet.fedcore.models.layers.table import kind_of, known
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
-from tinyfleet.fedcore.training.torch.layout import CHUNK, OVERWRITABLE
+from tinyfleet.fedcore.training.torch.layout import CHUNK
 
 CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry of a chunk: |a|, the flag, its slot, and at worst its value
 
@@ -67,6 +69,7 @@ class Heap:
 class _Replay:
     graph: Graph
     shape: StepShape
+    memory: dict[str, Memory]  # of every node
     heap: Heap = field(default_factory=Heap)
     owner: dict[str, str] = field(default_factory=dict)  # node -> whose tensor it is: in-place layers share
     refs: Counter[str] = field(default_factory=Counter)  # holders of a tensor: readers to come, and caches
@@ -77,7 +80,6 @@ class _Replay:
 
     def forward(self) -> None:
         graph, readers = self.graph, Counter(s for n in self.graph.nodes for s in n.inputs)
-        kinds = {node.name: node.op for node in graph.nodes}
         if self.shape.accumulate:  # any pass but the first: the sums so far are there from the start
             self.heap.take("sums", sum(self._weight_bytes(node) for node in graph.nodes))
         self.owner[INPUT] = INPUT
@@ -85,34 +87,36 @@ class _Replay:
         self.refs[INPUT] = readers[INPUT]
         for node in graph.nodes:
             first = node.inputs[0]
-            overwrites = readers[first] == 1 and kinds.get(first) in OVERWRITABLE
+            memory = self.memory[node.name]
+            overwrites = readers[first] == 1 and first != INPUT and self.memory[first].overwritable
             self._cache(node)
-            if node.op is Op.FLATTEN or (node.op in (Op.RELU, Op.RELU6) and overwrites):
+            if memory.view or (memory.in_place and overwrites):
                 self.owner[node.name] = self.owner[first]
             else:
                 self.owner[node.name] = node.name
                 self.heap.take(node.name, self.size(node.name))
             self.refs[self.owner[node.name]] += readers[node.name] + (node.name == graph.output)
-            if node.op in (Op.RELU, Op.RELU6) and not self.shape.pruned:
+            if memory.reads is Reads.SIGNS and not self.shape.pruned:
                 self._hold(node, self.owner[node.name])
             for source in node.inputs:
                 self._release(self.owner[source])
 
     def _cache(self, node: Node) -> None:
         """What the node keeps of its input for the backward pass."""
-        source = node.inputs[0]
-        weighted = node.op in (Op.CONV, Op.LINEAR)
-        norm = node.op is Op.BATCH_NORM
-        if self.shape.pruned and (weighted or (norm and self.shape.pruned_norm)):
+        source, memory = node.inputs[0], self.memory[node.name]
+        if self._prunes(node):
             entries, levers = self.size(source) // VALUE, self.shape.levers
             self.heap.touch(min(entries, CHUNK) * CHUNK_BYTES)
             self.heap.take(("kept", node.name), entries * (levers.activation_keep * levers.value_bytes + 1 / 8))
-        elif weighted or norm or node.op is Op.MAX_POOL:
+        elif memory.reads is Reads.INPUT:
             self._hold(node, self.owner[source])
-            if node.op is Op.MAX_POOL:
+            if memory.indices:
                 self.heap.take(("kept", node.name), 2 * self.size(node.name))  # int64 indices
-        elif node.op in (Op.RELU, Op.RELU6) and self.shape.pruned:
+        elif memory.reads is Reads.SIGNS and self.shape.pruned:
             self.heap.take(("kept", node.name), self.size(node.name) / VALUE / 8)
+
+    def _prunes(self, node: Node) -> bool:
+        return self.shape.pruned and self.memory[node.name].prunes(norms=self.shape.pruned_norm)
 
     def _hold(self, node: Node, tensor: str) -> None:
         self.cached.setdefault(node.name, []).append(tensor)
@@ -135,15 +139,15 @@ class _Replay:
                 continue
             key = gradients.pop(node.name)
             weight = self._weight_bytes(node)
-            if node.op in (Op.CONV, Op.LINEAR):
-                unpacked = self.size(node.inputs[0]) if self.shape.pruned else 0
+            unpacked = self.size(node.inputs[0]) if self._prunes(node) else 0
+            if weight:
                 heap.touch(unpacked + 2 * weight)
-            elif node.op is Op.BATCH_NORM and self.shape.pruned and self.shape.pruned_norm:
-                heap.touch(2 * self.size(node.inputs[0]))
+            elif unpacked:
+                heap.touch(2 * unpacked)
             for source in node.inputs:
                 if source == INPUT:
                     continue
-                passes = node.op in (Op.ADD, Op.FLATTEN)  # the same tensor goes on
+                passes = self.memory[node.name].hands_on  # the same tensor goes on
                 own: object = key if passes else ("gradient", node.name, source)
                 if not passes:
                     heap.take(own, self.size(source))
@@ -168,12 +172,14 @@ class _Replay:
             self.heap.drop(key)
 
     def _weight_bytes(self, node: Node) -> int:
-        return self.graph.params[node.weight].size * VALUE if node.op in (Op.CONV, Op.LINEAR) else 0
+        spec = self.graph.params.get(node.weight)
+        return spec.size * VALUE if spec is not None and spec.role is Role.WEIGHT else 0
 
 
 def step_bytes(graph: Graph, shape: StepShape) -> int:
     """Most bytes that one forward and backward pass holds above the loaded model."""
-    replay = _Replay(graph, shape)
+    memory = {node.name: known(kind_of(node).memory, node, "the plan of engine 'torch'") for node in graph.nodes}
+    replay = _Replay(graph, shape, memory)
     replay.forward()
     replay.backward()
     return replay.heap.peak

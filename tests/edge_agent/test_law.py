@@ -7,12 +7,24 @@ import sys
 
 import pytest
 
-HEAVY = ("numpy", "zstandard", "typer", "rich", "asyncio", "sqlite3", "cryptography", "multiprocessing")
+HEAVY = (
+    "numpy",
+    "zstandard",
+    "typer",
+    "rich",
+    "asyncio",
+    "sqlite3",
+    "cryptography",
+    "multiprocessing",
+    "importlib.metadata",
+)
 ENGINES = ("torch", "sparse_engine", "tinyfleet.fedcore.training.engine", "tinyfleet.edge_agent.worker.main")
 WEB = ("http.server", "socketserver", "amqtt", "jinja2", "websockets", "tinyfleet.coordinator")
 SCRIPT = """
 import sys
 import tinyfleet.edge_agent.cli, tinyfleet.edge_agent.daemon, tinyfleet.fedcore.protocol.mqtt
+from tinyfleet.device_profiles.sensors.read import read_health
+read_health()  # with each heartbeat: where other distributions add sensors, too
 sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
 """
 

@@ -115,7 +115,7 @@ def test_a_branch_that_others_read_keeps_its_scale():
     ("nodes", "message"),
     [
         ((relu("next", "act", 1.5), Node("sum", Op.ADD, ("next", "act"))), "unequal gains 3 and 2"),
-        ((Node("six", Op.RELU6, ("act",)),), "six: a ReLU6 of an input with gain 2"),
+        ((Node("six", Op.RELU6, ("act",)),), "six: a relu6 of an input with gain 2"),
         ((relu("none", "act", 0.0),), "gain 0.0 is not positive"),
     ],
 )

@@ -13,8 +13,10 @@ from typing import TypeVar
 import numpy as np
 
 from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.models.graph import Graph
-from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.models.model import SERIES
+from tinyfleet.fedcore.models.registry import DOOR, MODELS, build
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol import messages, topics
 from tinyfleet.fedcore.protocol.chunks import (
@@ -35,7 +37,8 @@ from tinyfleet.fedcore.sparsity.allocation import erk_mask
 from tinyfleet.fedcore.sparsity.mask import apply_mask, mask_digest
 
 T = TypeVar("T")
-INPUTS = {"sensor_cnn": (6, 100), "small_cnn": (1, 28, 28)}
+INPUTS = {"small_cnn": (1, 28, 28)}
+IMAGE, WINDOW = (3, 32, 32), (6, 100)  # of others, by the axes of their input
 REQUEST_CHUNKS = 8
 DEVICE = "bench"
 PATIENCE_S = 30.0
@@ -64,7 +67,8 @@ class WireRow:
 
 def graph_of(model: str) -> Graph:
     """The model at the input it is meant for, with 10 classes."""
-    return build(ModelSettings(name=model, input_shape=INPUTS.get(model, (3, 32, 32)), classes=10))
+    usual = WINDOW if lookup("model", model, MODELS, DOOR).axes == SERIES else IMAGE
+    return build(ModelSettings(name=model, input_shape=INPUTS.get(model, usual), classes=10))
 
 
 def payload_of(graph: Graph, density: float, seed: int = 0) -> Payload:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tinyfleet.bench.wire import graph_of
-from tinyfleet.fedcore.models.graph import STATISTICS, Graph, Op
+from tinyfleet.fedcore.models.graph import STATISTICS, Graph
 from tinyfleet.fedcore.models.registry import names
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS
 from tinyfleet.figures.page import Figure
@@ -66,7 +66,7 @@ def layers_apart(name: str) -> str:
 def depthwise_share(name: str) -> str:
     """Weights of depthwise convolutions, in % of all weights of convolutions and linear layers."""
     graph = graph_of(name)
-    nodes = [node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)]
+    nodes = graph.weighted
     sizes = np.array([graph.params[node.weight].size for node in nodes])
     deep = np.array([node.groups > 1 for node in nodes])
     return f"{100 * sizes[deep].sum() / sizes.sum():.0f}"

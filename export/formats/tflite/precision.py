@@ -86,6 +86,8 @@ class Int8:
         "RELU": 2,
         "RELU6": 2,
         "DEQUANTIZE": 2,
+        "QUANTIZE": 1,
+        "RESHAPE": 1,
     }
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]], same_as: Mapping[str, str]) -> None:
@@ -136,4 +138,6 @@ class Int8:
         ]
 
     def version(self, kind: str) -> int:
-        return self.VERSIONS.get(kind, 1)
+        if kind not in self.VERSIONS:
+            raise ExportError(f"TFLite's {kind} is not known in int8 here; export the model in float")
+        return self.VERSIONS[kind]

@@ -10,17 +10,15 @@ import numpy as np
 
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.tflite.precision import MOST_BIAS_STEPS, Int8
-from tinyfleet.export.formats.tflite.writer import write_tflite
-from tinyfleet.export.inference_graph import Inference
+from tinyfleet.export.formats.tflite.writer import operator_of, write_tflite
+from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.export.runtimes import open_preserving
 from tinyfleet.fedcore.arrays import FloatArray
-from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.models.layers.table import kind_of, known
 
 BATCH = 64
 # XNNPACK wants (input scale x weight scale) / output scale under 2^8.
 MOST_RATIO = 2.0**7
-# These write their input's numbers unchanged, so they must share its scale.
-_SHARING = frozenset({Op.MAX_POOL, Op.FLATTEN})
 
 
 def calibrate(model: Inference, samples: FloatArray) -> Int8:
@@ -44,7 +42,7 @@ def calibrate(model: Inference, samples: FloatArray) -> Int8:
                     raise ExportError(f"{name} is not finite on the calibration samples")
                 low, high = ranges.get(name, (0.0, 0.0))
                 ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
-    sharing = {layer.name: layer.inputs[0] for layer in model.layers if layer.op in _SHARING}
+    sharing = {layer.name: layer.inputs[0] for layer in model.layers if _selects(layer)}
     widen(model, ranges, sharing)
     return Int8(ranges, sharing)
 
@@ -56,7 +54,7 @@ def widen(model: Inference, ranges: dict[str, tuple[float, float]], sharing: Map
     What a scale is raised to is still finer than the steps of the layer's products.
     """
     precision = Int8(ranges, sharing)
-    fused = {layer.inputs[0]: layer.name for layer in model.layers if layer.op in (Op.RELU, Op.RELU6)}
+    fused = {layer.inputs[0]: layer.name for layer in model.layers if operator_of(layer).fused}
     for layer in model.layers:
         if layer.weight is None or layer.bias is None:
             continue
@@ -69,3 +67,8 @@ def widen(model: Inference, ranges: dict[str, tuple[float, float]], sharing: Map
         if float(precision.quantization(output).scale) < least:
             low, high = min(ranges[output][0], 0.0), max(ranges[output][1], 0.0)
             ranges[output] = (low, max(high, low + 255.0 * least))
+
+
+def _selects(layer: Layer) -> bool:
+    """Whether it writes its input's numbers unchanged, so that it must share their scale."""
+    return known(kind_of(layer.node).selects, layer.node, "int8 calibration", "leave int8 out")

@@ -11,7 +11,7 @@ from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batch_cou
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Problem
 from tinyfleet.fedcore.models.graph import Graph
-from tinyfleet.fedcore.models.layers import normalized_weight
+from tinyfleet.fedcore.models.weight_norm import normalized_weight
 from tinyfleet.fedcore.sparsity.channels import channel_factors
 from tinyfleet.fedcore.training.engine import Engine, StepSettings
 

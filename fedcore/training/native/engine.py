@@ -12,7 +12,7 @@ from sparse_engine import LANES, Network
 from sparse_engine.kernel_choice import dense_from
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.models.graph import Graph, Node, Op
+from tinyfleet.fedcore.models.graph import Graph, Node
 from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
@@ -58,7 +58,7 @@ class NativeEngine(Engine):
                 f"engine 'native' cannot take model {graph.name!r} ({error}); use engine 'torch'"
             ) from None
         self._mask = mask
-        self._nodes = {node.weight: node for node in graph.nodes if node.op in (Op.CONV, Op.LINEAR)}
+        self._nodes = {node.weight: node for node in graph.weighted}
 
     @property
     def _loaded(self) -> Network:

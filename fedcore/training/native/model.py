@@ -5,6 +5,7 @@ from __future__ import annotations
 import sparse_engine
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph, Node, Op
+from tinyfleet.fedcore.models.layers.table import known
 from tinyfleet.fedcore.training.engine import StepSettings
 
 
@@ -34,11 +35,25 @@ def step_of(settings: StepSettings) -> sparse_engine.StepOptions:
     )
 
 
+KINDS: dict[str, sparse_engine.Op] = {
+    Op.CONV: sparse_engine.Op.CONV,
+    Op.LINEAR: sparse_engine.Op.LINEAR,
+    Op.BATCH_NORM: sparse_engine.Op.BATCH_NORM,
+    Op.RELU: sparse_engine.Op.RELU,
+    Op.RELU6: sparse_engine.Op.RELU6,
+    Op.ADD: sparse_engine.Op.ADD,
+    Op.MAX_POOL: sparse_engine.Op.MAX_POOL,
+    Op.GLOBAL_AVG_POOL: sparse_engine.Op.GLOBAL_AVG_POOL,
+    Op.FLATTEN: sparse_engine.Op.FLATTEN,
+}
+"""What the engine calls each kind."""
+
+
 def layer_of(node: Node) -> sparse_engine.Layer:
-    """A node as the engine describes it."""
+    """A node as the engine describes it. Raises ``UnsupportedLayer``."""
     return sparse_engine.Layer(
         node.name,
-        sparse_engine.Op(node.op.value),
+        known(KINDS.get(node.op), node, "engine 'native'", "use engine 'torch'"),
         node.inputs,
         node.in_channels,
         node.out_channels,
@@ -49,5 +64,5 @@ def layer_of(node: Node) -> sparse_engine.Layer:
         node.bias,
         node.weight_norm.value,
         # A normalised convolution's gain is learnt: the engine gets it with the numbers.
-        1.0 if node.op is Op.CONV else node.gain,
+        1.0 if node.op == Op.CONV else node.gain,
     )

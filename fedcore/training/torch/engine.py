@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from tinyfleet.fedcore.arrays import AnyArray, FloatArray, IntArray, Mask, Params
-from tinyfleet.fedcore.models.graph import STATISTICS, Graph, Node, Op
+from tinyfleet.fedcore.models.graph import STATISTICS, Graph, Node
 from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.allocator import keep_freed_memory
@@ -228,7 +228,7 @@ class TorchEngine(Engine):
             found[node.weight] = np.array(whole.cpu().numpy(), np.float32, order="C")
 
         (part,) = self._micro_batches(x, y, 0)
-        layers = [node for node in self._graph.nodes if node.weight in wanted and node.op in (Op.CONV, Op.LINEAR)]
+        layers = [node for node in self._graph.weighted if node.weight in wanted]
         self._backward(*part, layers, take, None, objective)
         return found
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
 
 from tinyfleet.fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers.relu6 import CEILING
+from tinyfleet.fedcore.models.layers.table import kind_of, known
 from tinyfleet.fedcore.training.torch.activation_pruning import Pruning
 from tinyfleet.fedcore.training.torch.layers import Collector, Convolution, Kernel, convolve
-from tinyfleet.fedcore.training.torch.layout import OVERWRITABLE
 from tinyfleet.fedcore.training.torch.norm import PrunedBatchNorm
 from tinyfleet.fedcore.training.torch.relu import CompactReLU
 
@@ -37,61 +38,53 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
     """Logits (N, classes). An activation is released after its last reader, unless autograd holds it."""
     readers = Counter(source for node in graph.nodes for source in node.inputs)
     consumers = dict(readers)
-    kinds = {node.name: node.op for node in graph.nodes}
+    overwritable = {node.name: _may_overwrite(node) for node in graph.nodes}
     # A layer read by one weighted layer alone gets a gradient that nobody else holds.
-    sole = {node.name: False for node in graph.nodes}
-    for node in graph.nodes:
-        if node.op in (Op.CONV, Op.LINEAR) and readers[node.inputs[0]] == 1:
-            sole[node.inputs[0]] = True
+    sole = {node.inputs[0] for node in graph.weighted if readers[node.inputs[0]] == 1}
     values = {INPUT: x}
     for node in graph.nodes:
+        compute = known(LAYERS.get(node.op), node, "engine 'torch'")
         sources = [values[name] for name in node.inputs]
         for name in node.inputs:
             readers[name] -= 1
             if not readers[name]:
                 del values[name]
         first = node.inputs[0]
-        overwrite = consumers[first] == 1 and kinds.get(first) in OVERWRITABLE
-        output = _layer(node, sources, tensors, mode, overwrite, sole[node.name])
-        values[node.name] = output
+        overwrite = consumers[first] == 1 and overwritable.get(first, False)
+        values[node.name] = compute(Call(node, sources, tensors, mode, overwrite, node.name in sole))
         del sources
     return values[graph.output]
 
 
-def _layer(
-    node: Node,
-    sources: list[torch.Tensor],
-    tensors: Mapping[str, torch.Tensor],
-    mode: Mode,
-    overwrite: bool,
-    own_gradient: bool,
-) -> torch.Tensor:
-    x = sources[0]
-    match node.op:
-        case Op.CONV | Op.LINEAR:
-            return _weighted(node, x, tensors, mode)
-        case Op.BATCH_NORM:
-            return _batch_norm(node, x, tensors, mode, overwrite)
-        case Op.RELU | Op.RELU6:
-            return _relu(node, x, mode, overwrite, own_gradient)
-        case Op.ADD:
-            return sources[0] + sources[1]
-        case Op.MAX_POOL:
-            pool = functional.max_pool1d if len(node.kernel) == 1 else functional.max_pool2d
-            return pool(x, node.kernel, node.stride, node.padding)
-        case Op.GLOBAL_AVG_POOL:
-            return x.flatten(2).mean(2)
-        case Op.FLATTEN:
-            return x.flatten(1)
+def _may_overwrite(node: Node) -> bool:
+    memory = kind_of(node).memory
+    return memory is not None and memory.overwritable
 
 
-def _bias(node: Node, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    return tensors[f"{node.name}.bias"] if node.bias else None
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One layer in one pass. ``overwrite``: its first input may be; ``own_gradient``: its output's gradient too."""
+
+    node: Node
+    sources: list[torch.Tensor]
+    tensors: Mapping[str, torch.Tensor]
+    mode: Mode
+    overwrite: bool
+    own_gradient: bool
+
+    @property
+    def x(self) -> torch.Tensor:
+        return self.sources[0]
+
+    def tensor(self, what: str) -> torch.Tensor:
+        return self.tensors[f"{self.node.name}.{what}"]
 
 
-def _weighted(node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode) -> torch.Tensor:
+def _weighted(call: Call) -> torch.Tensor:
     """A convolution or linear layer."""
-    weight, bias, gain = tensors[node.weight], _bias(node, tensors), tensors.get(node.filter_gain)
+    node, mode, x = call.node, call.mode, call.x
+    weight, bias = call.tensor("weight"), call.tensor("bias") if node.bias else None
+    gain = call.tensors.get(node.filter_gain)
     collector = mode.collector if mode.collector and node.name in mode.collector.layers else None
     if gain is None and mode.pruning is None and collector is None:
         return convolve(node, x, weight, bias)
@@ -101,29 +94,56 @@ def _weighted(node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], 
     return result
 
 
-def _relu(node: Node, x: torch.Tensor, mode: Mode, overwrite: bool, own_gradient: bool) -> torch.Tensor:
+def _relu(call: Call) -> torch.Tensor:
+    if call.node.gain == 1.0 and call.mode.pruning is None:
+        return functional.relu(call.x, inplace=call.overwrite)
+    return _compact_relu(call, None)
+
+
+def _relu6(call: Call) -> torch.Tensor:
     # torch's ReLU6 in place keeps a copy of what it overwrites: a third of MobileNetV2's memory, half of its time.
-    if node.op is Op.RELU and node.gain == 1.0 and mode.pruning is None:
-        return functional.relu(x, inplace=overwrite)
-    ceiling = None if node.op is Op.RELU else 6.0
-    packed = mode.pruning is not None
-    y: torch.Tensor = CompactReLU.apply(x, node.gain, ceiling, packed, overwrite, own_gradient)  # type: ignore[no-untyped-call]
+    return _compact_relu(call, CEILING)
+
+
+def _compact_relu(call: Call, ceiling: float | None) -> torch.Tensor:
+    packed = call.mode.pruning is not None
+    how = (call.node.gain, ceiling, packed, call.overwrite, call.own_gradient)
+    y: torch.Tensor = CompactReLU.apply(call.x, *how)  # type: ignore[no-untyped-call]
     return y
 
 
-def _batch_norm(
-    node: Node, x: torch.Tensor, tensors: Mapping[str, torch.Tensor], mode: Mode, overwrite: bool
-) -> torch.Tensor:
-    scale, shift = tensors[node.weight], tensors[f"{node.name}.bias"]
+def _batch_norm(call: Call) -> torch.Tensor:
+    mode, x = call.mode, call.x
+    scale, shift = call.tensor("weight"), call.tensor("bias")
     if mode.training and mode.pruning is not None and mode.pruning.norms:
         running = None
         if mode.momentum is not None:
-            running = (tensors[f"{node.name}.running_mean"], tensors[f"{node.name}.running_var"])
-        how = (running, mode.momentum or 0.0, overwrite, mode.pruning)
+            running = (call.tensor("running_mean"), call.tensor("running_var"))
+        how = (running, mode.momentum or 0.0, call.overwrite, mode.pruning)
         result: torch.Tensor = PrunedBatchNorm.apply(x, scale, shift, *how)  # type: ignore[no-untyped-call]
         return result
     if mode.training and mode.momentum is None:
         return functional.batch_norm(x, None, None, scale, shift, training=True, eps=BN_EPSILON)
-    mean, var = tensors[f"{node.name}.running_mean"], tensors[f"{node.name}.running_var"]
+    mean, var = call.tensor("running_mean"), call.tensor("running_var")
     momentum = mode.momentum or 0.0
     return functional.batch_norm(x, mean, var, scale, shift, mode.training, momentum, BN_EPSILON)
+
+
+def _max_pool(call: Call) -> torch.Tensor:
+    node = call.node
+    pool = functional.max_pool1d if len(node.kernel) == 1 else functional.max_pool2d
+    return pool(call.x, node.kernel, node.stride, node.padding)
+
+
+LAYERS: dict[str, Callable[[Call], torch.Tensor]] = {
+    Op.CONV: _weighted,
+    Op.LINEAR: _weighted,
+    Op.BATCH_NORM: _batch_norm,
+    Op.RELU: _relu,
+    Op.RELU6: _relu6,
+    Op.ADD: lambda call: call.sources[0] + call.sources[1],
+    Op.MAX_POOL: _max_pool,
+    Op.GLOBAL_AVG_POOL: lambda call: call.x.flatten(2).mean(2),
+    Op.FLATTEN: lambda call: call.x.flatten(1),
+}
+"""How the engine computes each kind."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from tinyfleet.fedcore.models.graph import WeightNorm
-from tinyfleet.fedcore.models.layers import NORM_FLOOR
+from tinyfleet.fedcore.models.weight_norm import NORM_FLOOR
 
 
 def normalized_weight(
     weight: torch.Tensor, gain: torch.Tensor, active: torch.Tensor | None, norm: WeightNorm
 ) -> torch.Tensor:
-    """``tinyfleet.fedcore.models.layers.normalized_weight`` in torch."""
+    """``tinyfleet.fedcore.models.weight_norm.normalized_weight`` in torch."""
     flags = None if active is None else rows(active)
     used, _, _, counted = _standardized(weight, flags, norm)
     used.mul_(gain[:, None])

@@ -139,14 +139,15 @@ def test_a_plan_that_gives_nothing_up_says_so(rig):
     assert {offer.levers for offer in rig.coordinator.of(ResultOffer)} == {""}
 
 
-def test_a_board_that_lacks_the_runs_method_declines_and_keeps_its_worker(warm_rig):
-    rig = warm_rig
+def test_a_board_that_lacks_the_runs_method_declines_and_takes_the_next_run(rig):
     rig.training(0)
-    rig.worker.events.append(PartMissing("method 'fedmoon' is not here"))
+    rig.worker.events.append(PartMissing("method 'acme' is unknown; install that one"))
     rig.settle()
     status = rig.coordinator.of(TaskStatus)[-1]
-    assert (status.state, status.reason) == (TaskState.DECLINED, "method 'fedmoon' is not here")
-    assert not rig.worker.closed
+    assert (status.state, status.reason) == (TaskState.DECLINED, "method 'acme' is unknown; install that one")
+    assert not rig.governor.limits(SPEC).refusal, "nothing was learned about memory"
+    rig.training(0, run="another")
+    assert rig.coordinator.states[-1] is TaskState.RUNNING
 
 
 def test_a_loss_that_is_no_number_is_progress_all_the_same(rig):

@@ -23,7 +23,6 @@ def test_errors_are_events_and_the_worker_lives_on(tmp_path, worker):
     spec, source = spec_of(), write_data(tmp_path / "data.npz")
     good = command(tmp_path, spec, task_blob(spec, first_state(spec)), source)
     bad = [
-        ({"spec": {**good.spec, "method": {"name": "fedavgg"}}}, "ConfigError", "fedavg"),
         ({"data": {"source": f"arrays:{tmp_path}/none.npz"}}, "DataError", "none.npz"),
         ({"engine": "abacus"}, "ConfigError", "abacus"),
     ]
@@ -32,6 +31,12 @@ def test_errors_are_events_and_the_worker_lives_on(tmp_path, worker):
         event = events_until(worker, "failed", "done")[-1]
         assert (event["event"], event["kind"]) == ("failed", kind)
         assert words in event["reason"]
+    for part in ({"method": {"name": "fedavgg"}}, {"model": {"name": "acme_net"}}):
+        worker.send(replace(good, spec={**good.spec, **part}))
+        event = events_until(worker, "failed", "done", "unavailable")[-1]
+        assert event["event"] == "unavailable"
+        assert "is unknown" in event["reason"]
+        assert "install that one on this machine too" in event["reason"]
     (tmp_path / "damaged").write_bytes(b"\x00" * 100)
     worker.send(replace(good, blob=str(tmp_path / "damaged")))
     assert events_until(worker, "failed", "done")[-1]["kind"] == "CodecError"

@@ -15,8 +15,8 @@ from tinyfleet.fedcore.methods.method import Control
 from tinyfleet.fedcore.methods.parts.gradual import CUT_SHARE, density_at, effective_weights
 from tinyfleet.fedcore.methods.registry import create
 from tinyfleet.fedcore.models.graph import WeightNorm
-from tinyfleet.fedcore.models.layers import normalized_weight
 from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.models.weight_norm import normalized_weight
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.mask import active_counts, density

@@ -125,7 +125,7 @@ def test_bad_models_name_the_remedy(settings, message):
 
 
 def test_a_graph_must_read_what_exists_and_name_layers_once():
-    with pytest.raises(ValueError, match="reads"):
+    with pytest.raises(ConfigError, match="node a reads b"):
         Graph("g", (1, 4, 4), 2, (Node("a", Op.RELU, ("b",)),), ())
-    with pytest.raises(ValueError, match="blocks"):
+    with pytest.raises(ConfigError, match="blocks"):
         Graph("g", (1, 4, 4), 2, (Node("a", Op.RELU, ("input",)),), (("a",),))

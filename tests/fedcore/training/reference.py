@@ -8,6 +8,8 @@ torch = pytest.importorskip("torch")
 
 from tinyfleet.fedcore.models.graph import Op  # noqa: E402
 
+POOLS = {1: torch.max_pool1d, 2: torch.max_pool2d}
+
 
 class Reference(torch.nn.Module):
     """The same graph out of torch.nn layers, in float64."""
@@ -43,10 +45,10 @@ class Reference(torch.nn.Module):
                 values[n.name] = self.layers[n.name](a[0])
             else:
                 values[n.name] = {
-                    Op.RELU: lambda a=a: torch.relu(a[0]),
-                    Op.RELU6: lambda a=a: torch.clamp(a[0], 0, 6),
+                    Op.RELU: lambda a=a, n=n: n.gain * torch.relu(a[0]),
+                    Op.RELU6: lambda a=a, n=n: n.gain * torch.clamp(a[0], 0, 6),
                     Op.ADD: lambda a=a: a[0] + a[1],
-                    Op.MAX_POOL: lambda a=a, n=n: torch.max_pool2d(a[0], n.kernel, n.stride),
+                    Op.MAX_POOL: lambda a=a, n=n: POOLS[len(n.kernel)](a[0], n.kernel, n.stride, n.padding),
                     Op.FLATTEN: lambda a=a: a[0].flatten(1),
                     Op.GLOBAL_AVG_POOL: lambda a=a: a[0].flatten(2).mean(-1),
                 }[n.op]()

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 from tests.fedcore.training.graphs import batch, conv, masked  # noqa: E402
 from tinyfleet.fedcore.models.graph import Op, Role, WeightNorm  # noqa: E402
-from tinyfleet.fedcore.models.layers import NORM_FLOOR, VP_RELU_GAIN, normalized_weight  # noqa: E402
 from tinyfleet.fedcore.models.registry import build  # noqa: E402
+from tinyfleet.fedcore.models.weight_norm import NORM_FLOOR, VP_RELU_GAIN, normalized_weight  # noqa: E402
 from tinyfleet.fedcore.run_spec import ModelSettings  # noqa: E402
 from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
 from tinyfleet.fedcore.training.levers import Levers  # noqa: E402

@@ -16,7 +16,7 @@ from tinyfleet.bench.inference import InferenceRow
 from tinyfleet.bench.methods.config import expand, read_config
 from tinyfleet.bench.methods.tables import summaries
 from tinyfleet.device_profiles.profile import shipped
-from tinyfleet.export.report import LEAST_AGREEMENT, MOST_ERROR
+from tinyfleet.export.formats import limits
 from tinyfleet.fedcore.methods.parts.bn_selection import default_pool_size
 from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
@@ -216,9 +216,9 @@ def test_bounds_that_pages_quote():
     assert f"{100 * (test_random_jobs.OVERSHOOT - 1):.0f} %)" in benchmarks
     assert f"stays within {test_soak.FLAT_BYTES / 1e6:.0f} MB, its warm worker within" in benchmarks
     assert f"{test_soak.FLAT_WORKER_BYTES / 1e6:.0f} MB: those are the test's bounds" in benchmarks
-    assert f"passes {MOST_ERROR['fp32']:.0e}".replace("e-0", "e-") in export
-    limits = ", ".join(f"{100 * LEAST_AGREEMENT[precision]:g} %" for precision in ("fp32", "fp16"))
-    assert f"{limits} or {100 * LEAST_AGREEMENT['int8']:g} %" in export
+    assert f"passes {limits.FP32.most_error:.0e}".replace("e-0", "e-") in export
+    shares = [f"{100 * each.least_agreement:g} %" for each in (limits.FP32, limits.FP16, limits.INT8)]
+    assert f"{shares[0]}, {shares[1]} or {shares[2]}" in export
     assert f"Where nothing was measured it is {DENSE_FROM:g}." in engine
 
 

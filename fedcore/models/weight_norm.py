@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import numpy as np
 
 from tinyfleet.fedcore.arrays import BoolArray, FloatArray
-from tinyfleet.fedcore.models.graph import WeightNorm
+
+
+class WeightNorm(StrEnum):
+    """How a convolution normalises its own weights before use: NSConv (FedMef, section 3.3)."""
+
+    NONE = ""
+    ACTIVE = "active"  # mean and variance of a filter's active entries
+    ALL = "all"  # of all its entries, masked ones as the zeros they are
+
 
 VP_RELU_GAIN = 1.71396
 """Gain that gives max(0, x) of a standard normal x unit variance, as published

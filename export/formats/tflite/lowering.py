@@ -1,0 +1,74 @@
+"""A model on its way into a TFLite file: which tensor holds what, in which shape and numbers.
+
+The input is NHWC; one-dimensional models become two-dimensional with height 1. The batch is free.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinyfleet.export.formats.tflite.file import TfliteFile
+from tinyfleet.export.formats.tflite.precision import Precision
+from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.fedcore.models.graph import INPUT
+from tinyfleet.fedcore.models.layers.table import kind_of
+
+
+def spatial2(values: tuple[int, ...], fill: int) -> tuple[int, int]:
+    """(height, width) of a one- or two-dimensional setting."""
+    height, width = values if len(values) == 2 else (fill, values[0])
+    return height, width
+
+
+def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(C, H, W) -> (H, W, C), (C, L) -> (1, L, C), (C,) -> (C,)."""
+    if len(shape) == 1:
+        return shape
+    return (*spatial2(shape[1:], 1), shape[0])
+
+
+class Lowering:
+    """The file so far, and what the operators of one layer ask about the others."""
+
+    def __init__(self, model: Inference, precision: Precision) -> None:
+        self.model, self.precision = model, precision
+        self.file = TfliteFile(f"{model.name}, written by tinyfleet")
+        self.tensors: dict[str, int] = {}  # layer name -> tensor of its output
+        self.flattened: dict[str, tuple[int, ...]] = {}  # flat layer -> shape that it was made from
+        self.shapes = {INPUT: model.input_shape} | {layer.name: layer.shape for layer in model.layers}
+        self._layers = {layer.name: layer for layer in model.layers}
+
+    def activation(self, name: str, shape: tuple[int, ...] | None = None, like: str | None = None) -> int:
+        """A tensor for a layer's output (or of ``shape``), quantised as layer ``like`` is."""
+        shape = channels_last(self.shapes[name]) if shape is None else shape
+        return self.precision.activation(self.file, name, like or name, shape)
+
+    def emit(self, operator: str, inputs: list[int], output: int, options: Any = None) -> None:
+        """Append one operator, in the version that the precision needs."""
+        self.file.operator(operator, inputs, [output], self.precision.version(operator), options)
+
+    def padded(self, layer: Layer, source: int) -> tuple[int, int]:
+        """(tensor to read, TFLite padding). SAME only where it means what PyTorch's padding does."""
+        node, kinds = layer.node, self.file.schema.Padding
+        kernel, stride, padding = spatial2(node.kernel, 1), spatial2(node.stride, 1), spatial2(node.padding, 0)
+        if not any(padding):
+            return source, kinds.VALID
+        if stride == (1, 1) and all(2 * p == k - 1 for p, k in zip(padding, kernel, strict=True)):
+            return source, kinds.SAME
+        height, width, channels = channels_last(self.shapes[layer.inputs[0]])
+        shape = (height + 2 * padding[0], width + 2 * padding[1], channels)
+        name = f"{layer.name}/padded"
+        target = self.activation(name, shape, like=layer.inputs[0])
+        amounts = np.array([[0, 0], [padding[0]] * 2, [padding[1]] * 2, [0, 0]], np.int32)
+        self.emit("PAD", [source, self.file.constant(f"{name}/amounts", amounts)], target)
+        return target, kinds.VALID
+
+    def never_negative(self, name: str) -> bool:
+        """Whether no value of a layer's output is below zero, whatever comes in."""
+        layer = self._layers.get(name)
+        if layer is None:
+            return False
+        kind = kind_of(layer.node)
+        return kind.never_negative or (bool(kind.selects) and self.never_negative(layer.inputs[0]))

@@ -1,0 +1,100 @@
+"""A small graph for every kind of layers, and what each part of tinyfleet is expected to do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from tests.fedcore.training.graphs import conv, norm
+from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op, WeightNorm
+
+CONSUMERS = (
+    "accounting", "torch", "native", "plan torch", "plan native", "merge", "compact", "onnx", "tflite", "int8",
+    "sparse", "synflow",
+)  # fmt: skip
+"""The columns: whoever must know a kind, or refuse it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph that holds one kind. ``otherwise``: what a consumer says of it besides "yes"."""
+
+    graph: Graph
+    op: str
+    otherwise: dict[str, str] = field(default_factory=dict)
+
+    def expected(self, consumer: str) -> str:
+        return self.otherwise.get(consumer, "yes")
+
+
+def graph(*nodes: Node, channels: int = 8, input_shape: tuple[int, ...] = (4, 8, 8)) -> Graph:
+    """These layers, a global pool and a linear layer of 4 classes. Convolutions but the first are masked."""
+    tail = (
+        Node("end", Op.GLOBAL_AVG_POOL, (nodes[-1].name,)),
+        Node("output", Op.LINEAR, ("end",), channels, 4, bias=True),
+    )
+    masked = tuple(node.name for node in nodes[1:] if node.op == Op.CONV)
+    return Graph("kinds", input_shape, 4, (*nodes, *tail), (masked,) if masked else ())
+
+
+def conv1(name: str, source: str, before: int, after: int, stride: int = 1) -> Node:
+    return Node(name, Op.CONV, (source,), before, after, (5,), (stride,), (2,), bias=True)
+
+
+def pool(name: str, source: str, padding: int = 0, kernel: int = 2) -> Node:
+    return Node(name, Op.MAX_POOL, (source,), kernel=(kernel,) * 2, stride=(2, 2), padding=(padding,) * 2)
+
+
+STEM = conv("stem", INPUT, 4, 8, bias=True)
+ACT = Node("act", Op.RELU, ("stem",))
+BODY = conv("body", "act", 8, 8, bias=True)
+NOT_IN_TFLITE = {"tflite": "no", "int8": "no"}
+FLAT = Graph(
+    "flat", (4, 4, 4), 4,
+    (STEM, ACT, BODY, Node("kind", Op.FLATTEN, ("body",)), Node("output", Op.LINEAR, ("kind",), 128, 4, bias=True)),
+    (("body",),),
+)  # fmt: skip
+
+CASES: dict[str, Case] = {
+    "conv": Case(graph(STEM, ACT, BODY), Op.CONV),
+    "conv, 1-D": Case(
+        graph(conv1("stem", INPUT, 4, 6, 2), conv1("kind", "stem", 6, 5), channels=5, input_shape=(4, 12)), Op.CONV
+    ),
+    "conv, depthwise": Case(graph(STEM, ACT, replace(BODY, groups=8)), Op.CONV),
+    "conv, groups": Case(graph(STEM, ACT, replace(BODY, groups=2)), Op.CONV, NOT_IN_TFLITE),
+    "conv, normalised": Case(graph(STEM, ACT, replace(BODY, weight_norm=WeightNorm.ACTIVE, gain=1.5)), Op.CONV),
+    "linear": Case(FLAT, Op.LINEAR),
+    "batch_norm": Case(
+        graph(STEM, ACT, BODY, norm("kind", "body", 8)), Op.BATCH_NORM,
+        dict.fromkeys(("compact", "onnx", "tflite", "int8", "sparse"), "merged"),
+    ),
+    "relu": Case(graph(STEM, ACT, BODY, Node("kind", Op.RELU, ("body",))), Op.RELU),
+    "relu, gain": Case(graph(STEM, replace(ACT, gain=1.7), BODY), Op.RELU),
+    "relu6": Case(graph(STEM, Node("act", Op.RELU6, ("stem",)), BODY), Op.RELU6),
+    "add": Case(graph(STEM, ACT, BODY, Node("kind", Op.ADD, ("body", "act"))), Op.ADD),
+    "max_pool": Case(graph(STEM, ACT, BODY, pool("kind", "body")), Op.MAX_POOL),
+    "max_pool, padded": Case(
+        graph(STEM, ACT, pool("kind", "act", 1, 3), replace(BODY, inputs=("kind",))), Op.MAX_POOL
+    ),
+    "max_pool, padded, of negative values": Case(
+        graph(STEM, ACT, BODY, pool("kind", "body", 1, 3)), Op.MAX_POOL, NOT_IN_TFLITE
+    ),
+    "max_pool, 1-D": Case(
+        graph(
+            conv1("stem", INPUT, 4, 6),
+            Node("kind", Op.MAX_POOL, ("stem",), kernel=(2,), stride=(2,), padding=(0,)),
+            conv1("body", "kind", 6, 5), channels=5, input_shape=(4, 12),
+        ), Op.MAX_POOL
+    ),
+    "global_avg_pool": Case(graph(STEM, ACT, BODY), Op.GLOBAL_AVG_POOL),
+    "flatten": Case(FLAT, Op.FLATTEN),
+}  # fmt: skip
+
+
+def table() -> str:
+    """The matrix as it stands in docs/models.md."""
+    lines = ["| kind | " + " | ".join(CONSUMERS) + " |", "|---" * (1 + len(CONSUMERS)) + "|"]
+    lines += [
+        f"| {name} | " + " | ".join(case.expected(consumer) for consumer in CONSUMERS) + " |"
+        for name, case in CASES.items()
+    ]
+    return "\n".join(lines)
