@@ -10,7 +10,7 @@ from fedcore.methods.registry import create, problem_of
 from fedcore.models.registry import build
 from fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from fedcore.sparsity.allocation import erk_counts, erk_mask
-from fedcore.training import native_features
+from fedcore.training import native_features, planner
 from fedcore.training.calibrated import shipped
 from fedcore.training.engine import StepSettings
 from fedcore.training.native_features import NativeSteps
@@ -85,3 +85,11 @@ def test_without_the_engine_there_is_no_plan(monkeypatch):
     monkeypatch.setattr(native_features, "native_fault", lambda: "is not installed")
     with pytest.raises(ConfigError, match="'native' is not installed"):
         plan(method(), shipped("native"), 10**9, 500)
+
+
+@needs_native
+def test_the_planner_knows_the_engines_lanes():
+    """It plans for boards where there is no engine, too: so it has a number of its own."""
+    import sparse_engine
+
+    assert planner.LANES == sparse_engine.LANES
