@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from importlib.metadata import Distribution, EntryPoint
+from importlib import import_module
+from pathlib import Path
+from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class PluginError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """One entry point, or a distribution whose entry points cannot be read (then with ``fault``)."""
+    """One entry point, or with ``fault`` a line that is none."""
 
     group: str
     name: str
@@ -40,9 +39,9 @@ class Plugin:
 
     def error(self, what: str) -> PluginError:
         """What is wrong with it, for a person."""
-        point = f"entry point {self.name!r} of {self.group} ({self.target})" if self.name else "entry points"
         return PluginError(
-            f"{self.distribution} {self.version}: {point}: {what}; "
+            f"{self.distribution} {self.version}: "
+            f"entry point {self.name!r} of {self.group} ({self.target}): {what}; "
             f"mend or upgrade that distribution, or take it away: pip uninstall {self.distribution}"
         )
 
@@ -108,43 +107,73 @@ class Door(Generic[T]):
 
 
 def plugins(group: str = "") -> tuple[Plugin, ...]:
-    """All entry points of ``group``; without one those of every group of ours, and what could not be read."""
+    """All entry points of ``group``; without one those of every group of ours."""
     return tuple(plugin for plugin in _scan(tuple(sys.path)) if group in ("", plugin.group))
 
 
 @lru_cache(maxsize=1)
 def _scan(path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """Every distribution on ``path``; of two of one name the first, as an import would find it."""
-    from importlib import metadata
+    """Every distribution in the folders of ``path``; of two of one name the first, as an import would find it.
 
+    By hand: ``importlib.metadata`` would cost the agent's supervisor a megabyte for as long as the board is up.
+    """
     found: dict[str, list[Plugin]] = {}
-    for distribution in metadata.distributions(path=list(path)):
-        text = distribution.read_text("entry_points.txt") or ""
-        if "tinyfleet." in text:
-            found.setdefault(str(distribution.metadata["Name"]), _points(distribution))
+    for folder in path:
+        for file in sorted(Path(folder).glob("*.*-info/entry_points.txt")):  # dist-info and egg-info
+            text = _text(file)
+            if "[tinyfleet." in text:
+                name, version = _identity(file.parent)
+                found.setdefault(name, _points(text, name, version))
     return tuple(plugin for points in found.values() for plugin in points)
 
 
-def _points(distribution: Distribution) -> list[Plugin]:
-    name, version = str(distribution.metadata["Name"]), distribution.version
+def _text(path: Path) -> str:
+    """ "" where it cannot be read: whatever it says, it is not for us."""
     try:
-        points = distribution.entry_points
-    except ValueError as error:  # a line that is none
-        return [Plugin("", "", "", name, version, fault=f"entry_points.txt cannot be read: {error}")]
-    ours = [point for point in points if point.group.startswith("tinyfleet.")]
-    return [Plugin(point.group, point.name, point.value, name, version) for point in ours]
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _identity(folder: Path) -> tuple[str, str]:
+    """Name and version, as the metadata has them, or as the folder is called."""
+    stem = folder.name.rpartition(".")[0].split("-")
+    facts = {"Name": stem[0], "Version": stem[1] if len(stem) > 1 else "?"}
+    head = (_text(folder / "METADATA") or _text(folder / "PKG-INFO")).partition("\n\n")[0]
+    for line in head.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key in facts:
+            facts[key] = value.strip()
+    return facts["Name"], facts["Version"]
+
+
+def _points(text: str, distribution: str, version: str) -> list[Plugin]:
+    """Entry points specification of packaging.python.org: sections of lines ``name = module:attribute``."""
+    found, group = [], ""
+    for line in (line.strip() for line in text.splitlines()):
+        if line.startswith("[") and line.endswith("]"):
+            group = line[1:-1].strip()
+        elif group.startswith("tinyfleet.") and line and line[0] not in "#;":
+            name, equals, target = (part.strip() for part in line.partition("="))
+            target = target.partition("[")[0].strip()  # extras, which mean nothing any more
+            fault = "" if equals and name and target else f"{line!r} is not: name = module:attribute"
+            found.append(Plugin(group, name, target, distribution, version, fault))
+    return found
 
 
 @cache
 def _tried(plugin: Plugin) -> tuple[object, str]:
     """(what the entry point names, what its import raised): tried once, since a failure stays one."""
-    from importlib.metadata import EntryPoint
-
-    point: EntryPoint = EntryPoint(plugin.name, plugin.target, plugin.group)
+    if plugin.fault:
+        return None, plugin.fault
+    module, _, attributes = plugin.target.partition(":")
     try:
-        return point.load(), ""
+        thing: object = import_module(module.strip())
+        for attribute in filter(None, attributes.strip().split(".")):
+            thing = getattr(thing, attribute)
     except (Exception, SystemExit) as error:  # noqa: BLE001  others' code raises what it likes, and we go on
         return None, f"importing it raised {type(error).__name__}: {error}"
+    return thing, ""
 
 
 def _imported(plugin: Plugin) -> object:

@@ -11,7 +11,7 @@ import msgspec
 
 from tinyfleet.export.compact import compact as compacted
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.formats.format import Export
+from tinyfleet.export.formats.format import Export, ExportFormat
 from tinyfleet.export.formats.table import FORMATS, chosen_formats
 from tinyfleet.export.inference_graph import merge
 from tinyfleet.export.metadata import metadata_of
@@ -56,18 +56,20 @@ def export_model(
     data = HeldOut(x, y, reference(x))
     rows: list[ExportRow] = []
     paths: list[Path] = []
-    for each in chosen_formats(formats):
+    chosen = chosen_formats(formats)
+    for each in chosen:
         path = directory / each.file_name(graph.name)
         write_atomic(path, each.write(export))
         paths.append(path)
         rows += verify(path, each, graph, model, data)
-    _write_manifest(graph, directory, paths, rows, normalization)
+    _write_manifest(graph, directory, chosen, paths, rows, normalization)
     return rows
 
 
 def _write_manifest(
     graph: Graph,
     directory: Path,
+    formats: Sequence[ExportFormat],
     paths: Sequence[Path],
     rows: Sequence[ExportRow],
     normalization: Mapping[str, object] | None,
@@ -78,7 +80,7 @@ def _write_manifest(
     manifest = {
         "model": graph.name,
         "input_shape": graph.input_shape,
-        "input_layout": {each.kind: each.layout for each in FORMATS.values()},
+        "input_layout": {each.kind: each.layout for each in (*FORMATS.values(), *formats)},
         "classes": graph.classes,
         "normalization": normalization,
         "sha256": files,

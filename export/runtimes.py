@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyfleet.export.errors import ExportError
 from tinyfleet.fedcore.arrays import FloatArray
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 2.0  # after which there are fewer runs, but as many as warm up
@@ -37,7 +37,8 @@ class Runtime(Protocol):
         ...
 
 
-def _median_ms(run: Any) -> float:
+def median_ms(run: Any) -> float:
+    """Median milliseconds of a call, after some that do not count."""
     times: list[float] = []
     while len(times) < 2 * WARM_UP_RUNS or (
         sum(times) < LATENCY_SECONDS and len(times) < LATENCY_RUNS + WARM_UP_RUNS
@@ -66,7 +67,7 @@ class OnnxRuntime:
         return np.concatenate([self._once(x[start : start + BATCH]) for start in range(0, len(x), BATCH)])
 
     def latency_ms(self, sample: FloatArray) -> float:
-        return _median_ms(lambda: self._once(sample))
+        return median_ms(lambda: self._once(sample))
 
     def _once(self, x: FloatArray) -> FloatArray:
         logits: FloatArray = self._session.run(None, {self._input: x})[0]
@@ -87,7 +88,7 @@ class SparseEngine:
         return self._model.predict(x)
 
     def latency_ms(self, sample: FloatArray) -> float:
-        return _median_ms(lambda: self._model.predict(sample))
+        return median_ms(lambda: self._model.predict(sample))
 
 
 class TfliteRuntime:
@@ -104,7 +105,7 @@ class TfliteRuntime:
 
     def latency_ms(self, sample: FloatArray) -> float:
         value = nhwc(sample)
-        return _median_ms(lambda: self._once(value))
+        return median_ms(lambda: self._once(value))
 
     def tensors(self, x: FloatArray) -> dict[str, FloatArray]:
         """Every float tensor by name after running ``x`` (needs an interpreter that preserves them)."""
@@ -144,8 +145,8 @@ def missing_runtimes() -> dict[str, str]:
         missing["tflite-runtime"] = "not installed (its successor is ai-edge-litert)"
     elif int(np.__version__.split(".")[0]) >= 2:
         missing["tflite-runtime"] = f"works with numpy 1 only, here is numpy {np.__version__}"
-    if fault := native_fault():
-        missing["sparse-engine"] = f"{fault}: {INSTALL_NATIVE}"
+    if fault := NATIVE.fault():
+        missing["sparse-engine"] = f"{fault}: {NATIVE.install}"
     return missing
 
 

@@ -24,9 +24,7 @@ def _format(name: str, given: object) -> ExportFormat:
     if not isinstance(given, ExportFormat) or given.name != name:
         raise TypeError(f"it is {given!r}; give an ExportFormat called {name!r}")
     if given.file_name("") in {each.file_name("") for each in FORMATS.values()}:
-        raise ValueError(
-            f"its files would be called as one of ours, {given.file_name('MODEL')}; take another suffix"
-        )
+        raise ValueError(f"its files would be called as ours, {given.file_name('MODEL')}; take another suffix")
     return given
 
 

