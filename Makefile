@@ -33,7 +33,7 @@ PYTHONS ?= $(PYTHON)
 ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/* sparse_engine/*.py*))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test test-slow test-root check docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers
+.PHONY: help setup torch demo test test-slow test-root check format docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -61,6 +61,10 @@ check: $(VENV)/.stamp-dev ## Check format, lint, types, the floors between packa
 	@JOBS=$(JOBS) sparse_engine/scripts/check_cpp.sh $(BIN)/python
 
 torch: $(VENV)/.stamp-demo $(VENV)/.stamp-torch ## Add torch, the reference engine, to .venv.
+
+format: $(VENV)/.stamp-dev ## Write the format of Python and C++.
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i sparse_engine/src/*
 
 docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings, and every page's figures from the results.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md

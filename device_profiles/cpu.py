@@ -79,7 +79,7 @@ class CpuHold:
             with contextlib.suppress(OSError):
                 self._quota.before_exec()
 
-    def told(self, pid: int) -> str:
+    def describe(self, pid: int) -> str:
         """What holds the child that was started, in words, from the kernel. Warns once where no quota does."""
         parts = []
         with contextlib.suppress(psutil.Error):  # ended already

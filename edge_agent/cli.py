@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> None:
     from tinyfleet.device_profiles.measuring.compare import disagreements
     from tinyfleet.device_profiles.measuring.measure import ENGINES
     from tinyfleet.device_profiles.measuring.measure import measure as measure_board
-    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.device_profiles.measuring.progress import progress_on
     from tinyfleet.device_profiles.profile import ProfileError
     from tinyfleet.edge_agent import daemon
 
@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace) -> None:
     engine = config.engine if config.engine in ENGINES else "numpy"
     try:
         board = detect()
-        measurement = measure_board(state, told_on(sys.stderr), engine, options.thermal_seconds)
+        measurement = measure_board(state, progress_on(sys.stderr), engine, options.thermal_seconds)
     except ProfileError as error:
         raise ConfigError(str(error)) from None
     except KeyboardInterrupt:
@@ -106,18 +106,18 @@ def measure(options: argparse.Namespace) -> None:
         sys.stderr.write(f"warning: {warning}\n")
 
 
-def calibrate(options: argparse.Namespace) -> None:
+def measure_training(options: argparse.Namespace) -> None:
     """Measure what training takes here, in a minute or two: tasks are then planned by this board's own figures."""
     from tinyfleet.device_profiles.detect import detect
-    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.device_profiles.measuring.progress import progress_on
     from tinyfleet.edge_agent import daemon
-    from tinyfleet.edge_agent.task.assignment import CALIBRATION
-    from tinyfleet.fedcore.planning.kernel_choice import calibrate_here
+    from tinyfleet.edge_agent.task.assignment import COST_MODEL
+    from tinyfleet.fedcore.planning.cost_model_file import measure_here
     from tinyfleet.fedcore.training.registry import preferred
 
     config = _config(options)
-    path = daemon.state_directory(config) / CALIBRATION
-    found = calibrate_here(preferred(config.engine), detect().title, path, told_on(sys.stderr))
+    path = daemon.state_directory(config) / COST_MODEL
+    found = measure_here(preferred(config.engine), detect().title, path, progress_on(sys.stderr))
     if options.json:
         _write(msgspec.to_builtins(found))
     else:
@@ -169,7 +169,7 @@ def sensors(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for function in (run, init, measure, calibrate, show_config, status, sensors):
+    for function in (run, init, measure, measure_training, show_config, status, sensors):
         name = function.__name__.replace("_", "-")
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.set_defaults(command=function)

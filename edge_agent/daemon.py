@@ -23,7 +23,7 @@ from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
 from tinyfleet.edge_agent.supervisor import Board, Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.errors import ConfigError, DataError
@@ -78,8 +78,8 @@ def assemble(
         wall_clock=time.time,
     )
 
-    def start_worker(run: str, plan: Plan) -> WorkerProcess:
-        return WorkerProcess(run, plan, f"tinyfleet-{who.device}", state / "work" / "worker.log", cpu)
+    def start_worker(run: str, limits: TaskLimits) -> WorkerProcess:
+        return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / "work" / "worker.log", cpu)
 
     return Supervisor(
         who,

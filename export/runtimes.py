@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyfleet.export.errors import ExportError
 from tinyfleet.fedcore.arrays import FloatArray
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 2.0  # after which there are fewer runs, but as many as warm up
@@ -145,8 +145,8 @@ def missing_runtimes() -> dict[str, str]:
         missing["tflite-runtime"] = "not installed (its successor is ai-edge-litert)"
     elif int(np.__version__.split(".")[0]) >= 2:
         missing["tflite-runtime"] = f"works with numpy 1 only, here is numpy {np.__version__}"
-    if fault := native_fault():
-        missing["sparse-engine"] = f"{fault}: {INSTALL_NATIVE}"
+    if fault := NATIVE.fault():
+        missing["sparse-engine"] = f"{fault}: {NATIVE.install}"
     return missing
 
 

@@ -70,13 +70,13 @@ def trained_size(graph: Graph, mask: Mask) -> int:
 
 
 def activation_bytes(
-    graph: Graph, batch: int, keep: float = 1.0, value: int = VALUE, pruned_norm: bool = False
+    graph: Graph, batch: int, activation_keep: float = 1.0, value: int = VALUE, pruned_norm: bool = False
 ) -> int:
     """What the forward pass leaves for the backward pass of one batch.
 
-    Weighted layers hold their input (with ``keep`` < 1 that share of it at ``value`` bytes, and a bitmap),
-    batch norms their input, whole unless ``pruned_norm``. A ReLU works in place:
-    a later layer's input serves it, or a bitmap where that input is pruned or absent.
+    Weighted layers hold their input (with ``activation_keep`` < 1 that share of it at ``value`` bytes, and a
+    bitmap), batch norms their input, whole unless ``pruned_norm``. A ReLU works in place: a later layer's input
+    serves it, or a bitmap where that input is pruned or absent.
     """
     held: set[str] = set()
     total = 0.0
@@ -86,14 +86,14 @@ def activation_bytes(
         own, source = memory[node.name], node.inputs[0]
         count = math.prod(graph.shapes[source])
         if own.reads is Reads.INPUT:
-            if keep < 1.0 and own.prunes(norms=pruned_norm):
-                total += count * (keep * value + 1 / 8)
+            if activation_keep < 1.0 and own.prunes(norms=pruned_norm):
+                total += count * (activation_keep * value + 1 / 8)
             elif source not in held:
                 total += count * VALUE
                 held.add(source)
         elif own.reads is Reads.SIGNS:
             reader = readers.get(node.name)
-            if keep < 1.0 or reader is None or reader.reads is not Reads.INPUT:
+            if activation_keep < 1.0 or reader is None or reader.reads is not Reads.INPUT:
                 total += count / 8
     return math.ceil(total * batch)
 
@@ -119,12 +119,12 @@ def training_memory(
     batch: int,
     *,
     momentum: bool,
-    keep: float = 1.0,
+    activation_keep: float = 1.0,
     value: int = VALUE,
     pruned_norm: bool = False,
     extra: int = 0,
 ) -> int:
     """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients)."""
     state = trained_size(graph, mask) * VALUE * (2 if momentum else 1)
-    activations = activation_bytes(graph, batch, keep, value, pruned_norm) + working_bytes(graph, batch)
+    activations = activation_bytes(graph, batch, activation_keep, value, pruned_norm) + working_bytes(graph, batch)
     return parameter_bytes(graph, mask) + state + activations + extra

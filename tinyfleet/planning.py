@@ -15,25 +15,23 @@ from tinyfleet.emulation.board import USABLE_SHARE
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.models import registry as models
-from tinyfleet.fedcore.planning.cost_model import Calibration
-from tinyfleet.fedcore.planning.planner import MARGIN, FitPlan, plan
+from tinyfleet.fedcore.planning.cost_model import CostModel
+from tinyfleet.fedcore.planning.plan import MARGIN, Plan
+from tinyfleet.fedcore.planning.planner import plan_task
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec
+from tinyfleet.fedcore.training.levers import Levers
 
 # Cores do not add up: what several threads of a small model's step reach together (measured on two).
 THREAD_EXPONENT = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class BoardPlan:
+class BoardFit:
     """What a run would be on one board. Sizes in bytes."""
 
     board: str
     fits: bool
-    micro_batch: int  # 0: the whole batch
-    keep: float
-    cache: str
-    lossy: bool
-    recompute: int  # 1, 2: some, most activations are computed again
+    levers: Levers
     peak_bytes: int  # predicted, of the whole worker process
     target_bytes: int  # what a plan may fill
     limit_bytes: int  # of the worker
@@ -48,35 +46,30 @@ class BoardPlan:
 def plan_board(
     spec: RunSpec,
     profile: DeviceProfile,
-    calibration: Calibration,
+    cost_model: CostModel,
     samples: int,
     *,
     memory_bytes: int = 0,
-    calibrated: bool = False,
-) -> BoardPlan:
+    own: bool = False,
+) -> BoardFit:
     """The gentlest way to run ``spec`` on a board, as its agent would choose it with default settings.
 
-    ``memory_bytes``: of the worker, in place of what the board leaves it. ``calibrated``: ``calibration`` was
+    ``memory_bytes``: of the worker, in place of what the board leaves it. ``own``: ``cost_model`` was
     measured on this very board, so its times hold as they are. Raises ``ConfigError``.
     """
     limit, memory_basis = _limit(profile, memory_bytes)
-    rated, speed_basis = (calibration, "calibrated") if calibrated else _rated(calibration, profile)
+    rated, speed_basis = (cost_model, "own cost model") if own else _rated(cost_model, profile)
     target = int(SOFT_SHARE * limit)
     found = _plan(spec, rated, target, samples)
-    way = found.forecast
-    return BoardPlan(
+    return BoardFit(
         board=profile.name,
         fits=found.fits,
-        micro_batch=way.levers.micro_batch,
-        keep=way.levers.keep,
-        cache=way.levers.cache,
-        lossy=way.levers.lossy,
-        recompute=way.levers.recompute,
-        peak_bytes=way.peak_bytes,
+        levers=found.levers,
+        peak_bytes=found.forecast.peak_bytes,
         target_bytes=target,
         limit_bytes=limit,
         memory_basis=memory_basis,
-        step_seconds=way.step_seconds,
+        step_seconds=found.forecast.step_seconds,
         round_seconds=found.round_seconds if speed_basis else None,
         speed_basis=speed_basis,
         samples=samples,
@@ -84,8 +77,8 @@ def plan_board(
     )
 
 
-def _plan(spec: RunSpec, calibration: Calibration, target: int, samples: int) -> FitPlan:
-    return plan(create(spec.method, problem_of(spec)), calibration, target, samples)
+def _plan(spec: RunSpec, cost_model: CostModel, target: int, samples: int) -> Plan:
+    return plan_task(create(spec.method, problem_of(spec)), cost_model, target, samples)
 
 
 def _limit(profile: DeviceProfile, memory_bytes: int) -> tuple[int, str]:
@@ -98,30 +91,30 @@ def _limit(profile: DeviceProfile, memory_bytes: int) -> tuple[int, str]:
     return int(DEFAULT_SHARE * USABLE_SHARE * profile.memory_bytes), "data sheet"
 
 
-def _rated(calibration: Calibration, profile: DeviceProfile) -> tuple[Calibration, str]:
-    """``calibration`` with the board's speed, and what that rests on ("": not known)."""
+def _rated(cost_model: CostModel, profile: DeviceProfile) -> tuple[CostModel, str]:
+    """``cost_model`` with the board's speed, and what that rests on ("": not known)."""
     rate = core_gflops(profile)
-    if rate is None or not calibration.convolution_gflops:
-        return calibration, ""
-    return calibration.at_speed(rate[0] * profile.cores**THREAD_EXPONENT), rate[1]
+    if rate is None or not cost_model.convolution_gflops:
+        return cost_model, ""
+    return cost_model.at_speed(rate[0] * profile.cores**THREAD_EXPONENT), rate[1]
 
 
-def _remedies(spec: RunSpec, calibration: Calibration, found: FitPlan, limit: int, samples: int) -> Iterator[str]:
+def _remedies(spec: RunSpec, cost_model: CostModel, found: Plan, limit: int, samples: int) -> Iterator[str]:
     """What would make it fit, the least change first."""
-    least = min(found.ways, key=lambda way: way.peak_bytes)
+    least = min(found.forecasts, key=lambda forecast: forecast.peak_bytes)
     needed = int(least.peak_bytes * MARGIN / SOFT_SHARE)
     yield f"a limit of {format_size(needed)} (limits.memory_limit; it is {format_size(limit)})"
-    own = models.build(spec.model).parameter_count()
+    count = models.build(spec.model).parameter_count()
     smaller: list[tuple[int, str]] = []
     for name in models.names():
         settings = ModelSettings(name, spec.model.input_shape, spec.model.classes, {})
         try:
             size = models.build(settings).parameter_count()
             other = msgspec.structs.replace(spec, model=settings)
-            if size < own and _plan(other, calibration, found.limit_bytes, samples).fits:
+            if size < count and _plan(other, cost_model, found.limit_bytes, samples).fits:
                 smaller.append((size, name))
         except ConfigError:
             continue  # it takes another kind of input
     if smaller:
         size, name = max(smaller)
-        yield f"model {name} ({size:,} parameters in place of {own:,})"
+        yield f"model {name} ({size:,} parameters in place of {count:,})"

@@ -24,6 +24,7 @@ from tinyfleet.fedcore.protocol.results import encode_result
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 from tinyfleet.fedcore.training.engine import Engine, Evaluation
+from tinyfleet.fedcore.training.levers import NO_LEVERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class SimulatedDevice:
 
     def __init__(self, data: DeviceData) -> None:
         self.data = data
-        self.steps, self.keep = 0, 1.0  # as in an offer: all steps, exact caches
+        self.steps, self.levers = 0, NO_LEVERS  # as in an offer: all steps, exact caches
         self._held: tuple[str, Mask] | None = None
         self._memory = SimulatedMemory()
 
@@ -75,7 +76,7 @@ class SimulatedDevice:
         """Decode a task, run it, encode its result."""
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
         self._held = (mask_digest(task.mask), task.mask) if task.mask else None
-        control = Control(memory=self._memory, steps=self.steps, keep=self.keep)
+        control = Control(self.levers, self.steps, memory=self._memory)
         result = method.run(task, engine, self.data, control)
         return encode_result(result, task, spec.wire, method.upload_precision)
 

@@ -23,6 +23,7 @@ class StepTask:
     activation_keep: float = 1.0
     with_mask: bool = False  # the device said that it lacks the mask
     _micro_batch: int = 0
+    _levers: str = ""
     _peak_rss_bytes: int = 0
     _local_steps_done: int = 0
     _local_steps_total: int = 0
@@ -51,6 +52,7 @@ class StepTask:
             row.local_steps,
             row.activation_keep,
             _micro_batch=row.micro_batch,
+            _levers=row.levers,
             _peak_rss_bytes=row.peak_rss_bytes,
         )
 
@@ -69,6 +71,7 @@ class StepTask:
     def measured(self, status: TaskStatus) -> None:
         """The memory that it takes."""
         self._micro_batch = status.micro_batch or self._micro_batch
+        self._levers = status.levers or self._levers
         self._peak_rss_bytes = max(self._peak_rss_bytes, status.peak_rss_bytes)
 
     def progressed(self, status: TaskStatus) -> None:
@@ -160,4 +163,5 @@ class StepTask:
             self._peak_rss_bytes,
             self._local_steps_done,
             self._local_steps_total,
+            self._levers,
         )

@@ -129,3 +129,4 @@ class TaskNote:
     peak_rss_bytes: int
     local_steps_done: int
     local_steps_total: int
+    levers: str = ""

@@ -73,6 +73,7 @@ class TaskRow:
     local_steps: int = 0  # that it was given; 0: the whole job
     activation_keep: float = 1.0  # share of each layer's input that it may cache at most
     wall_s: float | None = None  # from the offer's departure to the result on disk here
+    levers: str = ""  # what its results suffer to fit its board's memory; empty: nothing
 
 
 @dataclass(frozen=True, slots=True)

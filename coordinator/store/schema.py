@@ -119,7 +119,11 @@ ALTER TABLE shares RENAME COLUMN whole_steps TO whole_local_steps;
 ALTER TABLE shares RENAME COLUMN keep TO activation_keep;
 """
 
-UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS)
+_LEVERS = """
+ALTER TABLE tasks ADD COLUMN levers TEXT NOT NULL DEFAULT '';
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS)
 """What makes each version of the schema from the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(UPGRADES)

@@ -14,7 +14,7 @@ REMEMBERED = 5  # latest tasks of a device that count: a board that cools down o
 
 _COLUMNS = (
     "run, step, device, state, reason, micro_batch, train_s, task_s, peak_rss_bytes, bytes_up, bytes_down, "
-    "engine, retries, local_steps_done, local_steps_total, local_steps, activation_keep, wall_s"
+    "engine, retries, local_steps_done, local_steps_total, local_steps, activation_keep, wall_s, levers"
 )
 
 
@@ -30,6 +30,16 @@ class Tasks:
         """All tasks of a run, by step and device."""
         rows = self._db.read(f"SELECT {_COLUMNS} FROM tasks WHERE run = ? ORDER BY step, device", run)  # noqa: S608
         return [TaskRow(**dict(row)) for row in rows]
+
+    def levers(self) -> dict[str, str]:
+        """Device -> what the results of its latest task suffer to fit its memory, where they do."""
+        rows = self._db.read(
+            "SELECT device, levers FROM (SELECT device, levers, row_number() OVER"
+            " (PARTITION BY device ORDER BY steps.started DESC) AS age FROM tasks JOIN steps USING (run, step)"
+            "  WHERE tasks.state <> ?) WHERE age = 1 AND levers <> ''",
+            TASK_TABLE.start,
+        )
+        return {row["device"]: row["levers"] for row in rows}
 
     # -- the service reads --------------------------------------------------------------
 
@@ -99,6 +109,7 @@ class Tasks:
         self._db.write(
             "UPDATE tasks SET state = ?, reason = ?, retries = ?, local_steps_done = ?, local_steps_total = ?,"  # noqa: S608
             " micro_batch = CASE WHEN ? > 0 THEN ? ELSE micro_batch END,"
+            " levers = CASE WHEN ? <> '' THEN ? ELSE levers END,"
             " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE run = ? AND step = ? AND device = ?"
             f" AND (state = ? OR state NOT IN ({', '.join('?' * len(TASK_TABLE.final))}))",
             note.phase,
@@ -108,6 +119,8 @@ class Tasks:
             note.local_steps_total,
             note.micro_batch,
             note.micro_batch,
+            note.levers,
+            note.levers,
             note.peak_rss_bytes,
             run,
             step,
@@ -159,6 +172,7 @@ class Tasks:
                 engine=offer.engine,
                 result_sha256=offer.manifest.sha256,
                 micro_batch=offer.micro_batch,
+                levers=offer.levers,
                 counted_in=counted_in,
                 wall_s=wall_s,
                 arrival=arrival,

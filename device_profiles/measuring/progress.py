@@ -8,7 +8,7 @@ from typing import TextIO
 _CLEAR = "\r\033[K"
 
 
-def told_on(stream: TextIO) -> Callable[[str, int, int], None]:
+def progress_on(stream: TextIO) -> Callable[[str, int, int], None]:
     """A ``progress`` for ``measure``: one line that changes on a terminal, else a line where a probe begins."""
     last = ""
 

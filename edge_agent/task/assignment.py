@@ -10,7 +10,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.states import TASK_TABLE, Task, TaskEvent
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.edge_agent.worker.budget import Chosen, Governor, Plan, Stage
+from tinyfleet.edge_agent.worker.budget import Chosen, Governor, Stage, TaskLimits
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import Worker
 from tinyfleet.edge_agent.worker.slot import StartWorker, WorkerSlot
@@ -29,10 +29,11 @@ from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
 from tinyfleet.fedcore.protocol.messages import Message, ResultOffer, TaskOffer, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
+from tinyfleet.fedcore.training.levers import Levers
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION = "calibration.toml"  # in the state directory: what was measured of the engine on this board
+COST_MODEL = "cost_model.toml"  # in the state directory: what was measured of the engine on this board
 PROGRESS_INTERVAL_S = 1.0
 _REASON_LIMIT = 2000  # characters, of messages.Text
 
@@ -43,7 +44,7 @@ class _Current:
 
     offer: TaskOffer
     spec: RunSpec
-    plan: Plan
+    limits: TaskLimits
     began: float
     status: TaskStatus
     status_sent: float
@@ -85,7 +86,7 @@ class Assignments:
         self._device = device
         self._config = config
         self._masks = state / "masks"
-        self._calibration = state / CALIBRATION
+        self._cost_model = state / COST_MODEL
         self._result = state / "work" / "result.blob"
         self._result.parent.mkdir(parents=True, exist_ok=True)
         self._governor = governor
@@ -96,6 +97,7 @@ class Assignments:
         self._say = say
         self._clock = clock
         self._current: _Current | None = None
+        self._said: set[tuple[str, str]] = set()  # runs, and the ways that the log has of each
 
     @property
     def key(self) -> tuple[str, int] | None:
@@ -151,6 +153,7 @@ class Assignments:
         if self._current is not None and self._current.offer.run == run:
             self.cancelled(*self._current.key, "the run has ended")
         self._slot.close(run)
+        self._said = {said for said in self._said if said[0] != run}
         shutil.rmtree(self._masks_of(run), ignore_errors=True)
 
     def reconnected(self) -> None:
@@ -178,9 +181,9 @@ class Assignments:
     def _take(self, offer: TaskOffer) -> None:
         try:
             spec = convert(offer.spec, RunSpec, "spec of the offer")
-            plan = self._governor.plan(spec, self._slot.rss_bytes)
-            if plan.refusal:
-                raise ConfigError(plan.refusal)
+            limits = self._governor.limits(spec, self._slot.rss_bytes)
+            if limits.refusal:
+                raise ConfigError(limits.refusal)
             self._abandon()
             self._inbox.open(offer.manifest)
         except (ConfigError, CodecError, OSError) as error:
@@ -190,7 +193,7 @@ class Assignments:
         logger.info("run %s step %d: accepted, %d bytes to fetch", offer.run, offer.step, offer.manifest.size)
         now = self._clock()
         status = TaskStatus(offer.run, offer.step, TaskState.ACCEPTED)
-        self._current = _Current(offer, spec, plan, began=now, status=status, status_sent=now)
+        self._current = _Current(offer, spec, limits, began=now, status=status, status_sent=now)
         self._say(status)
         self.tick()
 
@@ -225,9 +228,9 @@ class Assignments:
     # -- training -------------------------------------------------------------------------
 
     def _begin_training(self, current: _Current, blob: Path) -> None:
-        offer, plan = current.offer, current.plan
+        offer, limits = current.offer, current.limits
         try:
-            worker = self._slot.take(offer.run, plan)
+            worker = self._slot.take(offer.run, limits)
         except OSError as error:
             self._end(TaskEvent.FAILED, TaskState.FAILED, f"the worker cannot be started: {error}")
             return
@@ -243,14 +246,14 @@ class Assignments:
                 "spec": offer.spec,
                 "data": msgspec.to_builtins(self._config.data),
                 "engine": self._config.engine,
-                "threads": plan.threads,
-                "target_bytes": plan.target_bytes,
-                "rung": plan.rung,
-                "factor": plan.factor,
-                "calibration": str(self._calibration),
+                "threads": limits.threads,
+                "target_bytes": limits.target_bytes,
+                "first_way": limits.first_way,
+                "factor": limits.factor,
+                "cost_model": str(self._cost_model),
                 "steps": offer.local_steps,
-                "keep": offer.activation_keep,
-                "memory_limit_bytes": plan.memory_limit_bytes,
+                "levers": msgspec.to_builtins(Levers(activation_keep=offer.activation_keep)),
+                "memory_limit_bytes": limits.memory_limit_bytes,
             }
         )
         self._progress(TaskStatus(offer.run, offer.step, TaskState.RUNNING), now=True)
@@ -276,7 +279,7 @@ class Assignments:
             case "ending":
                 logger.warning("run %s step %d: no way takes less; it ends with what is done", *current.key)
             case "declined":
-                self._governor.refused(current.spec, current.plan)
+                self._governor.refused(current.spec, current.limits)
                 self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
             case "unavailable":
                 self._end(TaskEvent.FAILED, TaskState.DECLINED, reason, sound=True)
@@ -290,7 +293,8 @@ class Assignments:
                         local_steps_done=int(event["done"]),
                         local_steps_total=int(event["total"]),
                         loss=float(event["loss"]),
-                        micro_batch=current.chosen.micro_batch,
+                        micro_batch=current.chosen.way.levers.micro_batch,
+                        levers=current.chosen.degrading,
                         paused_s=self._pauses.paused_s,
                     )
                 )
@@ -306,12 +310,15 @@ class Assignments:
                 logger.debug("worker event %r is unknown", other)
 
     def _levers(self, current: _Current, event: dict[str, Any], *, tightened: bool) -> None:
-        """The worker has planned its task, or goes on with less."""
-        names = {item.name for item in fields(Chosen)}
-        current.chosen = Chosen(**{name: value for name, value in event.items() if name in names})
-        logger.info("run %s step %d: %s", *current.key, current.chosen.text)
+        """The worker has planned its task, or goes on with less. Said once a run where nothing changes."""
+        current.chosen = msgspec.convert(event, Chosen)
+        said = (current.offer.run, str(current.chosen.way))
+        level = logging.DEBUG if said in self._said and not tightened else logging.INFO
+        why = ", for this board has no memory for more" if current.chosen.degrading else ""
+        logger.log(level, "run %s step %d: %s%s", *current.key, current.chosen.way, why)
+        self._said.add(said)
         if tightened:
-            self._governor.tightened(current.spec, current.chosen.rung)
+            self._governor.tightened(current.spec, current.chosen.index)
 
     def _near_limit(self, current: _Current, event: dict[str, Any]) -> None:
         """Soft limit: ask for less before the hard limit ends the task."""
@@ -347,20 +354,21 @@ class Assignments:
                 task_s=self._clock() - current.began,
                 peak_rss_bytes=int(event["peak_rss_bytes"]),
                 engine=str(event["engine"]),
-                micro_batch=current.chosen.micro_batch,
+                micro_batch=current.chosen.way.levers.micro_batch,
+                levers=current.chosen.degrading,
             )
             self._outbox.add(offer, self._result)
         except OSError as error:
             self._end(TaskEvent.FAILED, TaskState.FAILED, f"the result cannot be kept on disk: {error}")
             return
-        self._governor.finished(current.spec, current.plan, current.chosen, offer.peak_rss_bytes)
+        self._governor.finished(current.spec, current.limits, current.chosen, offer.peak_rss_bytes)
         self._end(TaskEvent.FINISHED, TaskState.FINISHED, "", peak_rss_bytes=offer.peak_rss_bytes, sound=True)
         self._say(offer)
 
     def _over_budget(self, current: _Current, reason: str) -> None:
         """Learn from it, give the memory back, and say what comes next."""
-        following = self._governor.over_budget(current.spec, current.plan, current.chosen, current.stage)
-        where = f"while {current.stage.value}, {current.chosen.text}"
+        following = self._governor.over_budget(current.spec, current.limits, current.chosen, current.stage)
+        where = f"while {current.stage.value}, {current.chosen.way}"
         self._end(
             TaskEvent.OVER_BUDGET,
             TaskState.OVER_BUDGET,
@@ -394,7 +402,8 @@ class Assignments:
                 *current.key,
                 state,
                 reason[:_REASON_LIMIT],
-                micro_batch=current.chosen.micro_batch,
+                micro_batch=current.chosen.way.levers.micro_batch,
+                levers=current.chosen.degrading,
                 peak_rss_bytes=peak_rss_bytes,
                 # Still of use: the deadline waits on until the result has arrived. No worker: another task's.
                 paused_s=0.0 if current.worker is None else self._pauses.paused_s,

@@ -1,17 +1,16 @@
 """Decides how a task may be run: policy, threads, memory; and learns from what tasks then took.
 
-Which levers fit under the limit is planned in the worker (``pilot.py``), which knows the model: here is
+Which levers fit under the limit is planned in the worker (``task_control.py``), which knows the model: here is
 only what must survive it. What is learned is on disk before it is acted on, so that a restart does not
 repeat a failure.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -20,12 +19,12 @@ import msgspec
 
 from tinyfleet.edge_agent.config import Policy
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.training.registry import expected
 
 logger = logging.getLogger(__name__)
 
-# What a warm worker holds between tasks, measured: torch's CPU build 190 to 250 MB, the native engine 57 to 59 MB.
-WARM_WORKER_BYTES = {"native": 60_000_000, "torch": 250_000_000}
 # Of the memory usable at start, when the configuration leaves the limit to the board.
 DEFAULT_SHARE = 0.75
 # Of the limit: what a plan may fill, and beyond which a running task is tightened.
@@ -46,14 +45,14 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TaskLimits:
     """Under what one task is to be run. ``refusal`` is empty, or says why the task is not to be started."""
 
     threads: int
     policy: Literal["fresh", "warm"]
     memory_limit_bytes: int  # of the worker process; 0: none
-    target_bytes: int = 0  # what its own plan may fill; 0: no bound
-    rung: int = 0  # ways before it are known to be too much
+    target_bytes: int = 0  # what the worker's plan may fill; 0: no bound
+    first_way: int = 0  # of that plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
     refusal: str = ""
 
@@ -62,26 +61,28 @@ class Plan:
 class Chosen:
     """What the worker's plan settled on. ``peak_bytes``: predicted, ``factor`` counted in."""
 
-    rung: int = 0
-    rungs: int = 0  # of the ladder; 0: no plan was made
-    micro_batch: int = 0
-    keep: float = 1.0
+    index: int = 0  # of the plan's ways
+    ways: int = 0  # that the plan has; 0: no plan was made
+    way: Way = field(default_factory=Way)
     peak_bytes: int = 0
-    text: str = "the whole batch"
-    roomy: bool = False  # its heap keeps what is freed: how much that comes to says little of what is needed
+
+    @property
+    def degrading(self) -> str:
+        """What the results suffer for the board's sake, in words; empty: nothing."""
+        return str(self.way.levers) if self.way.levers.degrading else ""
 
 
 class Experience(msgspec.Struct, frozen=True):
     """What is known of one kind of task."""
 
-    rung: int = 0  # the first that is not known to be too much
+    first_way: int = 0  # that is not known to be too much
     impossible: bool = False
     failures: int = 0
     factor: float = 1.0
 
 
 class Governor:
-    """Plans tasks under ``memory_limit_bytes`` (0: ``DEFAULT_SHARE`` of what is usable at start).
+    """Decides under ``memory_limit_bytes`` (0: ``DEFAULT_SHARE`` of what is usable at start).
 
     ``usable`` reads what can be taken on the board now.
     """
@@ -107,7 +108,7 @@ class Governor:
         )
         self._history = self._read()
 
-    def plan(self, spec: RunSpec, held_bytes: int = 0) -> Plan:
+    def limits(self, spec: RunSpec, held_bytes: int = 0) -> TaskLimits:
         """Under what to run a task of ``spec``, by what was learned of its kind and what is free now.
 
         ``held_bytes`` are those of a warm worker: they count as free.
@@ -121,37 +122,38 @@ class Governor:
             )
         limit = self.memory_limit_bytes
         target = min(int(SOFT_SHARE * limit), int(LIVE_SHARE * (self._usable() + held_bytes))) if limit else 0
-        return Plan(self._threads, self.policy, limit, target, known.rung, known.factor, refusal)
+        return TaskLimits(self._threads, self.policy, limit, target, known.first_way, known.factor, refusal)
 
-    def over_budget(self, spec: RunSpec, plan: Plan, chosen: Chosen, stage: Stage) -> Plan:
-        """Learn that ``chosen`` was too much; returns the next plan. On disk before it returns."""
+    def over_budget(self, spec: RunSpec, limits: TaskLimits, chosen: Chosen, stage: Stage) -> TaskLimits:
+        """Learn that ``chosen`` was too much; returns the next limits. On disk before it returns."""
         known = self._known(spec)
         factor = known.factor
-        if chosen.peak_bytes and not chosen.roomy:
-            factor = max(factor, _BEYOND * plan.memory_limit_bytes * plan.factor / chosen.peak_bytes)
-        impossible = stage is Stage.LOADING or chosen.rung + 1 >= chosen.rungs
-        rung = chosen.rung if impossible else chosen.rung + 1
-        self._learn(spec, Experience(rung, impossible, known.failures + 1, factor))
-        return self.plan(spec)
+        # How much a heap that keeps what is freed comes to says little of what is needed.
+        if chosen.peak_bytes and not chosen.way.roomy:
+            factor = max(factor, _BEYOND * limits.memory_limit_bytes * limits.factor / chosen.peak_bytes)
+        impossible = stage is Stage.LOADING or chosen.index + 1 >= chosen.ways
+        first_way = chosen.index if impossible else chosen.index + 1
+        self._learn(spec, Experience(first_way, impossible, known.failures + 1, factor))
+        return self.limits(spec)
 
-    def refused(self, spec: RunSpec, plan: Plan) -> None:
+    def refused(self, spec: RunSpec, limits: TaskLimits) -> None:
         """Learn that no way fits, unless only the moment's lack of memory made it so."""
-        if plan.target_bytes == int(SOFT_SHARE * plan.memory_limit_bytes):
+        if limits.target_bytes == int(SOFT_SHARE * limits.memory_limit_bytes):
             known = self._known(spec)
             self._learn(spec, msgspec.structs.replace(known, impossible=True, failures=known.failures + 1))
 
-    def tightened(self, spec: RunSpec, rung: int) -> None:
-        """Learn that a task had to be tightened to ``rung`` while it ran: the next one begins there."""
+    def tightened(self, spec: RunSpec, index: int) -> None:
+        """Learn that a task had to be tightened to this way while it ran: the next one begins there."""
         known = self._known(spec)
-        if rung > known.rung:
-            self._learn(spec, msgspec.structs.replace(known, rung=rung))
+        if index > known.first_way:
+            self._learn(spec, msgspec.structs.replace(known, first_way=index))
 
-    def finished(self, spec: RunSpec, plan: Plan, chosen: Chosen, peak_rss_bytes: int) -> None:
+    def finished(self, spec: RunSpec, limits: TaskLimits, chosen: Chosen, peak_rss_bytes: int) -> None:
         """Learn what a task took of what was predicted."""
-        if chosen.roomy or not chosen.peak_bytes or not peak_rss_bytes:
+        if chosen.way.roomy or not chosen.peak_bytes or not peak_rss_bytes:
             return
         known = self._known(spec)
-        factor = plan.factor * peak_rss_bytes / chosen.peak_bytes
+        factor = limits.factor * peak_rss_bytes / chosen.peak_bytes
         if abs(factor / known.factor - 1.0) > _NOTED:
             self._learn(spec, msgspec.structs.replace(known, factor=factor))
 
@@ -186,13 +188,5 @@ class Governor:
 
 def _choose_policy(limit_bytes: int, usable_bytes: int, engine: str) -> Literal["fresh", "warm"]:
     """Warm where what an idle worker holds is at most a third of what the board has to spare."""
-    held = WARM_WORKER_BYTES["native" if _trains_natively(engine) else "torch"]
+    held = expected(engine).warm_bytes  # only looked for, since this process is to stay small
     return "warm" if usable_bytes >= 3 * min(limit_bytes, held) else "fresh"
-
-
-def _trains_natively(engine: str) -> bool:
-    """As the worker will choose; only looked for, since this process is to stay small."""
-    if engine != "auto":
-        return engine == "native"
-    found = importlib.util.find_spec("sparse_engine")
-    return found is not None and found.origin is not None  # a mere folder of that name has no origin

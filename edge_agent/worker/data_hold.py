@@ -10,15 +10,7 @@ from __future__ import annotations
 import resource
 
 from tinyfleet.fedcore.rss import status_bytes
-
-# Pages of an engine's libraries that its first step of training brings in. Measured on x86-64: 21 to 28 MB in 150
-# jobs of seven models. Every task that is known to fit was at least 26 MB away from this bound. The native engine's
-# library is half a megabyte as a whole.
-FIRST_STEP_BYTES = {"torch": 22_000_000, "native": 1_000_000}
-
-
-# The same of what a task loads, its engine included. Torch's libraries bring in more than can be told beforehand.
-LOADING_BYTES = {"native": 3_000_000}
+from tinyfleet.fedcore.training.engine_facts import EngineFacts
 
 
 class DataHold:
@@ -33,16 +25,16 @@ class DataHold:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
-    def loading(self, limit_bytes: int, engine: str) -> None:
+    def loading(self, limit_bytes: int, engine: EngineFacts) -> None:
         """Let the process reserve only what keeps its resident set below ``limit_bytes`` while a task is loaded.
 
         Does nothing for an engine whose libraries are too large to be foreseen, or where the kernel does not tell.
         """
-        self._bound(limit_bytes, LOADING_BYTES.get(engine))
+        self._bound(limit_bytes, engine.loading_bytes)
 
-    def lower(self, limit_bytes: int, engine: str) -> None:
+    def lower(self, limit_bytes: int, engine: EngineFacts) -> None:
         """The same while the task runs. Does nothing for an engine whose memory is not only here."""
-        files = self._bound(limit_bytes, FIRST_STEP_BYTES.get(engine))
+        files = self._bound(limit_bytes, engine.first_step_bytes)
         self._files = self._files or files
 
     def _bound(self, limit_bytes: int, to_come: int | None) -> int:

@@ -31,15 +31,16 @@ from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.rss import reset_peak, status_bytes
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 if TYPE_CHECKING:
     from tinyfleet.device_profiles.profile import DeviceProfile
-    from tinyfleet.edge_agent.worker.task_control import Pilot
+    from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.arrays import Mask
     from tinyfleet.fedcore.datasets.dataset import DeviceData
     from tinyfleet.fedcore.methods.method import Method
     from tinyfleet.fedcore.payload import Payload
-    from tinyfleet.fedcore.planning.cost_model import Calibration
+    from tinyfleet.fedcore.planning.cost_model import CostModel
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -66,11 +67,11 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     engine: str = "auto"
     threads: int = 1
     target_bytes: int = 0  # what the whole process may take; 0: no bound
-    rung: int = 0  # of the planner's ladder: ways before it are known to be too much
+    first_way: int = 0  # of the plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
-    calibration: str = ""  # file in which this board's own may be
+    cost_model: str = ""  # file in which this board's own may be
     steps: int = 0  # of the offer: a part of the round; 0: all of it
-    keep: float = 1.0  # of the offer: the most that caches may keep
+    levers: Levers = NO_LEVERS  # of the offer: its plan may be tighter, never looser
     memory_limit_bytes: int = 0  # what may be resident; 0: no limit
 
 
@@ -95,14 +96,14 @@ class Trainer:
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
-        self._pilot: Pilot | None = None
+        self._task_control: TaskControl | None = None
         self._hold = DataHold()
 
     def tighten(self) -> None:
         """Any thread: emit ``tightened`` where the running task can do with less, ``ending`` where it cannot."""
-        pilot = self._pilot
-        if pilot is not None:
-            self._emit(pilot.event("tightened") if pilot.tighten() else {"event": "ending"})
+        task_control = self._task_control
+        if task_control is not None:
+            self._emit(task_control.event("tightened") if task_control.tighten() else {"event": "ending"})
 
     def describe(self, command: DescribeCommand) -> None:
         """Emit ``described``. Raises ``DataError``, ``ConfigError``."""
@@ -124,19 +125,19 @@ class Trainer:
     def run(self, command: TaskCommand) -> None:
         """Do one task and emit ``done``. Raises whatever went wrong."""
         from tinyfleet.fedcore.methods.registry import create, problem_of
-        from tinyfleet.fedcore.planning.kernel_choice import measured_or_shipped
+        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped
         from tinyfleet.fedcore.protocol.codec import decode
         from tinyfleet.fedcore.protocol.results import encode_result
         from tinyfleet.fedcore.sparsity.mask import active_counts
-        from tinyfleet.fedcore.training.engine import NO_CROSSOVERS
+        from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
         from tinyfleet.fedcore.training.registry import create as create_engine
-        from tinyfleet.fedcore.training.registry import preferred
+        from tinyfleet.fedcore.training.registry import facts_of
 
         _reset_peak()
-        chosen = preferred(command.engine)
+        facts = facts_of(command.engine)
         if command.memory_limit_bytes:
             self._hold.lift()
-            self._hold.loading(command.memory_limit_bytes, chosen)
+            self._hold.loading(command.memory_limit_bytes, facts)
         spec = convert(command.spec, RunSpec, "spec of the task")
         held = _HeldMasks(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=held.get)
@@ -147,24 +148,24 @@ class Trainer:
         grow = task.meta.get("grow")
         growing = tuple(grow) if isinstance(grow, dict) else ()
         active = active_counts(task.mask)
-        calibration = measured_or_shipped(Path(command.calibration), chosen)
+        cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
         samples = len(data.train) + len(data.development)
-        pilot = _pilot(command, method, calibration, samples, growing, active, self._emit)
-        if pilot.refusal:
-            self._emit({"event": "declined", "reason": pilot.refusal})
+        task_control = _task_control(command, method, cost_model, samples, growing, active, self._emit)
+        if task_control.refusal:
+            self._emit({"event": "declined", "reason": task_control.refusal})
             return
-        self._emit(pilot.event("planned"))
-        crossovers = NO_CROSSOVERS if calibration is None else calibration.crossovers
-        engine = create_engine(command.engine, command.threads, crossovers)
+        self._emit(task_control.event("planned"))
+        kernel_choice = NO_KERNEL_CHOICE if cost_model is None else cost_model.kernel_choice
+        engine = create_engine(command.engine, command.threads, kernel_choice)
         if command.memory_limit_bytes:
-            self._hold.lower(command.memory_limit_bytes, engine.name)
+            self._hold.lower(command.memory_limit_bytes, facts)
         self._emit({"event": "training", "engine": engine.name})
         begin = time.monotonic()
-        self._pilot = pilot
+        self._task_control = task_control
         try:
-            result = method.run(task, engine, data, pilot.control)
+            result = method.run(task, engine, data, task_control.control)
         finally:
-            self._pilot = None
+            self._task_control = None
         train_s, name = time.monotonic() - begin, engine.name
         # The engine's model and the task's go first: for a large model, encoding would be the task's peak.
         del engine
@@ -217,43 +218,44 @@ def memory_directory(command: TaskCommand) -> Path:
     return Path(command.masks) / "memory"
 
 
-def _pilot(
+def _task_control(
     command: TaskCommand,
     method: Method,
-    calibration: Calibration | None,
+    cost_model: CostModel | None,
     samples: int,
     growing: tuple[str, ...],
     active: dict[str, int],
     emit: Emit,
-) -> Pilot:
+) -> TaskControl:
     """The task's levers and its ``Control``: progress goes out at most four times a second."""
     from tinyfleet.edge_agent.worker.device_memory import FileMemory
-    from tinyfleet.edge_agent.worker.task_control import Pilot
+    from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.methods.method import Control
-    from tinyfleet.fedcore.planning.planner import plan
+    from tinyfleet.fedcore.planning.planner import plan_task
     from tinyfleet.fedcore.training import allocator
-    from tinyfleet.fedcore.training.registry import preferred
+    from tinyfleet.fedcore.training.engine_facts import MemoryModel
+    from tinyfleet.fedcore.training.registry import facts_of
 
     last = -_PROGRESS_INTERVAL_S
 
     def progress(step: int, steps: int, loss: float) -> None:
         nonlocal last
-        pilot.step_done()
+        task_control.step_done()
         now = time.monotonic()
         if now - last >= _PROGRESS_INTERVAL_S or step == steps:
             last = now
             emit({"event": "progress", "done": step, "total": steps, "loss": float(loss)})
 
     memory = FileMemory(memory_directory(command))
-    control = Control(keep=command.keep, steps=command.steps, memory=memory, progress=progress)
-    fit, engine = None, preferred(command.engine)
-    if command.target_bytes and calibration is not None:
-        fit = plan(
+    control = Control(command.levers, steps=command.steps, memory=memory, progress=progress)
+    plan, facts = None, facts_of(command.engine)
+    if command.target_bytes and cost_model is not None:
+        plan = plan_task(
             method,
-            calibration,
+            cost_model,
             command.target_bytes,
             samples,
-            rung=command.rung,
+            first_way=command.first_way,
             factor=command.factor,
             growing=growing,
             active=active,
@@ -261,11 +263,11 @@ def _pilot(
         )
 
     def heap(roomy: bool) -> None:
-        if engine != "native":  # whose tensors lie in an arena of its own
+        if facts.memory_model is MemoryModel.REPLAYED:  # the others' tensors do not come from the heap
             allocator.choose(roomy=roomy)
 
-    pilot = Pilot(control, fit, heap)
-    return pilot
+    task_control = TaskControl(control, plan, heap)
+    return task_control
 
 
 def version() -> str:
@@ -293,7 +295,7 @@ def is_allocation_failure(error: BaseException) -> bool:
     """True where memory ran out: Python's error, or a framework's under another name."""
     if isinstance(error, MemoryError):
         return True
-    from tinyfleet.fedcore.training.registry import NO_ROOM
+    from tinyfleet.fedcore.training.engine_facts import NO_ROOM
 
     text = str(error)
     return isinstance(error, RuntimeError | OSError | ImportError) and (

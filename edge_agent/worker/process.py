@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from tinyfleet.device_profiles.cpu import CpuHold, CpuLimits
 from tinyfleet.device_profiles.gpu_memory import gpu_bytes
 from tinyfleet.device_profiles.limits import DataLimit, MemoryLimit, choose_limit
-from tinyfleet.edge_agent.worker.budget import SOFT_SHARE, Plan
+from tinyfleet.edge_agent.worker.budget import SOFT_SHARE, TaskLimits
 from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
-from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Pace
+from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Watch
 from tinyfleet.fedcore.child import Child
 
 logger = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ class Worker(Protocol):
     """What a task needs of a worker: a real process, or a double in a test."""
 
     run: str
-    plan: Plan
+    limits: TaskLimits
     kind: str
-    told: str
+    held_by: str
     patience_s: float
 
     def send(self, message: Mapping[str, Any]) -> None: ...
@@ -61,21 +61,21 @@ class Worker(Protocol):
 
 
 class WorkerProcess:
-    """``python -m tinyfleet.edge_agent.worker.main`` under ``plan`` and ``cpu``.
+    """``python -m tinyfleet.edge_agent.worker.main`` under ``limits`` and ``cpu``.
 
-    ``kind`` names the hard limit on its memory that is active, ``told`` says what all holds it; ``patience_s``
+    ``kind`` names the hard limit on its memory that is active, ``held_by`` says what all holds it; ``patience_s``
     is how long it may go without ``poll``.
     """
 
-    def __init__(self, run: str, plan: Plan, name: str, log: Path, cpu: CpuLimits | None = None) -> None:
+    def __init__(self, run: str, limits: TaskLimits, name: str, log: Path, cpu: CpuLimits | None = None) -> None:
         self.run = run
-        self.plan = plan
+        self.limits = limits
         self._log = log
         self._limit, self._cpu, self._child = self._start(name, cpu or CpuLimits())
         self.kind = "none" if self._limit is None else self._limit.kind
-        self.told = f"memory: {self.kind}, cpu: {self._cpu.told(self._child.pid)}"
+        self.held_by = f"memory: {self.kind}, cpu: {self._cpu.describe(self._child.pid)}"
         self._oom_kills = 0 if self._limit is None else self._limit.oom_kills()
-        self._pace = Pace(plan.memory_limit_bytes)
+        self._watch = Watch(limits.memory_limit_bytes)
         self.patience_s = CLOSE_INTERVAL_S
         self._next_look = 0.0
         self._next_warning = 0.0
@@ -86,7 +86,7 @@ class WorkerProcess:
 
     def _start(self, name: str, cpu: CpuLimits) -> tuple[MemoryLimit | None, CpuHold, Child]:
         """The process under the strongest limit that lets it start. Raises ``OSError``."""
-        size = self.plan.memory_limit_bytes
+        size = self.limits.memory_limit_bytes
         limit = choose_limit(size, name) if size else None
         try:
             return self._held(limit, name, cpu)
@@ -122,8 +122,8 @@ class WorkerProcess:
             try:
                 return Child(
                     "tinyfleet.edge_agent.worker.main",
-                    ["--policy", self.plan.policy, "--parent", str(os.getpid())],
-                    env=_environment(self.plan.threads),
+                    ["--policy", self.limits.policy, "--parent", str(os.getpid())],
+                    env=_environment(self.limits.threads),
                     before_exec=before_exec,
                     stderr=stderr,
                 )
@@ -139,15 +139,15 @@ class WorkerProcess:
         self._child.send(message)
 
     def poll(self, now: float) -> dict[str, Any] | None:
-        """The next event, a death told as ``over_budget`` or ``failed``; watches the memory on the way."""
+        """The next event, a death as ``over_budget`` or ``failed``; watches the memory on the way."""
         event = self._child.receive()
         if event is not None:
             return self._death(int(event["code"])) if event.get("event") == "exit" else event
         if now >= self._next_look:
             self._look()
-            self.patience_s = self._pace.interval_s(now, self.rss_bytes)
+            self.patience_s = self._watch.interval_s(now, self.rss_bytes)
             self._next_look = now + self.patience_s
-            limit = self.plan.memory_limit_bytes
+            limit = self.limits.memory_limit_bytes
             if limit and self.rss_bytes > limit:
                 self._child.kill()
                 reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
@@ -190,7 +190,7 @@ class WorkerProcess:
         if killed and self._limit is not None and self._limit.oom_kills() > self._oom_kills:
             return {
                 "event": "over_budget",
-                "reason": f"killed by the kernel at {self.plan.memory_limit_bytes} bytes",
+                "reason": f"killed by the kernel at {self.limits.memory_limit_bytes} bytes",
             }
         failed = self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)
         if code != 0 and not killed and failed:
@@ -201,7 +201,7 @@ class WorkerProcess:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The supervisor's, with what keeps the worker's memory small and its thread count as planned."""
+    """The supervisor's, with what keeps the worker's memory small and its thread count as decided."""
     count = str(threads)
     return {
         **os.environ,

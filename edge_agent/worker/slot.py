@@ -1,4 +1,4 @@
-"""The one worker process of an agent: started for a task, kept between tasks where the plan says ``warm``."""
+"""The one worker process of an agent: started for a task, kept between tasks where the limits say ``warm``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from tinyfleet.edge_agent.worker.budget import Plan
+from tinyfleet.edge_agent.worker.budget import TaskLimits
 from tinyfleet.edge_agent.worker.process import Worker
 
 logger = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 # A warm worker without a task gives its memory back after this.
 WARM_IDLE_S = 600.0
 
-StartWorker = Callable[[str, Plan], Worker]
+StartWorker = Callable[[str, TaskLimits], Worker]
 
 
 class WorkerSlot:
@@ -35,20 +35,20 @@ class WorkerSlot:
         """How long the worker may go without ``poll``; without one there is nothing to wait for."""
         return math.inf if self._worker is None else self._worker.patience_s
 
-    def take(self, run: str, plan: Plan) -> Worker:
+    def take(self, run: str, limits: TaskLimits) -> Worker:
         """The warm worker of this run where there is one, else a new process. Raises ``OSError``."""
         worker = self._worker
-        if worker is not None and (worker.run, _process_part(worker.plan)) != (run, _process_part(plan)):
+        if worker is not None and (worker.run, _process_part(worker.limits)) != (run, _process_part(limits)):
             self.close()
         if self._worker is None:
-            self._worker = self._start(run, plan)
-            logger.info("worker started (%s; %s)", plan.policy, self._worker.told)
+            self._worker = self._start(run, limits)
+            logger.info("worker started (%s; %s)", limits.policy, self._worker.held_by)
         return self._worker
 
     def rest(self) -> None:
         """The task is over and the worker sound: a warm one waits for the next, a fresh one ends."""
         self._rested = self._clock()
-        if self._worker is not None and self._worker.plan.policy == "fresh":
+        if self._worker is not None and self._worker.limits.policy == "fresh":
             self.close()
 
     def mind(self) -> None:
@@ -69,6 +69,6 @@ class WorkerSlot:
             self._worker = None
 
 
-def _process_part(plan: Plan) -> tuple[int, str, int]:
-    """What of a plan is fixed when the process starts."""
-    return plan.threads, plan.policy, plan.memory_limit_bytes
+def _process_part(limits: TaskLimits) -> tuple[int, str, int]:
+    """What of the limits is fixed when the process starts."""
+    return limits.threads, limits.policy, limits.memory_limit_bytes

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
 
 from tinyfleet.device_profiles.limits import format_size
 from tinyfleet.fedcore.methods.method import Control
-from tinyfleet.fedcore.planning.planner import FitPlan, tighter
+from tinyfleet.fedcore.planning.plan import Plan
 from tinyfleet.fedcore.training.allocator import trim
+from tinyfleet.fedcore.training.levers import Levers
 
 # A prediction that is this far beyond the target is believed; nearer ones are tried, under the limit.
 _CERTAIN = 1.15
 
 
 @dataclass(slots=True)
-class Pilot:
+class TaskControl:
     """The levers of one task. ``tighten`` is called by the thread that listens, all else by the one that trains."""
 
     control: Control
-    plan: FitPlan | None  # None: without a limit there is nothing to plan
+    plan: Plan | None  # None: without a limit there is nothing to plan
     heap: Callable[[bool], None] = field(default=lambda roomy: None)  # sets the allocator of this process
-    rung: int = 0
-    _keep: float = field(init=False)  # what the task itself was given
+    _way: int = 0  # of the plan's
+    _given: Levers = field(init=False)  # what the task itself was given
     _trim: bool = False
 
     def __post_init__(self) -> None:
-        self._keep = self.control.keep
+        self._given = self.control.levers
         if self.plan is not None:
-            self._pull(self.plan, self.plan.rung)
+            self._follow(self.plan, self.plan.chosen)
 
     @property
     def refusal(self) -> str:
@@ -38,26 +41,23 @@ class Pilot:
         if plan is None or plan.forecast.peak_bytes <= _CERTAIN * plan.limit_bytes:
             return ""
         return (
-            f"needs {format_size(plan.forecast.peak_bytes)} with {plan.levers}, and may take "
+            f"needs {format_size(plan.forecast.peak_bytes)} with {plan.forecast.way}, and may take "
             f"{format_size(plan.limit_bytes)} here; raise limits.memory_limit, lower training.batch, "
             "or choose a smaller model"
         )
 
     def event(self, name: str) -> dict[str, Any]:
-        """``planned`` or ``tightened``, with the levers as they are."""
+        """``planned`` or ``tightened``: a ``budget.Chosen`` where there is a plan, the levers as they are."""
         if self.plan is None:
             return {"event": name}
-        way = self.plan.ways[self.rung]
+        forecast = self.plan.forecasts[self._way]
         return {
             "event": name,
-            "rung": self.rung,
-            "rungs": len(self.plan.ways),
-            "micro_batch": way.levers.micro_batch,
-            "keep": self.control.keep,
-            "roomy": way.levers.roomy,
-            "peak_bytes": way.peak_bytes,
-            "round_seconds": self.plan.steps * way.step_seconds,
-            "text": str(way.levers),
+            "index": self._way,
+            "ways": len(self.plan.forecasts),
+            "way": msgspec.to_builtins(replace(forecast.way, levers=self.control.levers)),
+            "peak_bytes": forecast.peak_bytes,
+            "round_seconds": self.plan.steps * forecast.step_seconds,
         }
 
     def tighten(self) -> bool:
@@ -65,20 +65,19 @@ class Pilot:
 
         False: there is none. The task then ends after its step: a part of its work is better than none.
         """
-        following = None if self.plan is None else tighter(self.plan.ways, self.rung)
+        following = None if self.plan is None else self.plan.tighter(self._way)
         if self.plan is None or following is None:
             self.control.enough = True
             return False
-        self._pull(self.plan, following)
+        self._follow(self.plan, following)
         self._trim = True
         return True
 
-    def _pull(self, plan: FitPlan, rung: int) -> None:
-        self.rung = rung
-        levers = plan.ways[rung].levers
-        levers.apply(self.control)
-        self.heap(levers.roomy)
-        self.control.keep = min(self.control.keep, self._keep)
+    def _follow(self, plan: Plan, index: int) -> None:
+        self._way = index
+        way = plan.forecasts[index].way
+        self.control.levers = self._given.under(way.levers)
+        self.heap(way.roomy)
 
     def step_done(self) -> None:
         """Between two steps: what the larger step freed goes back to the system."""

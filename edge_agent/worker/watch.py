@@ -11,8 +11,8 @@ _CLOSE_SHARE = 0.5
 _AHEAD_S = 1.0
 
 
-class Pace:
-    """Of one worker under ``limit_bytes`` (0: none)."""
+class Watch:
+    """On one worker under ``limit_bytes`` (0: none)."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._soft_bytes = SOFT_SHARE * limit_bytes

@@ -10,12 +10,12 @@ from tinyfleet.export.formats.limits import Limits
 from tinyfleet.export.inference_graph import Inference
 from tinyfleet.export.runtimes import open_sparse
 from tinyfleet.fedcore.models.graph import Graph
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, native_fault
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 
 def _missing() -> str:
-    fault = native_fault()
-    return f"the native engine {fault}: {INSTALL_NATIVE}" if fault else ""
+    fault = NATIVE.fault()
+    return f"the native engine {fault}: {NATIVE.install}" if fault else ""
 
 
 def _density(content: bytes, graph: Graph) -> float:

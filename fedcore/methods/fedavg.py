@@ -85,8 +85,8 @@ class FedAvg(Method):
             mask,
             self.problem.training.batch,
             momentum=settings.momentum > 0,
-            keep=settings.keep,
-            value=settings.value_bytes,
+            activation_keep=settings.levers.activation_keep,
+            value=settings.levers.value_bytes,
             pruned_norm=settings.pruned_norm,
             extra=extra,
         )

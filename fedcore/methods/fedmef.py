@@ -30,7 +30,7 @@ class FedMefSettings(AdjustmentSettings, frozen=True):
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.2
     extrusion: bool = True
     # Scaled activation pruning: share of each layer's input cached for its weight gradient; 1 is exact.
-    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
+    activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
 
 
 class FedMef(Adjusting):
@@ -43,6 +43,7 @@ class FedMef(Adjusting):
         return random_start(self.problem, self.settings.density, self.settings.allocation)
 
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
-        """The least of the method's, the run's and the board's keep ratios."""
+        """The least of the method's, the run's and the board's shares."""
         settings = super().step_settings(learning_rate, control)
-        return replace(settings, keep=min(settings.keep, self.settings.keep))
+        keep = min(settings.levers.activation_keep, self.settings.activation_keep)
+        return replace(settings, levers=replace(settings.levers, activation_keep=keep))

@@ -140,7 +140,7 @@ class FedTiny(Adjusting):
             normalization_of(task),
             self.settings.statistics_passes,
             self.problem.training.batch,
-            control.micro_batch,
+            control.levers.micro_batch,
         )
         return Payload({"step": task.meta["step"], "samples": len(data.development)}, statistics)
 
@@ -155,6 +155,6 @@ class FedTiny(Adjusting):
             self._pool(task),
             data.development,
             normalization_of(task),
-            control.micro_batch or self.problem.training.batch,
+            control.levers.micro_batch or self.problem.training.batch,
         )
         return Payload({"step": task.meta["step"], "samples": len(data.development), "losses": list(losses)})

@@ -108,7 +108,7 @@ class LotteryFl(FedAvg):
 
     def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:
         x, y = normalization_of(task)(data.development.x), data.development.y
-        batch = control.micro_batch or self.problem.training.batch
+        batch = control.levers.micro_batch or self.problem.training.batch
         ticket = self.ticket(task, control)
         mask, start = ticket.mask, task.params
         engine.load(self.problem.graph, task.params, mask)

@@ -16,6 +16,7 @@ from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
 from tinyfleet.fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +53,20 @@ class Forgetful:
 class Control:
     """What the board imposes on a task, what the device remembers, and how the task reports.
 
-    ``micro_batch``, ``keep``, ``cache`` and ``recompute`` may be tightened while the task runs: the next step
-    follows them. ``enough`` ends a training task after its present step: what is done by then is its result.
+    ``levers`` may be replaced by tighter ones while the task runs: the next step follows them. ``enough`` ends a
+    training task after its present step: what is done by then is its result.
     """
 
-    micro_batch: int = 0  # samples a forward pass; 0: whole batches
-    keep: float = 1.0  # share of each layer's input cached for its weight gradient; a method may ask for less
-    cache: Literal["fp32", "fp16"] = "fp32"  # precision of what is cached
-    recompute: int = 0  # 1, 2: some, most activations are computed again
+    levers: Levers = NO_LEVERS  # a method's own steps may keep less
     steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
     enough: bool = False
     memory: DeviceMemory = field(default_factory=Forgetful)
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
 
     def tightened(self, settings: StepSettings) -> StepSettings:
-        """``settings`` under what the board imposes now: the sparser and the coarser caches hold."""
-        keep = min(settings.keep, self.keep)
-        cache: Literal["fp32", "fp16"] = "fp16" if "fp16" in (settings.cache, self.cache) else "fp32"
-        tightened = replace(
-            settings, micro_batch=self.micro_batch, keep=keep, cache=cache, recompute=self.recompute
-        )
-        return settings if tightened == settings else tightened
+        """``settings`` under what the board imposes now."""
+        levers = settings.levers.under(self.levers)
+        return settings if levers == settings.levers else replace(settings, levers=levers)
 
 
 class Fold(Protocol):
@@ -151,8 +145,7 @@ class Method(ABC):
             learning_rate,
             training.momentum,
             training.weight_decay,
-            keep=training.activation_keep,
-            cache=training.activation_precision,
+            levers=Levers(activation_keep=training.activation_keep, cache=training.activation_precision),
             pruned_norm=training.activation_norms,
         )
         return control.tightened(settings)

@@ -132,7 +132,7 @@ class PruneFl(FedAvg):
         rng = device_seed(self.problem.seed, task, data.name)
         shuffled = batches(all_samples(data), self.problem.training.batch, normalization_of(task), rng)
         part = islice(shuffled, self.settings.gradient_batches)
-        squares = mean_squares(engine, self.problem.graph, part, control.micro_batch)
+        squares = mean_squares(engine, self.problem.graph, part, control.levers.micro_batch)
         flat, scales = packed(squares)
         meta: dict[str, Json] = result.meta | {SCALES: scales}
         return Payload(meta, result.params | flat, result.mask)

@@ -32,7 +32,7 @@ class TinyFleetSettings(AdjustmentSettings, frozen=True):
     scale: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.05  # a good mask is adjusted gently
     extrusion: bool = True
     # Scaled activation pruning: share of each layer's input cached for its weight gradient; 1 is exact.
-    keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.3
+    activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.3
     cache: Literal["fp32", "fp16"] = "fp16"  # precision of that share
     norms: bool = True  # prune the caches of batch norms as well
 
@@ -60,9 +60,11 @@ class TinyFleet(Adjusting):
         return state
 
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
-        """The least of the method's, the run's and the board's keep ratios; the method's own cache."""
+        """The least of the method's, the run's and the board's shares; the method's own cache."""
         settings, own = super().step_settings(learning_rate, control), self.settings
-        return replace(settings, keep=min(settings.keep, own.keep), cache=own.cache, pruned_norm=own.norms)
+        keep = min(settings.levers.activation_keep, own.activation_keep)
+        levers = replace(settings.levers, activation_keep=keep, cache=own.cache)
+        return replace(settings, levers=levers, pruned_norm=own.norms)
 
 
 def ranking(allocation: str) -> Ranking:

@@ -18,11 +18,14 @@ from tinyfleet.fedcore.planning.torch_memory import StepShape, model_bytes, step
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.allocation import erk_counts
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.engine_facts import MemoryModel
+from tinyfleet.fedcore.training.levers import Levers
+from tinyfleet.fedcore.training.registry import facts_of
 
-NATIVE = "native"
+MILD, HARD = Levers(activation_keep=0.5), Levers(activation_keep=0.3, cache="fp16")  # of the standard probes
 
 
-class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CostModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Measured on one board with one engine. Bytes and seconds a unit of ``Features``."""
 
     engine: str
@@ -39,11 +42,11 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_normalised: float
     machine: str = ""  # where it was measured
     convolution_gflops: float = 0.0  # what that machine's profile says, to tell times elsewhere; 0: not known
-    # From which density on the native engine's dense kernels are faster, by shape. Kernels' own affair: no estimate
-    # for another machine rests on it.
-    crossovers: dict[str, Annotated[float, msgspec.Meta(gt=0.0)]] = {}
+    # By shape, from which density on dense kernels are faster. Kernels' own affair: no estimate for another machine
+    # rests on it.
+    kernel_choice: dict[str, Annotated[float, msgspec.Meta(gt=0.0)]] = {}
 
-    def at_speed(self, convolution_gflops: float) -> Calibration:
+    def at_speed(self, convolution_gflops: float) -> CostModel:
         """The same engine on a machine whose convolutions run at another rate: an estimate of all its times."""
         if not (self.convolution_gflops > 0.0 and convolution_gflops > 0.0):
             return self
@@ -77,7 +80,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: bool) -> Features:
     """Features of one step of ``batch`` samples; ``masked``: the engine holds masks besides the model."""
-    passes, shape = settings.passes(batch), StepShape.of(settings, batch)
+    passes, shape = settings.levers.passes(batch), StepShape.of(settings, batch)
     weights = graph.weighted
     maskable = sum(graph.params[name].size for name in graph.maskable) if masked else 0
     values = sum(int(np.prod(graph.shapes[node.name])) for node in graph.nodes) * batch / 1e6
@@ -100,20 +103,24 @@ def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: boo
 def features_of_probe(probe: Probe) -> Features:
     """The same of a probe."""
     graph = build(probe.model)
-    if probe.engine == NATIVE:
+    if _tells_its_own(probe.engine):
         active = erk_counts(graph.maskable_shapes, probe.density)
         return NativeSteps(graph, active, probe.threads).features(probe.batch, probe.settings, WARM_UP)
     return features_of(graph, probe.batch, probe.settings, masked=probe.density < 1.0)
 
 
+def _tells_its_own(engine: str) -> bool:
+    return facts_of(engine).memory_model is MemoryModel.ARENA
+
+
 def standard_probes(engine: str) -> list[Probe]:
-    """Small steps that tell the numbers of ``Calibration`` apart; under half a minute on a gateway."""
+    """Small steps that tell the numbers of ``CostModel`` apart; under half a minute on a gateway."""
     small, wide = (
         ModelSettings("resnet8", (3, 32, 32), 10, {}),
         ModelSettings("vgg11", (3, 32, 32), 10, {"width": 32}),
     )
     normalised = ModelSettings("resnet8", (3, 32, 32), 10, {"norm": "nsconv"})
-    if engine == NATIVE:
+    if _tells_its_own(engine):
         return [
             Probe(small, 4, engine=engine),
             Probe(small, 48, engine=engine),
@@ -121,26 +128,26 @@ def standard_probes(engine: str) -> list[Probe]:
             Probe(wide, 32, engine=engine),
             Probe(wide, 32, density=0.3, engine=engine),
             Probe(small, 48, density=0.3, engine=engine),
-            Probe(small, 48, keep=0.3, cache="fp16", pruned_norms=True, density=0.3, engine=engine),
-            Probe(normalised, 48, keep=0.5, engine=engine),
+            Probe(small, 48, HARD, pruned_norms=True, density=0.3, engine=engine),
+            Probe(normalised, 48, MILD, engine=engine),
         ]
     return [
         Probe(small, 4, engine=engine),
         Probe(small, 48, engine=engine),
         Probe(wide, 4, momentum=0.9, engine=engine),
         Probe(wide, 32, engine=engine),
-        Probe(small, 48, keep=0.3, cache="fp16", pruned_norms=True, engine=engine),
-        Probe(normalised, 48, keep=0.5, engine=engine),
+        Probe(small, 48, HARD, pruned_norms=True, engine=engine),
+        Probe(normalised, 48, MILD, engine=engine),
     ]
 
 
-def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> Calibration:
+def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> CostModel:
     """Least squares over ``probes``, in relative terms; no coefficient is negative."""
     found = [features_of_probe(probe) for probe, _ in probes]
     base = float(np.median([probed.engine_bytes for _, probed in probes]))
     columns = np.array([[1e6, f.model, f.replayed, f.layer] for f in found])
     memory = np.array([probed.peak_bytes - base for _, probed in probes])
-    if engine == NATIVE:  # which tells its own: what is left is what the process takes besides
+    if _tells_its_own(engine):  # what is left is what the process takes besides
         model, replayed, layer = 1.0, 1.0, 0.0
         own = np.array([probed.peak_bytes - probed.engine_bytes for _, probed in probes])
         constant = max(0.0, float((own - columns[:, 1] - columns[:, 2]).max()) / 1e6)
@@ -149,7 +156,7 @@ def fit(engine: str, probes: Sequence[tuple[Probe, Probed]]) -> Calibration:
     seconds = np.array([probed.step_seconds for _, probed in probes])
     times = np.array([[f.passes, f.gflop, f.values, f.pruned, f.weights, f.normalised] for f in found])
     a, b, c, d, e, f = nonnegative(times / seconds[:, None], np.ones(len(found)))
-    return Calibration(engine, base, constant * 1e6, model, replayed, layer, a, b, c, d, e, f)
+    return CostModel(engine, base, constant * 1e6, model, replayed, layer, a, b, c, d, e, f)
 
 
 def nonnegative(columns: np.ndarray, target: np.ndarray) -> list[float]:  # type: ignore[type-arg]

@@ -9,8 +9,9 @@ from tinyfleet.fedcore.accounting import VALUE, pruned_values
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.planning.features import Features
-from tinyfleet.fedcore.training.engine import NO_CROSSOVERS, StepSettings
-from tinyfleet.fedcore.training.registry import native_fault
+from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 POSITION = 8  # bytes
 FORWARD_AND_BACKWARD = 3  # convolutions of a layer: itself, and two gradients
@@ -20,8 +21,8 @@ MOST_AGAIN = 2  # the ``recompute`` with which nearly all of them are done once 
 class NativeSteps:
     """Steps of one model with so many active weights (by weight name; all, where one is not named).
 
-    ``crossovers`` as in ``NativeEngine``. Holds what the weights take until it goes. Raises ``ConfigError`` where
-    the engine is not installed.
+    ``kernel_choice`` as in ``NativeEngine``. Holds what the weights take until it goes. Raises ``ConfigError``
+    where the engine is not installed.
     """
 
     def __init__(
@@ -29,10 +30,10 @@ class NativeSteps:
         graph: Graph,
         active: Mapping[str, int],
         threads: int = 1,
-        crossovers: Mapping[str, float] = NO_CROSSOVERS,
+        kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE,
     ) -> None:
-        if fault := native_fault():
-            raise ConfigError(f"engine 'native' {fault}, and its plans with it; plan for another engine")
+        if fault := NATIVE.fault():
+            raise ConfigError(f"engine {NATIVE.name!r} {fault}, and its plans with it; plan for another engine")
         from sparse_engine.kernel_choice import dense_from
         from sparse_engine.planning import Plan
         from tinyfleet.fedcore.training.native.model import model_of
@@ -45,11 +46,11 @@ class NativeSteps:
         self._masks = sum(graph.params[name].size for name in active)
         self._threads = threads
         model = model_of(graph)
-        self._plan = Plan(model, self._active, threads, dense_from=dense_from(model, crossovers))
+        self._plan = Plan(model, self._active, threads, dense_from=dense_from(model, kernel_choice))
 
     def features(self, batch: int, settings: StepSettings, rest: int = 0) -> Features:
         """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""
-        passes = settings.passes(batch)
+        passes = settings.levers.passes(batch)
         return Features(
             model=float(self._plan.weight_bytes() + self._others()),
             replayed=float(self.step_bytes(max(batch, rest), settings)),
@@ -79,7 +80,7 @@ class NativeSteps:
         from tinyfleet.fedcore.training.native.engine import SUM_VALUES, TILE_VALUES
 
         tiles = TILE_VALUES * (1 + self._threads)
-        sums = SUM_VALUES if settings.passes(batch) > 1 else 0
+        sums = SUM_VALUES if settings.levers.passes(batch) > 1 else 0
         images = 2 * batch * math.prod(self._graph.input_shape)
         return self.step_bytes(batch, settings) + VALUE * (tiles + sums + images)
 
@@ -98,14 +99,14 @@ class NativeSteps:
     def _gflop(self, settings: StepSettings) -> float:
         """Of one sample."""
         forward = sum(2 * self._graph.multiply_adds(node, self._active[node.name]) for node in self._weighted)
-        again = 1 if settings.recompute == MOST_AGAIN else 0
+        again = 1 if settings.levers.recompute == MOST_AGAIN else 0
         return (FORWARD_AND_BACKWARD + again) * forward / 1e9
 
     def _pruned(self, settings: StepSettings) -> int:
-        return pruned_values(self._graph, norms=settings.pruned_norm) if settings.keep < 1.0 else 0
+        return pruned_values(self._graph, norms=settings.pruned_norm) if settings.levers.lossy else 0
 
 
 def _sizes(batch: int, settings: StepSettings) -> set[int]:
     """Samples of a step's passes."""
-    passes = settings.passes(batch)
+    passes = settings.levers.passes(batch)
     return {batch // passes, -(-batch // passes)}

@@ -8,13 +8,14 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from typing import Literal
 
 import msgspec
 
 from tinyfleet.fedcore.child import ask
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
+from tinyfleet.fedcore.training.registry import REFERENCE
 
 TIMEOUT_S = 900.0
 WARM_UP = 2  # samples of the step that loads libraries and starts threads
@@ -25,27 +26,18 @@ class Probe(msgspec.Struct, frozen=True):
 
     model: ModelSettings
     batch: int
-    micro_batch: int = 0
-    keep: float = 1.0
-    cache: Literal["fp32", "fp16"] = "fp32"
+    levers: Levers = NO_LEVERS
     pruned_norms: bool = False
     momentum: float = 0.0
     density: float = 0.05
     threads: int = 1
     steps: int = 3
-    engine: str = "torch"
+    engine: str = REFERENCE.name
 
     @property
     def settings(self) -> StepSettings:
         """Those of its steps."""
-        return StepSettings(
-            0.01,
-            momentum=self.momentum,
-            micro_batch=self.micro_batch,
-            keep=self.keep,
-            cache=self.cache,
-            pruned_norm=self.pruned_norms,
-        )
+        return StepSettings(0.01, momentum=self.momentum, levers=self.levers, pruned_norm=self.pruned_norms)
 
 
 class Probed(msgspec.Struct, frozen=True):

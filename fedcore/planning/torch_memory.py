@@ -1,7 +1,7 @@
 """Predicts what a training step of the torch engine holds at its peak, from the graph alone.
 
 The step is replayed tensor by tensor: who allocates, who still reads, what the backward pass caches. What no
-replay can know (the libraries' own buffers, an allocator's rounding) is left to a calibration on the board.
+replay can know (the libraries' own buffers, an allocator's rounding) is left to the board's cost model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Role
 from tinyfleet.fedcore.models.layers.kind import Memory, Reads
 from tinyfleet.fedcore.models.layers.table import kind_of, known
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 from tinyfleet.fedcore.training.torch.layout import CHUNK
 
 CHUNK_BYTES = 4 + 1 + 8 + 4  # per entry of a chunk: |a|, the flag, its slot, and at worst its value
@@ -25,21 +26,20 @@ class StepShape:
     """What decides a step's memory besides the model."""
 
     batch: int  # samples of a forward pass: the micro-batch where there is one
-    keep: float = 1.0
-    value: int = VALUE  # bytes of a kept activation
+    levers: Levers = NO_LEVERS  # those of its caches count here
     pruned_norm: bool = False
     accumulate: bool = False  # several micro-batches: gradients are summed
 
     @classmethod
     def of(cls, settings: StepSettings, batch: int) -> StepShape:
         """That of an optimiser step of so many samples."""
-        passes = settings.passes(batch)
+        passes = settings.levers.passes(batch)
         samples = math.ceil(batch / passes)
-        return cls(samples, settings.keep, settings.value_bytes, settings.pruned_norm, accumulate=passes > 1)
+        return cls(samples, settings.levers, settings.pruned_norm, accumulate=passes > 1)
 
     @property
     def pruned(self) -> bool:
-        return self.keep < 1.0
+        return self.levers.lossy
 
 
 class Heap:
@@ -105,9 +105,9 @@ class _Replay:
         """What the node keeps of its input for the backward pass."""
         source, memory = node.inputs[0], self.memory[node.name]
         if self._prunes(node):
-            entries = self.size(source) // VALUE
+            entries, levers = self.size(source) // VALUE, self.shape.levers
             self.heap.touch(min(entries, CHUNK) * CHUNK_BYTES)
-            self.heap.take(("kept", node.name), entries * (self.shape.keep * self.shape.value + 1 / 8))
+            self.heap.take(("kept", node.name), entries * (levers.activation_keep * levers.value_bytes + 1 / 8))
         elif memory.reads is Reads.INPUT:
             self._hold(node, self.owner[source])
             if memory.indices:

@@ -130,6 +130,7 @@ class TaskStatus(Message, frozen=True, tag="task_status"):
     local_steps_total: Index = 0
     loss: float | None = None
     micro_batch: Index = 0
+    levers: Text = ""  # what the results suffer to fit the board's memory, in words; empty: nothing
     paused_s: Seconds = 0.0  # of the task so far, by its board's guards
     traffic: Traffic = Traffic()
     peak_rss_bytes: Size = 0
@@ -146,6 +147,7 @@ class ResultOffer(Message, frozen=True, tag="result_offer"):
     peak_rss_bytes: Size
     engine: Name
     micro_batch: Index = 0
+    levers: Text = ""  # as in ``TaskStatus``
 
 
 # -- coordinator -> device ---------------------------------------------------------------

@@ -7,42 +7,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyfleet.fedcore.accounting import VALUE
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import SparseVector
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
     """Settings of one optimiser step: SGD with momentum and weight decay (none on masked entries).
 
-    With ``keep`` under 1 each layer's weight gradient sees only that share of its input, the largest |a|
-    (FedMef, section 3.3). ``penalty`` is lambda of lambda ||theta||^2 over the marked weights.
+    ``penalty`` is lambda of lambda ||theta||^2 over the marked weights.
     """
 
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
-    micro_batch: int = 0  # samples per forward pass; 0: the whole batch at once
-    keep: float = 1.0
-    cache: Literal["fp32", "fp16"] = "fp32"  # precision of the kept share
-    pruned_norm: bool = False  # with ``keep`` < 1 batch norm's cache is pruned too, its input gradient approximate
+    levers: Levers = NO_LEVERS
+    # Where ``levers`` prune caches, batch norm's are pruned as well: its input gradient is approximate then.
+    pruned_norm: bool = False
     penalty: float = 0.0
-    recompute: int = 0  # 1, 2: exact; some, most activations are computed again: less memory. torch keeps all
 
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of a kept activation."""
-        return VALUE // 2 if self.cache == "fp16" else VALUE
-
-    def passes(self, batch: int) -> int:
-        """Forward passes of a step of so many samples."""
-        return 1 if self.micro_batch <= 0 else -(-batch // self.micro_batch)
-
-
-NO_CROSSOVERS: Mapping[str, float] = {}
-"""Nothing known of the board's kernels."""
 
 GROWTH = StepSettings(learning_rate=0.0)
 """Growth gradients of a whole batch, exact."""
@@ -113,8 +98,8 @@ class Engine(ABC):
 
         Positions are flat positions in the whole tensor. Working memory is O(count) a layer: no dense
         gradient of the layer is ever held (FedTiny, section 3.3). Of a normalised convolution it is the
-        gradient with respect to the normalised weight before the mask. Of ``settings`` micro-batch, keep and
-        cache apply.
+        gradient with respect to the normalised weight before the mask. Of ``settings`` the levers apply,
+        ``recompute`` apart.
         """
 
     @abstractmethod

@@ -1,102 +1,84 @@
-"""Engines by name. Looking is cheap: nothing heavy is imported until ``create``."""
+"""Engines by name. Looking is cheap: no engine is imported until ``create``, nor numpy."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.training.engine import NO_CROSSOVERS, Engine
+from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE, EngineFacts
+from tinyfleet.fedcore.training.native.facts import NATIVE
+from tinyfleet.fedcore.training.torch.facts import TORCH, TORCH_CUDA
 
-KNOWN = ("auto", "native", "torch", "torch-cuda")
-INSTALL_NATIVE = "pip install ./sparse_engine, or a wheel that `make wheels` built"
-INSTALL_TORCH = "pip install 'tinyfleet[torch]'"
+if TYPE_CHECKING:
+    from tinyfleet.fedcore.training.engine import Engine
 
-# The dynamic loader's words where a library does not fit into the memory that is left.
-NO_ROOM = ("failed to map segment", "cannot map zero-fill pages", "annot allocate memory")
+AUTO = "auto"
+ENGINES: tuple[EngineFacts, ...] = (NATIVE, TORCH, TORCH_CUDA)  # the preferred first
+REFERENCE = TORCH  # to which the others are compared
+KNOWN = (AUTO, *(facts.name for facts in ENGINES))
 
 _log = logging.getLogger(__name__)
 
 
 def available() -> tuple[str, ...]:
-    """Names of the engines that can be created here, the preferred first."""
-    native = () if native_fault() else ("native",)
-    return (*native, "torch") if importlib.util.find_spec("torch") else native
+    """Names of the engines that can be created here, the preferred first; those that must be asked for apart."""
+    return tuple(facts.name for facts in ENGINES if facts.automatic and not facts.fault())
 
 
-@functools.cache
-def native_fault() -> str:
-    """Why the native engine cannot be used here; empty where it can. Small enough to be tried at once.
+def facts_of(name: str) -> EngineFacts:
+    """Those of the engine that ``name`` stands for. Raises ``ConfigError``: it is unknown, or none is installed."""
+    if name != AUTO:
+        return _known(name)
+    for facts in ENGINES:
+        if facts.automatic and not facts.fault():
+            return facts
+    missing = "; ".join(f"{facts.name} {facts.fault()} ({facts.install})" for facts in ENGINES if facts.automatic)
+    raise ConfigError(f"no training engine can be used: {missing}; install one of them")
 
-    Raises ``MemoryError`` where there is no room for it.
+
+def expected(name: str) -> EngineFacts:
+    """As ``facts_of`` will say in another process, by what is on the disk: nothing is loaded.
+
+    Where nothing is found, the one that is most often there.
     """
-    try:
-        import sparse_engine
-    except ImportError as error:
-        if any(phrase in str(error) for phrase in NO_ROOM):
-            raise MemoryError(f"the native engine cannot be loaded: {error}") from None
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "sparse_engine"
-        return "is not installed" if missing else f"cannot be loaded ({error})"
-    # A folder of this name without the package in it is a package, too, to Python.
-    return "" if hasattr(sparse_engine, "Network") else "is not installed"
+    if name != AUTO:
+        return _known(name)
+    return next((facts for facts in ENGINES if facts.automatic and facts.looks_installed()), REFERENCE)
 
 
-def preferred(name: str = "auto") -> str:
-    """The engine that ``name`` stands for. Raises ``ConfigError`` where none is installed."""
-    if name != "auto":
-        return name
-    found = available()
-    if not found:
-        raise ConfigError(
-            f"no training engine can be used: the native one {native_fault()} ({INSTALL_NATIVE}), and there is "
-            f"no torch ({INSTALL_TORCH}); install one of them"
-        )
-    return found[0]
+def preferred(name: str = AUTO) -> str:
+    """The name of the engine that ``name`` stands for. Raises ``ConfigError`` as ``facts_of``."""
+    return facts_of(name).name
 
 
 def require(name: str) -> None:
     """Raise ``ConfigError``, with the remedy, where the engine is unknown or not installed; loads no torch."""
-    if name not in KNOWN:
-        raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")
-    chosen = preferred(name)
-    if chosen == "native" and native_fault():
-        raise ConfigError(f"engine 'native' {native_fault()}; {INSTALL_NATIVE}, or use engine 'torch'")
-    if chosen != "native" and importlib.util.find_spec("torch") is None:
-        raise ConfigError(f"engine {chosen!r}: torch is not installed; {INSTALL_TORCH}, or use engine 'native'")
+    facts = facts_of(name)
+    if fault := facts.fault():
+        others = " or ".join(repr(other.name) for other in ENGINES if other.automatic and other is not facts)
+        raise ConfigError(f"engine {facts.name!r} {fault}; {facts.install}, or use engine {others}")
 
 
-def create(name: str = "auto", threads: int = 1, crossovers: Mapping[str, float] = NO_CROSSOVERS) -> Engine:
-    """Create an engine: ``native``, ``torch`` (CPU), ``torch-cuda``, or ``auto`` (the first that is available).
+def create(name: str = AUTO, threads: int = 1, kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE) -> Engine:
+    """Create an engine of ``KNOWN``; ``auto`` is the first that is available.
 
-    ``crossovers`` are the native engine's (see there); others have no choice of kernels. Raises ``ConfigError``
-    where the engine is unknown or cannot run here.
+    ``kernel_choice`` is the board's, for engines that choose kernels. Raises ``ConfigError`` where the engine is
+    unknown or cannot run here.
     """
     require(name)
-    chosen = preferred(name)
-    if chosen == "native":
-        return _native(threads, crossovers)
-    if name == "auto":
+    facts, first = facts_of(name), ENGINES[0]
+    if name == AUTO and facts is not first:
+        cost = "" if facts.saves_by_sparsity else ", whose sparsity saves neither time nor memory"
         _log.warning(
-            "the native engine %s: torch trains, whose sparsity saves neither time nor memory; remedy: %s",
-            native_fault(),
-            INSTALL_NATIVE,
+            "the %s engine %s: %s trains%s; remedy: %s", first.name, first.fault(), facts.name, cost, first.install
         )
-    return _torch(chosen, threads)
+    return facts.create(threads, kernel_choice)
 
 
-def _native(threads: int, crossovers: Mapping[str, float]) -> Engine:
-    from tinyfleet.fedcore.training.native.engine import NativeEngine
-
-    return NativeEngine(threads, crossovers)
-
-
-def _torch(name: str, threads: int) -> Engine:
-    import torch
-
-    from tinyfleet.fedcore.training.torch.engine import TorchEngine
-
-    if name == "torch-cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine 'torch-cuda': torch sees no CUDA device here; use engine 'torch'")
-    return TorchEngine(threads, "cuda" if name == "torch-cuda" else "cpu")
+def _known(name: str) -> EngineFacts:
+    for facts in ENGINES:
+        if facts.name == name:
+            return facts
+    raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")

@@ -15,8 +15,9 @@ for sanitizer in ${SANITIZERS:-address,undefined thread}; do
   echo "test-sanitizers: building for $sanitizer"
   rm -rf "$build/site"
   "$python" -m pip install -qq --disable-pip-version-check --no-deps --target "$build/site" \
-    -C "build-dir=$build/build" -C cmake.build-type=RelWithDebInfo -C install.strip=false \
-    -C "cmake.define.SPARSE_SANITIZE=$sanitizer" "$here"
+    --config-settings="build-dir=$build/build" --config-settings=cmake.build-type=Sanitized \
+    --config-settings=install.strip=false \
+    --config-settings="cmake.define.SPARSE_SANITIZE=$sanitizer" "$here"
   if [ "$name" = thread ]; then
     # Its shadow memory does not fit beside today's randomised layout.
     start=(setarch -R)

@@ -8,7 +8,8 @@
 // - Slack: convolutions and correlations read and write whole vectors. Behind each run that they are told of there
 //   are `width` - 1 more floats of the same buffer, of which kSlack is enough for any table. What they write there
 //   is no result: it is overwritten, or never read. All other kernels touch just what they are told of.
-// - Overlap: `out` may be an input where that is said; else nothing that is written overlaps what is read.
+// - Overlap: `out` may be an input where that is said; else nothing that is written overlaps what is read, or the
+//   numbers are any (but no memory beyond is touched).
 // - Counts are 0 or more where no other bound is named; pitches, strides and steps are in floats.
 #pragma once
 

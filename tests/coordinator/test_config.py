@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinyfleet.coordinator.config import CoordinatorConfig, GatewayBroker
+from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.errors import StateInUse, StoreError, UnknownDevice, UnknownRun
 from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "coordinator.md"
 
@@ -19,6 +20,6 @@ def test_the_document_lists_every_exit_code():
 
 def test_the_document_lists_every_setting():
     text = DOCUMENT.read_text(encoding="utf-8")
-    for kind, prefix in ((CoordinatorConfig, ""), (GatewayBroker, "broker.")):
+    for kind, prefix in ((CoordinatorConfig, ""), (BrokerSettings, "broker.")):
         for name in kind.__struct_fields__:
             assert name == "broker" or f"`{prefix}{name}`" in text, name

@@ -44,7 +44,7 @@ def test_a_child_yields_as_it_was_told(start, priority):
     assert child.cpu_affinity() == [cores[-1]]
     assert child.nice() == min(19, own + 3)
     assert child.ionice().ioclass.name == {"idle": "IOPRIO_CLASS_IDLE", "best-effort": "IOPRIO_CLASS_BE"}[priority]
-    assert hold.told(child.pid) == f"1 of {os.cpu_count()} cores, nice {min(19, own + 3)}, io {priority}"
+    assert hold.describe(child.pid) == f"1 of {os.cpu_count()} cores, nice {min(19, own + 3)}, io {priority}"
 
 
 def test_the_defaults_change_nothing(start):
@@ -61,7 +61,7 @@ def test_a_v1_quota_is_entered_and_told(start, v1_root):
     quota_us = int((group / "cpu.cfs_quota_us").read_text())
     assert quota_us == len(os.sched_getaffinity(0)) * 50_000
     assert (group / "cgroup.procs").read_text() == str(child.pid)
-    assert " cores, 50 % by cgroup v1, nice " in hold.told(child.pid)
+    assert " cores, 50 % by cgroup v1, nice " in hold.describe(child.pid)
 
 
 def test_a_v2_quota_is_a_line_in_the_memory_group(start, v2_root):
@@ -69,14 +69,14 @@ def test_a_v2_quota_is_a_line_in_the_memory_group(start, v2_root):
     assert isinstance(memory, CgroupLimit)
     hold = CpuHold(CpuLimits(cores=(0,), share=0.25), memory, "test", v2_root)
     assert (memory.folder / "cpu.max").read_text() == "25000 100000"
-    assert ", 25 % by cgroup v2, " in hold.told(start(hold, memory.before_exec).pid)
+    assert ", 25 % by cgroup v2, " in hold.describe(start(hold, memory.before_exec).pid)
 
 
 def test_where_no_quota_can_be_held_it_is_said_once(start, tmp_path, caplog):
     cpu._warn_once.cache_clear()
     for _ in range(2):
         hold = CpuHold(CpuLimits(share=0.5), NO_LIMIT, "test", tmp_path)
-        assert ", 50 % not held, " in hold.told(start(hold).pid)
+        assert ", 50 % not held, " in hold.describe(start(hold).pid)
         hold.close()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "limits.cpu_share 0.5" in caplog.text
@@ -86,7 +86,7 @@ def test_a_group_that_lets_nobody_in_holds_nothing(start, v1_root):
     hold = CpuHold(CpuLimits(share=0.5), NO_LIMIT, "test", v1_root)
     (group,) = (v1_root / "sys/fs/cgroup/cpu/unit").glob("tinyfleet-test-*")
     (group / "cgroup.procs").mkdir()
-    assert "50 % not held" in hold.told(start(hold).pid), "and the child runs"
+    assert "50 % not held" in hold.describe(start(hold).pid), "and the child runs"
 
 
 def test_a_quota_around_this_process_is_what_there_is_to_share(v1_root, monkeypatch):
@@ -133,7 +133,7 @@ def test_the_kernel_holds_a_busy_child_to_its_share():
         preexec_fn=hold.before_exec,  # noqa: PLW1509 - no threads here
     )
     try:
-        if "not held" in hold.told(busy.pid):
+        if "not held" in hold.describe(busy.pid):
             pytest.skip("no CPU quota can be set here")
         began = time.monotonic()
         time.sleep(2.0)

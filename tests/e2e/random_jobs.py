@@ -18,7 +18,7 @@ from tinyfleet.edge_agent.states import Task
 from tinyfleet.edge_agent.task.assignment import Assignments
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.fedcore.accounting import layer_flops
@@ -31,12 +31,13 @@ from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.models.graph import Op
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.payload import Payload
-from tinyfleet.fedcore.planning.planner import MARGIN
+from tinyfleet.fedcore.planning.plan import MARGIN
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk
 from tinyfleet.fedcore.protocol.codec import encode
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, Message, TaskOffer, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from tinyfleet.fedcore.sparsity.mask import apply_mask
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 # A worker's limits in bytes, by engine: least, most, and the likeliest, at which many jobs fit in some way only.
 LIMITS = {"native": (46e6, 180e6, 62e6), "torch": (260e6, 600e6, 320e6)}
@@ -76,8 +77,8 @@ class Job:
 class Try:
     """One go at a job. Bytes; ``rss_bytes`` is what the watcher saw at most, ``data_bytes`` what was reserved."""
 
-    rung: int
-    rungs: int
+    way: int
+    ways: int
     first: str  # levers of the plan, and those at the end
     last: str
     predicted_bytes: int
@@ -85,8 +86,7 @@ class Try:
     fits: bool
     outcome: str
     reason: str
-    micro_batch: int
-    keep: float
+    levers: Levers
     rss_bytes: int
     data_bytes: int
     peak_bytes: int  # as the worker itself tells at its end
@@ -120,7 +120,7 @@ def draw(number: int, engine: str, rng: random.Random) -> Job:
         settings |= {"density": rng.choice((0.01, 0.05, 0.2, 0.5)), "interval": 1}
         settings["growth_batch"] = rng.choice((0, 0, 0, 2 * batch))
     if method == "fedmef":
-        settings["keep"] = rng.choice((0.3, 0.5, 1.0))
+        settings["activation_keep"] = rng.choice((0.3, 0.5, 1.0))
     stage = "train"
     if method == "fedtiny" and norm == "batch" and rng.random() < 0.3:
         stage = rng.choice(("bn_statistics", "bn_selection"))
@@ -207,8 +207,8 @@ class Board:
             clock=clock,
         )
 
-    def _start(self, run: str, plan: Plan) -> WorkerProcess:
-        self.workers.append(WorkerProcess(run, plan, "random-jobs", self._log))
+    def _start(self, run: str, limits: TaskLimits) -> WorkerProcess:
+        self.workers.append(WorkerProcess(run, limits, "random-jobs", self._log))
         return self.workers[-1]
 
     def run(self) -> Record:
@@ -230,29 +230,28 @@ class Board:
             self._serve(manifest)
             self.tasks.tick()
             current = self.tasks._current
-            if current is not None and current.chosen.rungs:
+            if current is not None and current.chosen.ways:
                 chosen = current.chosen
                 first = first or chosen
             assert time.monotonic() - began < TASK_S, f"job {job} does not end: {self.said[-3:]}"
             time.sleep(0.005)
         status = [message for message in self.said if isinstance(message, TaskStatus)][-1]
         worker = self.workers[-1] if self.workers else None
-        target = worker.plan.target_bytes if worker else 0
+        target = worker.limits.target_bytes if worker else 0
         self.said.clear()
         self.workers.clear()
         predicted = chosen.peak_bytes if chosen else 0
         return Try(
-            rung=chosen.rung if chosen else -1,
-            rungs=chosen.rungs if chosen else 0,
-            first=first.text if first else "",
-            last=chosen.text if chosen else "",
+            way=chosen.index if chosen else -1,
+            ways=chosen.ways if chosen else 0,
+            first=str(first.way) if first else "",
+            last=str(chosen.way) if chosen else "",
             predicted_bytes=predicted,
             target_bytes=target,
             fits=0 < predicted * MARGIN <= target,
             outcome=str(status.state),
             reason=status.reason,
-            micro_batch=chosen.micro_batch if chosen else 0,
-            keep=chosen.keep if chosen else 1.0,
+            levers=chosen.way.levers if chosen else NO_LEVERS,
             rss_bytes=worker.peak_rss_bytes if worker else 0,
             data_bytes=worker._peak_data_bytes if worker else 0,
             peak_bytes=status.peak_rss_bytes,

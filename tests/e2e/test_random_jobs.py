@@ -72,12 +72,14 @@ def test_the_limit_is_not_overshot(records):
 def test_a_job_that_was_too_much_is_not_repeated(records):
     for record in records:
         for before, after in zip(record.tries, record.tries[1:], strict=False):
-            assert after.outcome == TaskState.DECLINED or after.rung > before.rung, record
+            assert after.outcome == TaskState.DECLINED or after.way > before.way, record
 
 
 def test_most_jobs_train_and_every_lever_is_used(records):
     trained = tries(records, TaskState.FINISHED)
     assert len(trained) >= len(records) / 2
-    assert any(0 < t.micro_batch < job.spec.training.batch and t.keep == 1.0 for job, t in trained)
-    assert any(t.keep < min(1.0, job.keep) for job, t in trained), "no cache was pruned for the board's sake"
+    assert any(0 < t.levers.micro_batch < job.spec.training.batch and not t.levers.lossy for job, t in trained)
+    assert any(t.levers.activation_keep < min(1.0, job.keep) for job, t in trained), (
+        "no cache was pruned for the board's sake"
+    )
     assert tries(records, TaskState.DECLINED), "no job was hopeless"

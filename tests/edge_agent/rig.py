@@ -17,7 +17,7 @@ from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.edge_agent.supervisor import Board, Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.edge_agent.worker.budget import Governor, Plan
+from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
@@ -57,11 +57,11 @@ class Clock:
 class ScriptedWorker:
     """Stands in for the process: a test hands it the events that a worker would emit."""
 
-    def __init__(self, run: str, plan: Plan) -> None:
+    def __init__(self, run: str, limits: TaskLimits) -> None:
         self.run = run
-        self.plan = plan
+        self.limits = limits
         self.kind = "scripted"
-        self.told = "memory: none, cpu: none"
+        self.held_by = "memory: none, cpu: none"
         self.patience_s = 60.0
         self.rss_bytes = 77
         self.peak_rss_bytes = 99
@@ -222,8 +222,8 @@ class Rig:
         self.agent.open()
         return self.agent
 
-    def _start_worker(self, run: str, plan: Plan) -> ScriptedWorker:
-        self.workers.append(ScriptedWorker(run, plan))
+    def _start_worker(self, run: str, limits: TaskLimits) -> ScriptedWorker:
+        self.workers.append(ScriptedWorker(run, limits))
         return self.workers[-1]
 
     @property

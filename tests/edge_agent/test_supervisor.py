@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,7 @@ from tinyfleet.fedcore.protocol.messages import (
 )
 from tinyfleet.fedcore.protocol.transport import Received
 from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_a_task_from_offer_to_acknowledgement(rig):
     rig.training(blob=blob)
     command = rig.worker.commands[0]
     assert Path(command["blob"]).read_bytes() == blob
-    assert (command["device"], command["rung"], command["spec"]["name"]) == ("porch", 0, "run")
+    assert (command["device"], command["first_way"], command["spec"]["name"]) == ("porch", 0, "run")
     assert command["target_bytes"] == 92_000_000
     rig.worker.events.append({"event": "progress", "done": 3, "total": 9, "loss": 0.5})
     rig.settle(1.5)
@@ -261,18 +263,16 @@ def test_a_warm_worker_that_dies_idle_costs_nothing(tmp_path):
 # -- what goes wrong --------------------------------------------------------------------------------
 
 
-def planned(rung: int, micro_batch: int, name: str = "planned", keep: float = 1.0) -> dict[str, object]:
-    return {
-        "event": name, "rung": rung, "rungs": 4, "micro_batch": micro_batch, "keep": keep,
-        "peak_bytes": 90_000_000, "round_seconds": 1.0, "text": f"micro-batch {micro_batch}",
-    }  # fmt: skip
+def planned(index: int, micro_batch: int, name: str = "planned", keep: float = 1.0) -> dict[str, object]:
+    way = {"levers": msgspec.to_builtins(Levers(micro_batch, keep)), "roomy": False}
+    return {"event": name, "index": index, "ways": 4, "way": way, "peak_bytes": 90_000_000, "round_seconds": 1.0}
 
 
 def test_over_budget_then_the_next_smaller_micro_batch(rig):
     expected = [0, 4, 2, 1]
     for attempt, micro_batch in enumerate(expected):
         rig.training(0)
-        assert rig.worker.commands[0]["rung"] == attempt
+        assert rig.worker.commands[0]["first_way"] == attempt
         rig.worker.events += [
             planned(attempt, micro_batch),
             {"event": "training", "engine": "torch"},
@@ -310,8 +310,33 @@ def test_near_its_limit_a_worker_is_asked_for_less_and_goes_on(rig):
     rig.clock.now += 5.0
     rig.settle()
     assert rig.coordinator.of(TaskStatus)[-1].micro_batch == 4
-    assert rig.governor.plan(SPEC).rung == 2  # the next task begins there
+    assert rig.governor.limits(SPEC).first_way == 2  # the next task begins there
     assert not rig.worker.closed
+
+
+def test_what_a_run_suffers_for_want_of_memory_is_said_once_and_told_with_each_task(rig, caplog):
+    with caplog.at_level(logging.INFO):
+        for step in range(3):
+            rig.training(step, blob=b"task %d" % step)
+            rig.worker.events.append(planned(1, 4, keep=0.5))
+            rig.worker.finish()
+            rig.settle()
+            rig.coordinator.verdict(step)
+            rig.settle()
+    words = "micro-batch 4, 50% of activations kept in fp32"
+    (said,) = [record.getMessage() for record in caplog.records if words in record.getMessage()]
+    assert said == f"run r step 0: {words}, for this board has no memory for more"
+    results = rig.coordinator.of(ResultOffer)
+    assert {offer.step for offer in results} == {0, 1, 2}
+    assert {offer.levers for offer in results} == {words}
+
+
+def test_a_plan_that_gives_nothing_up_says_so(rig):
+    rig.training(0)
+    rig.worker.events.append(planned(0, 0))
+    rig.worker.finish()
+    rig.settle()
+    assert {offer.levers for offer in rig.coordinator.of(ResultOffer)} == {""}
 
 
 def test_a_task_that_cannot_fit_is_declined_by_the_workers_plan(rig):

@@ -14,7 +14,6 @@ import sparse_engine
 from tests.export.test_export import realistic, relative, samples
 from tests.fedcore.training.graphs import one_dimensional_graph, residual_graph
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.formats import sparse
 from tinyfleet.export.formats.onnx import write_onnx
 from tinyfleet.export.formats.sparse_writer import measured_density, multiply_adds, write_sparse
 from tinyfleet.export.formats.table import missing_formats
@@ -26,6 +25,7 @@ from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.mask import density
+from tinyfleet.fedcore.training.native import facts as native_facts
 
 pytestmark = pytest.mark.skipif(bool(missing_formats()), reason="the native engine is not installed")
 
@@ -98,7 +98,7 @@ def test_rows_and_file_names(tmp_path):
 
 
 def test_without_the_engine_it_is_left_out_unless_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(sparse, "native_fault", lambda: "is not installed")
+    monkeypatch.setattr(native_facts, "fault", lambda: "is not installed")
     graph = one_dimensional_graph()
     params, mask = realistic(graph)
     x = samples(graph, 5)

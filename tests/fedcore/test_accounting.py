@@ -51,9 +51,11 @@ def test_activations_counted_by_hand():
     normalised = 4 * (image + maps + 8) + maps / 8
     assert accounting.activation_bytes(tiny("nsconv"), 1) == normalised
     bitmaps = (image + maps + 8) / 8 + 2 * maps / 8
-    assert accounting.activation_bytes(tiny("nsconv"), 2, keep=0.5) == 2 * (0.5 * 4 * (image + maps + 8) + bitmaps)
+    assert accounting.activation_bytes(tiny("nsconv"), 2, activation_keep=0.5) == 2 * (
+        0.5 * 4 * (image + maps + 8) + bitmaps
+    )
     half = 0.5 * 2 * (image + maps + 8) + bitmaps
-    assert accounting.activation_bytes(tiny("nsconv"), 1, keep=0.5, value=2) == half
+    assert accounting.activation_bytes(tiny("nsconv"), 1, activation_keep=0.5, value=2) == half
 
 
 def test_memory_of_a_sparse_step_by_hand():
@@ -71,7 +73,7 @@ def test_memory_of_a_sparse_step_by_hand():
 
 def test_normalised_and_pruned_resnet18_needs_far_less():
     """FedMef's layers at keep 0.3 against batch norm's exact ones, at batch 64."""
-    pruned = accounting.activation_bytes(resnet18("nsconv"), 64, keep=0.3)
+    pruned = accounting.activation_bytes(resnet18("nsconv"), 64, activation_keep=0.3)
     assert pruned < (1 - 0.285) * accounting.activation_bytes(resnet18(), 64)
 
 

@@ -6,11 +6,13 @@ import json
 
 import pytest
 
-from tinyfleet.coordinator.store.records import Choice, Part, Presence, Share
+from tinyfleet.coordinator.states import TaskPhase
+from tinyfleet.coordinator.store.records import Choice, Part, Presence, Share, TaskNote
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.run_spec import RunSpec
 
+SMALL = "micro-batch 8, 50% of activations kept in fp16"
 HOT = "the temperature is 91 °C, the limit 85"
 
 
@@ -33,6 +35,7 @@ def run(tmp_path):
         )
     )
     store.open_step(run, 0, "train", 0, "base", choice)
+    store.tasks.save(run, 0, TaskNote("slow", TaskPhase.RUNNING, "", 0, 8, 0, 0, 12, SMALL))
     store.close()
     return run
 
@@ -49,6 +52,8 @@ def test_the_list_has_plan_and_health(tinyfleet, tmp_path, run):
     assert "412.0 MB" in hot
     assert "part, 12 of 40 local steps, caches 50%" in slow
     assert "60 s" in slow
+    assert SMALL in slow
+    assert "micro-batch" not in fast
     assert "whole" not in new
 
 
@@ -56,6 +61,7 @@ def test_the_list_as_json(tinyfleet, tmp_path, run):
     rows = json.loads(tinyfleet("devices", "list", "--state", tmp_path / "state", "--json").out)
     fast, hot, new, slow = rows
     assert new["share"] is None
+    assert (fast["levers"], slow["levers"]) == ("", SMALL)
     assert new["warnings"] == []
     assert hot["warnings"] == [HOT]
     assert (hot["share"]["part"], hot["share"]["reason"]) == ("left out", HOT)
@@ -75,6 +81,8 @@ def test_one_device_in_full(tinyfleet, tmp_path, run):
     assert "part, 12 of 40 local steps, caches 50%: too long" in slow
     assert f"step 0 of {run}, chosen" in slow
     assert "60 s, by the board's data sheet" in slow
+    assert SMALL in slow
+    assert "in less memory" not in hot
     assert "warning" not in slow
     assert f"left out: {HOT}" in hot
     assert "not chosen" in hot
@@ -88,6 +96,8 @@ def test_a_run_tells_whom_its_steps_did_without(tinyfleet, tmp_path, run):
     out = tinyfleet("run", "show", run, "--state", tmp_path / "state").out
     assert "left out" in out
     assert f"hot: {HOT}" in out
+    assert "in less memory" in out
+    assert f"slow: {SMALL}" in out
     document = json.loads(tinyfleet("run", "show", run, "--state", tmp_path / "state", "--json").out)
     assert document["steps"][0]["left_out"] == {"hot": HOT}
     assert [task["local_steps"] for task in document["tasks"]] == [0, 12]

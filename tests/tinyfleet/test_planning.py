@@ -12,9 +12,9 @@ from tinyfleet.cli.app import app
 from tinyfleet.device_profiles.known_boards import board
 from tinyfleet.device_profiles.profile import Measurement
 from tinyfleet.device_profiles.speed import core_gflops
-from tinyfleet.fedcore.planning.kernel_choice import save, shipped
+from tinyfleet.fedcore.planning.cost_model_file import save, shipped
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
-from tinyfleet.fedcore.training.registry import native_fault
+from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.planning import plan_board
 
 SPEC = RunSpec(
@@ -31,9 +31,9 @@ def measured(name, memory, gflops):
 def test_a_roomy_board_runs_whole_batches_and_a_small_one_smaller_passes():
     roomy = plan_board(SPEC, board("pi-5"), TORCH, 500)
     small = plan_board(SPEC, board("pi-3b-plus"), TORCH, 500, memory_bytes=650_000_000)
-    assert (roomy.fits, roomy.micro_batch, roomy.lossy) == (True, 0, False)
+    assert (roomy.fits, roomy.levers.micro_batch, roomy.levers.lossy) == (True, 0, False)
     assert small.fits
-    assert small.micro_batch > 0
+    assert small.levers.micro_batch > 0
     assert small.peak_bytes < roomy.peak_bytes
     assert small.round_seconds > roomy.round_seconds
 
@@ -58,8 +58,8 @@ def test_measured_figures_come_before_data_sheets():
     assert plan.round_seconds == pytest.approx(2 * faster.round_seconds)
     sheet = plan_board(SPEC, board("pi-4b"), TORCH, 500)
     assert (sheet.memory_basis, sheet.speed_basis) == ("data sheet", "data sheet")
-    own = plan_board(SPEC, board("pi-4b"), TORCH, 500, calibrated=True)
-    assert own.speed_basis == "calibrated"
+    own = plan_board(SPEC, board("pi-4b"), TORCH, 500, own=True)
+    assert own.speed_basis == "own cost model"
 
 
 def test_a_board_that_does_not_tell_its_speed_gets_no_time():
@@ -112,13 +112,13 @@ def test_the_command_fails_where_it_fits_nowhere(run):
     assert "would fit with a limit of" in result.stdout
 
 
-@pytest.mark.skipif(bool(native_fault()), reason="sparse_engine is not installed")
+@pytest.mark.skipif(bool(NATIVE.fault()), reason="sparse_engine is not installed")
 def test_the_native_engine_fits_where_torch_does_not(run):
     board = ["--board", "pi-zero-2w", "--memory", "100M", "--samples", "100"]
     planned = json.loads(invoke(run, *board, "--engine", "native", "--json").stdout)["boards"][0]
     assert planned["fits"]
     assert planned["peak_bytes"] < 100_000_000
-    assert planned["recompute"] in (0, 1, 2)
+    assert planned["levers"]["recompute"] in (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_the_native_engine_fits_where_torch_does_not(run):
     [
         (["--board", "pi-9"], "pi-9"),
         (["--memory", "lots"], "lots"),
-        (["--engine", "abacus"], "calibrate"),
-        (["--calibration", "missing.toml"], "missing.toml"),
+        (["--engine", "abacus"], "abacus"),
+        (["--cost-model", "missing.toml"], "missing.toml"),
     ],
 )
 def test_bad_options_are_told(run, arguments, said):
@@ -136,12 +136,12 @@ def test_bad_options_are_told(run, arguments, said):
     assert said in result.output + str(result.exception)
 
 
-def test_a_boards_own_calibration_is_used(run, tmp_path):
-    path = tmp_path / "calibration.toml"
+def test_a_boards_own_cost_model_is_used(run, tmp_path):
+    path = tmp_path / "cost_model.toml"
     save(TORCH.at_speed(1.0), path)
     shown = [
         json.loads(invoke(run, "--board", "here", "--samples", "100", "--json", *extra).stdout)["boards"][0]
-        for extra in (["--engine", "torch"], ["--calibration", str(path)])
+        for extra in (["--engine", "torch"], ["--cost-model", str(path)])
     ]
-    assert shown[1]["speed_basis"] == "calibrated"
+    assert shown[1]["speed_basis"] == "own cost model"
     assert shown[1]["step_seconds"] == pytest.approx(shown[0]["step_seconds"] * TORCH.convolution_gflops)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from tinyfleet.fedcore.accounting import activation_bytes
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.planning.probe import Probe, probe
 from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 INPUT_SHAPE, CLASSES = (3, 32, 32), 10
+HALF = Levers(activation_keep=0.3, cache="fp16")  # 30 % of the entries, in half precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class CacheRow:
     model: str
     norm: str
     batch: int
-    keep: float
+    keep: float  # of activations
     cache: str
     pruned_norms: bool
     baseline_rss_mb: float
@@ -33,26 +34,25 @@ class CacheRow:
 def configurations(model: str, batch: int) -> Iterator[Probe]:
     """Exact and pruned, with batch norm and with normalised weights."""
     for norm in ("batch", "nsconv"):
-        yield configuration(model, norm, batch, 1.0)
+        yield configuration(model, norm, batch, NO_LEVERS)
         for keep in (0.5, 0.3):
-            yield configuration(model, norm, batch, keep)
-        yield configuration(model, norm, batch, 0.3, "fp16")
-    yield configuration(model, "batch", batch, 0.3, "fp16", pruned_norms=True)
+            yield configuration(model, norm, batch, Levers(activation_keep=keep))
+        yield configuration(model, norm, batch, HALF)
+    yield configuration(model, "batch", batch, HALF, pruned_norms=True)
 
 
 def configuration(
     model: str,
     norm: str,
     batch: int,
-    keep: float,
-    cache: Literal["fp32", "fp16"] = "fp32",
+    levers: Levers,
     *,
     pruned_norms: bool = False,
     steps: int = 3,
 ) -> Probe:
     """One step of ``model`` on 32x32 images."""
     settings = ModelSettings(model, INPUT_SHAPE, CLASSES, {"norm": norm})
-    return Probe(settings, batch, keep=keep, cache=cache, pruned_norms=pruned_norms, steps=steps)
+    return Probe(settings, batch, levers, pruned_norms=pruned_norms, steps=steps)
 
 
 def bench_caches(
@@ -69,15 +69,17 @@ def bench_caches(
 
 def measure(request: Probe) -> CacheRow:
     """Measure one configuration. Raises ``DataError`` where that fails."""
-    found, value = probe(request), request.settings.value_bytes
+    found, levers = probe(request), request.levers
     graph = build(request.model)
-    analytic = activation_bytes(graph, request.batch, request.keep, value, request.pruned_norms)
+    analytic = activation_bytes(
+        graph, request.batch, levers.activation_keep, levers.value_bytes, request.pruned_norms
+    )
     return CacheRow(
         request.model.name,
         str(request.model.arguments["norm"]),
         request.batch,
-        request.keep,
-        request.cache,
+        levers.activation_keep,
+        levers.cache,
         request.pruned_norms,
         found.loaded_bytes / 1e6,
         (found.peak_bytes - found.loaded_bytes) / 1e6,

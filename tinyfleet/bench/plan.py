@@ -1,6 +1,6 @@
 """How far predictions of memory and time are off: every configuration of a grid predicted, then measured.
 
-The calibration is measured first, on its own few probes: none of the grid's models and batches is among them
+The cost model is measured first, on its own few probes: none of the grid's models and batches is among them
 but ResNet8, at another batch.
 """
 
@@ -17,9 +17,11 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from tinyfleet.fedcore.planning.cost_model import Calibration, features_of_probe
+from tinyfleet.fedcore.planning.cost_model import CostModel, features_of_probe
 from tinyfleet.fedcore.planning.probe import Probe, probe
 from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.levers import Levers
+from tinyfleet.fedcore.training.registry import REFERENCE
 
 # Model, input, arguments.
 MODELS = (
@@ -31,6 +33,7 @@ MODELS = (
     ModelSettings("resnet18", (3, 32, 32), 10, {"norm": "nsconv"}),
 )
 BATCHES = (16, 64)
+PRUNED = Levers(activation_keep=0.3, cache="fp16")
 TARGET = 0.15  # of the measured peak
 
 
@@ -42,7 +45,7 @@ class PlanRow:
     norm: str
     batch: int
     micro_batch: int
-    keep: float
+    keep: float  # of activations
     cache: str
     density: float
     predicted_mb: float
@@ -80,19 +83,17 @@ class Errors:
     time_median: float
 
 
-def grid(engine: str = "torch", steps: int = 3) -> Iterator[Probe]:
+def grid(engine: str = REFERENCE.name, steps: int = 3) -> Iterator[Probe]:
     """Every model at two batches, whole and in micro-batches, with exact and with pruned caches."""
     for model in MODELS:
         for batch in BATCHES:
             yield Probe(model, batch, momentum=0.9, steps=steps, engine=engine)
-            yield Probe(
-                model, batch, keep=0.3, cache="fp16", momentum=0.9, density=0.01, steps=steps, engine=engine
-            )
-            yield Probe(model, batch, micro_batch=batch // 4, density=0.1, steps=steps, engine=engine)
+            yield Probe(model, batch, PRUNED, momentum=0.9, density=0.01, steps=steps, engine=engine)
+            yield Probe(model, batch, Levers(batch // 4), density=0.1, steps=steps, engine=engine)
 
 
 def bench_plan(
-    calibration: Calibration, probes: Sequence[Probe], told: Callable[[PlanRow, int, int], None]
+    cost_model: CostModel, probes: Sequence[Probe], progress: Callable[[PlanRow, int, int], None]
 ) -> list[PlanRow]:
     """Predict and measure. Raises ``DataError`` where a measurement fails."""
     rows = []
@@ -104,18 +105,18 @@ def bench_plan(
                 request.model.name,
                 str(request.model.arguments.get("norm", "batch")),
                 request.batch,
-                request.micro_batch,
-                request.keep,
-                request.cache,
+                request.levers.micro_batch,
+                request.levers.activation_keep,
+                request.levers.cache,
                 request.density,
-                calibration.peak_bytes(features) / 1e6,
+                cost_model.peak_bytes(features) / 1e6,
                 found.peak_bytes / 1e6,
                 found.engine_bytes / 1e6,
-                calibration.step_seconds(features),
+                cost_model.step_seconds(features),
                 found.step_seconds,
             )
         )
-        told(rows[-1], len(rows), len(probes))
+        progress(rows[-1], len(rows), len(probes))
     return rows
 
 

@@ -24,9 +24,9 @@ DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The devic
 def list_devices(state: StateOption = None, as_json: Json = False) -> None:
     """All devices that ever said hello."""
     with opened(state) as store:
-        rows, shares = store.devices.all(), store.shares.latest()
+        rows, shares, levers = store.devices.all(), store.shares.latest(), store.tasks.levers()
     if as_json:
-        emit_json([_document(row, shares.get(row.device)) for row in rows])
+        emit_json([_document(row, shares.get(row.device), levers.get(row.device, "")) for row in rows])
         return
     emit_table(
         (
@@ -39,6 +39,7 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
             "memory limit",
             "share",
             "predicted",
+            "in less memory",
             "temperature",
             "free memory",
             "warnings",
@@ -53,6 +54,7 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
                 r.samples,
                 megabytes(r.memory_limit_bytes) if r.memory_limit_bytes else "from the board",
                 *_share_cells(shares.get(r.device)),
+                levers.get(r.device, ""),
                 _celsius(r),
                 megabytes(r.health.get("free_memory_bytes")),
                 "; ".join(_warnings(r)),
@@ -68,14 +70,14 @@ def show(device: DeviceArgument, state: StateOption = None, as_json: Json = Fals
     """One device: its board, its health, its memory, and what the latest step had in mind for it."""
     with opened(state) as store:
         found = [row for row in store.devices.all() if row.device == device]
-        share = store.shares.latest().get(device)
+        share, levers = store.shares.latest().get(device), store.tasks.levers().get(device, "")
     if not found:
         raise ConfigError(
             f"no device {device!r} has ever said hello; `tinyfleet devices list` names those that have"
         )
     row = found[0]
     if as_json:
-        emit_json(_document(row, share))
+        emit_json(_document(row, share, levers))
         return
     facts: list[tuple[str, object]] = [
         ("device", row.device),
@@ -87,6 +89,7 @@ def show(device: DeviceArgument, state: StateOption = None, as_json: Json = Fals
         ("peak RSS", megabytes(row.peak_rss_bytes)),
     ]
     facts += _share_facts(share)
+    facts += [("in less memory", levers)] if levers else []
     facts += [("warning", text) for text in _warnings(row)]
     facts += [(f"profile.{name}", value) for name, value in sorted(row.profile.items())]
     facts += [(f"health.{name}", value) for name, value in sorted(row.health.items())]
@@ -105,10 +108,10 @@ def reject(device: DeviceArgument, state: StateOption = None) -> None:
     _decide(device, Enrolment.REJECTED, state)
 
 
-def _document(row: DeviceRow, share: ShareRow | None) -> dict[str, Any]:
+def _document(row: DeviceRow, share: ShareRow | None, levers: str) -> dict[str, Any]:
     """All that is known of a device, as plain data."""
     rest = None if share is None else {k: v for k, v in dataclasses.asdict(share).items() if k != "device"}
-    return {**dataclasses.asdict(row), "share": rest, "warnings": _warnings(row)}
+    return {**dataclasses.asdict(row), "share": rest, "levers": levers, "warnings": _warnings(row)}
 
 
 def _warnings(row: DeviceRow) -> list[str]:

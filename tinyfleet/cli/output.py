@@ -51,7 +51,7 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=240)  # a pipe has no width: cut nothing off
+        console = Console(width=400)  # a pipe has no width: cut nothing off
     console.print(table if table.row_count else empty)
 
 

@@ -13,7 +13,7 @@ from tinyfleet.fedcore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tinyfleet.fedcore.run_spec import RunSpec
-    from tinyfleet.planning import BoardPlan
+    from tinyfleet.planning import BoardFit
 
 HERE = "here"
 
@@ -30,13 +30,13 @@ def plan(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Of a device, in place of the first device's of the run's partition.")
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Measured by `edge-agent calibrate`; else the one that ships.")
+    cost_model: Annotated[
+        Path | None, typer.Option(help="Measured by `edge-agent measure-training`; else the one that ships.")
     ] = None,
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Whether RUN.toml fits a board: with which micro-batch and keep ratio, memory, time, and what would help.
+    """Whether RUN.toml fits a board: with which levers, memory and time, and what would help.
 
     Exit code 1 where it fits none of the boards.
     """
@@ -45,15 +45,15 @@ def plan(
     from tinyfleet.device_profiles.known_boards import known
     from tinyfleet.device_profiles.limits import parse_size, usable_memory_bytes
     from tinyfleet.edge_agent.worker.budget import DEFAULT_SHARE
-    from tinyfleet.fedcore.planning import kernel_choice as calibrated
+    from tinyfleet.fedcore.planning.cost_model_file import read, shipped
     from tinyfleet.fedcore.training.registry import preferred
     from tinyfleet.planning import plan_board
 
     spec = read_spec(file)
-    own = None if calibration is None else calibrated.read(calibration)
-    rated = own or calibrated.shipped(preferred(engine))
+    own = None if cost_model is None else read(cost_model)
+    rated = own or shipped(preferred(engine))
     if rated is None:
-        raise ConfigError(f"engine {engine!r} has no calibration; measure one with `edge-agent calibrate`")
+        raise ConfigError(f"engine {engine!r} has no cost model; measure one with `edge-agent measure-training`")
     try:
         given = 0 if memory is None else parse_size(memory)
     except ValueError as error:
@@ -65,11 +65,9 @@ def plan(
         here = name == HERE
         profile = detect() if here else board_called(name)
         limit = given or (int(DEFAULT_SHARE * usable_memory_bytes()) if here else 0)
-        rows.append(
-            plan_board(spec, profile, rated, count, memory_bytes=limit, calibrated=here and own is not None)
-        )
+        rows.append(plan_board(spec, profile, rated, count, memory_bytes=limit, own=here and own is not None))
     if as_json:
-        emit_json({"run": str(file), "calibration": rated.machine, "boards": rows})
+        emit_json({"run": str(file), "cost_model": rated.machine, "boards": rows})
     else:
         _show(rows)
     if not any(row.fits for row in rows):
@@ -86,14 +84,14 @@ def _samples(spec: RunSpec) -> int:
     return len(data.train) + len(data.development)
 
 
-def _show(rows: list[BoardPlan]) -> None:
+def _show(rows: list[BoardFit]) -> None:
     emit_table(
         ("board", "fits", "micro-batch", "kept activations", "predicted", "of", "a round", "memory", "speed"),
         [
             (
                 row.board,
                 "yes" if row.fits else "NO",
-                row.micro_batch or "whole batch",
+                row.levers.micro_batch or "whole batch",
                 _kept(row),
                 megabytes(row.peak_bytes),
                 megabytes(row.limit_bytes),
@@ -109,14 +107,17 @@ def _show(rows: list[BoardPlan]) -> None:
         if row.remedies:
             typer.echo(f"{row.board} would fit with {', or with '.join(row.remedies)}")
     if any(row.speed_basis == "data sheet" for row in rows):
-        typer.echo("times from a data sheet are rough: the board's own are measured by `edge-agent calibrate`")
+        typer.echo(
+            "times from a data sheet are rough: the board's own are measured by `edge-agent measure-training`"
+        )
 
 
-def _kept(row: BoardPlan) -> str:
-    from tinyfleet.fedcore.planning.levers import AGAIN
+def _kept(row: BoardFit) -> str:
+    from tinyfleet.fedcore.training.levers import COMPUTED_AGAIN
 
-    kept = f"{row.keep:.0%} in {row.cache}" if row.lossy else "all"
-    return f"{kept}, {AGAIN[row.recompute]}" if row.recompute else kept
+    levers = row.levers
+    kept = f"{levers.activation_keep:.0%} in {levers.cache}" if levers.lossy else "all"
+    return f"{kept}, {COMPUTED_AGAIN[levers.recompute]}" if levers.recompute else kept
 
 
 def _duration(seconds: float) -> str:

@@ -46,13 +46,13 @@ def measure(
     from tinyfleet.device_profiles.detect import detect as detect_board
     from tinyfleet.device_profiles.measuring.compare import disagreements
     from tinyfleet.device_profiles.measuring.measure import measure as measure_board
-    from tinyfleet.device_profiles.measuring.progress import told_on
+    from tinyfleet.device_profiles.measuring.progress import progress_on
 
     folder = out.absolute().parent
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; make it, or give another file with --out")
     board = detect_board()
-    measurement = measure_board(folder, told_on(sys.stderr), engine, thermal_seconds)
+    measurement = measure_board(folder, progress_on(sys.stderr), engine, thermal_seconds)
     profile = dataclasses.replace(board, measured=measurement)
     profile.save(out)
     warnings = disagreements(profile)
@@ -101,18 +101,18 @@ def compare(
 
 
 @app.command()
-def calibrate(
+def measure_training(
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.toml"),
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("cost_model.toml"),
     as_json: Json = False,
 ) -> None:
-    """Measure what training takes on this board, for `tinyfleet plan --calibration`; a minute or two."""
+    """Measure what training takes on this board, for `tinyfleet plan --cost-model`; a minute or two."""
     from tinyfleet.device_profiles.detect import detect as detect_board
-    from tinyfleet.device_profiles.measuring.progress import told_on
-    from tinyfleet.fedcore.planning.kernel_choice import calibrate_here
+    from tinyfleet.device_profiles.measuring.progress import progress_on
+    from tinyfleet.fedcore.planning.cost_model_file import measure_here
     from tinyfleet.fedcore.training.registry import preferred
 
-    found = calibrate_here(preferred(engine), detect_board().title, out, told_on(sys.stderr))
+    found = measure_here(preferred(engine), detect_board().title, out, progress_on(sys.stderr))
     if as_json:
         emit_json(found)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from tinyfleet.cli.state import StateOption, opened
 from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tinyfleet.coordinator.store.rows import StepRow
+    from tinyfleet.coordinator.store.rows import StepRow, TaskRow
     from tinyfleet.fedcore.run_spec import RunSpec
 
 app = typer.Typer(help="Submit, list, show and stop runs.", no_args_is_help=True)
@@ -84,10 +85,14 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
         "down",
         "lost",
     )
-    without = any(step.left_out for step in steps)
+    more: dict[str, Callable[[StepRow], str]] = {
+        "left out": _left_out,
+        "in less memory": lambda step: _in_less_memory(step, tasks),
+    }
+    shown = {name: cell for name, cell in more.items() if any(cell(step) for step in steps)}
     emit_table(
-        (*columns, "left out") if without else columns,
-        [(*_step_cells(step), _left_out(step)) if without else _step_cells(step) for step in steps],
+        (*columns, *shown),
+        [(*_step_cells(step), *(cell(step) for cell in shown.values())) for step in steps],
         empty="no step yet",
     )
 
@@ -125,6 +130,11 @@ def resolve(run: str, known: list[str]) -> str:
 def _left_out(step: StepRow) -> str:
     """Devices that the step did without, and why."""
     return "; ".join(f"{device}: {reason}" for device, reason in step.left_out.items())
+
+
+def _in_less_memory(step: StepRow, tasks: Sequence[TaskRow]) -> str:
+    """Devices whose results suffer to fit their memory, and how."""
+    return "; ".join(f"{task.device}: {task.levers}" for task in tasks if task.step == step.step and task.levers)
 
 
 def _step_cells(step: StepRow) -> tuple[object, ...]:

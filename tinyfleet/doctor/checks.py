@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 
 from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
 from tinyfleet.doctor.plugins import plugins
-from tinyfleet.fedcore.training.registry import INSTALL_NATIVE, INSTALL_TORCH
+from tinyfleet.fedcore.training.native.facts import NATIVE
+from tinyfleet.fedcore.training.torch.facts import TORCH
 
 GATEWAY = "pip install 'tinyfleet[gateway]'"
 NEEDED_DISK_BYTES = 500_000_000  # blobs, exports and logs of a small run
 NEEDED_MEMORY_BYTES = 1_500_000_000  # the demo: four workers with torch, one engine process
-ADD_TORCH = f"make torch, or {INSTALL_TORCH}"
+ADD_TORCH = f"make torch, or {TORCH.install}"
 
 
 def python(surroundings: Surroundings) -> Answer:
@@ -34,16 +35,16 @@ def engine(surroundings: Surroundings) -> Answer:
     said, why = _ask("from sparse_engine import Network, _core; print(_core.isa)")
     if said is not None:
         version = _version("tinyfleet-sparse-engine") or "source"
-        return Answer(Outcome.OK, f"native {version}, {said}, {len(os.sched_getaffinity(0))} cores")
-    found, remedy = f"no native engine ({why})", INSTALL_NATIVE
-    if _version("torch") is None:
+        return Answer(Outcome.OK, f"{NATIVE.name} {version}, {said}, {len(os.sched_getaffinity(0))} cores")
+    found, remedy = f"no native engine ({why})", NATIVE.install
+    if _version(TORCH.name) is None:
         return Answer(Outcome.MISSING, f"{found} and no torch", f"{remedy}; else {ADD_TORCH}")
     return Answer(Outcome.WARNING, f"{found}: torch trains, whose sparsity saves neither time nor memory", remedy)
 
 
 def torch(surroundings: Surroundings) -> Answer:
     """The reference engine; optional where the native one trains."""
-    version = _version("torch")
+    version = _version(TORCH.name)
     if version is None:
         lost = 'no engine "torch", no bench methods, engine, selection and caches'
         return Answer(Outcome.WARNING, f"not installed: {lost}", ADD_TORCH)
@@ -229,7 +230,7 @@ CHECKS: dict[str, Check] = {
     "python": Check(python, essential=True),
     "numpy": Check(numpy, essential=True),
     "engine": Check(engine, essential=True),
-    "torch": Check(torch),
+    TORCH.name: Check(torch),
     "mosquitto": Check(mosquitto),
     "embedded-broker": Check(embedded_broker),
     "broker": Check(broker, essential=True),

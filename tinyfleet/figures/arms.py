@@ -125,7 +125,8 @@ def _shares(settings: Any, rounds: int) -> Iterator[tuple[int, float]]:
 
 def _caches(method: Method) -> str:
     step = method.step_settings(1.0, Control())
-    if step.keep >= 1.0:
+    levers = step.levers
+    if not levers.lossy:
         return "all, fp32"
     norms = ", batch norms' too" if step.pruned_norm else ""
-    return f"{100 * step.keep:g} %, {step.cache}{norms}"
+    return f"{100 * levers.activation_keep:g} %, {levers.cache}{norms}"

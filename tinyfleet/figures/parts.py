@@ -204,7 +204,7 @@ def _told(cell: CellSpec) -> dict[str, str]:
     if method.name not in ("tinyfleet", "fedtiny") or getattr(settings, "selection", False):
         raise ValueError(f"{cell.method} is neither tinyfleet nor FedTiny without selection")
     gradual = method.name == "tinyfleet"
-    keep = float(getattr(settings, "keep", training.activation_keep))
+    keep = float(getattr(settings, "activation_keep", training.activation_keep))
     precision = str(getattr(settings, "cache", training.activation_precision))
     norms = ", batch norms' too" if getattr(settings, "norms", training.activation_norms) else ""
     return {

@@ -15,7 +15,8 @@ from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph, Node
 from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
-from tinyfleet.fedcore.training.engine import GROWTH, NO_CROSSOVERS, Engine, Evaluation, StepSettings
+from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
+from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
@@ -26,17 +27,17 @@ Tile = tuple[str, range]
 
 
 class NativeEngine(Engine):
-    """One network of ``sparse_engine``. Deterministic for given ``threads`` and ``crossovers``.
+    """One network of ``sparse_engine``. Deterministic for given ``threads`` and ``kernel_choice``.
 
-    ``crossovers``: by a convolution's shape, the density from which the dense kernels are faster on this board, as
-    ``sparse_engine.kernel_choice`` measures it; where it is not known, the engine's own guess.
+    ``kernel_choice``: by a convolution's shape, the density from which dense kernels are faster on this board, as
+    ``planning.kernel_choice`` measures it; where it is not known, the engine's own guess.
     """
 
     name = "native"
 
-    def __init__(self, threads: int = 1, crossovers: Mapping[str, float] = NO_CROSSOVERS) -> None:
+    def __init__(self, threads: int = 1, kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE) -> None:
         self._threads = threads
-        self._crossovers = crossovers
+        self._kernel_choice = kernel_choice
         self._graph: Graph | None = None
         self._network: Network | None = None
 
@@ -48,7 +49,7 @@ class NativeEngine(Engine):
                 self._graph = None  # what the old network holds goes before the new one comes
                 self._network = None
                 model = model_of(graph)
-                self._network = Network(model, self._threads, dense_from=dense_from(model, self._crossovers))
+                self._network = Network(model, self._threads, dense_from=dense_from(model, self._kernel_choice))
                 self._graph = graph
             self._loaded.set(params, mask)
         except ValueError as error:
@@ -151,7 +152,7 @@ class NativeEngine(Engine):
         ``SUM_VALUES`` allows, so that there is no more than that beside the passes themselves.
         """
         tiles = list(self._tiles(names))
-        parts = np.array_split(np.arange(len(y)), settings.passes(len(y)))
+        parts = np.array_split(np.arange(len(y)), settings.levers.passes(len(y)))
         if len(parts) == 1:
             yield from self._pass(x, y, tiles, settings, objective)
             return

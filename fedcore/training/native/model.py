@@ -21,15 +21,16 @@ def model_of(graph: Graph) -> sparse_engine.Model:
 
 def step_of(settings: StepSettings) -> sparse_engine.StepOptions:
     """One optimiser step."""
+    levers = settings.levers
     return sparse_engine.StepOptions(
         settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        micro_batch=settings.micro_batch,
+        micro_batch=levers.micro_batch,
         penalty=settings.penalty,
-        recompute=settings.recompute,
-        keep=settings.keep,
-        cache=settings.cache if settings.keep < 1.0 else "fp32",
+        recompute=levers.recompute,
+        keep=levers.activation_keep,
+        cache=levers.cache if levers.lossy else "fp32",
         pruned_norm=settings.pruned_norm,
     )
 

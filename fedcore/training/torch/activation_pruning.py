@@ -1,8 +1,8 @@
 """Scaled activation pruning (FedMef, section 3.3): what the backward pass keeps of a layer's input.
 
 The forward pass and the gradient with respect to the input are exact. Only the weight gradient sees the
-pruned copy: the ``keep`` largest |a| of the whole tensor, held as a packed bitmap and their values, which
-costs keep + 1/32 of the tensor in fp32 (an int32 index a value would cost twice keep).
+pruned copy: the ``activation_keep`` largest |a| of the whole tensor, as a packed bitmap and their values, which
+costs that share + 1/32 of the tensor in fp32 (an int32 index a value would cost the share twice).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLE = 1 << 14  # entries from which the threshold is estimated: its rank errs
 class Pruning:
     """How inputs are kept for the backward pass: which share of them, in which precision."""
 
-    keep: float
+    activation_keep: float
     dtype: torch.dtype
     norms: bool = False  # batch norms' caches too
 
@@ -49,18 +49,18 @@ def flat_memory(x: torch.Tensor) -> tuple[torch.Tensor, Shape]:
     return x.reshape(-1), Shape(tuple(x.shape), channels_last=False)
 
 
-def threshold(flat: torch.Tensor, keep: float) -> float:
-    """The |value| that about ``keep`` of the entries reach, from an even sample; exact for small tensors."""
+def threshold(flat: torch.Tensor, share: float) -> float:
+    """The |value| that about ``share`` of the entries reach, from an even sample; exact for small tensors."""
     # An odd stride visits every residue of the powers of two by which tensors are laid out.
     stride = max(1, flat.numel() // SAMPLE) | 1
     sample = flat[::stride].abs()
-    kept = max(1, round(keep * sample.numel()))
+    kept = max(1, round(share * sample.numel()))
     return float(torch.kthvalue(sample, sample.numel() - kept + 1).values)
 
 
 def compress(flat: torch.Tensor, pruning: Pruning) -> tuple[torch.Tensor, torch.Tensor]:
-    """(bitmap of uint8, values) of the ``keep`` largest |entries|; zeros are never stored."""
-    bound = threshold(flat, pruning.keep)
+    """(bitmap of uint8, values) of the ``activation_keep`` largest |entries|; zeros are never stored."""
+    bound = threshold(flat, pruning.activation_keep)
     bits, values = [], []
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]

@@ -83,7 +83,7 @@ class TorchEngine(Engine):
     # -- training -----------------------------------------------------------------------
 
     def train_step(self, x: FloatArray, y: IntArray, settings: StepSettings) -> float:
-        parts = list(self._micro_batches(x, y, settings.micro_batch))
+        parts = list(self._micro_batches(x, y, settings.levers.micro_batch))
         # k micro-batches together move the statistics as far as one batch does.
         momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
         mode = Mode(True, momentum, self._active, self._pruning(settings))
@@ -131,10 +131,11 @@ class TorchEngine(Engine):
                 self._tensors[name].requires_grad_(False)
 
     def _pruning(self, settings: StepSettings) -> Pruning | None:
-        if settings.keep >= 1.0:
+        levers = settings.levers
+        if not levers.lossy:
             return None
-        dtype = torch.float16 if settings.cache == "fp16" else torch.float32
-        return Pruning(settings.keep, dtype, settings.pruned_norm)
+        dtype = torch.float16 if levers.cache == "fp16" else torch.float32
+        return Pruning(levers.activation_keep, dtype, settings.pruned_norm)
 
     def _update(self, name: str, weight: torch.Tensor, gradient: torch.Tensor, settings: StepSettings) -> None:
         """SGD. Masked gradients keep weights and momentum at exactly zero where masked."""
@@ -189,7 +190,7 @@ class TorchEngine(Engine):
         layers = [
             node for node in self._graph.nodes if counts.get(node.weight, 0) > 0 and node.weight in self._active
         ]
-        parts = list(self._micro_batches(x, y, settings.micro_batch))
+        parts = list(self._micro_batches(x, y, settings.levers.micro_batch))
         found: dict[str, SparseVector] = {}
         pruning = self._pruning(settings)
         if len(parts) == 1:

@@ -51,12 +51,14 @@ def test_a_try_after_a_stumble_waits_and_has_its_own_time():
 
 def test_what_is_written_is_what_was_said_last():
     task = StepTask("board")
-    status = TaskStatus("r", 0, TaskState.RUNNING, local_steps_done=3, local_steps_total=9, micro_batch=4)
+    status = TaskStatus(
+        "r", 0, TaskState.RUNNING, local_steps_done=3, local_steps_total=9, micro_batch=4, levers="micro-batch 4"
+    )
     task.measured(status)
     task.progressed(status)
     task.follow(PhaseEvent.PROGRESS)
     assert not task.is_noted
-    assert task.note() == TaskNote("board", TaskPhase.RUNNING, "", 0, 4, 0, 3, 9)
+    assert task.note() == TaskNote("board", TaskPhase.RUNNING, "", 0, 4, 0, 3, 9, "micro-batch 4")
     assert task.is_noted
 
 

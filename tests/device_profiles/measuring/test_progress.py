@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from tinyfleet.device_profiles.measuring.progress import told_on
+from tinyfleet.device_profiles.measuring.progress import progress_on
 
 
 class Terminal(io.StringIO):
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
     ],
 )
 def test_each_second_on_a_terminal_and_each_probe_in_a_log(stream, text):
-    tell = told_on(stream)
+    tell = progress_on(stream)
     for done, probe in enumerate(("cores", "thermal", "thermal", "")):
         tell(probe, done, 3)
     assert stream.getvalue() == text

@@ -53,7 +53,7 @@ def test_a_part_of_the_job_is_done_and_weighed_as_such(tmp_path, worker):
     order = command(tmp_path, spec, task_blob(spec, first_state(spec)), source)
     samples = []
     for steps in (0, 1):
-        worker.send({**order, "steps": steps, "keep": 0.5})
+        worker.send({**order, "steps": steps, "levers": {"activation_keep": 0.5}})
         events = events_until(worker, "done")
         samples.append(decode((tmp_path / "result").read_bytes()).meta["samples"])
         progress = [event for event in events if event["event"] == "progress"]

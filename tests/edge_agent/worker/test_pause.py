@@ -17,9 +17,9 @@ from tinyfleet.edge_agent.worker.process import WorkerProcess
 
 
 def worker_under(policy, tmp_path):
-    # What a process needs of a plan.
-    plan = SimpleNamespace(threads=1, policy=policy, memory_limit_bytes=0)
-    return WorkerProcess("r", plan, "test", tmp_path / "worker.log")
+    # What a process needs of its limits.
+    limits = SimpleNamespace(threads=1, policy=policy, memory_limit_bytes=0)
+    return WorkerProcess("r", limits, "test", tmp_path / "worker.log")
 
 
 @pytest.fixture

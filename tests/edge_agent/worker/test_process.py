@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_S
 from tinyfleet.device_profiles.cpu import CpuLimits
 from tinyfleet.device_profiles.limits import DataLimit, choose_limit
 from tinyfleet.edge_agent.worker import process as enforcement
-from tinyfleet.edge_agent.worker.budget import Plan
+from tinyfleet.edge_agent.worker.budget import TaskLimits
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.edge_agent.worker.procfs import memory_of
 from tinyfleet.fedcore.protocol.codec import decode
@@ -39,7 +39,7 @@ def start(tmp_path, monkeypatch):
             monkeypatch.setattr(WorkerProcess, "_look", _look_at_data_only)
         else:
             monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: DataLimit(1 << 40))
-        workers.append(WorkerProcess("r", Plan(1, policy, limit), "test", tmp_path / "worker.log"))
+        workers.append(WorkerProcess("r", TaskLimits(1, policy, limit), "test", tmp_path / "worker.log"))
         return workers[-1]
 
     original = WorkerProcess._look
@@ -62,7 +62,10 @@ def order(tmp_path_factory):
 
 
 GENTLEST = {"target_bytes": 1 << 40}
-TIGHTEST = {"target_bytes": 1 << 40, "rung": 99}  # the last way there is: passes of four samples, pruned caches
+TIGHTEST = {
+    "target_bytes": 1 << 40,
+    "first_way": 99,
+}  # the last way: passes of four samples, pruned caches
 
 
 def every_event(worker, timeout=PATIENCE_S):
@@ -88,7 +91,7 @@ def last_event(worker):
 def small_passes(order, tmp_path_factory):
     """(reserved, resident) bytes of a worker that trains a few samples at a time, the engine's own included."""
     log = tmp_path_factory.mktemp("small") / "worker.log"
-    worker = WorkerProcess("r", Plan(1, "fresh", 0), "test", log)
+    worker = WorkerProcess("r", TaskLimits(1, "fresh", 0), "test", log)
     try:
         worker.send({**order, **TIGHTEST})
         done = last_event(worker)[-1]
@@ -117,7 +120,7 @@ def test_a_running_task_goes_on_with_less_when_it_is_asked_to(start, order):
     spec = {**order["spec"], "training": {**order["spec"]["training"], "local_epochs": 12}}
     worker = start(1 << 40, hard=False)
     worker.send({**order, **GENTLEST, "spec": spec})
-    peaks, way, steps = {}, "whole", []
+    peaks, way, steps = {}, 0, []
     status = Path(f"/proc/{worker._child.pid}/status")
     for event in every_event(worker):
         match event["event"]:
@@ -128,11 +131,11 @@ def test_a_running_task_goes_on_with_less_when_it_is_asked_to(start, order):
                 if event["done"] % 3 == 0:
                     worker.send({"cmd": "tighten"})
             case "tightened":
-                way = event["text"]
+                way = event["index"]
     assert event["event"] == "done", event
     assert steps[-1] == 12
     assert len(peaks) == 4, peaks
-    assert min(peaks.values()) < 0.8 * peaks["whole"], peaks
+    assert min(peaks.values()) < 0.8 * peaks[0], peaks
 
 
 def test_a_task_that_cannot_take_less_ends_with_what_is_done(start, order):
@@ -224,9 +227,9 @@ def test_a_kernel_kill_with_the_cgroup_as_witness_is_over_budget(start, monkeypa
 def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):
     core, nice = min(os.sched_getaffinity(0)), min(19, os.nice(0) + 4)
     cpu = CpuLimits(cores=(core,), nice=4, io_priority="idle")
-    worker = WorkerProcess("r", Plan(1, "fresh", 0), "test", tmp_path / "worker.log", cpu)
+    worker = WorkerProcess("r", TaskLimits(1, "fresh", 0), "test", tmp_path / "worker.log", cpu)
     try:
-        assert worker.told == f"memory: none, cpu: 1 of {os.cpu_count()} cores, nice {nice}, io idle"
+        assert worker.held_by == f"memory: none, cpu: 1 of {os.cpu_count()} cores, nice {nice}, io idle"
         process = psutil.Process(worker._child.pid)
         assert (process.cpu_affinity(), process.nice()) == ([core], nice)
         assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
@@ -236,13 +239,15 @@ def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):
 
 @pytest.mark.root
 def test_the_share_of_a_worker_ends_with_it(tmp_path):
-    worker = WorkerProcess("r", Plan(1, "fresh", 1 << 40), "test", tmp_path / "worker.log", CpuLimits(share=0.5))
+    worker = WorkerProcess(
+        "r", TaskLimits(1, "fresh", 1 << 40), "test", tmp_path / "worker.log", CpuLimits(share=0.5)
+    )
     quota = worker._cpu._quota
     try:
         if quota is None:
             pytest.skip("no CPU quota can be set here")
-        assert f", 50 % by {quota.kind}, nice" in worker.told
-        assert worker.told.startswith(f"memory: {worker.kind}, cpu: ")
+        assert f", 50 % by {quota.kind}, nice" in worker.held_by
+        assert worker.held_by.startswith(f"memory: {worker.kind}, cpu: ")
     finally:
         worker.close()
     assert not quota._folder.exists()
@@ -269,7 +274,7 @@ def test_a_cgroup_that_cannot_be_entered_gives_way_to_rlimit_data(order, tmp_pat
             Closed.closed = True
 
     monkeypatch.setattr(enforcement, "choose_limit", lambda size, name: Closed(size))
-    worker = WorkerProcess("r", Plan(1, "fresh", 1 << 40), "test", tmp_path / "worker.log")
+    worker = WorkerProcess("r", TaskLimits(1, "fresh", 1 << 40), "test", tmp_path / "worker.log")
     try:
         assert worker.kind == "RLIMIT_DATA"
         assert Closed.closed
@@ -287,7 +292,7 @@ def test_the_kernel_kills_at_the_cgroup_limit(order, tmp_path, monkeypatch):
         pytest.skip(f"no memory cgroup can be made here ({probe.kind})")
     original = WorkerProcess._look
     monkeypatch.setattr(WorkerProcess, "_look", lambda self: (original(self), setattr(self, "rss_bytes", 0)))
-    worker = WorkerProcess("r", Plan(1, "fresh", 120_000_000), "test", tmp_path / "worker.log")
+    worker = WorkerProcess("r", TaskLimits(1, "fresh", 120_000_000), "test", tmp_path / "worker.log")
     try:
         worker.send(order)
         event = last_event(worker)[-1]

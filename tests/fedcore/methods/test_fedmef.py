@@ -17,9 +17,10 @@ from tinyfleet.fedcore.methods.registry import create
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.sparsity.mask import active_counts, density
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 from tinyfleet.fedcore.training.torch.engine import TorchEngine
 
-SETTINGS = {"name": "fedmef", "density": 0.2, "interval": 2, "stop": 4, "keep": 0.5}
+SETTINGS = {"name": "fedmef", "density": 0.2, "interval": 2, "stop": 4, "activation_keep": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +183,10 @@ def test_all_layers_adjust_at_once_and_counts_never_drift(engine):
 
 
 def test_training_uses_the_smaller_of_the_methods_and_the_boards_cache():
-    method = fedmef(keep=0.5)
-    assert method.step_settings(0.1, Control()).keep == 0.5
-    assert method.step_settings(0.1, Control(keep=0.3)).keep == 0.3
-    assert fedmef(keep=1.0).step_settings(0.1, Control()).keep == 1.0
+    method = fedmef(activation_keep=0.5)
+    assert method.step_settings(0.1, Control()).levers.activation_keep == 0.5
+    assert method.step_settings(0.1, Control(Levers(activation_keep=0.3))).levers.activation_keep == 0.3
+    assert fedmef(activation_keep=1.0).step_settings(0.1, Control()).levers.activation_keep == 1.0
 
 
 def test_pruned_caches_and_extrusion_under_fedtiny(engine):
@@ -200,7 +201,7 @@ def test_pruned_caches_and_extrusion_under_fedtiny(engine):
     while state.meta["round"] < 3:
         recording.steps.clear()
         state, _ = run_step(method, recording, state, devices())
-    assert {(s.keep, s.cache) for s in recording.steps} == {(0.5, "fp16")}
+    assert {s.levers for s in recording.steps} == {Levers(0, 0.5, "fp16")}
     assert any(step.penalty for step in recording.steps)
     assert density(state.mask) <= 0.2
 

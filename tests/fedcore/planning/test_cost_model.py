@@ -6,12 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.planning.cost_model import Calibration, features_of_probe, fit, nonnegative, standard_probes
+from tinyfleet.fedcore.planning.cost_model import CostModel, features_of_probe, fit, nonnegative, standard_probes
 from tinyfleet.fedcore.planning.probe import Probe, Probed
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 
-TRUE = Calibration("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
+TRUE = CostModel("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
 
 
 def answered(probe: Probe, noise: float = 0.0, seed: int = 0) -> tuple[Probe, Probed]:
@@ -23,6 +24,9 @@ def answered(probe: Probe, noise: float = 0.0, seed: int = 0) -> tuple[Probe, Pr
     return probe, Probed(int(peak), int(taken), int(TRUE.engine_bytes), seconds * off[1])
 
 
+PRUNED = Levers(activation_keep=0.3, cache="fp16")
+
+
 def grid() -> list[Probe]:
     models = [
         ModelSettings("small_cnn", (1, 28, 28), 10, {}),
@@ -30,7 +34,7 @@ def grid() -> list[Probe]:
         ModelSettings("resnet20", (3, 32, 32), 10, {"norm": "nsconv"}),
         ModelSettings("mobilenet_v2", (3, 32, 32), 10, {"width": 0.5}),
     ]
-    kinds = [{}, {"keep": 0.3, "cache": "fp16", "pruned_norms": True}, {"micro_batch": 8, "momentum": 0.9}]
+    kinds = [{}, {"levers": PRUNED, "pruned_norms": True}, {"levers": Levers(8), "momentum": 0.9}]
     return [Probe(model, batch, **kind) for model in models for batch in (8, 64) for kind in kinds]  # type: ignore[arg-type]
 
 
@@ -66,9 +70,9 @@ def test_the_standard_probes_are_enough_for_everything_else():
 def test_features_say_what_a_step_is():
     exact = features_of_probe(Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 64))
     pruned = features_of_probe(
-        Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 64, keep=0.3, pruned_norms=True)
+        Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 64, Levers(activation_keep=0.3), pruned_norms=True)
     )
-    parts = features_of_probe(Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 64, micro_batch=16))
+    parts = features_of_probe(Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 64, Levers(16)))
     assert exact.pruned == 0 < pruned.pruned
     assert pruned.replayed < exact.replayed
     assert parts.passes == 4 * exact.passes
@@ -78,11 +82,9 @@ def test_features_say_what_a_step_is():
 
 @pytest.mark.parametrize(("micro_batch", "passes"), [(0, 1), (64, 1), (48, 2), (16, 4), (1, 64)])
 def test_a_batch_takes_as_many_passes_as_its_micro_batch_asks_for(micro_batch, passes):
-    assert StepSettings(0.1, micro_batch=micro_batch).passes(64) == passes
+    assert Levers(micro_batch).passes(64) == passes
 
 
 def test_a_probe_steps_by_its_settings():
-    probe = Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 8, 4, 0.3, "fp16", pruned_norms=True, momentum=0.9)
-    assert probe.settings == StepSettings(0.01, 0.9, 0.0, 4, 0.3, "fp16", pruned_norm=True)
-    assert probe.settings.value_bytes == 2
-    assert StepSettings(0.1).value_bytes == 4
+    probe = Probe(ModelSettings("resnet8", (3, 32, 32), 10, {}), 8, PRUNED, pruned_norms=True, momentum=0.9)
+    assert probe.settings == StepSettings(0.01, 0.9, 0.0, PRUNED, pruned_norm=True)

@@ -6,11 +6,14 @@ import msgspec
 import pytest
 
 from tinyfleet.fedcore.methods.registry import create, problem_of
-from tinyfleet.fedcore.planning.cost_model import Calibration
-from tinyfleet.fedcore.planning.planner import LEAST_NORM_BATCH, MARGIN, ladder, plan, step_features, tighter
+from tinyfleet.fedcore.planning.cost_model import CostModel
+from tinyfleet.fedcore.planning.method_steps import LEAST_NORM_BATCH
+from tinyfleet.fedcore.planning.plan import MARGIN
+from tinyfleet.fedcore.planning.planner import plan_task
+from tinyfleet.fedcore.planning.torch_plan import replayed_ways, step_features
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 
-BOARD = Calibration("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
+BOARD = CostModel("torch", 2.4e8, 2e7, 0.8, 1.1, 5.0, 1e-3, 9e-3, 3e-3, 2e-2, 4e-3, 1e-2)
 
 
 def method(name="fedtiny", norm="batch", batch=64, **settings):
@@ -19,22 +22,32 @@ def method(name="fedtiny", norm="batch", batch=64, **settings):
     return create(spec.method, problem_of(spec))
 
 
-def test_the_ladder_is_exact_first_then_lossier():
-    levers = list(ladder(method()))
+def test_exact_ways_come_first_then_lossier_ones():
+    ways = list(replayed_ways(method()))
+    levers = [way.levers for way in ways]
     assert [lever.micro_batch for lever in levers[:6]] == [0, 0, 32, 16, 8, 4]
-    assert [lever.roomy for lever in levers] == [True] + [False] * 20
+    assert [way.roomy for way in ways] == [True] + [False] * 20
     assert levers[5].micro_batch == LEAST_NORM_BATCH
     assert [lever.lossy for lever in levers] == [False] * 6 + [True] * 15
-    assert [lever.keep for lever in levers[6::5]] == [0.5, 0.3, 0.2]
-    assert [lever.micro_batch for lever in ladder(method(norm="nsconv"))][:8] == [0, 0, 32, 16, 8, 4, 2, 1]
-    assert next(ladder(method(batch=2))).micro_batch == 0
+    assert [lever.activation_keep for lever in levers[6::5]] == [0.5, 0.3, 0.2]
+    assert [way.levers.micro_batch for way in replayed_ways(method(norm="nsconv"))][:8] == [
+        0,
+        0,
+        32,
+        16,
+        8,
+        4,
+        2,
+        1,
+    ]
+    assert next(replayed_ways(method(batch=2))).levers.micro_batch == 0
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedtiny", "fedmef", "tinyfleet"])
 def test_tighter_limits_pull_more_levers_until_nothing_fits(name):
     own = method(name)
-    plans = [plan(own, BOARD, limit, 500) for limit in range(900_000_000, 200_000_000, -20_000_000)]
-    order = [list(ladder(own)).index(p.levers) for p in plans if p.fits]
+    plans = [plan_task(own, BOARD, limit, 500) for limit in range(900_000_000, 200_000_000, -20_000_000)]
+    order = [list(replayed_ways(own)).index(p.forecast.way) for p in plans if p.fits]
     assert order == sorted(order)
     assert plans[0].levers.micro_batch == 0
     assert plans[0].fits
@@ -46,8 +59,8 @@ def test_tighter_limits_pull_more_levers_until_nothing_fits(name):
 
 def test_methods_that_prune_their_caches_fit_whole_batches_where_others_must_split():
     own = method("fedmef", "nsconv")
-    limit = int(MARGIN * plan(own, BOARD, 2_000_000_000, 500, rung=1, growing=()).forecast.peak_bytes) + 1
-    fedtiny, fedmef = (plan(each, BOARD, limit, 500, growing=()) for each in (method("fedtiny"), own))
+    limit = int(MARGIN * plan_task(own, BOARD, 2_000_000_000, 500, first_way=1, growing=()).forecast.peak_bytes) + 1
+    fedtiny, fedmef = (plan_task(each, BOARD, limit, 500, growing=()) for each in (method("fedtiny"), own))
     assert fedtiny.fits
     assert fedtiny.levers.micro_batch > 0
     assert fedmef.fits
@@ -56,51 +69,51 @@ def test_methods_that_prune_their_caches_fit_whole_batches_where_others_must_spl
 
 def test_rounds_cost_their_steps():
     own = method(batch=50)
-    one, two = (plan(own, BOARD, 2_000_000_000, samples) for samples in (1000, 2000))
+    one, two = (plan_task(own, BOARD, 2_000_000_000, samples) for samples in (1000, 2000))
     assert one.round_seconds == pytest.approx(20 * one.forecast.step_seconds)
     assert two.round_seconds == pytest.approx(2 * one.round_seconds)
     assert two.forecast.peak_bytes - one.forecast.peak_bytes == 2 * 1000 * (3 * 32 * 32 + 8)
     slow = msgspec.structs.replace(BOARD, second_gflop=BOARD.second_gflop * 10)
-    assert plan(own, slow, 2_000_000_000, 1000).round_seconds > 3 * one.round_seconds
+    assert plan_task(own, slow, 2_000_000_000, 1000).round_seconds > 3 * one.round_seconds
 
 
 def test_what_is_known_to_be_too_much_is_not_tried_again():
     own = method()
-    first = plan(own, BOARD, 2_000_000_000, 500)
-    assert first.rung == 0
-    later = plan(own, BOARD, 2_000_000_000, 500, rung=3)
-    assert (later.rung, later.fits) == (3, True)
-    beyond = plan(own, BOARD, 2_000_000_000, 500, rung=99)
-    assert beyond.rung == len(beyond.ways) - 1
+    first = plan_task(own, BOARD, 2_000_000_000, 500)
+    assert first.chosen == 0
+    later = plan_task(own, BOARD, 2_000_000_000, 500, first_way=3)
+    assert (later.chosen, later.fits) == (3, True)
+    beyond = plan_task(own, BOARD, 2_000_000_000, 500, first_way=99)
+    assert beyond.chosen == len(beyond.forecasts) - 1
 
 
 def test_a_board_that_took_more_than_predicted_plans_for_more():
     own = method()
-    limit = int(MARGIN * plan(own, BOARD, 2_000_000_000, 500).forecast.peak_bytes) + 1
-    assert plan(own, BOARD, limit, 500).rung == 0
-    corrected = plan(own, BOARD, limit, 500, factor=1.2)
-    assert corrected.rung > 0
+    limit = int(MARGIN * plan_task(own, BOARD, 2_000_000_000, 500).forecast.peak_bytes) + 1
+    assert plan_task(own, BOARD, limit, 500).chosen == 0
+    corrected = plan_task(own, BOARD, limit, 500, factor=1.2)
+    assert corrected.chosen > 0
     assert corrected.fits
 
 
-def test_every_tighter_rung_takes_less_until_the_last():
-    ways = plan(method(), BOARD, 2_000_000_000, 500).ways
-    rung, peaks = 0, []
-    while rung is not None:
-        peaks.append(ways[rung].peak_bytes)
-        rung = tighter(ways, rung)
+def test_every_tighter_way_takes_less_until_the_last():
+    plan = plan_task(method(), BOARD, 2_000_000_000, 500)
+    index, peaks = 0, []
+    while index is not None:
+        peaks.append(plan.forecasts[index].peak_bytes)
+        index = plan.tighter(index)
     assert peaks == sorted(peaks, reverse=True)
     assert len(set(peaks)) == len(peaks) > 5
-    assert peaks[-1] == min(way.peak_bytes for way in ways)
+    assert peaks[-1] == min(forecast.peak_bytes for forecast in plan.forecasts)
 
 
 def test_a_heap_that_keeps_freed_memory_is_planned_for():
-    own, pruned = method("fedtiny"), method("fedmef", "nsconv", keep=0.5)
+    own, pruned = method("fedtiny"), method("fedmef", "nsconv", activation_keep=0.5)
     for each, least in ((own, 1.3), (pruned, 2.0)):
-        roomy, lean = plan(each, BOARD, 2_000_000_000, 500, growing=()).ways[:2]
-        step = BOARD.byte_replayed * step_features(each, lean.levers).replayed
-        assert roomy.levers.roomy
-        assert not lean.levers.roomy
+        roomy, lean = plan_task(each, BOARD, 2_000_000_000, 500, growing=()).forecasts[:2]
+        step = BOARD.byte_replayed * step_features(each, lean.way.levers).replayed
+        assert roomy.way.roomy
+        assert not lean.way.roomy
         assert roomy.peak_bytes - lean.peak_bytes > least * step
 
 
@@ -108,12 +121,17 @@ def test_growth_gradients_are_planned_for():
     own = method("fedtiny", growth_batch=256)
     layer = own.problem.graph.maskable[0]
     without, of_one, of_any = (
-        plan(own, BOARD, 3_000_000_000, 500, growing=names).ways for names in ((), (layer,), None)
+        plan_task(own, BOARD, 3_000_000_000, 500, growing=names).forecasts for names in ((), (layer,), None)
     )
-    whole, parts = (next(i for i, way in enumerate(without) if way.levers.micro_batch == n) for n in (0, 8))
+    whole, parts = (
+        next(i for i, forecast in enumerate(without) if forecast.way.levers.micro_batch == n) for n in (0, 8)
+    )
     assert of_one[whole].peak_bytes > 2 * without[whole].peak_bytes  # four training batches in one pass
     # One layer's inputs and gradients of 256 samples, 64 channels of 32 x 32 each; the step's sums are gone.
     assert of_one[parts].peak_bytes - without[parts].peak_bytes > 1.0 * 2 * 256 * 64 * 32 * 32 * 4
     assert of_any[parts].peak_bytes >= of_one[parts].peak_bytes
     dense = method("fedavg")
-    assert plan(dense, BOARD, 3_000_000_000, 500).ways == plan(dense, BOARD, 3_000_000_000, 500, growing=()).ways
+    assert (
+        plan_task(dense, BOARD, 3_000_000_000, 500).forecasts
+        == plan_task(dense, BOARD, 3_000_000_000, 500, growing=()).forecasts
+    )

@@ -11,6 +11,7 @@ from tinyfleet.fedcore.models.builder import GraphBuilder
 from tinyfleet.fedcore.models.registry import build, names
 from tinyfleet.fedcore.planning.torch_memory import Heap, StepShape, model_bytes, step_bytes
 from tinyfleet.fedcore.run_spec import ModelSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 MEASURED = Path(__file__).parents[3] / "docs" / "benchmarks" / "caches.json"
 
@@ -53,18 +54,23 @@ def test_less_kept_and_smaller_batches_never_take_more(name):
     shape = (6, 100) if name == "sensor_cnn" else (3, 32, 32)
     graph = build(ModelSettings(name, shape, 10, {}))
     exact = step_bytes(graph, StepShape(64))
-    kept = [step_bytes(graph, StepShape(64, keep, pruned_norm=True)) for keep in (0.9, 0.5, 0.3, 0.1)]
+    kept = [
+        step_bytes(graph, StepShape(64, Levers(activation_keep=keep), pruned_norm=True))
+        for keep in (0.9, 0.5, 0.3, 0.1)
+    ]
     assert kept == sorted(kept, reverse=True)
     assert step_bytes(graph, StepShape(16)) < exact
-    assert step_bytes(graph, StepShape(64, 0.3, 2)) < step_bytes(graph, StepShape(64, 0.3, 4))
+    assert step_bytes(graph, StepShape(64, Levers(0, 0.3, "fp16"))) < step_bytes(
+        graph, StepShape(64, Levers(0, 0.3))
+    )
 
 
-def test_it_comes_near_what_was_measured_without_any_calibration():
-    """The rest is the libraries' own buffers: a calibration's business."""
+def test_it_comes_near_what_was_measured_without_any_cost_model():
+    """The rest is the libraries' own buffers: the cost model's business."""
     for row in msgspec.json.decode(MEASURED.read_bytes()):
         graph = build(ModelSettings(row["model"], (3, 32, 32), 10, {"norm": row["norm"]}))
-        value = 2 if row["cache"] == "fp16" else 4
-        predicted = step_bytes(graph, StepShape(row["batch"], row["keep"], value, row["pruned_norms"])) / 1e6
+        levers = Levers(activation_keep=row["keep"], cache=row["cache"])
+        predicted = step_bytes(graph, StepShape(row["batch"], levers, row["pruned_norms"])) / 1e6
         assert 0.8 < predicted / row["peak_mb"] <= 1.02, row
 
 

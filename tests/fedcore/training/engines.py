@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
-from tinyfleet.fedcore.training.registry import create, native_fault
+from tinyfleet.fedcore.training.registry import ENGINES, create
 
 MISSING = {
-    "native": f"sparse_engine {native_fault()}" if native_fault() else "",
-    "torch": "" if importlib.util.find_spec("torch") else "torch is not installed",
+    facts.name: f"{facts.name} {facts.fault()}" if facts.fault() else "" for facts in ENGINES if facts.automatic
 }
 NAMES = ["torch", "native"]
 

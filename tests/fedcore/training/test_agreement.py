@@ -11,6 +11,7 @@ from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.sparsity.allocation import erk_mask
 from tinyfleet.fedcore.training.engine import StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 
 IMAGE, ONE_CHANNEL, SENSOR = (3, 32, 32), (1, 28, 28), (6, 64)
 MODELS = {
@@ -102,7 +103,7 @@ def test_growth_with_micro_batches_and_norms_sums_the_same_parts():
     torch, native = both(graph, masked(graph, 0.3))
     x, y = batch(graph, 13)
     counts = dict.fromkeys(graph.maskable, 7)
-    settings = StepSettings(0.0, micro_batch=4)
+    settings = StepSettings(0.0, levers=Levers(4))
     expected, found = (engine.top_gradients(x, y, counts, settings) for engine in (torch, native))
     for name in counts:
         assert np.array_equal(found[name].positions, expected[name].positions)
@@ -117,7 +118,9 @@ def test_what_is_computed_again_is_the_same(recompute):
     results = []
     for level in (0, recompute):
         engine.load(graph, graph.initial_params(0), masked(graph, 0.3))
-        losses = [engine.train_step(x, y, StepSettings(0.05, 0.9, recompute=level)) for _ in range(3)]
+        losses = [
+            engine.train_step(x, y, StepSettings(0.05, 0.9, levers=Levers(recompute=level))) for _ in range(3)
+        ]
         results.append((losses, engine.params()))
     (losses, params), (again, others) = results
     assert again == pytest.approx(losses, rel=1e-6)
@@ -131,7 +134,7 @@ def test_growth_under_pruned_caches_sees_about_what_the_other_engine_sees():
     torch, native = both(graph, masked(graph, 0.3))
     x, y = batch(graph, 32)
     counts = dict.fromkeys(graph.maskable, 40)
-    settings = StepSettings(0.0, keep=0.4)
+    settings = StepSettings(0.0, levers=Levers(activation_keep=0.4))
     exact = native.top_gradients(x, y, counts)
     expected, found = (engine.top_gradients(x, y, counts, settings) for engine in (torch, native))
     for name in counts:

@@ -12,6 +12,7 @@ from tests.fedcore.training.graphs import batch, masked, one_dimensional_graph, 
 from tests.fedcore.training.reference import Reference  # noqa: E402
 from tinyfleet.fedcore.sparsity.mask import active_counts, largest  # noqa: E402
 from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
+from tinyfleet.fedcore.training.levers import Levers  # noqa: E402
 
 
 def loaded(name, graph, mask=None, seed=0):
@@ -66,7 +67,7 @@ def test_micro_batches_equal_the_large_batch_where_no_layer_couples_samples(engi
     for step in range(3):
         x, y = batch(graph, 22, step)
         a = whole.train_step(x, y, StepSettings(0.05, momentum=0.9))
-        b = parts.train_step(x, y, StepSettings(0.05, momentum=0.9, micro_batch=5))
+        b = parts.train_step(x, y, StepSettings(0.05, momentum=0.9, levers=Levers(5)))
         assert a == pytest.approx(b, rel=1e-5)
     for name, value in whole.params().items():
         np.testing.assert_allclose(value, parts.params()[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -133,7 +134,7 @@ def test_top_gradients_with_micro_batches_are_those_of_the_whole_batch(engine_na
     counts = dict.fromkeys(graph.maskable, 6)
     whole, parts = (
         engine.top_gradients(x, y, counts),
-        engine.top_gradients(x, y, counts, StepSettings(0.0, micro_batch=3)),
+        engine.top_gradients(x, y, counts, StepSettings(0.0, levers=Levers(3))),
     )
     for name in counts:
         assert np.array_equal(whole[name].positions, parts[name].positions)

@@ -13,6 +13,7 @@ from tinyfleet.fedcore.models.registry import build  # noqa: E402
 from tinyfleet.fedcore.models.weight_norm import NORM_FLOOR, VP_RELU_GAIN, normalized_weight  # noqa: E402
 from tinyfleet.fedcore.run_spec import ModelSettings  # noqa: E402
 from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
+from tinyfleet.fedcore.training.levers import Levers  # noqa: E402
 from tinyfleet.fedcore.training.torch import layers as torch_layers  # noqa: E402
 from tinyfleet.fedcore.training.torch import nsconv as torch_nsconv  # noqa: E402
 from tinyfleet.fedcore.training.torch.engine import TorchEngine  # noqa: E402
@@ -152,7 +153,10 @@ def test_it_learns_and_masked_weights_stay_zero(norm):
     engine = TorchEngine()
     engine.load(graph, graph.initial_params(0), mask)
     x, y = batch(graph, 32)
-    losses = [engine.train_step(x, y, StepSettings(0.05, 0.9, 5e-4, keep=0.5)) for _ in range(60)]
+    losses = [
+        engine.train_step(x, y, StepSettings(0.05, 0.9, 5e-4, levers=Levers(activation_keep=0.5)))
+        for _ in range(60)
+    ]
     assert losses[-1] < 0.3 * losses[0]
     assert all(not engine.params()[name][~active].any() for name, active in mask.items())
 

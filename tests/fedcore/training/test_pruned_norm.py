@@ -15,6 +15,7 @@ from tinyfleet.fedcore.accounting import activation_bytes  # noqa: E402
 from tinyfleet.fedcore.models.registry import build  # noqa: E402
 from tinyfleet.fedcore.run_spec import ModelSettings  # noqa: E402
 from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
+from tinyfleet.fedcore.training.levers import Levers  # noqa: E402
 from tinyfleet.fedcore.training.torch.activation_pruning import Pruning  # noqa: E402
 from tinyfleet.fedcore.training.torch.norm import PrunedBatchNorm  # noqa: E402
 
@@ -79,7 +80,7 @@ def test_a_network_trains_on_pruned_norms(engine_name):
     for pruned in (False, True):
         engine = new_engine(engine_name)
         engine.load(graph, graph.initial_params(0), mask)
-        settings = StepSettings(0.05, 0.9, keep=0.4, cache="fp16", pruned_norm=pruned)
+        settings = StepSettings(0.05, 0.9, pruned_norm=pruned, levers=Levers(activation_keep=0.4, cache="fp16"))
         losses[pruned] = [engine.train_step(x, y, settings) for _ in range(60)]
         assert all(not engine.params()[name][~active].any() for name, active in mask.items())
     assert losses[True][0] == pytest.approx(losses[False][0], rel=1e-6)

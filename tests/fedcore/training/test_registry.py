@@ -11,6 +11,9 @@ import pytest
 from tests.fedcore.training.engines import MISSING
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.training import registry
+from tinyfleet.fedcore.training.engine_facts import NO_ROOM
+from tinyfleet.fedcore.training.native import facts as native_facts
+from tinyfleet.fedcore.training.torch import facts as torch_facts
 
 
 @pytest.fixture
@@ -18,9 +21,9 @@ def installed(monkeypatch):
     """Pretend that just these engines are installed."""
 
     def pretend(*names):
-        monkeypatch.setattr(registry, "native_fault", lambda: "" if "native" in names else "is not installed")
+        monkeypatch.setattr(native_facts, "fault", lambda: "" if "native" in names else "is not installed")
         monkeypatch.setattr(
-            registry.importlib.util,
+            torch_facts.importlib.util,
             "find_spec",
             lambda name: object() if name in names and name == "torch" else None,
         )
@@ -61,7 +64,7 @@ def test_what_is_required_is_looked_for_without_being_loaded(installed, monkeypa
         registry.require("native")
 
 
-@pytest.mark.parametrize("reason", registry.NO_ROOM)
+@pytest.mark.parametrize("reason", NO_ROOM)
 def test_no_room_for_the_engine_is_no_missing_engine(monkeypatch, reason):
     class Full:
         def find_spec(self, name, path=None, target=None):
@@ -71,12 +74,12 @@ def test_no_room_for_the_engine_is_no_missing_engine(monkeypatch, reason):
     monkeypatch.delitem(sys.modules, "sparse_engine", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Full(), *sys.meta_path])
     with pytest.raises(MemoryError, match=reason):
-        registry.native_fault.__wrapped__()
+        native_facts.fault.__wrapped__()
 
 
 @pytest.mark.skipif(bool(MISSING["torch"]), reason="torch is not installed")
 def test_torch_takes_over_with_one_line_that_says_how_to_change_that(installed, caplog, monkeypatch):
-    monkeypatch.setattr(registry, "native_fault", lambda: "is not installed")
+    monkeypatch.setattr(native_facts, "fault", lambda: "is not installed")
     with caplog.at_level(logging.WARNING):
         assert registry.create().name == "torch"
     (record,) = caplog.records

@@ -6,7 +6,7 @@ import pytest
 
 from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
 from tinyfleet.fedcore.planning.cost_model import standard_probes
-from tinyfleet.fedcore.planning.kernel_choice import shipped
+from tinyfleet.fedcore.planning.cost_model_file import shipped
 from tinyfleet.fedcore.planning.probe import Probe
 from tinyfleet.fedcore.run_spec import ModelSettings
 
@@ -15,13 +15,13 @@ def row(predicted=110.0, measured=100.0, engine=50.0, predicted_s=1.0, measured_
     return PlanRow("m", "batch", 8, 0, 1.0, "fp32", 0.05, predicted, measured, engine, predicted_s, measured_s)
 
 
-def test_the_grid_is_large_and_none_of_it_calibrates():
+def test_the_grid_is_large_and_none_of_it_is_fitted_to():
     probes = list(grid())
     assert len(probes) >= 30
     assert len(set(map(str, probes))) == len(probes)
     known = [(p.model, p.batch) for p in standard_probes("torch")]
     assert not [p for p in probes if (p.model, p.batch) in known]
-    assert {p.micro_batch > 0 for p in probes} == {p.keep < 1 for p in probes} == {True, False}
+    assert {p.levers.micro_batch > 0 for p in probes} == {p.levers.lossy for p in probes} == {True, False}
 
 
 def test_errors_are_of_the_peak_and_of_what_the_step_adds():

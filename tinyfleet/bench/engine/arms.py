@@ -91,9 +91,8 @@ def native_arm(cell: Cell) -> Arm:
         "density": cell.density,
         "threads": cell.threads,
         "batch": cell.batch,
-        "step": {
-            name: getattr(cell, name) for name in ("micro_batch", "recompute", "keep", "cache", "pruned_norm")
-        },
+        "levers": dataclasses.asdict(cell.levers),
+        "pruned_norm": cell.pruned_norm,
     }
     return Arm("the native engine", "tinyfleet.bench.engine.native_arm", cell.threads, request)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+
+from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 DENSITIES = (0.01, 0.05, 0.1)
 LEARNING_RATE, MOMENTUM = 0.01, 0.9  # of both engines' steps
-LEAN = 2  # ``Cell.recompute`` where memory matters more than time
+LEAN = 2  # ``recompute`` where memory matters more than time
 
 # ResNet18 at 32x32, batch 64: times as fast as dense torch, by density.
 SPEEDUPS = {0.01: 8.0, 0.05: 5.0, 0.1: 3.5}
@@ -23,22 +24,18 @@ class Cell:
     model: str
     density: float
     batch: int = 64
-    micro_batch: int = 0
-    keep: float = 1.0
+    levers: Levers = NO_LEVERS
     threads: int = 1
-    recompute: int = 0
-    cache: Literal["fp32", "fp16"] = "fp32"
     pruned_norm: bool = False
 
     @property
     def exact(self) -> bool:
-        return self.keep >= 1.0
+        return not self.levers.lossy
 
     @property
     def speedup_target(self) -> float | None:
         """What the step as fast as it can be is to reach; None where there is no target."""
-        fast = self.exact and not self.recompute and not self.micro_batch
-        if self.model != "resnet18" or self.batch != 64 or not fast:
+        if self.model != "resnet18" or self.batch != 64 or self.levers != NO_LEVERS:
             return None
         return SPEEDUPS.get(self.density)
 
@@ -48,8 +45,8 @@ class Cell:
         if self.model != "resnet18" or self.batch != 64 or self.density != 0.01:
             return None
         if not self.exact:
-            return PRUNED_MB if self.micro_batch else None
-        return EXACT_MB if self.recompute else None
+            return PRUNED_MB if self.levers.micro_batch else None
+        return EXACT_MB if self.levers.recompute else None
 
 
 def cells() -> Iterator[Cell]:
@@ -57,19 +54,11 @@ def cells() -> Iterator[Cell]:
     for threads in (1, 2):
         for density in DENSITIES:
             yield Cell("resnet18", density, threads=threads)
-            yield Cell("resnet18", density, threads=threads, recompute=LEAN)
+            yield Cell("resnet18", density, levers=Levers(recompute=LEAN), threads=threads)
         few = 8 // threads  # each thread has scratch memory of its own
-        yield Cell("resnet18", 0.01, threads=threads, micro_batch=few, recompute=LEAN)
-        yield Cell(
-            "resnet18",
-            0.01,
-            threads=threads,
-            micro_batch=few,
-            keep=0.3,
-            cache="fp16",
-            pruned_norm=True,
-            recompute=1,
-        )
+        yield Cell("resnet18", 0.01, levers=Levers(few, recompute=LEAN), threads=threads)
+        pruned = Levers(few, activation_keep=0.3, cache="fp16", recompute=1)
+        yield Cell("resnet18", 0.01, levers=pruned, threads=threads, pruned_norm=True)
     for model in ("mobilenet_v2", "resnet20"):
         for density in DENSITIES:
             yield Cell(model, density)

@@ -19,6 +19,7 @@ from sparse_engine.step_options import StepOptions
 from tinyfleet.bench.engine.cells import LEARNING_RATE, MOMENTUM
 from tinyfleet.bench.engine.child import main, steps
 from tinyfleet.fedcore.training.allocator import trim
+from tinyfleet.fedcore.training.levers import Levers
 
 Floats = NDArray[np.float32]
 DRAWN = 4099  # values, over and over: a first step's time is not to be that of drawing millions
@@ -102,7 +103,16 @@ def serve(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         Drawn(model, maskable, density, masks=True) if density < 1.0 else None,
     )
     trim()
-    step = StepOptions(LEARNING_RATE, MOMENTUM, **request["step"])
+    levers = Levers(**request["levers"])
+    step = StepOptions(
+        LEARNING_RATE,
+        MOMENTUM,
+        micro_batch=levers.micro_batch,
+        recompute=levers.recompute,
+        keep=levers.activation_keep,
+        cache=levers.cache,
+        pruned_norm=request["pruned_norm"],
+    )
     classes = model.layers[-1].out_channels
     return steps(lambda x, y: network.train_step(x, y, step), request["batch"], model.input_shape, classes)
 

@@ -16,6 +16,7 @@ from tinyfleet.bench.methods.deployment import Deployed, deployed_cost
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.training.engine import Engine
+from tinyfleet.fedcore.training.registry import REFERENCE
 from tinyfleet.simulation import Simulation, StepRecord
 
 
@@ -52,7 +53,7 @@ class Cell:
     onnx_bytes: int | None = None
     onnx_latency_ms: float | None = None  # onnxruntime, one thread, batch 1
     seconds: float = 0.0
-    engine: str = "torch"  # that trained it
+    engine: str = REFERENCE.name  # that trained it
     curve: list[tuple[int, float]] = field(default_factory=list)  # training round, accuracy
 
 

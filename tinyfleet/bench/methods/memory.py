@@ -62,10 +62,11 @@ def measured_spec(spec: RunSpec) -> RunSpec:
 def measure_here(spec: RunSpec, kind: Kind) -> Measured:
     """Measure in this process, which must be fresh: whatever it freed before would hide what the step takes."""
     from tinyfleet.fedcore.training.allocator import return_freed_memory
+    from tinyfleet.fedcore.training.registry import REFERENCE
     from tinyfleet.fedcore.training.registry import create as create_engine
 
     spec = measured_spec(spec)
-    engine = create_engine("torch")
+    engine = create_engine(REFERENCE.name)
     return_freed_memory()  # the engine keeps it; the peak is to be what is in use
     method = create(spec.method, problem_of(spec))
     data = _device(spec)

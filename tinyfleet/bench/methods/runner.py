@@ -24,8 +24,8 @@ from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.files import drop_temporaries, write_atomic
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.training.engine import Engine
+from tinyfleet.fedcore.training.registry import REFERENCE
 
-ENGINES = ("torch", "native", "torch-cuda")
 TICK_S = 0.5
 KILLED = "its process was killed, or another's beside it (out of memory?); run again, with fewer processes"
 
@@ -47,7 +47,7 @@ def run_bench(
     cells: Sequence[CellSpec],
     directory: Path,
     processes: int,
-    engine: str = "torch",
+    engine: str = REFERENCE.name,
     watcher: Watcher | None = None,
 ) -> list[Cell]:
     """Rows of all cells: finished ones read back, failed and missing ones run, in the order given."""

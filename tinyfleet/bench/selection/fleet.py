@@ -14,6 +14,8 @@ from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.training.engine import Engine
+from tinyfleet.fedcore.training.levers import Levers
+from tinyfleet.fedcore.training.registry import REFERENCE
 from tinyfleet.simulation import SimulatedDevice, Simulation, StepRecord
 
 
@@ -79,7 +81,7 @@ class EmulatedFleet(Simulation):
         self._shares, self._left_out = choice.cohort, len(choice.left_out)
         for share in choice.cohort:
             device = self.by_name[share.device]
-            device.steps, device.keep = share.local_steps, share.activation_keep
+            device.steps, device.levers = share.local_steps, Levers(activation_keep=share.activation_keep)
         return [self.by_name[share.device] for share in choice.cohort]
 
     def advance(self) -> Point:
@@ -103,7 +105,7 @@ class EmulatedFleet(Simulation):
     def _row(self, device: SimulatedDevice) -> DeviceRow:
         name, data = device.data.name, device.data
         profile, samples = self.boards[name].profile, len(data.train) + len(data.development)
-        return DeviceRow(name, name, "accepted", True, 0.0, profile, {}, samples, ["torch"], 0, 0, 0)
+        return DeviceRow(name, name, "accepted", True, 0.0, profile, {}, samples, [REFERENCE.name], 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,11 @@ def wire(
     from tinyfleet.bench.wire import WireRow, bench_wire
     from tinyfleet.fedcore.models.registry import names
 
-    def told(row: WireRow, done: int, total: int) -> None:
+    def progress(row: WireRow, done: int, total: int) -> None:
         typer.echo(f"\r{done}/{total} {row.model} d={row.density:g} {row.precision}      ", err=True, nl=False)
 
     rows = bench_wire(
-        model or names(), density or (0.01, 0.05, 0.1, 1.0), precision or ("fp16", "int8"), repeats, told
+        model or names(), density or (0.01, 0.05, 0.1, 1.0), precision or ("fp16", "int8"), repeats, progress
     )
     typer.echo("", err=True)
     save_rows(json_file, rows)
@@ -82,16 +82,16 @@ def caches(
 ) -> None:
     """Memory and time of a training step with exact and with pruned activation caches, in fresh processes."""
     from tinyfleet.bench.caches import CacheRow, bench_caches
-    from tinyfleet.fedcore.training.registry import require
+    from tinyfleet.fedcore.training.registry import REFERENCE, require
 
-    require("torch")
+    require(REFERENCE.name)
 
-    def told(row: CacheRow, done: int, total: int) -> None:
+    def progress(row: CacheRow, done: int, total: int) -> None:
         typer.echo(
             f"\r{done}/{total} {row.model} {row.norm} keep {row.keep:g} {row.cache}      ", err=True, nl=False
         )
 
-    rows = bench_caches(model or ["resnet18"], batch, told)
+    rows = bench_caches(model or ["resnet18"], batch, progress)
     typer.echo("", err=True)
     save_rows(json_file, rows)
     exact = {row.model: row.peak_mb for row in reversed(rows) if row.norm == "batch" and row.keep == 1.0}
@@ -99,7 +99,7 @@ def caches(
         (
             "model",
             "norm",
-            "keep",
+            "kept",
             "cache",
             "norms pruned",
             "peak MB",
@@ -128,7 +128,7 @@ def caches(
 @app.command()
 def plan(
     json_file: JsonFile = None,
-    calibration: Annotated[
+    cost_model: Annotated[
         Path | None, typer.Option(help="In place of measuring this machine first (half a minute).")
     ] = None,
     engine: Annotated[str, typer.Option(help="native, torch, or auto: the one that trains here.")] = "auto",
@@ -137,18 +137,18 @@ def plan(
     import sys
 
     from tinyfleet.bench.plan import PlanRow, bench_plan, errors, grid, scatter
-    from tinyfleet.device_profiles.measuring.progress import told_on
-    from tinyfleet.fedcore.planning.kernel_choice import calibrate, read
+    from tinyfleet.device_profiles.measuring.progress import progress_on
+    from tinyfleet.fedcore.planning.cost_model_file import measure, read
     from tinyfleet.fedcore.training.registry import preferred, require
 
     require(engine)
     name = preferred(engine)
-    measured = calibrate(name, "", 0.0, told_on(sys.stderr)) if calibration is None else read(calibration)
+    measured = measure(name, "", 0.0, progress_on(sys.stderr)) if cost_model is None else read(cost_model)
 
-    def told(row: PlanRow, done: int, total: int) -> None:
+    def progress(row: PlanRow, done: int, total: int) -> None:
         typer.echo(f"\r{done}/{total} {row.model} batch {row.batch}            ", err=True, nl=False)
 
-    rows = bench_plan(measured, list(grid(measured.engine)), told)
+    rows = bench_plan(measured, list(grid(measured.engine)), progress)
     typer.echo("", err=True)
     save_rows(json_file, rows)
     emit_table(
@@ -157,7 +157,7 @@ def plan(
             "norm",
             "batch",
             "micro",
-            "keep",
+            "kept",
             "density",
             "predicted",
             "measured",

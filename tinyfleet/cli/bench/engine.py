@@ -30,13 +30,14 @@ def engine(
     from tinyfleet.bench.engine.arms import VARIANTS
     from tinyfleet.bench.engine.cells import chosen
     from tinyfleet.bench.engine.runner import bench_engine
-    from tinyfleet.fedcore.training.registry import require
+    from tinyfleet.fedcore.training.native.facts import NATIVE
+    from tinyfleet.fedcore.training.registry import REFERENCE, require
 
     def told(text: str) -> None:
         typer.echo(f"\r{text:<100}", err=True, nl=False)
 
-    require("native")
-    require("torch")
+    require(NATIVE.name)
+    require(REFERENCE.name)
     cells = chosen(model or (), density or (), threads or ())
     rows = bench_engine(cells, 3 if quick else steps, told, VARIANTS[:1] if quick else VARIANTS)
     typer.echo("", err=True)
@@ -47,18 +48,18 @@ def engine(
             "density",
             "batch",
             "micro",
-            "keep",
+            "kept",
             "recompute",
             "threads",
             "s/step",
-            "torch",
+            "torch s/step",
             "times as fast",
             "target",
             "peak MB",
             "target",
-            "torch",
+            "torch peak MB",
             "first step, s",
-            "torch",
+            "torch's first, s",
             "dense torch at its fastest",
         ),
         [

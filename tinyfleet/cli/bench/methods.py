@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.training.registry import ENGINES, REFERENCE
 
 if TYPE_CHECKING:
     from tinyfleet.bench.methods.cell import Cell
     from tinyfleet.bench.methods.config import CellSpec
 
-
-class EngineName(StrEnum):
-    """What trains the cells."""
-
-    TORCH = "torch"
-    NATIVE = "native"
-    CUDA = "torch-cuda"
+ENGINE_NAMES = ", ".join(facts.name for facts in ENGINES)
 
 
 def methods(
@@ -39,8 +33,11 @@ def methods(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one thread.")] = 1,
     engine: Annotated[
-        EngineName, typer.Option(help="What trains the cells. Memory is always measured with torch on the CPU.")
-    ] = EngineName.TORCH,
+        str,
+        typer.Option(
+            help=f"What trains the cells: {ENGINE_NAMES}. Memory is always measured with torch on the CPU."
+        ),
+    ] = REFERENCE.name,
     only: Annotated[
         list[str] | None, typer.Option(metavar="METHOD", help="Only this one; may be repeated.")
     ] = None,
@@ -92,7 +89,7 @@ def _chosen(cells: Sequence[CellSpec], only: Sequence[str], densities: Sequence[
     ]
 
 
-def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: EngineName) -> None:
+def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: str) -> None:
     from rich.console import Console
 
     from tinyfleet.bench.methods.progress import Progress
@@ -100,8 +97,8 @@ def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: Eng
     from tinyfleet.fedcore.training.registry import create, require
 
     # Both raise here, not once a cell.
-    require("torch")  # measures memory, whatever trains
-    create(engine.value)
+    require(REFERENCE.name)  # measures memory, whatever trains
+    create(engine)
     with Progress(Console(stderr=True), cells) as progress:
         run_bench(cells, directory, processes, engine, Watcher(progress.finished, progress.running))
 

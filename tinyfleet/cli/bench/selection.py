@@ -32,14 +32,12 @@ def selection(
     from tinyfleet.bench.selection.report import EMULATED, write_report
     from tinyfleet.bench.selection.runner import DEFAULT, compare, run_bench
     from tinyfleet.cli.runs import read_spec
-    from tinyfleet.fedcore.training.registry import require
+    from tinyfleet.fedcore.training.registry import REFERENCE, create, require
 
     def engine() -> Engine:
-        from tinyfleet.fedcore.training.registry import create
+        return create(REFERENCE.name, threads=1)
 
-        return create("torch", threads=1)
-
-    require("torch")
+    require(REFERENCE.name)
     base = DEFAULT if file is None else read_spec(file)
     curves = run_bench(base, range(seeds), target, directory, engine, _told)
     written = write_report(base, curves, directory)

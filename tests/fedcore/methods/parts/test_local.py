@@ -12,8 +12,9 @@ from tinyfleet.fedcore.methods.parts.extrusion import extrude
 from tinyfleet.fedcore.methods.parts.local import LocalRound, train_locally
 from tinyfleet.fedcore.run_spec import TrainingSettings
 from tinyfleet.fedcore.training.engine import Engine, StepSettings
+from tinyfleet.fedcore.training.levers import Levers
 
-SETTINGS = StepSettings(0.1, keep=0.8)
+SETTINGS = StepSettings(0.1, levers=Levers(activation_keep=0.8))
 
 
 class Recorder(Engine):
@@ -77,13 +78,13 @@ def test_the_next_step_follows_what_the_board_tightens():
 
     def progress(step, steps, loss):
         if step == 3:
-            control.micro_batch, control.keep, control.cache = 4, 0.3, "fp16"
+            control.levers = Levers(4, 0.3, "fp16")
 
     control.progress = progress
     local = local_round(control)
     train_locally(local)
     assert [s for _, s in local.engine.seen[:3]] == [SETTINGS] * 3
-    assert {(s.micro_batch, s.keep, s.cache) for _, s in local.engine.seen[3:]} == {(4, 0.3, "fp16")}
+    assert {s.levers for _, s in local.engine.seen[3:]} == {Levers(4, 0.3, "fp16")}
 
 
 def test_a_board_that_has_enough_ends_the_round_with_what_is_done():
@@ -101,10 +102,10 @@ def test_a_board_that_has_enough_ends_the_round_with_what_is_done():
 
 
 def test_the_sparser_and_coarser_caches_hold():
-    run = StepSettings(0.1, keep=0.3, cache="fp16")
-    assert Control(keep=0.5, cache="fp32").tightened(run) is run
-    assert Control(keep=0.2).tightened(run).keep == 0.2
-    assert Control(cache="fp16").tightened(StepSettings(0.1)).cache == "fp16"
+    run = StepSettings(0.1, levers=Levers(activation_keep=0.3, cache="fp16"))
+    assert Control(Levers(activation_keep=0.5, cache="fp32")).tightened(run) is run
+    assert Control(Levers(activation_keep=0.2)).tightened(run).levers == Levers(0, 0.2, "fp16")
+    assert Control(Levers(cache="fp16")).tightened(StepSettings(0.1)).levers.cache == "fp16"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.fedcore.training.graphs import batch, conv, masked, one_dimensional_g
 from tinyfleet.fedcore.models.builder import GraphBuilder  # noqa: E402
 from tinyfleet.fedcore.models.graph import Node, Op, WeightNorm  # noqa: E402
 from tinyfleet.fedcore.training.engine import StepSettings  # noqa: E402
+from tinyfleet.fedcore.training.levers import Levers  # noqa: E402
 from tinyfleet.fedcore.training.torch.activation_pruning import (  # noqa: E402
     Pruning,
     compress,
@@ -180,7 +181,7 @@ def test_training_with_everything_kept_is_plain_training(graph):
     for engine in (plain, cached):
         engine.load(graph, graph.initial_params(0), masked(graph, 0.5))
         for _ in range(3):
-            engine.train_step(x, y, StepSettings(0.05, 0.9, 1e-3, keep=1.0))
+            engine.train_step(x, y, StepSettings(0.05, 0.9, 1e-3, levers=Levers(activation_keep=1.0)))
     first, second = plain.params(), cached.params()
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
@@ -192,7 +193,7 @@ def test_a_step_with_pruned_caches_changes_weights_but_neither_loss_nor_biases(e
     for keep in (1.0, 0.3):
         engine = new_engine(engine_name)
         engine.load(graph, graph.initial_params(0), {})
-        loss = engine.train_step(x, y, StepSettings(0.1, keep=keep))
+        loss = engine.train_step(x, y, StepSettings(0.1, levers=Levers(activation_keep=keep)))
         results[keep] = (loss, engine.params())
     assert results[1.0][0] == pytest.approx(results[0.3][0], rel=1e-6)  # the forward pass is exact
     exact, lossy = results[1.0][1], results[0.3][1]
@@ -221,5 +222,5 @@ def test_normalised_convolutions_are_pruned_too(monkeypatch):
     assert all(n.weight_norm is WeightNorm.ACTIVE for n in graph.nodes if n.op is Op.CONV)
     engine = TorchEngine()
     engine.load(graph, graph.initial_params(0), masked(graph, 0.5))
-    engine.train_step(*batch(graph, 4), StepSettings(0.1, keep=0.5))
+    engine.train_step(*batch(graph, 4), StepSettings(0.1, levers=Levers(activation_keep=0.5)))
     assert seen == [4 * 3 * 64, 4 * 8 * 64, 4 * 8]  # stem, body, output layer

@@ -20,6 +20,7 @@ from tinyfleet.bench.engine.runner import bench_engine
 from tinyfleet.cli.app import app
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.training.levers import Levers
 from tinyfleet.fedcore.training.native.model import model_of
 
 SMALL = Cell("resnet8", 0.05, 2)
@@ -28,7 +29,11 @@ SMALL = Cell("resnet8", 0.05, 2)
 def test_targets_belong_to_resnet18_at_batch_64():
     fast = {cell.density: cell.speedup_target for cell in cells() if cell.speedup_target}
     assert fast == {0.01: 8.0, 0.05: 5.0, 0.1: 3.5}
-    memory = {(cell.micro_batch, cell.keep): cell.peak_target_mb for cell in cells() if cell.peak_target_mb}
+    memory = {
+        (cell.levers.micro_batch, cell.levers.activation_keep): cell.peak_target_mb
+        for cell in cells()
+        if cell.peak_target_mb
+    }
     assert memory == {(0, 1.0): 200.0} | {(n, keep): mb for n in (8, 4) for keep, mb in ((1.0, 200.0), (0.3, 60.0))}
 
 
@@ -83,7 +88,9 @@ def test_a_row_has_both_engines_figures(row):
 
 
 def test_memory_levers_reach_the_engine():
-    lean = Cell("resnet8", 0.05, 4, micro_batch=2, keep=0.5, cache="fp16", pruned_norm=True, recompute=1)
+    lean = Cell(
+        "resnet8", 0.05, 4, levers=Levers(2, activation_keep=0.5, cache="fp16", recompute=1), pruned_norm=True
+    )
     with native_arm(lean) as arm:
         assert arm.step() > 0
         assert arm.peak_bytes > 0
@@ -109,7 +116,7 @@ def test_the_fastest_variant_is_taken(monkeypatch):
 
 def test_an_arm_that_ends_is_an_error(capfd):
     with pytest.raises(DataError, match="native engine ended with code 1"):
-        native_arm(Cell("resnet8", 0.05, 2, micro_batch="many"))
+        native_arm(Cell("resnet8", 0.05, 2, levers=Levers("many")))
     assert "TypeError" in capfd.readouterr().err
 
 
