@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 # Of difflib's likeness, 0 to 1: low enough that "batery" finds "battery" and a swapped pair of letters its word.
@@ -11,6 +10,8 @@ _LIKENESS = 0.5
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like ``name``; None where none is near, or ``name`` is known."""
+    import difflib  # 140 kB that a daemon would hold for ever
+
     near = difflib.get_close_matches(name, tuple(known), n=1, cutoff=_LIKENESS)
     return near[0] if near and near[0] != name else None
 

@@ -45,10 +45,11 @@ def run(options: argparse.Namespace) -> None:
 
 def init(options: argparse.Namespace) -> None:
     """Make the identity, and a commented configuration file where there is none."""
-    from tinyfleet.edge_agent import daemon, identity
+    from tinyfleet.edge_agent import identity
+    from tinyfleet.edge_agent.state_directory import state_directory
 
     config = _config(options, missing_ok=True)
-    who = identity.obtain(daemon.state_directory(config), config.name)
+    who = identity.obtain(state_directory(config), config.name)
     path = options.config
     written = path is not None and not path.exists()
     if path is not None and written:
@@ -81,10 +82,10 @@ def measure(options: argparse.Namespace) -> None:
     from tinyfleet.device_profiles.measuring.measure import measure as measure_board
     from tinyfleet.device_profiles.measuring.progress import progress_on
     from tinyfleet.device_profiles.profile import ProfileError
-    from tinyfleet.edge_agent import daemon
+    from tinyfleet.edge_agent.state_directory import PROFILE, state_directory
 
     config = _config(options)
-    state = daemon.state_directory(config)
+    state = state_directory(config)
     # An engine that cannot measure, or none named: numpy is always here.
     engine = config.engine if config.engine in ENGINES else "numpy"
     try:
@@ -96,7 +97,7 @@ def measure(options: argparse.Namespace) -> None:
         sys.stderr.write("\nedge-agent: stopped; nothing was kept\n")
         sys.exit(130)
     profile = replace(board, measured=measurement)
-    profile.save(state / daemon.PROFILE_FILE)
+    profile.save(state / PROFILE)
     warnings = disagreements(profile)
     if options.json:
         _write({**asdict(profile), "warnings": [asdict(warning) for warning in warnings]})
@@ -110,13 +111,12 @@ def measure_training(options: argparse.Namespace) -> None:
     """Measure what training takes here, in a minute or two: tasks are then planned by this board's own figures."""
     from tinyfleet.device_profiles.detect import detect
     from tinyfleet.device_profiles.measuring.progress import progress_on
-    from tinyfleet.edge_agent import daemon
-    from tinyfleet.edge_agent.task.assignment import COST_MODEL
+    from tinyfleet.edge_agent.state_directory import COST_MODEL, state_directory
     from tinyfleet.fedcore.planning.cost_model_file import measure_here
     from tinyfleet.fedcore.training.registry import preferred
 
     config = _config(options)
-    path = daemon.state_directory(config) / COST_MODEL
+    path = state_directory(config) / COST_MODEL
     found = measure_here(preferred(config.engine), detect().title, path, progress_on(sys.stderr))
     if options.json:
         _write(msgspec.to_builtins(found))
@@ -135,10 +135,11 @@ def show_config(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """Say what the agent on this state directory is doing."""
+    from tinyfleet.edge_agent.state_directory import STATUS
     from tinyfleet.edge_agent.status import read
 
     state = Path(_config(options).state).expanduser()
-    last = read(state / "status.json")
+    last = read(state / STATUS)
     if last is None:
         raise StateError(f"no agent has run on {state}; start one with 'edge-agent run', or give its --state")
     running = last.link != "stopped" and _is_alive(last.pid)

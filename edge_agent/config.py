@@ -187,7 +187,7 @@ def as_toml(config: AgentConfig) -> str:
 
 
 def _section(value: msgspec.Struct, prefix: str) -> list[str]:
-    """Lines of one table: its plain values first, then its sub-tables, as TOML wants."""
+    """Lines of one table: its plain values first, then its sub-tables, the order that TOML needs."""
     lines: list[str] = []
     tables: list[str] = []
     notes = descriptions(type(value))

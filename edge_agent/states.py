@@ -11,7 +11,7 @@ from enum import StrEnum
 from tinyfleet.fedcore.state_table import StateTable
 
 
-class Link(StrEnum):
+class LinkState(StrEnum):
     """Where the agent stands with the coordinator."""
 
     OFFLINE = "offline"
@@ -41,7 +41,7 @@ class LinkEvent(StrEnum):
     """Welcome with enrolment rejected."""
 
 
-class Task(StrEnum):
+class AssignmentState(StrEnum):
     """What the agent does about its one task. Finished results wait in the outbox, not here."""
 
     IDLE = "idle"
@@ -52,7 +52,7 @@ class Task(StrEnum):
     """The worker is on it, whether the network is there or not."""
 
 
-class TaskEvent(StrEnum):
+class AssignmentEvent(StrEnum):
     """What happens to the task."""
 
     OFFERED = "offered"
@@ -74,21 +74,21 @@ class TaskEvent(StrEnum):
 
 
 _WELCOMED = {
-    LinkEvent.WELCOMED_PENDING: Link.PENDING,
-    LinkEvent.WELCOMED_ACCEPTED: Link.ACCEPTED,
-    LinkEvent.WELCOMED_REJECTED: Link.REJECTED,
+    LinkEvent.WELCOMED_PENDING: LinkState.PENDING,
+    LinkEvent.WELCOMED_ACCEPTED: LinkState.ACCEPTED,
+    LinkEvent.WELCOMED_REJECTED: LinkState.REJECTED,
 }
 
 LINK_TABLE = StateTable(
-    Link.OFFLINE,
+    LinkState.OFFLINE,
     {
-        (Link.OFFLINE, LinkEvent.CONNECTED): Link.GREETING,
+        (LinkState.OFFLINE, LinkEvent.CONNECTED): LinkState.GREETING,
         **{
             (state, event): target
-            for state in (Link.GREETING, Link.PENDING, Link.ACCEPTED, Link.REJECTED)
+            for state in (LinkState.GREETING, LinkState.PENDING, LinkState.ACCEPTED, LinkState.REJECTED)
             for event, target in {
-                LinkEvent.CONNECTED: Link.GREETING,
-                LinkEvent.DISCONNECTED: Link.OFFLINE,
+                LinkEvent.CONNECTED: LinkState.GREETING,
+                LinkEvent.DISCONNECTED: LinkState.OFFLINE,
                 **_WELCOMED,
             }.items()
         },
@@ -96,16 +96,16 @@ LINK_TABLE = StateTable(
 )
 
 TASK_TABLE = StateTable(
-    Task.IDLE,
+    AssignmentState.IDLE,
     {
-        (Task.IDLE, TaskEvent.OFFERED): Task.FETCHING,
-        (Task.FETCHING, TaskEvent.FETCHED): Task.TRAINING,
-        (Task.FETCHING, TaskEvent.FETCH_FAILED): Task.IDLE,
-        (Task.FETCHING, TaskEvent.CANCELLED): Task.IDLE,
-        (Task.TRAINING, TaskEvent.FINISHED): Task.IDLE,
-        (Task.TRAINING, TaskEvent.OVER_BUDGET): Task.IDLE,
-        (Task.TRAINING, TaskEvent.FAILED): Task.IDLE,
-        (Task.TRAINING, TaskEvent.NEEDS_MASK): Task.IDLE,
-        (Task.TRAINING, TaskEvent.CANCELLED): Task.IDLE,
+        (AssignmentState.IDLE, AssignmentEvent.OFFERED): AssignmentState.FETCHING,
+        (AssignmentState.FETCHING, AssignmentEvent.FETCHED): AssignmentState.TRAINING,
+        (AssignmentState.FETCHING, AssignmentEvent.FETCH_FAILED): AssignmentState.IDLE,
+        (AssignmentState.FETCHING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.FINISHED): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.OVER_BUDGET): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.FAILED): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.NEEDS_MASK): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
     },
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 
-class Status(msgspec.Struct, frozen=True):
+class AgentStatus(msgspec.Struct, frozen=True):
     """``pid`` and ``session`` tell one agent start from the next."""
 
     device: str
@@ -26,11 +26,11 @@ class StatusFile:
         self._path = path
         self._device = device
         self._session = session
-        self._written: Status | None = None
+        self._written: AgentStatus | None = None
 
     def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
         """Put the state on disk where it differs from what is there."""
-        status = Status(self._device, self._session, os.getpid(), str(link), str(task_state), task)
+        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
         if status != self._written:
             temporary = self._path.with_name(f".{self._path.name}.tmp")
             temporary.write_bytes(msgspec.json.encode(status))
@@ -38,9 +38,9 @@ class StatusFile:
             self._written = status
 
 
-def read(path: Path) -> Status | None:
+def read(path: Path) -> AgentStatus | None:
     """The last status, or None where no agent has run here."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return msgspec.json.decode(path.read_bytes(), type=AgentStatus)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

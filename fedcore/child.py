@@ -56,7 +56,7 @@ class Child:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any] | msgspec.Struct) -> None:
         """Write one line. A child that has ended is not an error here: its exit event tells."""
         assert self.process.stdin is not None
         try:

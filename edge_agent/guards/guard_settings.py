@@ -43,7 +43,7 @@ class GuardSettings(Settings, frozen=True):
     )
 
     def limits(self, sensors: Options) -> GuardLimits:
-        """What the guards are told; ``sensors`` are the board's. Raises ``ConfigError``."""
+        """The same as the guards take it; ``sensors`` are the board's options. Raises ``ConfigError``."""
         for name in self.disabled:
             if name not in NAMES:
                 raise ConfigError(f"guards: guard {name!r} is unknown; {hint(name, NAMES)}")

@@ -42,15 +42,15 @@ class GuardLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether training is to be paused now, and a sentence for each guard that wants it."""
+class PauseVerdict:
+    """Whether training is to be paused now, and a sentence for each guard that has tripped."""
 
     paused: bool
     reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class GuardFinding:
     """What one guard says of the readings: ``fault`` (value and limit) while it has to pause."""
 
     fault: str = ""
@@ -60,34 +60,34 @@ class Finding:
 # -- the guards ---------------------------------------------------------------------------
 
 
-def _temperature(readings: Readings, limits: GuardLimits) -> Finding:
+def _temperature(readings: Readings, limits: GuardLimits) -> GuardFinding:
     reading = readings.get("temperature")
     if reading is None or reading.value is None:
-        return Finding()
+        return GuardFinding()
     if reading.value >= limits.temperature_pause_c:
         place = f" ({reading.note})" if reading.note else ""
-        return Finding(
+        return GuardFinding(
             f"the temperature is {shown(reading)}{place}, the limit {limits.temperature_pause_c:g} °C", False
         )
-    return Finding(clear=reading.value < limits.temperature_resume_c)
+    return GuardFinding(clear=reading.value < limits.temperature_resume_c)
 
 
-def _under_voltage(readings: Readings, limits: GuardLimits) -> Finding:
+def _under_voltage(readings: Readings, limits: GuardLimits) -> GuardFinding:
     alarm = readings.get("under_voltage")
     if (alarm is not None and alarm.value) or _throttled_bits(readings) & UNDER_VOLTAGE:
-        return Finding("the supply's voltage is too low: the firmware's alarm is 1, the limit 0", False)
-    return Finding()
+        return GuardFinding("the supply's voltage is too low: the firmware's alarm is 1, the limit 0", False)
+    return GuardFinding()
 
 
-def _throttling(readings: Readings, limits: GuardLimits) -> Finding:
+def _throttling(readings: Readings, limits: GuardLimits) -> GuardFinding:
     harmful = THROTTLED | (CLOCK_CAPPED | SOFT_LIMIT if limits.soft_throttling else 0)
     bits = _throttled_bits(readings)
     if bits & harmful:
-        return Finding(
+        return GuardFinding(
             f"the firmware slows the processor: its bits are {bits:#x}, and none of {harmful:#x} may be set",
             False,
         )
-    return Finding()
+    return GuardFinding()
 
 
 def _throttled_bits(readings: Readings) -> int:
@@ -95,29 +95,29 @@ def _throttled_bits(readings: Readings) -> int:
     return 0 if reading is None or reading.value is None else int(reading.value)
 
 
-def _battery(readings: Readings, limits: GuardLimits) -> Finding:
+def _battery(readings: Readings, limits: GuardLimits) -> GuardFinding:
     reading = readings.get("battery")
     if reading is None or reading.value is None:
-        return Finding()
+        return GuardFinding()
     # The sensor's state, and not the charge alone: it is OK while the battery is being charged.
     if reading.state is State.CRITICAL:
-        return Finding(
+        return GuardFinding(
             f"the battery has {shown(reading)} ({reading.note}), the limit is {limits.battery_pause_percent:g} %",
             False,
         )
-    return Finding(clear=reading.state is State.OK)
+    return GuardFinding(clear=reading.state is State.OK)
 
 
-def _disk(readings: Readings, limits: GuardLimits) -> Finding:
+def _disk(readings: Readings, limits: GuardLimits) -> GuardFinding:
     reading = readings.get("disk")
     if reading is None or reading.value is None:
-        return Finding()
+        return GuardFinding()
     if reading.value < limits.least_disk_bytes:
         limit = shown(replace(reading, value=float(limits.least_disk_bytes)))
-        return Finding(
+        return GuardFinding(
             f"the disk has {shown(reading)} free, the limit is {limit}: results could not be kept", False
         )
-    return Finding(clear=reading.value > DISK_MARGIN * limits.least_disk_bytes)
+    return GuardFinding(clear=reading.value > DISK_MARGIN * limits.least_disk_bytes)
 
 
 def _wish(name: str, limits: GuardLimits) -> str:
@@ -131,7 +131,7 @@ def _wish(name: str, limits: GuardLimits) -> str:
     }[name]
 
 
-_GUARDS: dict[str, Callable[[Readings, GuardLimits], Finding]] = {
+_GUARDS: dict[str, Callable[[Readings, GuardLimits], GuardFinding]] = {
     "battery": _battery,
     "disk": _disk,
     "temperature": _temperature,
@@ -172,8 +172,8 @@ class Guards:
         self.paused_s = 0.0
         self._counted = self._clock()
 
-    def check(self) -> Verdict:
-        """Read the sensors. A reason stays as it was when its guard tripped, so that it can be told once."""
+    def check(self) -> PauseVerdict:
+        """Read the sensors. A reason stays as it was when its guard tripped, so that it is reported once."""
         readings = {reading.name: reading for reading in self._read()}
         now = self._clock()
         if self._trips:
@@ -182,9 +182,9 @@ class Guards:
         for name, guard in _GUARDS.items():
             if name not in self._limits.disabled:
                 self._mind(name, guard(readings, self._limits), now)
-        return Verdict(bool(self._trips), tuple(trip.reason for trip in self._trips.values()))
+        return PauseVerdict(bool(self._trips), tuple(trip.reason for trip in self._trips.values()))
 
-    def _mind(self, name: str, finding: Finding, now: float) -> None:
+    def _mind(self, name: str, finding: GuardFinding, now: float) -> None:
         trip = self._trips.get(name)
         if trip is None:
             if finding.fault:

@@ -52,7 +52,7 @@ class SensorSettings(Settings, frozen=True):
     )
 
     def options(self, state: Path | None = None) -> Options:
-        """What the sensors are told; ``state`` is on the disk that counts. Raises ``ConfigError``."""
+        """The same as the sensors take it; ``state`` is on the disk that counts. Raises ``ConfigError``."""
         try:
             check_names(self.disabled)
             return Options(

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _CLOCK_VALID_FROM = 1_704_067_200.0  # 2024-01-01
 
 
-class Entry(msgspec.Struct, frozen=True):
+class OutboxEntry(msgspec.Struct, frozen=True):
     """One result's description. ``created`` is wall time in seconds, used for nothing but its age."""
 
     offer: ResultOffer
@@ -44,7 +44,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._clock = wall_clock
-        self._entries: dict[tuple[str, int], Entry] = {}
+        self._entries: dict[tuple[str, int], OutboxEntry] = {}
         directory.mkdir(parents=True, exist_ok=True)
         self._load()
 
@@ -58,7 +58,7 @@ class Outbox:
         blob.replace(self._directory / name)
         sync_directory(self._directory)
         sequence = 1 + max((entry.sequence for entry in self._entries.values()), default=0)
-        entry = Entry(offer, name, self._clock(), sequence)
+        entry = OutboxEntry(offer, name, self._clock(), sequence)
         write_atomic(self._directory / f"{stem}.json", msgspec.json.encode(entry))
         self._entries[key] = entry
         if before is not None and before.blob != name:
@@ -117,7 +117,7 @@ class Outbox:
         drop_temporaries(self._directory)
         for path in sorted(self._directory.glob("*.json")):
             try:
-                entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+                entry = msgspec.json.decode(path.read_bytes(), type=OutboxEntry)
             except msgspec.MsgspecError as error:
                 logger.warning("outbox: %s is not a description (%s); dropped", path.name, error)
                 path.unlink()

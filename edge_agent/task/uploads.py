@@ -15,7 +15,7 @@ _CONTROL_SHARE = 2
 _MAX_QUEUE = 256
 
 
-class Uploads:
+class ResultUploads:
     """A queue of (hash, index). A request that is repeated while it waits is queued once."""
 
     def __init__(self, outbox: Outbox, transport: Transport, topic: str) -> None:

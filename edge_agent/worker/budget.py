@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from tinyfleet.edge_agent.config import Policy
+from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.training.registry import expected
 
@@ -55,21 +55,6 @@ class TaskLimits:
     first_way: int = 0  # of that plan: ways before it are known to be too much
     factor: float = 1.0  # measured by predicted peak of such tasks so far
     refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What the worker's plan settled on. ``peak_bytes``: predicted, ``factor`` counted in."""
-
-    index: int = 0  # of the plan's ways
-    ways: int = 0  # that the plan has; 0: no plan was made
-    way: Way = field(default_factory=Way)
-    peak_bytes: int = 0
-
-    @property
-    def degrading(self) -> str:
-        """What the results suffer for the board's sake, in words; empty: nothing."""
-        return str(self.way.levers) if self.way.levers.degrading else ""
 
 
 class Experience(msgspec.Struct, frozen=True):

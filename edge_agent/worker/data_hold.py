@@ -38,7 +38,7 @@ class DataHold:
         self._files = self._files or files
 
     def _bound(self, limit_bytes: int, to_come: int | None) -> int:
-        """Bytes of file pages when all has come, ``to_come`` of them where no task has told yet; 0 if not known."""
+        """Bytes of file pages when all has come, ``to_come`` of them where no task has shown it; 0 if not known."""
         found = [status_bytes(field) for field in ("VmRSS", "RssFile", "VmData")]
         if to_come is None or None in found:
             return 0

@@ -1,15 +1,15 @@
-"""Stops the worker while the board's guards want it, and lets it go on."""
+"""Stops the worker while a guard of the board has tripped, and lets it go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tinyfleet.edge_agent.guards.guards import Guards, Verdict
+from tinyfleet.edge_agent.guards.guards import Guards, PauseVerdict
 from tinyfleet.edge_agent.worker.process import Worker
 
 # Sensors change slowly, and every look reads a dozen files.
 CHECK_INTERVAL_S = 1.0
-_CLEAR = Verdict(False)
+_CLEAR = PauseVerdict(False)
 
 
 class Pauses:
@@ -33,7 +33,7 @@ class Pauses:
         self._verdict = _CLEAR
         self._next_check = self._clock()
 
-    def mind(self, worker: Worker) -> Verdict | None:
+    def mind(self, worker: Worker) -> PauseVerdict | None:
         """Look at the board where it is time to; the verdict where it is another than before."""
         now = self._clock()
         if now < self._next_check:

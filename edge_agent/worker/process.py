@@ -11,14 +11,25 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+import msgspec
 
 from tinyfleet.device_profiles.cpu import CpuHold, CpuLimits
 from tinyfleet.device_profiles.gpu_memory import gpu_bytes
 from tinyfleet.device_profiles.limits import DataLimit, MemoryLimit, choose_limit
 from tinyfleet.edge_agent.worker.budget import SOFT_SHARE, TaskLimits
+from tinyfleet.edge_agent.worker.commands import (
+    Command,
+    Exited,
+    NearLimit,
+    OverBudget,
+    TaskCommand,
+    TaskFailed,
+    WorkerEvent,
+)
+from tinyfleet.edge_agent.worker.out_of_memory import NEAR_LIMIT, is_printed
 from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
 from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Watch
 from tinyfleet.fedcore.child import Child
@@ -27,17 +38,10 @@ logger = logging.getLogger(__name__)
 
 # What was asked of a worker near its limit shows after its step: it is not asked again before.
 TIGHTEN_PAUSE_S = 2.0
-# C code meets RLIMIT_DATA in its own ways (aborts, segmentation faults): a death this near to it is the limit's.
-NEAR_LIMIT = 0.95
 _LOG_LIMIT_BYTES = 1_000_000
-# What allocators print before they abort: torch, C++, glibc, OpenBLAS, Python.
-_ALLOCATION_FAILURES = (
-    "bad_alloc",
-    "not enough memory",
-    "annot allocate memory",
-    "MemoryError",
-    "llocation failed",
-)
+
+
+Event = WorkerEvent | NearLimit
 
 
 class Worker(Protocol):
@@ -49,8 +53,8 @@ class Worker(Protocol):
     held_by: str
     patience_s: float
 
-    def send(self, message: Mapping[str, Any]) -> None: ...
-    def poll(self, now: float) -> dict[str, Any] | None: ...
+    def send(self, command: Command) -> None: ...
+    def poll(self, now: float) -> Event | None: ...
     @property
     def rss_bytes(self) -> int: ...
     @property
@@ -79,7 +83,7 @@ class WorkerProcess:
         self.patience_s = CLOSE_INTERVAL_S
         self._next_look = 0.0
         self._next_warning = 0.0
-        self._peak_data_bytes = 0
+        self.peak_data_bytes = 0
         self._near_data_limit = False
         self.rss_bytes = 0
         self.peak_rss_bytes = 0
@@ -130,19 +134,23 @@ class WorkerProcess:
             except subprocess.SubprocessError as error:  # what before_exec raised, its type lost
                 raise OSError(f"the memory limit could not be set: {error}") from None
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send(self, command: Command) -> None:
         """One command. The log is kept short here, between tasks."""
         if self._log.stat().st_size > _LOG_LIMIT_BYTES:
             os.truncate(self._log, 0)
-        if message.get("cmd") == "task":
+        if isinstance(command, TaskCommand):
             self.peak_rss_bytes = 0
-        self._child.send(message)
+        self._child.send(command)
 
-    def poll(self, now: float) -> dict[str, Any] | None:
-        """The next event, a death as ``over_budget`` or ``failed``; watches the memory on the way."""
-        event = self._child.receive()
+    def poll(self, now: float) -> Event | None:
+        """The next event, a death as ``OverBudget`` or ``TaskFailed``; watches the memory on the way."""
+        event = self._received()
         if event is not None:
-            return self._death(int(event["code"])) if event.get("event") == "exit" else event
+            return self._death(event.code) if isinstance(event, Exited) else event
         if now >= self._next_look:
             self._look()
             self.patience_s = self._watch.interval_s(now, self.rss_bytes)
@@ -151,10 +159,21 @@ class WorkerProcess:
             if limit and self.rss_bytes > limit:
                 self._child.kill()
                 reason = f"resident memory of {self.rss_bytes} bytes, limit {limit}; stopped by the watcher"
-                return {"event": "over_budget", "reason": reason}
+                return OverBudget(reason)
             if limit and self.rss_bytes > SOFT_SHARE * limit and now >= self._next_warning:
                 self._next_warning = now + TIGHTEN_PAUSE_S
-                return {"event": "near_limit", "rss_bytes": self.rss_bytes}
+                return NearLimit(self.rss_bytes)
+        return None
+
+    def _received(self) -> WorkerEvent | None:
+        """The next thing that the worker said; what is no event is left out, and the log says so."""
+        while (said := self._child.receive()) is not None:
+            try:
+                event: WorkerEvent = msgspec.convert(said, type=WorkerEvent)
+            except msgspec.ValidationError as error:
+                logger.warning("the worker said what is no event (%s): %.200r", error, said)
+            else:
+                return event
         return None
 
     def pause(self) -> None:
@@ -175,29 +194,26 @@ class WorkerProcess:
 
     def _look(self) -> None:
         """Bytes of the worker and its children, resident and on the GPU; one that is just ending counts as zero."""
-        children = children_of(self._child.pid)
-        resident, data = memory_of(self._child.pid)
-        self._peak_data_bytes = max(self._peak_data_bytes, data)
-        self._near_data_limit |= data >= NEAR_LIMIT * data_limit_of(self._child.pid)
+        children = children_of(self.pid)
+        resident, data = memory_of(self.pid)
+        self.peak_data_bytes = max(self.peak_data_bytes, data)
+        self._near_data_limit |= data >= NEAR_LIMIT * data_limit_of(self.pid)
         resident += sum(memory_of(pid)[0] for pid in children)
-        self.rss_bytes = resident + gpu_bytes((self._child.pid, *children))
+        self.rss_bytes = resident + gpu_bytes((self.pid, *children))
         self.peak_rss_bytes = max(self.peak_rss_bytes, self.rss_bytes)
 
-    def _death(self, code: int) -> dict[str, Any]:
+    def _death(self, code: int) -> OverBudget | TaskFailed:
         """Tell a death at the limit from any other."""
         tail = _tail(self._log)
         killed = code == -signal.SIGKILL
         if killed and self._limit is not None and self._limit.oom_kills() > self._oom_kills:
-            return {
-                "event": "over_budget",
-                "reason": f"killed by the kernel at {self.limits.memory_limit_bytes} bytes",
-            }
-        failed = self._near_data_limit or any(phrase in tail for phrase in _ALLOCATION_FAILURES)
+            return OverBudget(f"killed by the kernel at {self.limits.memory_limit_bytes} bytes")
+        failed = self._near_data_limit or is_printed(tail)
         if code != 0 and not killed and failed:
-            return {"event": "over_budget", "reason": f"an allocation failed: {_last_line(tail)}"}
+            return OverBudget(f"an allocation failed: {_last_line(tail)}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         reason = f"worker {how}" + (f": {_last_line(tail)}" if tail.strip() and not killed else "")
-        return {"event": "failed", "kind": "WorkerDied", "reason": reason}
+        return TaskFailed("WorkerDied", reason)
 
 
 def _environment(threads: int) -> dict[str, str]:

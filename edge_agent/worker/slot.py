@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from tinyfleet.edge_agent.worker.budget import TaskLimits
+from tinyfleet.edge_agent.worker.commands import OverBudget, TaskFailed
 from tinyfleet.edge_agent.worker.process import Worker
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,11 @@ class WorkerSlot:
         self._clock = clock
         self._worker: Worker | None = None
         self._rested = 0.0
+
+    @property
+    def worker(self) -> Worker | None:
+        """The process that is there: to speak to, not to keep."""
+        return self._worker
 
     @property
     def rss_bytes(self) -> int:
@@ -56,8 +62,8 @@ class WorkerSlot:
         if self._worker is None:
             return
         event = self._worker.poll(self._clock())
-        if event is not None and event.get("event") in ("failed", "over_budget"):
-            logger.info("idle worker: %s", event.get("reason"))
+        if isinstance(event, TaskFailed | OverBudget):
+            logger.info("idle worker: %s", event.reason)
             self.close()
         elif self._clock() - self._rested > WARM_IDLE_S:
             self.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import msgspec
 
 from tinyfleet.device_profiles.limits import format_size
+from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.methods.method import Control
 from tinyfleet.fedcore.planning.plan import Plan
 from tinyfleet.fedcore.training.allocator import trim
@@ -46,19 +44,14 @@ class TaskControl:
             "or choose a smaller model"
         )
 
-    def event(self, name: str) -> dict[str, Any]:
-        """``planned`` or ``tightened``: a ``budget.Chosen`` where there is a plan, the levers as they are."""
+    @property
+    def chosen(self) -> Chosen:
+        """The way that the task goes now, with the levers as they are."""
         if self.plan is None:
-            return {"event": name}
+            return Chosen()
         forecast = self.plan.forecasts[self._way]
-        return {
-            "event": name,
-            "index": self._way,
-            "ways": len(self.plan.forecasts),
-            "way": msgspec.to_builtins(replace(forecast.way, levers=self.control.levers)),
-            "peak_bytes": forecast.peak_bytes,
-            "round_seconds": self.plan.steps * forecast.step_seconds,
-        }
+        way = replace(forecast.way, levers=self.control.levers)
+        return Chosen(self._way, len(self.plan.forecasts), way, forecast.peak_bytes)
 
     def tighten(self) -> bool:
         """Go on with the next way that takes less; the running step ends as it began.

@@ -14,8 +14,8 @@ import numpy as np
 
 from tinyfleet.edge_agent.config import AgentConfig, AgentDataSettings
 from tinyfleet.edge_agent.guards.guards import GuardLimits, Guards
-from tinyfleet.edge_agent.states import Task
-from tinyfleet.edge_agent.task.assignment import Assignments
+from tinyfleet.edge_agent.states import AssignmentState
+from tinyfleet.edge_agent.task.assignment import Assignment
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
@@ -194,7 +194,7 @@ class Board:
             engine=job.engine,
         )
         clock = time.monotonic
-        self.tasks = Assignments(
+        self.tasks = Assignment(
             "porch",
             AgentConfig(engine=job.engine, data=data_of(job, data)),
             directory,
@@ -203,7 +203,7 @@ class Board:
             outbox=Outbox(directory / "outbox", max_bytes=10**9, max_age_s=1e6, wall_clock=time.time),
             start_worker=self._start,
             pauses=Pauses(Guards(GuardLimits(), lambda: (), clock), clock),
-            say=self.said.append,
+            send=self.said.append,
             clock=clock,
         )
 
@@ -226,10 +226,10 @@ class Board:
         spec = msgspec.to_builtins(job.spec)
         self.tasks.offered(TaskOffer("r", step, job.stage, 600.0, manifest, spec, job.steps, job.keep))
         chosen = first = None
-        while self.tasks.state is not Task.IDLE:
+        while self.tasks.state is not AssignmentState.IDLE:
             self._serve(manifest)
             self.tasks.tick()
-            current = self.tasks._current
+            current = self.tasks.task
             if current is not None and current.chosen.ways:
                 chosen = current.chosen
                 first = first or chosen
@@ -253,7 +253,7 @@ class Board:
             reason=status.reason,
             levers=chosen.way.levers if chosen else NO_LEVERS,
             rss_bytes=worker.peak_rss_bytes if worker else 0,
-            data_bytes=worker._peak_data_bytes if worker else 0,
+            data_bytes=worker.peak_data_bytes if worker else 0,
             peak_bytes=status.peak_rss_bytes,
             hard=worker.kind if worker else "",
             seconds=round(time.monotonic() - began, 2),

@@ -14,10 +14,13 @@ import msgspec
 from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.config import AgentConfig, load
 from tinyfleet.edge_agent.identity import Identity
-from tinyfleet.edge_agent.supervisor import Board, Supervisor
+from tinyfleet.edge_agent.presence import Board
+from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
+from tinyfleet.edge_agent.worker.commands import Command, TaskCommand, TaskDone, TrainingBegan
+from tinyfleet.edge_agent.worker.process import Event
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
@@ -28,12 +31,15 @@ from tinyfleet.fedcore.protocol.messages import (
     Message,
     ResultVerdict,
     TaskOffer,
+    TaskState,
+    TaskStatus,
     Verdict,
     Welcome,
     decode_up,
     encode,
 )
-from tinyfleet.fedcore.protocol.transport import Event, Received, Transport
+from tinyfleet.fedcore.protocol.transport import Event as TransportEvent
+from tinyfleet.fedcore.protocol.transport import Received, Transport
 from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
 
 IDENTITY = Identity("porch", "QUJD", "ab" * 32)
@@ -65,16 +71,16 @@ class ScriptedWorker:
         self.patience_s = 60.0
         self.rss_bytes = 77
         self.peak_rss_bytes = 99
-        self.commands: list[dict[str, Any]] = []
-        self.events: list[dict[str, Any]] = []
+        self.commands: list[Command] = []
+        self.events: list[Event] = []
         self.paused = False
         self.closed = False
 
-    def send(self, message) -> None:
+    def send(self, command: Command) -> None:
         assert not self.closed
-        self.commands.append(dict(message))
+        self.commands.append(command)
 
-    def poll(self, now: float) -> dict[str, Any] | None:
+    def poll(self, now: float) -> Event | None:
         assert not self.closed
         return self.events.pop(0) if self.events and not self.paused else None
 
@@ -90,13 +96,15 @@ class ScriptedWorker:
         assert not self.closed
         self.closed = True
 
-    def finish(self, content: bytes = b"result") -> None:
+    @property
+    def task(self) -> TaskCommand:
+        """The last task that it was given."""
+        return [command for command in self.commands if isinstance(command, TaskCommand)][-1]
+
+    def finish(self, content: bytes = b"result", train_s: float = 1.5) -> None:
         """What a worker does at the end of a task."""
-        Path(self.commands[-1]["result"]).write_bytes(content)
-        self.events += [
-            {"event": "training", "engine": "torch"},
-            {"event": "done", "train_s": 1.5, "peak_rss_bytes": 123, "engine": "torch"},
-        ]
+        Path(self.task.result).write_bytes(content)
+        self.events += [TrainingBegan("torch"), TaskDone(train_s, 123, "torch")]
 
 
 class Coordinator:
@@ -144,7 +152,7 @@ class Coordinator:
             self.listen(0.05)
         return value
 
-    def take(self, event: Event) -> None:
+    def take(self, event: TransportEvent) -> None:
         if not isinstance(event, Received):
             return
         if event.topic.endswith("/chunk"):
@@ -177,6 +185,11 @@ class Coordinator:
 
     def of(self, kind: type[Message]) -> list[Any]:
         return [message for message in self.heard if type(message) is kind]
+
+    @property
+    def states(self) -> list[TaskState]:
+        """Of every task status, as they came."""
+        return [status.state for status in self.of(TaskStatus)]
 
 
 class Rig:
@@ -246,5 +259,5 @@ class Rig:
         """Bring the agent to where its worker has the task."""
         made = self.coordinator.offer(step, **offer)
         self.settle()
-        assert self.agent.assignments.key == (made.run, step)
+        assert self.agent.assignment.key == (made.run, step)
         return made

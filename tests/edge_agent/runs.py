@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from tests.patience import PATIENCE_S
+from tinyfleet.edge_agent.worker.commands import MaskMissing, OverBudget, TaskCommand, TaskDone, TaskFailed
+from tinyfleet.edge_agent.worker.process import Event, WorkerProcess
+from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
@@ -15,6 +21,8 @@ from tinyfleet.fedcore.protocol.codec import encode
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
 
 SAMPLES = 80
+# The activations of one whole batch of such a task need some 230 MB more than those of one sample.
+SHAPE, BATCH = (3, 96, 96), 128
 
 
 def spec_of(
@@ -63,16 +71,44 @@ def task_blob(spec: RunSpec, state: Payload, *, send_mask: bool = True) -> bytes
     return encode(task, precision="fp32", send_mask=send_mask)
 
 
-def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str, **changes: Any) -> dict[str, Any]:
+def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str) -> TaskCommand:
     """The worker's command for one task."""
     (tmp_path / "task").write_bytes(blob)
-    return {
-        "cmd": "task",
-        "device": "porch",
-        "blob": str(tmp_path / "task"),
-        "result": str(tmp_path / "result"),
-        "masks": str(tmp_path / "masks"),
-        "spec": msgspec.to_builtins(spec),
-        "data": data_settings(source),
-        **changes,
-    }
+    return TaskCommand(
+        device="porch",
+        blob=str(tmp_path / "task"),
+        result=str(tmp_path / "result"),
+        masks=str(tmp_path / "masks"),
+        spec=msgspec.to_builtins(spec),
+        data=data_settings(source),
+    )
+
+
+def events_until(child: Child, *last: str) -> list[dict[str, Any]]:
+    """What a worker writes, as far as an event of this name or its end."""
+    events, deadline = [], time.monotonic() + PATIENCE_S
+    while not events or events[-1]["event"] not in (*last, "exit"):
+        event = child.receive(max(0.01, deadline - time.monotonic()))
+        assert event is not None, f"nothing after {events}"
+        events.append(event)
+    return events
+
+
+def every_event(worker: WorkerProcess) -> Iterator[Event]:
+    """Events as they come, until the task has ended."""
+    deadline, events = time.monotonic() + PATIENCE_S, []
+    while time.monotonic() < deadline:
+        event = worker.poll(time.monotonic())
+        if event is None:
+            time.sleep(0.005)
+            continue
+        events.append(event)
+        yield event
+        if isinstance(event, TaskDone | OverBudget | TaskFailed | MaskMissing):
+            return
+    raise AssertionError(f"nothing but {events}")
+
+
+def events_of(worker: WorkerProcess) -> list[Event]:
+    """The same, all of them."""
+    return list(every_event(worker))

@@ -16,6 +16,7 @@ from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, Profil
 from tinyfleet.edge_agent import cli, daemon
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import AlreadyRunning
+from tinyfleet.edge_agent.state_directory import PROFILE, lock
 from tinyfleet.edge_agent.status import StatusFile, read
 
 
@@ -58,7 +59,7 @@ def test_each_fatal_error_has_its_code(tmp_path, capsys):
     assert run(capsys, "status", "--state", tmp_path)[0] == 9
     state = tmp_path / "state"
     state.mkdir()
-    with daemon.lock(state):
+    with lock(state):
         code, _, err = run(capsys, "run", "--state", state)
     assert (code, str(state) in err) == (8, True)
 
@@ -83,16 +84,16 @@ def test_describing_the_board_takes_a_child(tmp_path):
         {"data": {"source": source, "public_fraction": 0.0, "test_fraction": 0.0}, "state": str(tmp_path)},
         AgentConfig,
     )
-    board = daemon.describe(config, "porch")
+    board = daemon.describe(config, "porch", lambda: False)
     assert board.samples == 80
     assert board.profile
     assert len(msgspec.json.encode(board.profile)) < 16_000
 
 
 def test_the_lock_goes_with_its_holder(tmp_path):
-    with daemon.lock(tmp_path), pytest.raises(AlreadyRunning), daemon.lock(tmp_path):
+    with lock(tmp_path), pytest.raises(AlreadyRunning), lock(tmp_path):
         pass
-    with daemon.lock(tmp_path):
+    with lock(tmp_path):
         pass
 
 
@@ -132,7 +133,7 @@ def measured(monkeypatch):
 def test_measuring_is_kept_and_compared(tmp_path, capsys, measured):
     code, out, err = run(capsys, "measure", "--state", tmp_path, "--thermal-seconds", 5)
     assert code == 0
-    assert out == (tmp_path / daemon.PROFILE_FILE).read_text(encoding="utf-8")
+    assert out == (tmp_path / PROFILE).read_text(encoding="utf-8")
     assert DeviceProfile.from_toml(out).measured.rates == (Rate("dense", 1.0, "fp32", 2.5),)
     assert "warning: cores is 1 here, 4 in the shipped profile" in err
     found = json.loads(run(capsys, "measure", "--state", tmp_path, "--engine", "torch", "--json")[1])
@@ -146,7 +147,7 @@ def test_measuring_that_is_stopped_or_wrong_keeps_nothing(tmp_path, capsys, meas
     assert (code, "nothing was kept" in err) == (130, True)
     code, out, _ = run(capsys, "measure", "--state", tmp_path, "--thermal-seconds", -1, "--json")
     assert (code, json.loads(out)["message"]) == (2, "give 0 for none")
-    assert not (tmp_path / daemon.PROFILE_FILE).exists()
+    assert not (tmp_path / PROFILE).exists()
 
 
 def test_sensors(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = (
     "numpy",
-    "torch",
+    "zstandard",
     "typer",
     "rich",
     "asyncio",
@@ -18,6 +18,8 @@ HEAVY = (
     "multiprocessing",
     "importlib.metadata",
 )
+ENGINES = ("torch", "sparse_engine", "tinyfleet.fedcore.training.engine", "tinyfleet.edge_agent.worker.main")
+WEB = ("http.server", "socketserver", "amqtt", "jinja2", "websockets", "tinyfleet.coordinator")
 SCRIPT = """
 import sys
 import tinyfleet.edge_agent.cli, tinyfleet.edge_agent.daemon, tinyfleet.fedcore.protocol.mqtt
@@ -28,6 +30,14 @@ sys.stdout.write(" ".join(name for name in sys.argv[1:] if name in sys.modules))
 
 
 @pytest.mark.usefixtures("uncovered")
-def test_nothing_heavy_is_imported():
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *HEAVY], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("names", [HEAVY, ENGINES, WEB], ids=["heavy", "engines", "web"])
+def test_nothing_heavy_is_imported(names):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_what_is_imported_is_seen():
+    """Else the law above would hold of anything."""
+    seen = ["tinyfleet.edge_agent.supervisor", "psutil"]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *seen], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == seen

@@ -10,7 +10,7 @@ import pytest
 from tests.device_profiles.sensors.trees import BATTERY, HWMON, THROTTLED, ZONE, put
 from tinyfleet.device_profiles.sensors.read import names
 from tinyfleet.device_profiles.sensors.sensor import Options
-from tinyfleet.edge_agent.guards.guards import NAMES, GuardLimits, Guards, Verdict, reader
+from tinyfleet.edge_agent.guards.guards import NAMES, GuardLimits, Guards, PauseVerdict, reader
 
 HEAT = f"{ZONE.format(0)}/temp"
 CHARGE, CHARGING = f"{BATTERY.format('BAT0')}/capacity", f"{BATTERY.format('BAT0')}/status"
@@ -28,7 +28,7 @@ class Board:
     def put(self, path, content):
         put(self.root, path, content)
 
-    def check(self, seconds=1.0) -> Verdict:
+    def check(self, seconds=1.0) -> PauseVerdict:
         self.now += seconds
         return self.guards.check()
 
@@ -60,7 +60,7 @@ def test_the_guards_are_sensors():
 
 
 def test_a_board_without_sensors_never_pauses(board):
-    assert board().check() == Verdict(False)
+    assert board().check() == PauseVerdict(False)
 
 
 def test_overheating_pauses_until_it_was_cool_for_a_while(board):
@@ -105,9 +105,9 @@ def test_a_reason_tells_value_limit_and_remedy_and_stays(board):
         "the temperature is 87.3 °C (cpu-thermal), the limit 85 °C; "
         "training resumes after 10 s with less than 75 °C"
     )
-    assert hot.check() == Verdict(True, (expected,))
+    assert hot.check() == PauseVerdict(True, (expected,))
     hot.put(HEAT, "90000\n")
-    assert hot.check() == Verdict(True, (expected,))
+    assert hot.check() == PauseVerdict(True, (expected,))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 
-from tinyfleet.edge_agent.worker.budget import Chosen, Governor, Stage
+from tinyfleet.edge_agent.worker.budget import Governor, Stage
+from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings
 from tinyfleet.fedcore.training.levers import Levers

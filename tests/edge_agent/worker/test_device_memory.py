@@ -11,8 +11,9 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.worker import device_memory
+from tinyfleet.edge_agent.worker.commands import TaskCommand
 from tinyfleet.edge_agent.worker.device_memory import FileMemory
-from tinyfleet.edge_agent.worker.main import TaskCommand, _task_control, memory_directory
+from tinyfleet.edge_agent.worker.trainer import control_of, memory_directory
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.payload import Payload
 
@@ -137,10 +138,13 @@ def test_a_kill_leaves_the_old_memory_or_the_new_one(tmp_path, after):
 
 def test_a_task_remembers_with_the_masks_of_its_run(tmp_path):
     """So that the memory goes when they go."""
-    command = TaskCommand("porch", "blob", "result", str(tmp_path / "masks" / "run"), {}, {}, steps=4)
-    control = _task_control(command, None, None, 10, (), {}, lambda event: None).control
-    control.memory.write(1, payload(1.0))
-    assert control.steps == 4
+    command = TaskCommand("porch", "blob", "result", str(tmp_path / "masks" / "run"), {}, {}, local_steps=4)
+
+    def control():
+        return control_of(command, None, Payload({}, {}, {}), None, 10, lambda event: None).control
+
+    control().memory.write(1, payload(1.0))
+    assert control().steps == 4
     assert memory_directory(command).is_relative_to(command.masks)
     assert files(memory_directory(command)) == ["memory-1.bin"]
-    assert value(_task_control(command, None, None, 10, (), {}, lambda event: None).control.memory.read(2)) == 1.0
+    assert value(control().memory.read(2)) == 1.0

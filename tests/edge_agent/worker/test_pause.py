@@ -13,6 +13,7 @@ import pytest
 
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
 from tests.patience import PATIENCE_S
+from tinyfleet.edge_agent.worker.commands import DescribeCommand, OverBudget, TaskDone, TaskFailed, TrainingBegan
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 
 
@@ -41,23 +42,23 @@ def order(tmp_path):
     return command(tmp_path, spec, task_blob(spec, first_state(spec)), write_data(tmp_path / "data.npz"))
 
 
-def events_until(worker, name):
+def until(worker, kind):
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         event = worker.poll(time.monotonic())
         if event is None:
             time.sleep(0.002)
-        elif event["event"] == name:
+        elif isinstance(event, kind):
             return event
         else:
-            assert event["event"] not in ("failed", "over_budget"), event
-    raise AssertionError(f"no {name}")
+            assert not isinstance(event, TaskFailed | OverBudget), event
+    raise AssertionError(f"no {kind}")
 
 
 def pause(worker):
     """Pause it, and wait for the kernel to have done so."""
     worker.pause()
-    process, deadline = psutil.Process(worker._child.pid), time.monotonic() + PATIENCE_S
+    process, deadline = psutil.Process(worker.pid), time.monotonic() + PATIENCE_S
     while process.status() != psutil.STATUS_STOPPED:
         assert time.monotonic() < deadline, process.status()
         time.sleep(0.002)
@@ -68,20 +69,20 @@ def test_a_paused_worker_makes_no_progress_and_ends_with_the_same_result(start, 
     pytest.importorskip("torch", reason="the worker needs an engine")
     worker = start("warm")
     worker.send(order)
-    train_s = events_until(worker, "done")["train_s"]
+    train_s = until(worker, TaskDone).train_s
     expected = (tmp_path / "result").read_bytes()
     (tmp_path / "result").unlink()
 
     worker.send(order)
-    events_until(worker, "training")
+    until(worker, TrainingBegan)
     process = pause(worker)
     before, memory = process.cpu_times(), process.memory_info().rss
     time.sleep(0.3)
     while worker.poll(time.monotonic()) is not None:
         pass  # what it said before it stopped
     # Three times what the whole training takes: one that went on would be done.
-    until = time.monotonic() + max(0.5, 3.0 * train_s)
-    while time.monotonic() < until:
+    end = time.monotonic() + max(0.5, 3.0 * train_s)
+    while time.monotonic() < end:
         assert worker.poll(time.monotonic()) is None, "neither done nor taken for dead"
         time.sleep(0.02)
     after = process.cpu_times()
@@ -91,7 +92,7 @@ def test_a_paused_worker_makes_no_progress_and_ends_with_the_same_result(start, 
     assert worker.rss_bytes > memory // 2
 
     worker.resume()
-    events_until(worker, "done")
+    until(worker, TaskDone)
     assert (tmp_path / "result").read_bytes() == expected
     worker.resume()  # running already
     assert process.is_running()
@@ -109,12 +110,12 @@ def test_a_paused_worker_can_be_closed(start):
 def test_a_worker_killed_while_paused_is_told_as_dead(start):
     worker = start()
     pause(worker)
-    os.kill(worker._child.pid, signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGKILL)
     deadline, event = time.monotonic() + PATIENCE_S, None
     while event is None and time.monotonic() < deadline:
         time.sleep(0.01)
         event = worker.poll(time.monotonic())
-    assert event == {"event": "failed", "kind": "WorkerDied", "reason": "worker was ended by SIGKILL"}
+    assert event == TaskFailed("WorkerDied", "worker was ended by SIGKILL")
 
 
 def test_a_paused_worker_dies_with_its_supervisor(tmp_path):
@@ -124,11 +125,11 @@ def test_a_paused_worker_dies_with_its_supervisor(tmp_path):
         with contextlib.suppress(BaseException):
             worker = worker_under("warm", tmp_path)
             events = time.monotonic() + PATIENCE_S
-            worker.send({"cmd": "describe", "device": "porch", "data": {"source": "arrays:none.npz"}})
+            worker.send(DescribeCommand("porch", {"source": "arrays:none.npz"}))
             while worker.poll(time.monotonic()) is None and time.monotonic() < events:
                 time.sleep(0.002)  # its first answer: it has asked the kernel to die with this process
             worker.pause()
-            os.write(write, f"{worker._child.pid}\n".encode())
+            os.write(write, f"{worker.pid}\n".encode())
             signal.pause()
         os._exit(1)
     os.close(write)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.device_profiles.sensors.trees import ZONE, put
 from tests.edge_agent.rig import Rig
-from tinyfleet.edge_agent.states import Task
+from tinyfleet.edge_agent.states import AssignmentState
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus
 
 HEAT = f"{ZONE.format(0)}/temp"
@@ -52,7 +52,7 @@ def test_heat_pauses_a_task_and_coolness_resumes_it(rig):
     assert not rig.worker.paused
     assert (last(rig).state, last(rig).reason) == (TaskState.RUNNING, "")
     assert last(rig).paused_s == pytest.approx(30, abs=2)
-    assert rig.agent.assignments.state is Task.TRAINING
+    assert rig.agent.assignment.state is AssignmentState.TRAINING
 
 
 def test_a_pause_is_no_training_time(rig):
@@ -61,8 +61,7 @@ def test_a_pause_is_no_training_time(rig):
     wait(rig, 2)
     heat(rig, 60)
     wait(rig, 40)
-    rig.worker.finish()
-    rig.worker.events[-1]["train_s"] = 35.0
+    rig.worker.finish(train_s=35.0)
     rig.settle()
     offer = rig.coordinator.of(ResultOffer)[-1]
     assert offer.train_s == pytest.approx(5.0, abs=2)
@@ -74,7 +73,7 @@ def test_a_task_that_is_cancelled_while_it_pauses_ends_at_once(rig):
     rig.training(0)
     heat(rig, 90)
     wait(rig, 2)
-    rig.agent.assignments.cancelled("r", 0, "the round is over")
+    rig.agent.assignment.cancelled("r", 0, "the round is over")
     assert rig.worker.closed
     rig.training(1)
     wait(rig, 2)

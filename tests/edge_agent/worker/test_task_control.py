@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
+from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.edge_agent.worker.task_control import TaskControl
 from tinyfleet.fedcore.methods.method import Control
 from tinyfleet.fedcore.methods.registry import create, problem_of
@@ -26,30 +26,29 @@ def task_control(limit: int = 1 << 40, control: Control | None = None) -> TaskCo
 def test_the_plan_is_what_the_task_runs_with():
     least = task_control().plan.forecasts[3].peak_bytes * 1.06
     tight = task_control(int(least))
-    event = tight.event("planned")
-    assert (event["index"], event["ways"]) == (3, 21)
-    assert event["way"] == {"levers": msgspec.to_builtins(Levers(16)), "roomy": False}
+    chosen = tight.chosen
+    assert (chosen.index, chosen.ways) == (3, 21)
+    assert chosen.way == Way(Levers(16))
     assert tight.control.levers == Levers(16)
-    assert event["peak_bytes"] <= least
-    assert str(msgspec.convert(event["way"], Way)) == "micro-batch 16"
-    assert event["round_seconds"] > 0
+    assert chosen.peak_bytes <= least
+    assert str(chosen.way) == "micro-batch 16"
 
 
 def test_the_allocator_follows_the_plan():
     heaps = []
     task = TaskControl(Control(), task_control().plan, heaps.append)
-    assert task.event("planned")["way"]["roomy"]
+    assert task.chosen.way.roomy
     task.tighten()
     assert heaps == [True, False]
-    assert not task.event("tightened")["way"]["roomy"]
+    assert not task.chosen.way.roomy
     assert task.control.levers == NO_LEVERS
 
 
 def test_each_tightening_takes_less_until_there_is_no_less():
     task = task_control()
-    peaks = [task.event("planned")["peak_bytes"]]
+    peaks = [task.chosen.peak_bytes]
     while task.tighten():
-        peaks.append(task.event("tightened")["peak_bytes"])
+        peaks.append(task.chosen.peak_bytes)
         task.step_done()
     assert peaks == sorted(set(peaks), reverse=True)
     assert task.control.levers == Levers(4, 0.2, "fp16")
@@ -76,7 +75,7 @@ def test_only_what_surely_does_not_fit_is_refused():
 
 def test_without_a_limit_nothing_is_planned():
     free = TaskControl(Control(steps=3), None)
-    assert free.event("planned") == {"event": "planned"}
+    assert free.chosen == Chosen()
     assert not free.tighten()
     assert (free.refusal, free.control.levers, free.control.steps) == ("", NO_LEVERS, 3)
 

@@ -1,0 +1,113 @@
+"""The link to the coordinator: its state, what is due on it, and how anything is said on it."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from tinyfleet.edge_agent.states import LINK_TABLE, LinkEvent, LinkState
+from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.messages import Enrolment, Heartbeat, Hello, Message, Welcome, encode
+from tinyfleet.fedcore.protocol.transport import Transport
+from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common_protocol
+
+logger = logging.getLogger(__name__)
+
+HELLO_REPEAT_S = 5.0
+# Until a Welcome names another.
+_FIRST_HEARTBEAT_S = 5.0
+# A control message waits no longer for the window: the loop must go on.
+_PUBLISH_TIMEOUT_S = 5.0
+
+_WELCOMED = {
+    Enrolment.PENDING: LinkEvent.WELCOMED_PENDING,
+    Enrolment.ACCEPTED: LinkEvent.WELCOMED_ACCEPTED,
+    Enrolment.REJECTED: LinkEvent.WELCOMED_REJECTED,
+}
+
+
+class Link:
+    """Follows ``LINK_TABLE``. ``hello`` and ``heartbeat`` make the messages when they are due."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        device: str,
+        *,
+        hello: Callable[[], Hello],
+        heartbeat: Callable[[], Heartbeat],
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.state = LinkState.OFFLINE
+        self._transport = transport
+        self._topic = topics.up(device)
+        self._hello = hello
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._rng = rng
+        self._heartbeat_s = _FIRST_HEARTBEAT_S
+        self._next_hello = self._next_heartbeat = 0.0
+
+    @property
+    def online(self) -> bool:
+        """Whether anybody may hear what is said."""
+        return self.state is not LinkState.OFFLINE
+
+    def send(self, message: Message) -> None:
+        """Publish if there is a connection. What gets lost is said again or asked for again."""
+        if not self._transport.connected:
+            return
+        try:
+            self._transport.publish(self._topic, encode(message), _PUBLISH_TIMEOUT_S)
+        except TransportError as error:
+            logger.info("%s not sent: %s", type(message).__name__, error)
+
+    def connected(self) -> None:
+        """The broker is there: greet."""
+        self._follow(LinkEvent.CONNECTED)
+        logger.info("connected")
+        self._greet()
+
+    def disconnected(self, reason: str) -> None:
+        """The broker is gone; the transport keeps trying."""
+        self._follow(LinkEvent.DISCONNECTED)
+        logger.warning("disconnected: %s; training goes on, connecting again", reason)
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """The coordinator knows this board, and says what it is to it."""
+        before = self.state
+        if common_protocol(welcome.protocol) != welcome.protocol:
+            logger.warning(
+                "the coordinator speaks protocol %d, and this agent %d to %d; update the older of the two",
+                *(welcome.protocol, OLDEST_PROTOCOL, PROTOCOL),
+            )
+            welcome = msgspec.structs.replace(welcome, enrolment=Enrolment.REJECTED)
+        self._follow(_WELCOMED[welcome.enrolment])
+        self._heartbeat_s = welcome.heartbeat_s
+        self._next_heartbeat = min(self._next_heartbeat, self._clock() + welcome.heartbeat_s)
+        if self.state is not before:
+            logger.info("enrolment: %s%s", self.state.value, f" ({welcome.reason})" if welcome.reason else "")
+
+    def tick(self) -> None:
+        """Say what is due now."""
+        now = self._clock()
+        if self.state is LinkState.GREETING and now >= self._next_hello:
+            self._greet()
+        if self.online and now >= self._next_heartbeat:
+            self._next_heartbeat = now + self._heartbeat_s
+            self.send(self._heartbeat())
+
+    def _greet(self) -> None:
+        """Hello, and its next repetition with jitter: a whole fleet reconnects in the same second."""
+        self._next_hello = self._clock() + HELLO_REPEAT_S * self._rng.uniform(0.5, 1.5)
+        self.send(self._hello())
+
+    def _follow(self, event: LinkEvent) -> None:
+        if not LINK_TABLE.allows(self.state, event):
+            logger.debug("%s means nothing while %s", event.value, self.state.value)
+        self.state = LINK_TABLE.after(self.state, event)

@@ -1,0 +1,48 @@
+"""The state directory: what lies in it, who may use it, and that one agent at a time does."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
+
+GOVERNOR = "governor.json"  # what tasks took, and what did not fit
+OUTBOX, INBOX = "outbox", "inbox"
+MASKS = "masks"  # a folder a run
+WORK = "work"  # the result being written, the worker's log
+STATUS = "status.json"
+PROFILE = "profile.toml"  # the board as ``edge-agent measure`` found it
+COST_MODEL = "cost_model.toml"  # what training takes here, as ``edge-agent measure-training`` found it
+_LOCK = "lock"
+
+
+def state_directory(config: AgentConfig) -> Path:
+    """The state directory, made where it is missing, readable by its owner alone. Raises ``StateError``."""
+    state = Path(config.state).expanduser()
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StateError(f"state directory {state}: {error.strerror}; choose another with --state") from None
+    if not os.access(state, os.W_OK | os.X_OK):
+        raise StateError(
+            f"state directory {state} is not writable by user {os.getuid()}; choose another with --state"
+        )
+    return state
+
+
+@contextmanager
+def lock(state: Path) -> Iterator[None]:
+    """Hold the state directory. Raises ``AlreadyRunning``; the kernel lets go when the process dies."""
+    with (state / _LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"another agent uses {state}; stop it, or give this one a state directory of its own with --state"
+            ) from None
+        yield

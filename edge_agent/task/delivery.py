@@ -1,0 +1,100 @@
+"""What becomes of finished results: offered until the coordinator's verdict comes, and sent as it asks for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.task.uploads import ResultUploads
+from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol.messages import (
+    ChunkRequest,
+    Message,
+    ResultVerdict,
+    TaskState,
+    TaskStatus,
+    Traffic,
+    Verdict,
+)
+from tinyfleet.fedcore.protocol.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+REOFFER_S = 10.0
+
+
+class Delivery:
+    """Of all results in ``outbox``. ``topic`` is that of their chunks; ``send`` publishes a message if it can."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        transport: Transport,
+        topic: str,
+        send: Callable[[Message], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._outbox = outbox
+        self._transport = transport
+        self._uploads = ResultUploads(outbox, transport, topic)
+        self._send = send
+        self._clock = clock
+        self._next_offers = 0.0
+        self._counted = Traffic()  # socket bytes that earlier tasks have been charged with
+
+    @property
+    def sending(self) -> bool:
+        """Whether chunks wait for room in the window of a connection that stands."""
+        return self._uploads.waiting and self._transport.connected
+
+    @property
+    def oldest(self) -> tuple[str, int] | None:
+        """(run, step) of the oldest result that waits for its verdict."""
+        waiting = self._outbox.offers()
+        return (waiting[0].run, waiting[0].step) if waiting else None
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes through the socket since the agent started."""
+        return Traffic(self._transport.bytes_sent, self._transport.bytes_received)
+
+    def offer(self) -> None:
+        """Say everything that is in the outbox, and again after a while."""
+        self._next_offers = self._clock() + REOFFER_S
+        for offer in self._outbox.offers():
+            self._send(offer)
+
+    def tick(self) -> None:
+        """Offer again where it is time to."""
+        if self._clock() >= self._next_offers:
+            self.offer()
+
+    def requested(self, request: ChunkRequest) -> None:
+        """The coordinator asks for chunks."""
+        if not self._uploads.asked(request):
+            logger.info("asked for chunks of %s, which is not in the outbox", request.sha256[:12])
+
+    def judged(self, verdict: ResultVerdict) -> None:
+        """The coordinator has decided: the outbox lets go, and the task's traffic is reported."""
+        if not self._outbox.drop(verdict.run, verdict.step):
+            return
+        if verdict.verdict is Verdict.REFUSED:
+            logger.warning("run %s step %d: result refused (%s)", verdict.run, verdict.step, verdict.reason)
+            return
+        traffic = self.traffic
+        since = Traffic(traffic.sent - self._counted.sent, traffic.received - self._counted.received)
+        self._counted = traffic
+        self._send(TaskStatus(verdict.run, verdict.step, TaskState.ACKNOWLEDGED, verdict.reason, traffic=since))
+
+    def pump(self) -> None:
+        """Send what the window takes now."""
+        try:
+            self._uploads.pump()
+        except (TransportError, OSError) as error:
+            logger.info("upload interrupted: %s", error)
+            self._uploads.clear()
+
+    def interrupted(self) -> None:
+        """The connection has changed: the coordinator asks again."""
+        self._uploads.clear()

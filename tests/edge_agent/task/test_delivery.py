@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from tinyfleet.edge_agent.task.delivery import REOFFER_S
+from tinyfleet.fedcore.protocol.messages import Hello, ResultOffer, TaskState, TaskStatus, Verdict
+
+
+def test_results_are_offered_until_a_verdict_comes(rig):
+    rig.training()
+    rig.worker.finish()
+    rig.settle()
+    for _ in range(3):
+        rig.settle(REOFFER_S + 0.1)
+    assert len(rig.coordinator.of(ResultOffer)) == 4
+    rig.coordinator.verdict(verdict=Verdict.REFUSED)
+    rig.settle()
+    rig.settle(REOFFER_S + 0.1)
+    assert len(rig.coordinator.of(ResultOffer)) == 4
+    assert TaskState.ACKNOWLEDGED not in rig.coordinator.states
+
+
+def test_a_result_outlives_the_agent(rig):
+    rig.training()
+    rig.worker.finish()
+    rig.settle()
+    first = rig.agent.session
+    rig.transport.close()  # kill -9: no goodbye
+    rig.start()
+    rig.settle()
+    hello = rig.coordinator.of(Hello)[-1]
+    assert hello.session != first
+    assert hello.task == ("r", 0)
+    assert rig.coordinator.of(ResultOffer)[-1].step == 0
+
+
+def test_a_verdict_that_comes_twice_is_nothing(rig):
+    rig.training()
+    rig.worker.finish()
+    rig.settle()
+    rig.coordinator.verdict()
+    rig.coordinator.verdict(verdict=Verdict.DUPLICATE)
+    rig.coordinator.verdict(step=9)
+    rig.settle()
+    assert rig.coordinator.states.count(TaskState.ACKNOWLEDGED) == 1
+
+
+def test_traffic_is_charged_to_its_task(rig):
+    for step, size in enumerate((400_000, 1000)):
+        rig.training(step, blob=bytes([step]) * size)
+        rig.worker.finish(bytes([step]) * 2000)
+        rig.settle()
+        rig.coordinator.verdict(step)
+        rig.settle()
+    first, second = [status for status in rig.coordinator.of(TaskStatus) if status.state is TaskState.ACKNOWLEDGED]
+    assert first.traffic.received >= 400_000
+    assert 1000 <= second.traffic.received < 50_000
+    total = rig.transport.bytes_received
+    assert first.traffic.received + second.traffic.received <= total

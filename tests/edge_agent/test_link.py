@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from tests.edge_agent.rig import IDENTITY, Rig
+from tinyfleet.edge_agent.link import HELLO_REPEAT_S
+from tinyfleet.edge_agent.states import LinkState
+from tinyfleet.fedcore.protocol.messages import Goodbye, Heartbeat, Hello, ResultOffer
+
+
+def test_hello_is_repeated_until_a_welcome_comes(tmp_path):
+    rig = Rig(tmp_path)
+    rig.settle()
+    rig.settle(2 * HELLO_REPEAT_S)
+    hellos = rig.coordinator.of(Hello)
+    assert len(hellos) == 2
+    assert hellos[0] == hellos[1]
+    assert (hellos[0].name, hellos[0].public_key, hellos[0].samples) == ("porch", IDENTITY.public_key, 100)
+    assert hellos[0].memory_limit_bytes == 100_000_000
+    rig.coordinator.welcome()
+    rig.settle()
+    rig.settle(10 * HELLO_REPEAT_S)
+    assert len(rig.coordinator.of(Hello)) == 2
+    assert rig.agent.link.state is LinkState.ACCEPTED
+
+
+def test_heartbeats_keep_the_welcomed_interval_while_training(rig):
+    rig.coordinator.welcome(heartbeat_s=2.0)
+    rig.training()
+    before = len(rig.coordinator.of(Heartbeat))
+    for _ in range(10):
+        rig.settle(1.0)
+    beats = rig.coordinator.of(Heartbeat)[before:]
+    assert 4 <= len(beats) <= 6
+    assert beats[-1].task == ("r", 0)
+    assert beats[-1].health["worker_rss_bytes"] == 77
+    assert beats[-1].health["rss_bytes"] > 1_000_000
+    assert beats[-1].traffic.sent >= beats[0].traffic.sent
+
+
+def test_a_stop_says_goodbye_and_ends_the_worker(rig):
+    rig.training()
+    rig.agent.close()
+    rig.coordinator.listen()
+    assert rig.coordinator.of(Goodbye)[-1].session == rig.agent.session
+    assert rig.worker.closed
+
+
+def test_losing_the_network_never_stops_training(rig):
+    rig.training()
+    rig.broker.drop(IDENTITY.client_id)
+    rig.settle()
+    assert rig.agent.link.state is LinkState.OFFLINE
+    rig.worker.finish()
+    rig.settle(5.0)
+    assert not rig.coordinator.of(ResultOffer)
+    assert len(rig.outbox.offers()) == 1
+    rig.broker.restore(IDENTITY.client_id)
+    rig.settle()
+    hello = rig.coordinator.of(Hello)[-1]
+    assert hello.task == ("r", 0)
+    assert len(rig.coordinator.of(ResultOffer)) == 1
