@@ -71,7 +71,7 @@ docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings, and 
 	@$(BIN)/python -m tinyfleet.figures docs README.md
 
 site: $(VENV)/.stamp-site ## Build the documentation, with a reference from the docstrings, into build/site.
-	@$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
 
 numpy2: $(NUMPY2)/.stamp ## Run the tests that need no engine with numpy 2, without torch and tflite-runtime.
 	@$(NUMPY2)/bin/python -m pytest tests/numpy2 tests/fedcore/protocol tests/fedcore/sparsity tests/fedcore/models $(ARGS)
