@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -63,7 +64,10 @@ def run(config: AgentConfig) -> None:
             board.samples,
             ", ".join(board.engines) or "none",
         )
-        assemble(config, state, who, board, config.broker.transport(who.client_id)).run(stopping)
+        supervisor = assemble(config, state, who, board, config.broker.transport(who.client_id))
+        gc.collect()  # what starting took, parsers and the like, is not held for weeks
+        allocator.trim()
+        supervisor.run(stopping)
 
 
 def assemble(
