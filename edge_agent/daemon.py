@@ -18,7 +18,7 @@ from tinyfleet.device_profiles.limits import usable_memory_bytes
 from tinyfleet.edge_agent import identity
 from tinyfleet.edge_agent.config import AgentConfig, size
 from tinyfleet.edge_agent.delegation import take_leaf
-from tinyfleet.edge_agent.presence import Board
+from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.state_directory import GOVERNOR, INBOX, OUTBOX, PROFILE, WORK, lock, state_directory
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
