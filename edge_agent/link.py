@@ -6,11 +6,14 @@ import logging
 import random
 from collections.abc import Callable
 
+import msgspec
+
 from tinyfleet.edge_agent.states import LINK_TABLE, LinkEvent, LinkState
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.messages import Enrolment, Heartbeat, Hello, Message, Welcome, encode
 from tinyfleet.fedcore.protocol.transport import Transport
+from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common_protocol
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,12 @@ class Link:
     def welcomed(self, welcome: Welcome) -> None:
         """The coordinator knows this board, and says what it is to it."""
         before = self.state
+        if common_protocol(welcome.protocol) != welcome.protocol:
+            logger.warning(
+                "the coordinator speaks protocol %d, and this agent %d to %d; update the older of the two",
+                *(welcome.protocol, OLDEST_PROTOCOL, PROTOCOL),
+            )
+            welcome = msgspec.structs.replace(welcome, enrolment=Enrolment.REJECTED)
         self._follow(_WELCOMED[welcome.enrolment])
         self._heartbeat_s = welcome.heartbeat_s
         self._next_heartbeat = min(self._next_heartbeat, self._clock() + welcome.heartbeat_s)

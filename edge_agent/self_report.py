@@ -13,6 +13,7 @@ from tinyfleet.device_profiles.sensors.read import read_health
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.fedcore.protocol.messages import Goodbye, Heartbeat, Hello, Traffic
+from tinyfleet.fedcore.protocol.version import PROTOCOL
 
 TaskKey = tuple[str, int]  # run, step
 
@@ -44,6 +45,7 @@ class SelfReport:
         """With ``task``: the one under way, or the oldest whose result waits."""
         board = self._board
         return Hello(
+            protocol=PROTOCOL,
             name=self._identity.device,
             public_key=self._identity.public_key,
             session=self.session,

@@ -33,7 +33,7 @@ class UnsupportedLayer(ConfigError):
     """A layer is of a kind that ``consumer`` does not know: it is refused, never passed over."""
 
     def __init__(self, kind: str, layer: str, consumer: str, remedy: str = "") -> None:
-        what = f"layer {layer!r} is of kind {kind!r}, which {consumer} does not know"
+        what = f"layer {layer!r} is of kind {str(kind)!r}, which {consumer} does not know"
         super().__init__(f"{what}; {remedy or 'build the model without it'}")
         self.kind, self.layer, self.consumer = kind, layer, consumer
 

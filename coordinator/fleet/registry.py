@@ -11,6 +11,7 @@ from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, Welcome
+from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common_protocol
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,16 @@ class Registry:
     # -- what devices say ---------------------------------------------------------------
 
     def on_hello(self, device: str, hello: Hello) -> bool:
-        """Enrol or recognise a device; False where it is refused for its key."""
+        """Enrol or recognise a device; False where it is refused for its key or for its age."""
+        protocol = common_protocol(hello.protocol)
+        if protocol is None:
+            reason = (
+                f"its agent {hello.agent_version} speaks protocol {hello.protocol}, and this coordinator "
+                f"{OLDEST_PROTOCOL} to {PROTOCOL}; update the agent"
+            )
+            log.warning("%s is refused: %s", device, reason)
+            self._outgoing.send(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
+            return False
         known = self._devices.get(device)
         if known is not None and known.public_key != hello.public_key:
             log.warning("%s said hello with another key than the one it is known by: refused", device)
@@ -128,7 +138,7 @@ class Registry:
             known.enrolment = enrolment
         known.greeted(hello.session, hello.task)
         known.heard(self._clock())
-        self._outgoing.send(device, Welcome(enrolment, self._heartbeat_s))
+        self._outgoing.send(device, Welcome(enrolment, self._heartbeat_s, protocol=protocol))
         return True
 
     def on_heartbeat(self, device: str, beat: Heartbeat) -> bool:

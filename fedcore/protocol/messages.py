@@ -21,6 +21,7 @@ Text = Annotated[str, Meta(max_length=2000)]
 Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 Index = Annotated[int, Meta(ge=0, le=1 << 32)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
+Version = Annotated[int, Meta(ge=1, le=1 << 16)]
 
 MAX_MESSAGE_BYTES = 64 * 1024
 
@@ -101,6 +102,7 @@ class Hello(Message, frozen=True, tag="hello"):
     samples: Size = 0
     memory_limit_bytes: Size = 0
     task: tuple[str, int] | None = None  # (run, step) that is under way or in the outbox
+    protocol: Version = 1  # the newest that the agent speaks
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
@@ -159,6 +161,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     enrolment: Enrolment
     heartbeat_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 5.0
     reason: Text = ""
+    protocol: Version = 1  # the one that is spoken from here on
 
 
 class TaskOffer(Message, frozen=True, tag="task_offer"):

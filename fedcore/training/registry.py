@@ -1,4 +1,7 @@
-"""Engines by name. Looking is cheap: no engine is imported until ``create``, nor numpy."""
+"""Engines by name: ours, and those of other distributions (entry points ``tinyfleet.engines``).
+
+Looking is cheap: no engine is imported until ``create``, nor numpy. "auto" means one of ours.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tinyfleet.device_profiles.plugins import Door
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE, EngineFacts
 from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.fedcore.training.torch.facts import TORCH, TORCH_CUDA
@@ -17,7 +22,15 @@ if TYPE_CHECKING:
 AUTO = "auto"
 ENGINES: tuple[EngineFacts, ...] = (NATIVE, TORCH, TORCH_CUDA)  # the preferred first
 REFERENCE = TORCH  # to which the others are compared
-KNOWN = (AUTO, *(facts.name for facts in ENGINES))
+
+
+def _facts(name: str, given: object) -> EngineFacts:
+    if not isinstance(given, EngineFacts) or given.name != name or given.automatic:
+        raise TypeError(f"it is {given!r}; give EngineFacts called {name!r} that are not automatic")
+    return given
+
+
+DOOR = Door("tinyfleet.engines", lambda: (AUTO, *(facts.name for facts in ENGINES)), _facts)
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +75,7 @@ def require(name: str) -> None:
 
 
 def create(name: str = AUTO, threads: int = 1, kernel_choice: Mapping[str, float] = NO_KERNEL_CHOICE) -> Engine:
-    """Create an engine of ``KNOWN``; ``auto`` is the first that is available.
+    """Create an engine by its name; ``auto`` is the first that is available.
 
     ``kernel_choice`` is the board's, for engines that choose kernels. Raises ``ConfigError`` where the engine is
     unknown or cannot run here.
@@ -78,7 +91,4 @@ def create(name: str = AUTO, threads: int = 1, kernel_choice: Mapping[str, float
 
 
 def _known(name: str) -> EngineFacts:
-    for facts in ENGINES:
-        if facts.name == name:
-            return facts
-    raise ConfigError(f"engine {name!r} is unknown; choose one of {', '.join(KNOWN)}")
+    return lookup("engine", name, {facts.name: facts for facts in ENGINES}, DOOR)

@@ -36,6 +36,11 @@ void zero(float* p, ptrdiff_t n) {
   if (n > 0) std::memset(p, 0, static_cast<size_t>(n) * sizeof(float));
 }
 
+// The band's rows are the input's: filled anew each time.
+bool plain(const ConvShape& s) {
+  return s.kernel_w == 1 && s.kernel_h == 1 && s.stride_w == 1 && s.stride_h == 1 && s.pad_w == 0 && s.pad_h == 0;
+}
+
 // Rows at the top of a band that it held before it moved on.
 int kept_rows(int rows, int advance) { return advance > 0 ? std::max(0, rows - advance) : 0; }
 
@@ -65,15 +70,23 @@ void fill_row(const ConvShape& s, const float* from, int lanes, int phase_w, int
 
 }  // namespace
 
+void clear_behind(const ConvShape& s, const Band& band, int lanes, const Slice& slice, int first_row, int advance,
+                  float* out) {
+  if (static_cast<ptrdiff_t>(s.out_w) * lanes % kernels().width == 0) return;
+  if (advance > 0 && !plain(s)) return;  // a band that moves on keeps it
+  const ptrdiff_t filled =
+      plain(s) ? std::min(band.rows, s.in_h - first_row) * band.pitch : band.phase * band.phases_h * band.phases_w;
+  for (int c = 0; c < slice.in_count; ++c) zero(out + c * band.channel + filled, kernels().width);
+}
+
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
                      const Slice& slice, float bound, int first_row, int advance, float* out) {
   const int kept = kept_rows(band.rows, advance);
   const int columns = static_cast<int>(band.pitch / x.lanes);
-  if (s.kernel_w == 1 && s.kernel_h == 1 && s.stride_w == 1 && s.stride_h == 1 && s.pad_w == 0 && s.pad_h == 0) {
+  if (plain(s)) {
     // Rows follow one another in both.
     const int rows = std::min(band.rows, s.in_h - first_row);
     for (int c = 0; c < slice.in_count; ++c) {
-      zero(out + c * band.channel + rows * band.pitch, kernels().width);
       kernels().read(x.row(slice.in_first + c, first_row), out + c * band.channel, rows * band.pitch,
                      readings[slice.in_first + c]);
       if (bound > 0.0f) kernels().cut(out + c * band.channel, rows * band.pitch, bound);
@@ -81,8 +94,6 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
     return;
   }
   for (int c = 0; c < slice.in_count; ++c) {
-    // Bands that move on keep it.
-    if (advance == 0) zero(out + c * band.channel + band.phase * band.phases_h * band.phases_w, kernels().width);
     for (int ph = 0; ph < band.phases_h; ++ph)
       for (int pw = 0; pw < band.phases_w; ++pw) {
         float* to = out + c * band.channel + (ph * band.phases_w + pw) * band.phase;

@@ -37,10 +37,13 @@ struct Plane {
   }
 };
 
+// Before it is filled for an inner product, which runs on to whole vectors: zeros behind each channel, where
+// nothing is filled. What was left in memory there need not be finite.
+void clear_behind(const ConvShape& s, const Band& band, int lanes, const Slice& slice, int first_row, int advance,
+                  float* out);
 // Fill the band of a slice's channels for output rows from `first_row` on; `readings` holds one a channel. With
 // `advance` > 0 the band still holds the rows from `first_row - advance` on: those that both have are moved, not
-// read again. What is smaller than `bound` becomes zero. Behind each channel, where the inner product runs on to a
-// whole vector, there are zeros, or the next channel: what was left in memory need not be finite.
+// read again. What is smaller than `bound` becomes zero.
 void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const std::vector<Reading>& readings,
                      const Slice& slice, float bound, int first_row, int advance, float* out);
 

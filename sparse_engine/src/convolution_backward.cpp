@@ -48,6 +48,7 @@ void Convolution::backward(const Context& context, const BackwardWants& wants, f
                          context.plane_of(wants.output.tensor, now.block), gradient_slopes, now.slice, now.first,
                          now.advance, gradient);
       if (wants.weight_gradient && now.first < s.out_h) {
+        clear_behind(s, band_, lanes_, now.slice, now.first, now.advance, input);
         fill_input_band(s, band_, context.plane_of(wants.input.tensor, now.block), readings, now.slice, bound,
                         now.first, now.advance, input);
         weight_gradient(gradient, input, now, sums);
@@ -214,6 +215,7 @@ void Convolution::dense_gradient(const Context& context, const BackwardWants& wa
       fill_gradient_band(s, gradient_band_, context.plane_of(wants.output_gradient, now.block),
                          context.plane_of(wants.output.tensor, now.block), gradient_slopes, now.slice, now.first,
                          now.advance, gradient);
+      clear_behind(s, band_, lanes_, now.slice, now.first, now.advance, input);
       fill_input_band(s, band_, context.plane_of(wants.input.tensor, now.block), readings, now.slice, bound,
                       now.first, now.advance, input);
       const float* dy = gradient + (from - now.slice.out_first) * gradient_band_.channel +

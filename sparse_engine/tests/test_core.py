@@ -16,7 +16,7 @@ from sparse_engine import _core
 
 CALLS = Path(__file__).with_name("core_calls.py")
 SEED = int(os.environ.get("SPARSE_CORE_SEED", "0"))  # the first; another makes other calls
-SESSIONS, MANY_SESSIONS = 300, 30_000
+SESSIONS, MANY_SESSIONS = 300, 10_000
 OPERATIONS = (
     "forward", "backward", "batch_statistics", "running_statistics", "norm_gradient", "combine", "slope_by_output",
     "view_gradient", "pool", "pool_gradient", "concatenate", "concatenate_gradient", "dropout", "compress",

@@ -12,12 +12,12 @@ import pytest
 
 from tests.e2e.demo_document import Document
 from tests.e2e.test_demo import check_files
-from tinyfleet.fedcore.training.registry import native_fault
+from tinyfleet.fedcore.training.native.facts import fault
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(bool(native_fault()), reason="sparse_engine is not installed"),
+    pytest.mark.skipif(bool(fault()), reason="sparse_engine is not installed"),
 ]
 
 # Python runs it first in every process, and importing raises from then on.

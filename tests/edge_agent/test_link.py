@@ -3,7 +3,8 @@ from __future__ import annotations
 from tests.edge_agent.rig import IDENTITY, Rig
 from tinyfleet.edge_agent.link import HELLO_REPEAT_S
 from tinyfleet.edge_agent.states import LinkState
-from tinyfleet.fedcore.protocol.messages import Goodbye, Heartbeat, Hello, ResultOffer
+from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, ResultOffer, Welcome
+from tinyfleet.fedcore.protocol.version import PROTOCOL
 
 
 def test_hello_is_repeated_until_a_welcome_comes(tmp_path):
@@ -58,3 +59,10 @@ def test_losing_the_network_never_stops_training(rig):
     hello = rig.coordinator.of(Hello)[-1]
     assert hello.task == ("r", 0)
     assert len(rig.coordinator.of(ResultOffer)) == 1
+
+
+def test_a_coordinator_of_another_age_is_not_obeyed(rig, caplog):
+    rig.coordinator.say(Welcome(Enrolment.ACCEPTED, protocol=PROTOCOL + 1))
+    rig.settle()
+    assert rig.agent.link.state is LinkState.REJECTED
+    assert f"speaks protocol {PROTOCOL + 1}, and this agent 1 to {PROTOCOL}" in caplog.text

@@ -49,8 +49,15 @@ def test_the_doctor_lists_all_of_it_and_finds_no_fault(environment):
     (check,) = document["checks"]
     line = next(line for line in check["found"].splitlines() if line.startswith("tinyfleet-example 0.1.0: "))
     added = line.partition(": ")[2].split(", ")
-    expected = "boards le-potato, datasets idx, export_formats numpy-fp32, methods set, models lenet5, sensors fan"
-    assert sorted(added) == expected.split(", ")
+    assert sorted(added) == [
+        "boards le-potato",
+        "datasets idx",
+        "engines torch-reproducible",
+        "export_formats numpy-fp32",
+        "methods set",
+        "models lenet5",
+        "sensors fan",
+    ]
     assert "tinyfleet-example" not in check["remedy"]
 
 
@@ -86,6 +93,27 @@ def test_the_mask_changes_and_keeps_its_size(environment, run):
     assert gone["conv3.weight"] > 1000
     assert regrown_are_zero
     assert same_size
+
+
+def test_the_engine_trains_and_auto_never_means_it(environment, run):
+    folder, _ = run
+    command = ("simulate", "run.toml", "--json", "--engine", "torch-reproducible", "--out")
+    for name in ("first", "second"):
+        environment.python(TINYFLEET, *command, name, cwd=folder)
+    assert (folder / "first").read_bytes() == (folder / "second").read_bytes()
+    script = (
+        "from tinyfleet.fedcore.training import registry as r\n"
+        "print(r.create('torch-reproducible').name, 'torch-reproducible' in r.available())\n"
+        "print(r.facts_of('torch-reproducible').warm_bytes)"
+    )
+    name, among, warm = environment.python(script, cwd=folder).split()
+    assert (name, among) == ("torch-reproducible", "False")
+    assert int(warm) > 0
+    facts = (
+        "import sys; from tinyfleet.fedcore.training import registry as r\n"
+        "r.expected('torch-reproducible'); print('numpy' in sys.modules, 'torch' in sys.modules)"
+    )
+    assert environment.python(facts).split() == ["False", "False"], "the supervisor reads them"
 
 
 def test_the_format_is_written_and_verified(environment, run):

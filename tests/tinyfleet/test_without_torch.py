@@ -13,7 +13,7 @@ EXAMPLE = "examples/fedavg-digits.toml"
 def no_torch(monkeypatch, tmp_path):
     """Importing torch fails, and looking for it finds nothing."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr("tinyfleet.fedcore.training.registry.native_fault", lambda: "")
+    monkeypatch.setattr("tinyfleet.fedcore.training.native.facts.fault", lambda: "")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def no_torch(monkeypatch, tmp_path):
         ("bench", "caches"),
         ("bench", "plan", "--engine", "torch"),
         ("profile", "measure", "--engine", "torch"),
-        ("profile", "calibrate", "--engine", "torch"),
+        ("profile", "measure-training", "--engine", "torch"),
     ],
     ids=" ".join,
 )

@@ -15,6 +15,7 @@ DOORS = {
     "tinyfleet.models": "tinyfleet.fedcore.models.registry",
     "tinyfleet.datasets": "tinyfleet.fedcore.datasets.registry",
     "tinyfleet.export_formats": "tinyfleet.export.formats.table",
+    "tinyfleet.engines": "tinyfleet.fedcore.training.registry",
     "tinyfleet.sensors": "tinyfleet.device_profiles.sensors.read",
     "tinyfleet.boards": "tinyfleet.device_profiles.known_boards",
 }

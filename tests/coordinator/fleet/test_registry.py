@@ -75,3 +75,14 @@ def test_another_key_under_a_known_name_is_refused(fleet):
     assert not fleet.service._registry.online("board-0")
     pin = fleet.store.devices.pins()[0]
     assert (pin.device, pin.public_key, pin.session) == ("board-0", "key-of-board-0", "s1")
+
+
+def test_an_agent_that_is_too_old_is_told_what_to_update(fleet, monkeypatch, caplog):
+    monkeypatch.setattr("tinyfleet.coordinator.fleet.registry.common_protocol", lambda theirs: None)
+    fleet.agents["board-0"].hello()
+    fleet.turn()
+    welcome = seen(fleet.agents["board-0"], Welcome)[-1]
+    assert welcome.enrolment is Enrolment.REJECTED
+    assert "speaks protocol 1, and this coordinator 1 to 1; update the agent" in welcome.reason
+    assert "board-0 is refused" in caplog.text
+    assert "board-0" not in [row.device for row in fleet.store.devices.all()]

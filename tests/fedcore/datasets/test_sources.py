@@ -46,6 +46,7 @@ def test_mnist5k_without_its_package_names_the_small_way_to_it(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [(gzip.compress(b"1,2,3\n"), "rows of 65 numbers"), (b"no gzip", "cannot be read"), (None, "cannot be read")],
+    ids=["short", "no gzip", "none"],
 )
 def test_a_broken_file_of_digits(tmp_path, monkeypatch, content, message):
     monkeypatch.setattr(builtin, "__file__", str(tmp_path / "builtin.py"))

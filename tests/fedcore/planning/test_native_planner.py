@@ -10,6 +10,7 @@ from tests.fedcore.training.graphs import batch
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.planning import native_plan
 from tinyfleet.fedcore.planning.cost_model_file import shipped
 from tinyfleet.fedcore.planning.native_memory import NativeSteps
 from tinyfleet.fedcore.planning.native_plan import native_ways
@@ -94,3 +95,11 @@ def test_without_the_engine_there_is_no_plan(monkeypatch):
     monkeypatch.setattr(native_facts, "fault", lambda: "is not installed")
     with pytest.raises(ConfigError, match="'native' is not installed"):
         plan_task(method(), shipped("native"), 10**9, 500)
+
+
+@needs_native
+def test_the_planner_knows_the_engines_lanes():
+    """It plans for boards where there is no engine, too: so it has a number of its own."""
+    import sparse_engine
+
+    assert native_plan.LANES == sparse_engine.LANES

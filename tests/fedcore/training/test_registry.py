@@ -51,7 +51,7 @@ def test_what_is_missing_is_named_with_its_remedy(installed):
         registry.create("native")
     with pytest.raises(ConfigError, match="use engine 'native'"):
         registry.create("torch")
-    with pytest.raises(ConfigError, match="choose one of auto, native, torch, torch-cuda"):
+    with pytest.raises(ConfigError, match="choose from native, torch, torch-cuda"):
         registry.create("tensorflow")
 
 
