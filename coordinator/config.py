@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 
 

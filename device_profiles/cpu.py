@@ -17,7 +17,7 @@ from typing import Literal
 import psutil
 
 from tinyfleet.device_profiles.cgroups import choose_quota
-from tinyfleet.device_profiles.detect import cpu_quota, usable_cores
+from tinyfleet.device_profiles.cores import cpu_quota, usable_cores
 
 logger = logging.getLogger(__name__)
 

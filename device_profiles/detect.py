@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import platform
 from dataclasses import replace
 from pathlib import Path
 
-from tinyfleet.device_profiles.cgroups import group_and_above, own_groups
+from tinyfleet.device_profiles.cores import usable_cores
 from tinyfleet.device_profiles.emulated import emulated_board, sysfs_root
 from tinyfleet.device_profiles.known_boards import board, known
 from tinyfleet.device_profiles.limits import total_memory_bytes
@@ -24,32 +22,6 @@ def compatible_strings(root: Path = Path("/")) -> tuple[str, ...]:
         raw = (root / DEVICE_TREE / "compatible").read_bytes()
         return tuple(part.decode("ascii", "replace") for part in raw.split(b"\0") if part)
     return ()
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: affinity, and a cgroup's CPU quota rounded up."""
-    cores = len(os.sched_getaffinity(0))
-    if root == Path("/") and emulated_board() is not None:
-        return cores  # the quota stands for slow cores then, not for few
-    quota = cpu_quota(root)
-    return max(1, min(cores, math.ceil(quota))) if quota else cores
-
-
-def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores' worth of time that the tightest group around this process leaves; None without a limit."""
-    groups = own_groups(root)
-    quotas = []
-    for folder in group_and_above(root / "sys/fs/cgroup", groups.get("", "/")):
-        with contextlib.suppress(OSError, ValueError):  # "max 100000" is no limit
-            limit, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-            quotas.append(int(limit) / int(period))
-    for folder in group_and_above(root / "sys/fs/cgroup/cpu", groups.get("cpu", "/")):
-        with contextlib.suppress(OSError, ValueError):
-            limit_us = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
-            period_us = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
-            if limit_us > 0:  # -1 is no limit
-                quotas.append(limit_us / period_us)
-    return min(quotas, default=None)
 
 
 def detect(root: Path | None = None) -> DeviceProfile:

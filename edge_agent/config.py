@@ -16,8 +16,8 @@ from tinyfleet.device_profiles.cpu import CpuLimits, IoPriority
 from tinyfleet.device_profiles.limits import parse_size
 from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 from tinyfleet.fedcore.protocol.topics import valid_device
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, Settings
 from tinyfleet.fedcore.settings import convert, read_toml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -17,7 +18,7 @@ from tinyfleet.device_profiles.limits import usable_memory_bytes
 from tinyfleet.edge_agent import identity
 from tinyfleet.edge_agent.config import AgentConfig, size
 from tinyfleet.edge_agent.delegation import take_leaf
-from tinyfleet.edge_agent.presence import Board
+from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.state_directory import GOVERNOR, INBOX, OUTBOX, PROFILE, WORK, lock, state_directory
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
@@ -63,7 +64,10 @@ def run(config: AgentConfig) -> None:
             board.samples,
             ", ".join(board.engines) or "none",
         )
-        assemble(config, state, who, board, config.broker.transport(who.client_id)).run(stopping)
+        supervisor = assemble(config, state, who, board, config.broker.transport(who.client_id))
+        gc.collect()  # what starting took, parsers and the like, is not held for weeks
+        allocator.trim()
+        supervisor.run(stopping)
 
 
 def assemble(

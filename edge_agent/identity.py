@@ -53,6 +53,7 @@ def obtain(state: Path, name: str = "") -> Identity:
             capture_output=True,
             check=False,
             text=True,
+            start_new_session=True,  # a Ctrl-C in a terminal is the agent's to handle
         )
         if result.returncode != 0:
             raise ConfigError(f"{path}: the device key could not be made: {result.stderr.strip()[-300:]}")

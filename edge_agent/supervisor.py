@@ -15,7 +15,7 @@ from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.guards.guards import Guards, reader
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.edge_agent.link import Link
-from tinyfleet.edge_agent.presence import Board, Presence, TaskKey
+from tinyfleet.edge_agent.self_report import Board, SelfReport, TaskKey
 from tinyfleet.edge_agent.state_directory import STATUS
 from tinyfleet.edge_agent.states import AssignmentState, LinkState
 from tinyfleet.edge_agent.status import StatusFile
@@ -74,7 +74,7 @@ class Supervisor:
         self._can_train = bool(board.engines)
         self._transport = transport
         self._up, self._down, self._down_chunk = topics.up(device), topics.down(device), topics.down_chunk(device)
-        self._presence = Presence(identity, board, config.sensors, state, governor.memory_limit_bytes)
+        self._self_report = SelfReport(identity, board, config.sensors, state, governor.memory_limit_bytes)
         self.link = Link(transport, device, hello=self._hello, heartbeat=self._heartbeat, clock=clock, rng=rng)
         self._delivery = Delivery(outbox, transport, topics.up_chunk(device), self.link.send, clock)
         sensors = config.sensors.options(state)
@@ -96,7 +96,7 @@ class Supervisor:
     @property
     def session(self) -> str:
         """Tells this start of the agent from every other."""
-        return self._presence.session
+        return self._self_report.session
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -111,13 +111,13 @@ class Supervisor:
 
     def open(self) -> None:
         """Start connecting. The last will tells the coordinator when this board vanishes."""
-        will = Will(self._up, encode(self._presence.goodbye("connection lost")))
+        will = Will(self._up, encode(self._self_report.goodbye("connection lost")))
         self._transport.open((self._down, self._down_chunk), will)
 
     def close(self) -> None:
         """Goodbye, worker ended, disconnected."""
         self.assignment.stop()
-        self.link.send(self._presence.goodbye("the agent was stopped"))
+        self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
         self._status.write("stopped", self.assignment.state, None)
 
@@ -199,10 +199,10 @@ class Supervisor:
     # -- what the link says ----------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        return self._presence.hello(self._task())
+        return self._self_report.hello(self._task())
 
     def _heartbeat(self) -> Heartbeat:
-        return self._presence.heartbeat(self._task(), self.assignment.worker_rss_bytes, self._delivery.traffic)
+        return self._self_report.heartbeat(self._task(), self.assignment.worker_rss_bytes, self._delivery.traffic)
 
     def _task(self) -> TaskKey | None:
         """The task under way, else the oldest result that waits."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyfleet.device_profiles.detect import usable_cores
+from tinyfleet.device_profiles.cores import usable_cores
 from tinyfleet.device_profiles.limits import usable_memory_bytes
 from tinyfleet.device_profiles.measuring import thermal
 from tinyfleet.device_profiles.measuring.rates import active_rate, cases, one_torch_thread

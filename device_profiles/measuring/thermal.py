@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyfleet.device_profiles.detect import usable_cores
+from tinyfleet.device_profiles.cores import usable_cores
 from tinyfleet.device_profiles.emulated import sysfs_root
 from tinyfleet.device_profiles.measuring.burn import COUNTER, COUNTER_FORMAT, PRODUCT_FLOPS
 from tinyfleet.device_profiles.measuring.timing import ONE_THREAD

@@ -32,7 +32,7 @@ from tinyfleet.edge_agent.worker.commands import (
     WorkerEvent,
 )
 from tinyfleet.edge_agent.worker.description import describe
-from tinyfleet.edge_agent.worker.out_of_memory import at_data_limit, is_raised
+from tinyfleet.edge_agent.worker.memory_limit.out_of_memory import at_data_limit, is_raised
 from tinyfleet.edge_agent.worker.trainer import Emit, Trainer
 from tinyfleet.fedcore.errors import TinyfleetError, Unavailable, UnknownMask
 

@@ -29,9 +29,9 @@ from tinyfleet.edge_agent.worker.commands import (
     TaskFailed,
     WorkerEvent,
 )
-from tinyfleet.edge_agent.worker.out_of_memory import NEAR_LIMIT, is_printed
-from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
-from tinyfleet.edge_agent.worker.watch import CLOSE_INTERVAL_S, Watch
+from tinyfleet.edge_agent.worker.memory_limit.out_of_memory import NEAR_LIMIT, is_printed
+from tinyfleet.edge_agent.worker.memory_limit.procfs import children_of, data_limit_of, memory_of
+from tinyfleet.edge_agent.worker.memory_limit.watch import CLOSE_INTERVAL_S, Watch
 from tinyfleet.fedcore.child import Child
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from tinyfleet.edge_agent.worker.commands import (
     TrainingBegan,
     WorkerEvent,
 )
-from tinyfleet.edge_agent.worker.data_hold import DataHold
+from tinyfleet.edge_agent.worker.memory_limit.data_hold import DataHold
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.rss import reset_peak, status_bytes
 from tinyfleet.fedcore.run_spec import RunSpec

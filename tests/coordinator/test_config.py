@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.errors import StateInUse, StoreError, UnknownDevice, UnknownRun
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "coordinator.md"
 

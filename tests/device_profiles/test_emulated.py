@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from tinyfleet.device_profiles import cores
 from tinyfleet.device_profiles import detect as detection
-from tinyfleet.device_profiles.detect import detect, usable_cores
+from tinyfleet.device_profiles.cores import usable_cores
+from tinyfleet.device_profiles.detect import detect
 from tinyfleet.device_profiles.emulated import BOARD_VARIABLE, ROOT_VARIABLE, emulated_board, sysfs_root
 from tinyfleet.device_profiles.profile import ProfileError
 from tinyfleet.device_profiles.sensors.read import read_all, read_health
@@ -30,7 +32,7 @@ def test_a_given_root_is_read_all_the_same(monkeypatch, tmp_path):
 
 
 def test_the_quota_of_an_emulation_is_speed_not_a_number_of_cores(monkeypatch):
-    monkeypatch.setattr(detection, "cpu_quota", lambda root: 0.5)
+    monkeypatch.setattr(cores, "cpu_quota", lambda root: 0.5)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert usable_cores() == 1
     monkeypatch.setenv(BOARD_VARIABLE, "pi-4b")

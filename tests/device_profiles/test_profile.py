@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet.device_profiles.detect import detect, usable_cores
+from tinyfleet.device_profiles.cores import usable_cores
+from tinyfleet.device_profiles.detect import detect
 from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate, Thermal, read, shipped
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -14,7 +14,7 @@ import msgspec
 from tests.patience import PATIENCE_S
 from tinyfleet.edge_agent.config import AgentConfig, load
 from tinyfleet.edge_agent.identity import Identity
-from tinyfleet.edge_agent.presence import Board
+from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox

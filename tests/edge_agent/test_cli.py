@@ -15,7 +15,6 @@ from tinyfleet.device_profiles.measuring import measure
 from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate
 from tinyfleet.edge_agent import cli, daemon
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.errors import AlreadyRunning
 from tinyfleet.edge_agent.state_directory import PROFILE, lock
 from tinyfleet.edge_agent.status import StatusFile, read
 
@@ -88,13 +87,6 @@ def test_describing_the_board_takes_a_child(tmp_path):
     assert board.samples == 80
     assert board.profile
     assert len(msgspec.json.encode(board.profile)) < 16_000
-
-
-def test_the_lock_goes_with_its_holder(tmp_path):
-    with lock(tmp_path), pytest.raises(AlreadyRunning), lock(tmp_path):
-        pass
-    with lock(tmp_path):
-        pass
 
 
 def test_status_is_written_once_a_change(tmp_path, capsys):

@@ -19,8 +19,8 @@ from tinyfleet.edge_agent.config import (
 from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
 from tinyfleet.edge_agent.guards.guards import GuardLimits
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 
 
 def test_the_written_file_reads_back_equal(tmp_path):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import psutil
 
-from tinyfleet.device_profiles.detect import usable_cores
+from tinyfleet.device_profiles.cores import usable_cores
 from tinyfleet.device_profiles.known_boards import board as board_called
 from tinyfleet.device_profiles.limits import format_size, total_memory_bytes
 from tinyfleet.device_profiles.measuring.measure import gflops_apart

@@ -23,8 +23,8 @@ from tinyfleet.edge_agent.worker.commands import (
     TaskDone,
     TaskFailed,
 )
+from tinyfleet.edge_agent.worker.memory_limit.procfs import memory_of
 from tinyfleet.edge_agent.worker.process import WorkerProcess
-from tinyfleet.edge_agent.worker.procfs import memory_of
 
 
 def test_the_worker_says_what_holds_it_and_how_it_yields(tmp_path):

@@ -9,7 +9,7 @@ import time
 import psutil
 
 from tests.patience import PATIENCE_S
-from tinyfleet.edge_agent.worker.procfs import children_of, data_limit_of, memory_of
+from tinyfleet.edge_agent.worker.memory_limit.procfs import children_of, data_limit_of, memory_of
 
 
 def test_memory_is_what_psutil_says():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinyfleet.edge_agent.worker.out_of_memory import is_printed, is_raised
+from tinyfleet.edge_agent.worker.memory_limit.out_of_memory import is_printed, is_raised
 
 
 @pytest.mark.parametrize(

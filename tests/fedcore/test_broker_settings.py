@@ -4,9 +4,9 @@ import pytest
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol import mqtt
-from tinyfleet.fedcore.protocol.broker_settings import BrokerSettings
 
 
 def test_both_sides_read_the_same_settings():

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tinyfleet.edge_agent.worker.watch import CALM_INTERVAL_S, CLOSE_INTERVAL_S, Watch
+from tinyfleet.edge_agent.worker.memory_limit.watch import CALM_INTERVAL_S, CLOSE_INTERVAL_S, Watch
 
 LIMIT = 1_000_000_000  # the soft limit: 920 MB
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tinyfleet.edge_agent.worker import data_hold
-from tinyfleet.edge_agent.worker.data_hold import DataHold
+from tinyfleet.edge_agent.worker.memory_limit import data_hold
+from tinyfleet.edge_agent.worker.memory_limit.data_hold import DataHold
 from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.fedcore.training.torch.facts import TORCH, TORCH_CUDA
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_known_is_left_alone(process, engine, rss):
 
 def test_a_real_process_cannot_reserve_more():
     code = (
-        "from tinyfleet.edge_agent.worker.data_hold import DataHold\n"
+        "from tinyfleet.edge_agent.worker.memory_limit.data_hold import DataHold\n"
         "from tinyfleet.fedcore.rss import status_bytes\n"
         "from tinyfleet.fedcore.training.torch.facts import TORCH\n"
         "hold = DataHold()\n"

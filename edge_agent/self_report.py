@@ -28,7 +28,7 @@ class Board:
     version: str = "0"
 
 
-class Presence:
+class SelfReport:
     """Of one start of the agent, which ``session`` tells from the others. ``state`` is on the disk that counts."""
 
     def __init__(
