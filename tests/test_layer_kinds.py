@@ -104,7 +104,7 @@ def check_accounting(trained, tmp_path):
     assert graph.flops() == counter.get_total_flops()
     held = accounting.activation_bytes(graph, 2)
     assert accounting.activation_bytes(graph, 4) == 2 * held
-    assert accounting.activation_bytes(graph, 2, keep=0.1, pruned_norm=True) < held
+    assert accounting.activation_bytes(graph, 2, activation_keep=0.1, pruned_norm=True) < held
     assert accounting.training_memory(graph, trained.mask, 2, momentum=True) > held
 
 

@@ -6,7 +6,6 @@ import math
 
 from tinyfleet.fedcore.accounting import VALUE
 from tinyfleet.fedcore.methods.method import Control, Method
-from tinyfleet.fedcore.models.graph import Op
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import Levers
 
@@ -36,7 +35,7 @@ def passes_of(method: Method) -> list[int]:
 
 def has_batch_norm(method: Method) -> bool:
     """Whether its model has layers that couple the samples of a pass."""
-    return any(node.op is Op.BATCH_NORM for node in method.problem.graph.nodes)
+    return bool(method.problem.graph.statistics)
 
 
 def held_bytes(method: Method, samples: int) -> int:

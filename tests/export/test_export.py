@@ -219,7 +219,7 @@ def test_unknown_formats_and_missing_calibration(tmp_path):
     params, mask = realistic(graph)
     x = samples(graph, 2)
     arguments = {"x": x, "y": np.zeros(2, np.int64), "reference": lambda x: np.zeros((len(x), 4), np.float32)}
-    with pytest.raises(ExportError, match="choose from onnx-fp32"):
+    with pytest.raises(ExportError, match="did you mean 'onnx-fp32'"):
         export_model(graph, params, mask, tmp_path, formats=("onnx-fp8",), calibration=x, **arguments)
     with pytest.raises(ExportError, match="calibration samples"):
         export_model(graph, params, mask, tmp_path, formats=("tflite-int8",), calibration=x[:0], **arguments)
