@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.embedded_broker is None:
             _serve(options.state, config, options.broker or config.broker.url, stopping)
             return
-        from tinyfleet.fedcore.protocol.embedded import EmbeddedBroker
+        from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 
         broker = EmbeddedBroker(port=options.embedded_broker)
         url = f"mqtt://127.0.0.1:{broker.start()}"

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet.registry import Registry
-from tinyfleet.coordinator.run.context import Context
 from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
 from tinyfleet.coordinator.run.scheduler import Creator, Scheduler, create_method
+from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from tinyfleet.coordinator.run.aggregate import StepFold, StoredResult
+from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload

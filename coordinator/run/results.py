@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from tinyfleet.coordinator.run.context import Context
 from tinyfleet.coordinator.run.run import Run
 from tinyfleet.coordinator.states import TaskPhase
+from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.wire.transfers import Download
 from tinyfleet.fedcore.errors import CodecError, ResultError
 from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, Verdict

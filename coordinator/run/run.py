@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from tinyfleet.coordinator.run.aggregate import StoredResult
-from tinyfleet.coordinator.run.context import Context
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
-from tinyfleet.coordinator.run.offers import StepOffers
-from tinyfleet.coordinator.run.step import Step
-from tinyfleet.coordinator.run.step_task import StepTask
 from tinyfleet.coordinator.selection.candidates import choose
 from tinyfleet.coordinator.states import RunEvent, StepEvent
+from tinyfleet.coordinator.step.aggregate import StoredResult
+from tinyfleet.coordinator.step.context import Context
+from tinyfleet.coordinator.step.offers import StepOffers
+from tinyfleet.coordinator.step.step import Step
+from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.methods.method import Method

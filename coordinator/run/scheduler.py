@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import StoreError
-from tinyfleet.coordinator.run.context import Context
 from tinyfleet.coordinator.run.engine_process import EngineAnswer, EngineFailed, EngineRequests, Prepared
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.results import Results
 from tinyfleet.coordinator.run.run import Run, RunEnd
 from tinyfleet.coordinator.states import RunEvent, RunState
+from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.wire.transfers import Download
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfleet.export.compact import multiply_adds
-from tinyfleet.export.formats.limits import Limits
+from tinyfleet.export.formats.limits import FormatLimits
 from tinyfleet.export.inference_graph import Inference
 from tinyfleet.export.runtimes import Runtime
 from tinyfleet.fedcore.arrays import FloatArray
@@ -35,7 +35,7 @@ class ExportFormat:
     precision: str  # "fp32": of their weights
     suffix: str  # of the files, without the dot
     layout: str  # of the input: "channels first" or "channels last"
-    limits: Limits
+    limits: FormatLimits
     write: Callable[[Export], bytes]  # raises ``ExportError``
     open: Callable[[Path], Iterator[Runtime]]  # a file in every runtime that is here
     missing: Callable[[], str] = _nothing  # why it cannot be written here, with the remedy; "" where it can

@@ -36,7 +36,7 @@ def write_onnx(model: Inference, metadata: Mapping[str, str]) -> bytes:
                 weights.append(numpy_helper.from_array(np.ascontiguousarray(array), f"{layer.name}.{suffix}"))
                 inputs.append(f"{layer.name}.{suffix}")
         write = known(OPERATORS.get(layer.op), layer.node, "the ONNX writer")
-        nodes += write(Call(layer, inputs, name, weights))
+        nodes += write(OnnxCall(layer, inputs, name, weights))
     graph = helper.make_graph(
         nodes,
         model.name,
@@ -54,7 +54,7 @@ def write_onnx(model: Inference, metadata: Mapping[str, str]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class OnnxCall:
     """One layer on its way into a file: where it reads and writes, and the file's constants to add to."""
 
     layer: Layer
@@ -81,16 +81,16 @@ def _window(node: Node) -> dict[str, list[int]]:
     }
 
 
-def _conv(call: Call) -> list[onnx.NodeProto]:
+def _conv(call: OnnxCall) -> list[onnx.NodeProto]:
     return call.node("Conv", group=call.layer.node.groups, **_window(call.layer.node))
 
 
-def _relu6(call: Call) -> list[onnx.NodeProto]:
+def _relu6(call: OnnxCall) -> list[onnx.NodeProto]:
     bounds = [call.constant("min", 0.0), call.constant("max", CEILING)]
     return [helper.make_node("Clip", [*call.inputs, *bounds], [call.output], call.output)]
 
 
-def _global_avg_pool(call: Call) -> list[onnx.NodeProto]:
+def _global_avg_pool(call: OnnxCall) -> list[onnx.NodeProto]:
     pooled = f"{call.output}.spatial"
     return [
         helper.make_node("GlobalAveragePool", call.inputs, [pooled], pooled),
@@ -98,7 +98,7 @@ def _global_avg_pool(call: Call) -> list[onnx.NodeProto]:
     ]
 
 
-OPERATORS: dict[str, Callable[[Call], list[onnx.NodeProto]]] = {
+OPERATORS: dict[str, Callable[[OnnxCall], list[onnx.NodeProto]]] = {
     Op.CONV: _conv,
     Op.LINEAR: lambda call: call.node("Gemm", transB=1),
     Op.RELU: lambda call: call.node("Relu"),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tinyfleet.export.formats import limits
 from tinyfleet.export.formats.format import Export, ExportFormat
-from tinyfleet.export.formats.limits import Limits
+from tinyfleet.export.formats.limits import FormatLimits
 from tinyfleet.export.inference_graph import Inference
 from tinyfleet.export.runtimes import open_sparse
 from tinyfleet.fedcore.models.graph import Graph
@@ -30,7 +30,7 @@ def _multiply_adds(model: Inference) -> int:
     return multiply_adds(model)
 
 
-def _at(precision: Literal["fp32", "fp16"], least: Limits) -> ExportFormat:
+def _at(precision: Literal["fp32", "fp16"], least: FormatLimits) -> ExportFormat:
     def write(export: Export) -> bytes:
         from tinyfleet.export.formats.sparse_writer import write_sparse
 

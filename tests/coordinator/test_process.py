@@ -19,7 +19,7 @@ from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import device_seed
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.run_spec import (
     DataSettings,

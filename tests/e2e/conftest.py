@@ -13,10 +13,10 @@ import pytest
 from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.store.rows import RunRow, TaskRow
 from tinyfleet.coordinator.store.store import Store
-from tinyfleet.demo.fleet import Fleet, FleetSettings
+from tinyfleet.demo.fleet import DemoFleetSettings, Fleet
 from tinyfleet.demo.spec import demo_spec
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
-from tinyfleet.fedcore.run_spec import FleetSettings as RunFleet
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.run_spec import DemoFleetSettings as RunFleet
 from tinyfleet.fedcore.run_spec import RunSpec
 
 
@@ -73,7 +73,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     stores: list[Store] = []
 
     def begin(spec: RunSpec, agents: int, broker: str = "auto", engine: str = "auto") -> Running:
-        fleet = Fleet(tmp_path / "fleet", FleetSettings(agents, spec.data, broker=broker, engine=engine))
+        fleet = Fleet(tmp_path / "fleet", DemoFleetSettings(agents, spec.data, broker=broker, engine=engine))
         fleets.append(fleet)
         fleet.__enter__()
         fleet.wait((fleet.state / "coordinator.db").exists, PATIENCE_S, "the coordinator")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.protocol import topics
-from tinyfleet.fedcore.protocol.mosquitto import find_mosquitto, free_port
+from tinyfleet.fedcore.protocol.brokers.mosquitto import find_mosquitto, free_port
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Received
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.conftest import Running, spec_of
 from tests.patience import PATIENCE_S
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

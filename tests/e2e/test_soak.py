@@ -23,9 +23,9 @@ pytest.importorskip("torch", reason="the worker needs an engine")
 from tests.edge_agent.rig import Coordinator
 from tests.edge_agent.runs import SAMPLES, first_state, spec_of, task_blob, write_data
 from tests.patience import PATIENCE_S
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.codec import decode
 from tinyfleet.fedcore.protocol.messages import Hello, ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
 TASKS = int(os.environ.get("TINYFLEET_SOAK_TASKS", "1000"))

@@ -13,6 +13,7 @@ import pytest
 from tests.edge_agent.rig import Coordinator
 from tests.edge_agent.runs import first_state, spec_of, task_blob, write_data
 from tests.patience import PATIENCE_S
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.codec import decode
 from tinyfleet.fedcore.protocol.messages import (
     Enrolment,
@@ -25,7 +26,6 @@ from tinyfleet.fedcore.protocol.messages import (
     TaskStatus,
     Verdict,
 )
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.training.registry import available, preferred
 

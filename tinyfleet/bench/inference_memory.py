@@ -27,19 +27,19 @@ class Request(msgspec.Struct, frozen=True):
     input_shape: tuple[int, ...]
 
 
-class Measured(msgspec.Struct, frozen=True):
+class MeasuredInference(msgspec.Struct, frozen=True):
     """Resident bytes: before the runtime was imported (Python, numpy), and the most while it predicted."""
 
     baseline_bytes: int
     peak_bytes: int
 
 
-def measure(request: Request) -> Measured:
+def measure(request: Request) -> MeasuredInference:
     """Measure in a child, one sample at a time on one thread. Raises ``DataError`` where that fails."""
-    return ask("tinyfleet.bench.inference_memory", request, Measured, f"running {request.path}", TIMEOUT_S)
+    return ask("tinyfleet.bench.inference_memory", request, MeasuredInference, f"running {request.path}", TIMEOUT_S)
 
 
-def measure_here(request: Request) -> Measured:
+def measure_here(request: Request) -> MeasuredInference:
     """Measure in this process, which must be fresh."""
     baseline = resident_bytes()
     sample = np.random.default_rng(0).standard_normal((1, *request.input_shape)).astype(np.float32)
@@ -48,7 +48,7 @@ def measure_here(request: Request) -> Measured:
         raise DataError(f"no runtime here reads {request.path}")
     for _ in range(RUNS):
         runtime.run(sample)
-    return Measured(baseline, peak_bytes())
+    return MeasuredInference(baseline, peak_bytes())
 
 
 def main() -> int:

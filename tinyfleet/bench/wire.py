@@ -19,6 +19,7 @@ from tinyfleet.fedcore.models.model import SERIES
 from tinyfleet.fedcore.models.registry import DOOR, MODELS, build
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol import messages, topics
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.chunks import (
     DEFAULT_CHUNK_BYTES,
     Receiver,
@@ -29,7 +30,6 @@ from tinyfleet.fedcore.protocol.chunks import (
 )
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, TaskOffer
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Received
 from tinyfleet.fedcore.run_spec import ModelSettings

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tinyfleet.device_profiles.emulated import BOARD_VARIABLE
-from tinyfleet.emulation.board import Emulated, Limits, plan_here
+from tinyfleet.emulation.board import Emulated, EmulatedLimits, plan_here
 from tinyfleet.emulation.run import Box
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.run_spec import DataSettings
@@ -45,7 +45,7 @@ class Broker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FleetSettings:
+class DemoFleetSettings:
     """What to start. ``broker`` is ``auto``, ``mosquitto``, ``embedded`` or the URL of a running one."""
 
     agents: int
@@ -63,7 +63,7 @@ class Fleet:
     ``ProfileError`` and ``ConfigError``, when it is made, for a board that cannot be emulated.
     """
 
-    def __init__(self, directory: Path, settings: FleetSettings) -> None:
+    def __init__(self, directory: Path, settings: DemoFleetSettings) -> None:
         self.directory = directory
         self.settings = settings
         self.state = directory / "coordinator"
@@ -73,7 +73,9 @@ class Fleet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lost: set[str] = set()
         self._boxes: dict[str, Box] = {}
-        self._limits: dict[str, Limits] = {board: plan_here(board) for board in dict.fromkeys(settings.boards)}
+        self._limits: dict[str, EmulatedLimits] = {
+            board: plan_here(board) for board in dict.fromkeys(settings.boards)
+        }
 
     # -- life ---------------------------------------------------------------------------
 
@@ -199,7 +201,7 @@ class Fleet:
             return
         if choice not in ("auto", "mosquitto", "embedded"):
             raise ConfigError(f"broker {choice!r}: give auto, mosquitto, embedded, or mqtt://HOST:PORT")
-        from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+        from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 
         installed = MosquittoBroker.available()
         if choice == "mosquitto" and not installed:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BUSY = {"offered": "yellow", "accepted": "yellow", "running": "green", "uploading": "cyan", "stored": "dim"}
 
 
-class Progress:
+class DemoProgress:
     """Shows some runs of a store. ``update`` reads the store and redraws; entering and leaving own the screen."""
 
     def __init__(self, console: Console, store: Store, titles: Mapping[str, str]) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._started = time.monotonic()
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> DemoProgress:
         if self._live is not None:
             self._live.start()
         return self

@@ -11,7 +11,7 @@ import msgspec
 
 from tinyfleet.demo import result as demo_result
 from tinyfleet.demo import spec as demo_spec
-from tinyfleet.demo.fleet import COORDINATOR, Fleet, FleetSettings
+from tinyfleet.demo.fleet import COORDINATOR, DemoFleetSettings, Fleet
 from tinyfleet.demo.memory import PeakWatch, rss_bytes
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
@@ -92,7 +92,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     work = options.out / "fleet"
     fleet = Fleet(
         work,
-        FleetSettings(
+        DemoFleetSettings(
             options.agents,
             specs["tiny"].data,
             broker=options.broker,
@@ -136,11 +136,11 @@ def train(fleet: Fleet, specs: dict[str, RunSpec], console: Console) -> Trained:
 
 def follow(fleet: Fleet, store: Store, trained: Trained, titles: dict[str, str], console: Console) -> None:
     """Draw progress until all runs have ended. Raises ``DemoFailed`` where one did not finish."""
-    from tinyfleet.demo.progress import Progress
+    from tinyfleet.demo.progress import DemoProgress
 
     end = time.monotonic() + RUN_TIMEOUT_S
     broker = BrokerWatch(fleet)
-    with Progress(console, store, titles) as progress:
+    with DemoProgress(console, store, titles) as progress:
         while True:
             rows = progress.update()
             for name, pid in fleet.pids.items():

@@ -30,7 +30,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EmulatedLimits:
     """Limits for a whole process tree. Swap is none, as on a board's flash."""
 
     board: str
@@ -41,7 +41,7 @@ class Limits:
     speed_basis: Literal["GFLOP/s", "clock", "none"]  # what a core of the board is compared with one here by
 
 
-def plan(board: DeviceProfile, host: Host) -> Limits:
+def plan(board: DeviceProfile, host: Host) -> EmulatedLimits:
     """Limits that make ``host`` give what ``board`` gives. Raises ``ConfigError`` for a board without figures."""
     if board.name == "generic":
         raise ConfigError("board 'generic' has no figures of its own to emulate; name a real one, such as pi-4b")
@@ -50,7 +50,7 @@ def plan(board: DeviceProfile, host: Host) -> Limits:
     cores = min(board.cores, host.cores)
     speed, basis = _speed(board, host)
     quota = cores * speed
-    return Limits(
+    return EmulatedLimits(
         board=board.name,
         memory_bytes=min(memory, host.memory_bytes),
         memory_basis="host" if memory > host.memory_bytes else "measured" if measured else "estimate",
@@ -84,7 +84,7 @@ def this_host(board: DeviceProfile) -> Host:
     )
 
 
-def plan_here(name: str) -> Limits:
+def plan_here(name: str) -> EmulatedLimits:
     """Limits for a shipped board on this machine. Raises ``ProfileError``, ``ConfigError``."""
     board = board_called(name)
     return plan(board, this_host(board))
@@ -94,7 +94,7 @@ def plan_here(name: str) -> Limits:
 class Emulated:
     """What an emulation does hold, and what of the board is missing in it: a line each, for a person."""
 
-    limits: Limits
+    limits: EmulatedLimits
     memory_means: str  # "cgroup v1", "cgroup v2" or "RLIMIT_DATA"
     cpu_means: str  # "cgroup v1", "cgroup v2" or "" where no quota is set
     holds_swap: bool
@@ -146,7 +146,7 @@ class Emulated:
         return tuple(missing)
 
 
-def _missing_speed(limits: Limits, means: str) -> str:
+def _missing_speed(limits: EmulatedLimits, means: str) -> str:
     if limits.speed_basis == "none":
         return "core speed: neither a rate nor a clock is known to compare by"
     if limits.cpu_quota == 0:

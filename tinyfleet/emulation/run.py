@@ -15,7 +15,7 @@ import psutil
 from tinyfleet.device_profiles.cgroups import CgroupLimit, CpuQuota, choose_quota
 from tinyfleet.device_profiles.emulated import BOARD_VARIABLE, ROOT_VARIABLE
 from tinyfleet.device_profiles.limits import DataLimit, MemoryLimit, choose_limit, format_size
-from tinyfleet.emulation.board import Emulated, Limits, plan_here
+from tinyfleet.emulation.board import Emulated, EmulatedLimits, plan_here
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class CommandRefused(TinyfleetError):
 class Box:
     """``limits``, set: cgroups where they may be made (and are wanted), else limits on each process."""
 
-    def __init__(self, limits: Limits, *, cgroups: bool = True) -> None:
+    def __init__(self, limits: EmulatedLimits, *, cgroups: bool = True) -> None:
         self.limits = limits
         name = f"emulate-{limits.board}"
         self.memory: MemoryLimit = DataLimit(limits.memory_bytes)

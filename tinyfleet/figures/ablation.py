@@ -5,15 +5,15 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from tinyfleet.figures.comparing import Comparison, compared
+from tinyfleet.figures.comparing import SeedComparison, compared
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 WHOLE, DENSE, STATIC = "FedTiny", "FedAvg, dense", "static random mask (ERK)"
 ROUNDS = ("10", "20")
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: the ablation."""
     found = Ablation(results)
     return {"ablation": found.ablation, "ablation-gap": found.gap}
@@ -23,7 +23,7 @@ def figures(results: Results) -> dict[str, Figure]:
 class Ablation:
     """Accuracy of the final round on held-out digits, three seeds."""
 
-    results: Results
+    results: CommittedResults
 
     def ablation(self) -> str:
         """Medians, the seeds, and FedTiny against each other variant."""
@@ -45,7 +45,7 @@ class Ablation:
             return ""
         return str(self._compared(rounds, variant))
 
-    def _compared(self, rounds: str, variant: str) -> Comparison:
+    def _compared(self, rounds: str, variant: str) -> SeedComparison:
         found = self._accuracies(rounds)
         return compared(found[WHOLE], found[variant])
 

@@ -12,7 +12,7 @@ from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.sparsity.schedule import cosine_count, is_adjustment_round
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 COLUMNS = (
     "method",
@@ -39,7 +39,7 @@ ALLOCATIONS = {"erk": "ERK", "lamp": "LAMP", "uniform": "uniform"}
 COUNTED = 1_000_000  # active weights, large enough that a share of them is exact
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """Nothing here is measured: ``results`` is not read."""
     return {"arms": arms, "candidates": candidates}
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from tinyfleet.bench.methods.cell import Cell
 
 
-class Verdict(StrEnum):
+class Standing(StrEnum):
     """What a comparison of two methods' seeds says."""
 
     AHEAD = "ahead"  # the worst seed is better than the other's best
@@ -26,15 +26,15 @@ class Score(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SeedComparison:
     """``difference`` of the means, in points of accuracy."""
 
     difference: float
-    verdict: Verdict
+    verdict: Standing
 
     def __str__(self) -> str:
         sign = f"{self.difference:+.1f}".replace("-", "−")
-        return f"{sign} (tie)" if self.verdict is Verdict.TIE else sign
+        return f"{sign} (tie)" if self.verdict is Standing.TIE else sign
 
 
 def score(cell: Cell, kind: Score) -> float:
@@ -44,16 +44,16 @@ def score(cell: Cell, kind: Score) -> float:
     return 100.0 * (cell.accuracy_last10 if kind is Score.LAST else cell.curve[-1][1])
 
 
-def compared(own: Sequence[float], other: Sequence[float]) -> Comparison:
+def compared(own: Sequence[float], other: Sequence[float]) -> SeedComparison:
     """Seeds' scores against another's; of single seeds nothing but a tie can be said."""
     difference = statistics.fmean(own) - statistics.fmean(other)
-    verdict = Verdict.TIE
+    verdict = Standing.TIE
     if len(own) > 1 and len(other) > 1:
         if min(own) > max(other):
-            verdict = Verdict.AHEAD
+            verdict = Standing.AHEAD
         elif max(own) < min(other):
-            verdict = Verdict.BEHIND
-    return Comparison(difference, verdict)
+            verdict = Standing.BEHIND
+    return SeedComparison(difference, verdict)
 
 
 def scores(cells: Iterable[Cell], method: str, density: float, kind: Score = Score.LAST) -> list[float]:

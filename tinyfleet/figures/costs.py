@@ -8,13 +8,13 @@ from tinyfleet.bench.methods.config import expand, read_config
 from tinyfleet.bench.methods.tables import Summary, cost_table, summaries
 from tinyfleet.figures.methods import BENCH, DENSE, OWN
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 TRAINED_SHARE = 0.9  # of CIFAR-10's 50,000 images: a tenth is public
 IMAGES = 50_000
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: costs."""
     found = Costs(results)
     return {
@@ -32,7 +32,7 @@ def figures(results: Results) -> dict[str, Figure]:
 class Costs:
     """Means over the seeds."""
 
-    results: Results
+    results: CommittedResults
 
     @property
     def summaries(self) -> list[Summary]:

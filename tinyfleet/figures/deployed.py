@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tinyfleet.bench.inference import InferenceRow
 from tinyfleet.figures.engine import ENDS, TITLES
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 FORMATS = {
     "sparse-fp32": "**sparse fp32**, native engine",
@@ -18,9 +18,9 @@ FORMATS = {
 }
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: deployed models."""
-    found = Deployed(results)
+    found = DeployedFigures(results)
     return {
         "inference": found.inference,
         "inference-size": found.size_ratio,
@@ -31,10 +31,10 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class DeployedFigures:
     """Figures of the benchmark of inference."""
 
-    results: Results
+    results: CommittedResults
 
     def inference(self) -> str:
         """Every file in its runtime."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyfleet.bench.engine.runner import EngineRow
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 TITLES = {"resnet8": "ResNet8", "resnet18": "ResNet18", "resnet20": "ResNet20", "mobilenet_v2": "MobileNetV2"}
 SHAPES = (
@@ -26,9 +26,9 @@ SHOWN = (0.01, 0.05, 0.1, 1.0)
 ENDS: dict[str, Callable[[Any], Any]] = {"least": min, "most": max}
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: the native engine."""
-    found = Engine(results)
+    found = EngineFigures(results)
     return {
         "engine": found.engine,
         "engine-speedup": found.speedup,
@@ -47,10 +47,10 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineFigures:
     """Figures of its two benchmarks."""
 
-    results: Results
+    results: CommittedResults
 
     @property
     def rows(self) -> list[EngineRow]:

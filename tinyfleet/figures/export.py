@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from tinyfleet.bench.compaction import CompactionRow
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: exported files."""
-    found = Export(results)
+    found = ExportFigures(results)
     return {"exports": found.exports, "compaction": found.compaction, "exported": found.exported}
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
+class ExportFigures:
     """Figures of files."""
 
-    results: Results
+    results: CommittedResults
 
     def exports(self, engine: str) -> str:
         """The demo's files in their runtimes."""

@@ -9,7 +9,7 @@ from typing import Any
 from tinyfleet.bench.caches import CacheRow
 from tinyfleet.bench.wire import WireRow
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 ENDS: dict[str, Callable[[Any], Any]] = {"least": min, "most": max}
 CACHES = {
@@ -20,9 +20,9 @@ CACHES = {
 }
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: the fleet and its parts."""
-    found = Fleet(results)
+    found = FleetFigures(results)
     return {
         "demo": found.demo,
         "demo-seconds": found.demo_seconds,
@@ -43,10 +43,10 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetFigures:
     """Figures of what runs as processes."""
 
-    results: Results
+    results: CommittedResults
 
     def demo(self, engine: str) -> str:
         """Dense beside tiny."""

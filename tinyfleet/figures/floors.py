@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 ENGINE = "sparse_engine"  # a distribution of its own
 PROGRAMS = "tinyfleet"  # the package on the highest floor: all the others are installed below its name
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """``results`` only says where the repository is."""
     root = results.directory.parents[1]
     return {"floors": lambda: floors(root), "rooms": lambda package: rooms(root, package)}

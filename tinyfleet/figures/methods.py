@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from tinyfleet.bench.methods.cell import Cell
 from tinyfleet.bench.methods.tables import accuracy_table, summaries
-from tinyfleet.figures.comparing import Comparison, Score, Verdict, compared, scores
+from tinyfleet.figures.comparing import Score, SeedComparison, Standing, compared, scores
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 BENCH, OWN, DENSE = "cpu-cifar10", "tinyfleet", "fedavg"
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: the methods' accuracy."""
     found = Methods(results)
     return {
@@ -37,7 +37,7 @@ def figures(results: Results) -> dict[str, Figure]:
 class Methods:
     """Figures of the benchmark of all methods."""
 
-    results: Results
+    results: CommittedResults
 
     @property
     def cells(self) -> list[Cell]:
@@ -81,7 +81,7 @@ class Methods:
         """The same as one figure."""
         return f"{self._lead(float(density), Score(kind))[1].difference:.1f}"
 
-    def _lead(self, density: float, kind: Score) -> tuple[str, Comparison]:
+    def _lead(self, density: float, kind: Score) -> tuple[str, SeedComparison]:
         """The rival with the best mean, and the difference to it."""
         cells = self.cells
         rivals = {cell.method for cell in cells if cell.density == density} - {OWN}
@@ -90,14 +90,14 @@ class Methods:
 
     def counted(self, verdict: str, method: str, reference: str) -> str:
         """At how many densities a method is ahead of another, behind it, or ties with it."""
-        return str(sum(found is Verdict(verdict) for found in self._verdicts(method, reference)))
+        return str(sum(found is Standing(verdict) for found in self._verdicts(method, reference)))
 
     def verdicts(self, verdict: str, method: str) -> str:
         """The same over all other sparse methods and densities."""
         names = {cell.method for cell in self.cells} - {method, DENSE, OWN}
-        return str(sum(found is Verdict(verdict) for name in names for found in self._verdicts(method, name)))
+        return str(sum(found is Standing(verdict) for name in names for found in self._verdicts(method, name)))
 
-    def _verdicts(self, method: str, reference: str) -> Iterator[Verdict]:
+    def _verdicts(self, method: str, reference: str) -> Iterator[Standing]:
         cells = self.cells
         for density in self._densities(cells):
             try:

@@ -11,10 +11,10 @@ from tinyfleet.fedcore.models.graph import STATISTICS, Graph
 from tinyfleet.fedcore.models.registry import names
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """``results`` is not read."""
     return {
         "models": models,

@@ -12,18 +12,18 @@ from tinyfleet.bench.methods.cell import Cell
 from tinyfleet.bench.methods.config import CellSpec, expand, read_config
 from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
-from tinyfleet.figures.comparing import Score, Verdict, compared, score, scores
+from tinyfleet.figures.comparing import Score, Standing, compared, score, scores
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 PARTS, CHANNELS, KEEP = "cpu-tinyfleet", "cpu-channels", "cpu-keep"
 WHOLE, CUT = "tinyfleet", "one cut for gradual pruning"
 EXACT = "keep 1"
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: parts of methods."""
-    found = Parts(results)
+    found = PartFigures(results)
     return {
         "parts": found.parts,
         "part": found.part,
@@ -44,10 +44,10 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PartFigures:
     """Figures of the smaller method benchmarks."""
 
-    results: Results
+    results: CommittedResults
 
     def parts(self) -> str:
         """One part at a time replaced: one seed, so that nothing is ahead or behind."""
@@ -167,7 +167,7 @@ class Parts:
             for method in {cell.method for cell in cells} - {EXACT}
             for dataset in {cell.dataset for cell in cells}
         ]
-        return str(sum(one is Verdict(verdict) for one in found))
+        return str(sum(one is Standing(verdict) for one in found))
 
     @staticmethod
     def _kept(cells: list[Cell], method: str, dataset: str) -> list[float]:

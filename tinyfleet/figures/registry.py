@@ -19,7 +19,7 @@ from tinyfleet.figures import (
     selection,
 )
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results
+from tinyfleet.figures.results import CommittedResults
 
 MODULES = (ablation, arms, costs, deployed, engine, export, fleet, floors, methods, models, parts, selection)
 
@@ -28,7 +28,7 @@ def figures(directory: Path) -> dict[str, Figure]:
     """All of them, of the results in ``directory``."""
     found: dict[str, Figure] = {}
     for module in MODULES:
-        for name, figure in module.figures(Results(directory)).items():
+        for name, figure in module.figures(CommittedResults(directory)).items():
             if name in found:
                 raise ValueError(f"two figures are called {name!r}")
             found[name] = figure

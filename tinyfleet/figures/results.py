@@ -15,7 +15,7 @@ Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class CommittedResults:
     """The folder of results, docs/benchmarks. What was read once is not read again."""
 
     directory: Path

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyfleet.figures.comparing import compared
 from tinyfleet.figures.page import Figure
-from tinyfleet.figures.results import Results, markdown_table
+from tinyfleet.figures.results import CommittedResults, markdown_table
 
 JOBS = {
     "selection": "static mask, density 0.2, 5 local epochs (built in)",
@@ -17,17 +17,17 @@ JOBS = {
 }
 
 
-def figures(results: Results) -> dict[str, Figure]:
+def figures(results: CommittedResults) -> dict[str, Figure]:
     """By name: selection."""
-    found = Selection(results)
+    found = SelectionFigures(results)
     return {"selection": found.selection, "selection-round": found.round_share}
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SelectionFigures:
     """Virtual seconds until the target is met."""
 
-    results: Results
+    results: CommittedResults
 
     def selection(self) -> str:
         """A row a job; ``tie`` where the ranges of the two policies' times overlap."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyfleet.export.formats import limits
 from tinyfleet.export.formats.format import Export, ExportFormat
-from tinyfleet.export.formats.limits import Limits
+from tinyfleet.export.formats.limits import FormatLimits
 from tinyfleet.export.formats.tflite.precision import Float, Precision
 from tinyfleet.export.formats.tflite.quantize import calibrate
 from tinyfleet.export.formats.tflite.writer import write_tflite
@@ -17,7 +17,7 @@ def _precision(export: Export, name: str) -> Precision:
     return Float(half=name == "fp16")
 
 
-def _at(precision: str, least: Limits) -> ExportFormat:
+def _at(precision: str, least: FormatLimits) -> ExportFormat:
     def write(export: Export) -> bytes:
         return write_tflite(export.model, _precision(export, precision))
 

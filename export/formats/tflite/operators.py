@@ -16,7 +16,7 @@ from tinyfleet.fedcore.models.graph import Op
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TfliteCall:
     """One layer on its way into a file. ``fused`` is the activation within its operator, NONE for none."""
 
     lowering: Lowering
@@ -38,12 +38,12 @@ class Call:
 class Operator:
     """``write`` appends it; ``fuses``: it can hold an activation; ``fused``: its name as such an activation."""
 
-    write: Callable[[Call], None]
+    write: Callable[[TfliteCall], None]
     fuses: bool = False
     fused: str = ""
 
 
-def _conv(call: Call) -> None:
+def _conv(call: TfliteCall) -> None:
     layer, node, weight = call.layer, call.layer.node, _some(call.layer.weight)
     depthwise = node.groups > 1
     if depthwise and node.groups != node.in_channels:
@@ -70,7 +70,7 @@ def _conv(call: Call) -> None:
         call.emit("CONV_2D", [source, *constants], call.options("Conv2DOptions", **common))
 
 
-def _linear(call: Call) -> None:
+def _linear(call: TfliteCall) -> None:
     weight = _some(call.layer.weight)
     before = call.lowering.flattened.get(call.layer.inputs[0])
     if before is not None:
@@ -82,11 +82,11 @@ def _linear(call: Call) -> None:
     call.emit("FULLY_CONNECTED", [*call.inputs, *constants], options)
 
 
-def _add(call: Call) -> None:
+def _add(call: TfliteCall) -> None:
     call.emit("ADD", call.inputs, call.options("AddOptions", fusedActivationFunction=call.fused))
 
 
-def _max_pool(call: Call) -> None:
+def _max_pool(call: TfliteCall) -> None:
     layer, node = call.layer, call.layer.node
     if any(node.padding) and not call.lowering.never_negative(layer.inputs[0]):
         raise ExportError(f"{layer.name}: a padded pool of values that may be negative; put a ReLU before it")
@@ -103,12 +103,12 @@ def _max_pool(call: Call) -> None:
     call.emit("MAX_POOL_2D", [source], options)
 
 
-def _global_avg_pool(call: Call) -> None:
+def _global_avg_pool(call: TfliteCall) -> None:
     axes = call.lowering.file.constant(f"{call.layer.name}/axes", np.array([1, 2], np.int32))
     call.emit("MEAN", [*call.inputs, axes], call.options("ReducerOptions", keepDims=False))
 
 
-def _flatten(call: Call) -> None:
+def _flatten(call: TfliteCall) -> None:
     layer, lowering = call.layer, call.lowering
     before = lowering.shapes[layer.inputs[0]]
     if len(before) > 1:
@@ -135,7 +135,7 @@ OPERATORS: dict[str, Operator] = {
 """By kind. Batch norms are merged by then."""
 
 
-def _weights(call: Call, weight: Any, axis: int | None) -> list[int]:
+def _weights(call: TfliteCall, weight: Any, axis: int | None) -> list[int]:
     """Weight and bias tensors; ``axis`` is the output channel's, None for one scale in all."""
     lowering = call.lowering
     return lowering.precision.weights(lowering.file, call.layer, weight, axis)

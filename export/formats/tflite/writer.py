@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyfleet.export.formats.tflite.lowering import Lowering, channels_last
-from tinyfleet.export.formats.tflite.operators import OPERATORS, Call, Operator
+from tinyfleet.export.formats.tflite.operators import OPERATORS, Operator, TfliteCall
 from tinyfleet.export.formats.tflite.precision import Float, Precision
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.fedcore.models.graph import INPUT
@@ -35,7 +35,7 @@ def write_tflite(model: Inference, precision: Precision | None = None) -> bytes:
         word = operators[name].fused if activation else "NONE"
         inputs = [lowering.tensors[source] for source in layer.inputs]
         code = getattr(file.schema.ActivationFunctionType, word)
-        operators[layer.name].write(Call(lowering, layer, inputs, output, code))
+        operators[layer.name].write(TfliteCall(lowering, layer, inputs, output, code))
         lowering.tensors[layer.name] = lowering.tensors[name] = output
     logits = lowering.precision.leave(file, lowering.tensors[model.output], model.classes)
     return file.to_bytes([entry], [logits])

@@ -51,7 +51,7 @@ def forward(graph: Graph, tensors: Mapping[str, torch.Tensor], x: torch.Tensor, 
                 del values[name]
         first = node.inputs[0]
         overwrite = consumers[first] == 1 and overwritable.get(first, False)
-        values[node.name] = compute(Call(node, sources, tensors, mode, overwrite, node.name in sole))
+        values[node.name] = compute(ForwardCall(node, sources, tensors, mode, overwrite, node.name in sole))
         del sources
     return values[graph.output]
 
@@ -62,7 +62,7 @@ def _may_overwrite(node: Node) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ForwardCall:
     """One layer in one pass. ``overwrite``: its first input may be; ``own_gradient``: its output's gradient too."""
 
     node: Node
@@ -80,7 +80,7 @@ class Call:
         return self.tensors[f"{self.node.name}.{what}"]
 
 
-def _weighted(call: Call) -> torch.Tensor:
+def _weighted(call: ForwardCall) -> torch.Tensor:
     """A convolution or linear layer."""
     node, mode, x = call.node, call.mode, call.x
     weight, bias = call.tensor("weight"), call.tensor("bias") if node.bias else None
@@ -94,25 +94,25 @@ def _weighted(call: Call) -> torch.Tensor:
     return result
 
 
-def _relu(call: Call) -> torch.Tensor:
+def _relu(call: ForwardCall) -> torch.Tensor:
     if call.node.gain == 1.0 and call.mode.pruning is None:
         return functional.relu(call.x, inplace=call.overwrite)
     return _compact_relu(call, None)
 
 
-def _relu6(call: Call) -> torch.Tensor:
+def _relu6(call: ForwardCall) -> torch.Tensor:
     # torch's ReLU6 in place keeps a copy of what it overwrites: a third of MobileNetV2's memory, half of its time.
     return _compact_relu(call, CEILING)
 
 
-def _compact_relu(call: Call, ceiling: float | None) -> torch.Tensor:
+def _compact_relu(call: ForwardCall, ceiling: float | None) -> torch.Tensor:
     packed = call.mode.pruning is not None
     how = (call.node.gain, ceiling, packed, call.overwrite, call.own_gradient)
     y: torch.Tensor = CompactReLU.apply(call.x, *how)  # type: ignore[no-untyped-call]
     return y
 
 
-def _batch_norm(call: Call) -> torch.Tensor:
+def _batch_norm(call: ForwardCall) -> torch.Tensor:
     mode, x = call.mode, call.x
     scale, shift = call.tensor("weight"), call.tensor("bias")
     if mode.training and mode.pruning is not None and mode.pruning.norms:
@@ -129,13 +129,13 @@ def _batch_norm(call: Call) -> torch.Tensor:
     return functional.batch_norm(x, mean, var, scale, shift, mode.training, momentum, BN_EPSILON)
 
 
-def _max_pool(call: Call) -> torch.Tensor:
+def _max_pool(call: ForwardCall) -> torch.Tensor:
     node = call.node
     pool = functional.max_pool1d if len(node.kernel) == 1 else functional.max_pool2d
     return pool(call.x, node.kernel, node.stride, node.padding)
 
 
-LAYERS: dict[str, Callable[[Call], torch.Tensor]] = {
+LAYERS: dict[str, Callable[[ForwardCall], torch.Tensor]] = {
     Op.CONV: _weighted,
     Op.LINEAR: _weighted,
     Op.BATCH_NORM: _batch_norm,

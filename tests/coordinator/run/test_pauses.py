@@ -24,7 +24,7 @@ def last_offer(agent):
 
 
 def test_the_deadline_is_put_off_by_a_pause(fleet, caplog):
-    caplog.set_level("INFO", "tinyfleet.coordinator.run.step")
+    caplog.set_level("INFO", "tinyfleet.coordinator.step.step")
     run, late = pausing(fleet)
     fleet.sleep(15)
     assert "90" in fleet.store.tasks.of(run)[0].reason

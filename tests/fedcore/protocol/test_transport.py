@@ -10,9 +10,9 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.embedded import EmbeddedBroker
+from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received, Will
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tinyfleet.bench.wire import bench_wire
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 
 
 def test_blob_sizes_fall_with_density_and_precision():

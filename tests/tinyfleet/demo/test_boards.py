@@ -10,14 +10,14 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.demo import fleet as demo_fleet
-from tinyfleet.demo.fleet import Fleet, FleetSettings
+from tinyfleet.demo.fleet import DemoFleetSettings, Fleet
 from tinyfleet.device_profiles.profile import ProfileError
 from tinyfleet.emulation.board import plan_here
 from tinyfleet.fedcore.run_spec import DataSettings
 
 
 def fleet_of(path, *boards, agents=3):
-    fleet = Fleet(path, FleetSettings(agents, DataSettings(), boards=boards))
+    fleet = Fleet(path, DemoFleetSettings(agents, DataSettings(), boards=boards))
     fleet.broker_url = "mqtt://127.0.0.1:1"  # none: the agents wait for it
     return fleet
 

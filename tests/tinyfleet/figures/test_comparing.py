@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tinyfleet.bench.methods.cell import Cell
-from tinyfleet.figures.comparing import Score, Verdict, compared, score, scores
+from tinyfleet.figures.comparing import Score, Standing, compared, score, scores
 
 
 @pytest.mark.parametrize(
     ("own", "other", "verdict"),
     [
-        ([40.0, 41.0], [38.0, 39.0], Verdict.AHEAD),
-        ([38.0, 39.0], [40.0, 41.0], Verdict.BEHIND),
-        ([40.0, 44.0], [39.0, 41.0], Verdict.TIE),
-        ([40.0, 41.0], [39.0, 40.0], Verdict.TIE),  # they touch
-        ([50.0], [10.0, 11.0], Verdict.TIE),  # one seed says nothing
-        ([50.0, 51.0], [10.0], Verdict.TIE),
+        ([40.0, 41.0], [38.0, 39.0], Standing.AHEAD),
+        ([38.0, 39.0], [40.0, 41.0], Standing.BEHIND),
+        ([40.0, 44.0], [39.0, 41.0], Standing.TIE),
+        ([40.0, 41.0], [39.0, 40.0], Standing.TIE),  # they touch
+        ([50.0], [10.0, 11.0], Standing.TIE),  # one seed says nothing
+        ([50.0, 51.0], [10.0], Standing.TIE),
     ],
 )
 def test_ranges_of_seeds_decide(own, other, verdict):

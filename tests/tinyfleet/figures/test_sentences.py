@@ -21,13 +21,13 @@ from tinyfleet.fedcore.methods.parts.bn_selection import default_pool_size
 from tinyfleet.fedcore.methods.parts.gradual import CUTS
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.figures.ablation import DENSE, WHOLE, Ablation
-from tinyfleet.figures.comparing import Score, Verdict, compared, scores
+from tinyfleet.figures.comparing import Score, Standing, compared, scores
 from tinyfleet.figures.methods import BENCH, OWN, Methods
 from tinyfleet.figures.parts import CHANNELS, KEEP, PARTS, differing
-from tinyfleet.figures.results import Results
+from tinyfleet.figures.results import CommittedResults
 
 ROOT = Path(__file__).parents[3]
-RESULTS = Results(ROOT / "docs/benchmarks")
+RESULTS = CommittedResults(ROOT / "docs/benchmarks")
 DENSITIES = (0.1, 0.05, 0.02, 0.01)
 
 
@@ -45,7 +45,10 @@ def test_tinyfleet_is_ahead_at_all_densities_by_either_score(cells):
         for kind in Score:
             own = scores(cells, OWN, density, kind)
             for rival in {cell.method for cell in cells if cell.density == density} - {OWN}:
-                assert compared(own, scores(cells, rival, density, kind)).verdict is Verdict.AHEAD, (density, rival)
+                assert compared(own, scores(cells, rival, density, kind)).verdict is Standing.AHEAD, (
+                    density,
+                    rival,
+                )
 
 
 def test_at_a_hundredth_the_final_lead_is_about_half():
@@ -129,7 +132,7 @@ def test_the_ablation_is_ties_below_dense_training():
         found = Ablation(RESULTS)._accuracies(rounds)
         for variant, accuracies in found.items():
             if variant not in (WHOLE, DENSE):
-                assert compared(found[WHOLE], accuracies).verdict is Verdict.TIE, variant
+                assert compared(found[WHOLE], accuracies).verdict is Standing.TIE, variant
         assert max(found[WHOLE]) < min(found[DENSE])
 
 
@@ -180,8 +183,8 @@ def test_pruned_caches_tie_but_at_the_lowest_share():
         exact = scores(here, "keep 1", 0.05, Score.FINAL)
         for method in {cell.method for cell in here} - {"keep 1"}:
             verdict = compared(scores(here, method, 0.05, Score.FINAL), exact).verdict
-            assert verdict is not Verdict.AHEAD
-            behind += [(dataset, method)] if verdict is Verdict.BEHIND else []
+            assert verdict is not Standing.AHEAD
+            behind += [(dataset, method)] if verdict is Standing.BEHIND else []
     assert behind == [("Fashion-MNIST", "keep 0.2, batch norms too")]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tinyfleet.bench.engine.cells import Cell
+from tinyfleet.bench.engine.cells import EngineCell
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.models.registry import build
@@ -82,7 +82,7 @@ class Arm:
         self.stop()
 
 
-def native_arm(cell: Cell) -> Arm:
+def native_arm(cell: EngineCell) -> Arm:
     """The sparse engine with the cell's masks and memory levers."""
     graph = build(settings_of(cell))
     request = {
@@ -97,7 +97,7 @@ def native_arm(cell: Cell) -> Arm:
     return Arm("the native engine", "tinyfleet.bench.engine.native_arm", cell.threads, request)
 
 
-def torch_arm(cell: Cell, variant: Variant) -> Arm:
+def torch_arm(cell: EngineCell, variant: Variant) -> Arm:
     """Dense torch, the whole batch at once."""
     request = {
         "settings": msgspec.to_builtins(settings_of(cell)),
@@ -109,12 +109,12 @@ def torch_arm(cell: Cell, variant: Variant) -> Arm:
     return Arm(f"torch ({variant})", "tinyfleet.bench.engine.torch_arm", cell.threads, request)
 
 
-def settings_of(cell: Cell) -> ModelSettings:
+def settings_of(cell: EngineCell) -> ModelSettings:
     """The cell's model."""
     return ModelSettings(cell.model, INPUT_SHAPE, CLASSES)
 
 
-def fastest(cell: Cell, steps: int, tried: Sequence[Variant]) -> Variant:
+def fastest(cell: EngineCell, steps: int, tried: Sequence[Variant]) -> Variant:
     """The variant whose fastest step is the shortest, each tried in a process of its own."""
 
     def trials() -> Iterator[tuple[float, Variant]]:

@@ -18,7 +18,7 @@ PRUNED_MB = 60.0  # with micro-batches and 30 % of the activations
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class EngineCell:
     """One configuration of a training step on 32x32 images."""
 
     model: str
@@ -49,25 +49,27 @@ class Cell:
         return EXACT_MB if self.levers.recompute else None
 
 
-def cells() -> Iterator[Cell]:
+def cells() -> Iterator[EngineCell]:
     """All of them."""
     for threads in (1, 2):
         for density in DENSITIES:
-            yield Cell("resnet18", density, threads=threads)
-            yield Cell("resnet18", density, levers=Levers(recompute=LEAN), threads=threads)
+            yield EngineCell("resnet18", density, threads=threads)
+            yield EngineCell("resnet18", density, levers=Levers(recompute=LEAN), threads=threads)
         few = 8 // threads  # each thread has scratch memory of its own
-        yield Cell("resnet18", 0.01, levers=Levers(few, recompute=LEAN), threads=threads)
+        yield EngineCell("resnet18", 0.01, levers=Levers(few, recompute=LEAN), threads=threads)
         pruned = Levers(few, activation_keep=0.3, cache="fp16", recompute=1)
-        yield Cell("resnet18", 0.01, levers=pruned, threads=threads, pruned_norm=True)
+        yield EngineCell("resnet18", 0.01, levers=pruned, threads=threads, pruned_norm=True)
     for model in ("mobilenet_v2", "resnet20"):
         for density in DENSITIES:
-            yield Cell(model, density)
+            yield EngineCell(model, density)
     for model in ("resnet18", "resnet20"):
         for batch in (1, 16):
-            yield Cell(model, 0.05, batch)
+            yield EngineCell(model, 0.05, batch)
 
 
-def chosen(models: Sequence[str] = (), densities: Sequence[float] = (), threads: Sequence[int] = ()) -> list[Cell]:
+def chosen(
+    models: Sequence[str] = (), densities: Sequence[float] = (), threads: Sequence[int] = ()
+) -> list[EngineCell]:
     """The cells of these models, densities and numbers of threads; an empty choice is all of them."""
     return [
         cell

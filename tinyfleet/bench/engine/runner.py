@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tinyfleet.bench.engine.arms import VARIANTS, Variant, fastest, native_arm, torch_arm
-from tinyfleet.bench.engine.cells import Cell
+from tinyfleet.bench.engine.cells import EngineCell
 
 WARM_UP = 2
 STEPS = 7
@@ -47,7 +47,7 @@ Told = Callable[[str], None]
 
 
 def bench_engine(
-    cells: Sequence[Cell], steps: int, told: Told, tried: Sequence[Variant] = VARIANTS
+    cells: Sequence[EngineCell], steps: int, told: Told, tried: Sequence[Variant] = VARIANTS
 ) -> list[EngineRow]:
     """A row a cell, against the fastest of the torch variants tried. Raises ``DataError`` where an arm fails."""
     variants: dict[tuple[str, int, int], Variant] = {}
@@ -65,7 +65,7 @@ def bench_engine(
     return rows
 
 
-def measure(cell: Cell, variant: Variant, steps: int) -> EngineRow:
+def measure(cell: EngineCell, variant: Variant, steps: int) -> EngineRow:
     """Both arms' steps, one of each in turn. Raises ``DataError`` where an arm fails."""
     with native_arm(cell) as ours, torch_arm(cell, variant) as dense:
         ours_s: list[float] = []

@@ -35,7 +35,7 @@ TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredStep:
     """Resident memory in MB (10^6 bytes): before the step, model loaded, and its peak."""
 
     baseline_mb: float
@@ -47,10 +47,10 @@ class _Request(msgspec.Struct):
     kind: Kind
 
 
-def measure(spec: RunSpec, kind: Kind) -> Measured:
+def measure(spec: RunSpec, kind: Kind) -> MeasuredStep:
     """Measure in a child. Raises ``DataError`` where that fails, with what the child said."""
     request = {"spec": spec, "kind": kind}
-    return ask("tinyfleet.bench.methods.memory", request, Measured, "measuring memory", TIMEOUT_S)
+    return ask("tinyfleet.bench.methods.memory", request, MeasuredStep, "measuring memory", TIMEOUT_S)
 
 
 def measured_spec(spec: RunSpec) -> RunSpec:
@@ -59,7 +59,7 @@ def measured_spec(spec: RunSpec) -> RunSpec:
     return RunSpec(method=spec.method, model=spec.model, training=training, wire=spec.wire)
 
 
-def measure_here(spec: RunSpec, kind: Kind) -> Measured:
+def measure_here(spec: RunSpec, kind: Kind) -> MeasuredStep:
     """Measure in this process, which must be fresh: whatever it freed before would hide what the step takes."""
     from tinyfleet.fedcore.training.allocator import return_freed_memory
     from tinyfleet.fedcore.training.registry import REFERENCE
@@ -80,7 +80,7 @@ def measure_here(spec: RunSpec, kind: Kind) -> Measured:
     reset_peak()
     baseline = resident_bytes()
     method.run(task, engine, data, Control())
-    return Measured(baseline / 1e6, peak_bytes() / 1e6)
+    return MeasuredStep(baseline / 1e6, peak_bytes() / 1e6)
 
 
 def _first_training_state(method: Method, engine: Engine, data: DeviceData) -> Payload:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Progress:
+class BenchProgress:
     """Hears of cells; elsewhere than on a terminal it writes a line for each finished one."""
 
     def __init__(self, console: Console, cells: Sequence[CellSpec]) -> None:
@@ -35,7 +35,7 @@ class Progress:
         self._all = self._bars.add_task("runs", total=len(cells))
         self._running: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> BenchProgress:
         self._bars.start()
         return self
 

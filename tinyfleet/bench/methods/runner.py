@@ -19,7 +19,7 @@ import msgspec
 
 from tinyfleet.bench.methods.cell import Cell, failed_cell, read_cell, run_cell, write_cell
 from tinyfleet.bench.methods.config import CellSpec
-from tinyfleet.bench.methods.memory import Measured, measure, measured_spec
+from tinyfleet.bench.methods.memory import MeasuredStep, measure, measured_spec
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.files import drop_temporaries, write_atomic
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -170,12 +170,12 @@ def _with_memory(row: Cell, spec: RunSpec, directory: Path) -> Cell:
     return dataclasses.replace(row, peak_rss_mb=measured.peak_mb, baseline_rss_mb=measured.baseline_mb)
 
 
-def step_memory(spec: RunSpec, directory: Path) -> Measured:
+def step_memory(spec: RunSpec, directory: Path) -> MeasuredStep:
     """Memory of the run's heaviest measured step, from the directory where it is known."""
     settings = msgspec.json.encode(measured_spec(spec), order="deterministic")
     path = directory / f"memory-{hashlib.sha256(settings).hexdigest()[:16]}.json"
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-        return msgspec.json.decode(path.read_bytes(), type=Measured)
+        return msgspec.json.decode(path.read_bytes(), type=MeasuredStep)
     measured = max((measure(spec, "lightest"), measure(spec, "heaviest")), key=lambda m: m.peak_mb - m.baseline_mb)
     write_atomic(path, msgspec.json.encode(measured) + b"\n")
     return measured

@@ -31,7 +31,7 @@ class Point:
     left_out: int
 
 
-class Memory:
+class TaskHistory:
     """What the coordinator's store would know: who was chosen when, and how long it took."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class EmulatedFleet(Simulation):
         super().__init__(spec, engine, [board.device for board in boards])
         self.boards = {board.device: board for board in boards}
         self.by_name = {device.data.name: device for device in self.devices}
-        self.memory, self.seconds = Memory(), 0.0
+        self.memory, self.seconds = TaskHistory(), 0.0
         self._shares: tuple[Share, ...] = ()
         self._left_out = 0
 

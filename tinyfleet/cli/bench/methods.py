@@ -92,14 +92,14 @@ def _chosen(cells: Sequence[CellSpec], only: Sequence[str], densities: Sequence[
 def _run(cells: Sequence[CellSpec], directory: Path, processes: int, engine: str) -> None:
     from rich.console import Console
 
-    from tinyfleet.bench.methods.progress import Progress
+    from tinyfleet.bench.methods.progress import BenchProgress
     from tinyfleet.bench.methods.runner import Watcher, run_bench
     from tinyfleet.fedcore.training.registry import create, require
 
     # Both raise here, not once a cell.
     require(REFERENCE.name)  # measures memory, whatever trains
     create(engine)
-    with Progress(Console(stderr=True), cells) as progress:
+    with BenchProgress(Console(stderr=True), cells) as progress:
         run_bench(cells, directory, processes, engine, Watcher(progress.finished, progress.running))
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("sparse_engine")
 
 from tinyfleet.bench.engine import arms
 from tinyfleet.bench.engine.arms import VARIANTS, fastest, native_arm, settings_of
-from tinyfleet.bench.engine.cells import Cell, cells, chosen
+from tinyfleet.bench.engine.cells import EngineCell, cells, chosen
 from tinyfleet.bench.engine.native_arm import Drawn, model_from, positions
 from tinyfleet.bench.engine.runner import bench_engine
 from tinyfleet.cli.app import app
@@ -23,7 +23,7 @@ from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.training.levers import Levers
 from tinyfleet.fedcore.training.native.model import model_of
 
-SMALL = Cell("resnet8", 0.05, 2)
+SMALL = EngineCell("resnet8", 0.05, 2)
 
 
 def test_targets_belong_to_resnet18_at_batch_64():
@@ -45,7 +45,7 @@ def test_cells_are_chosen_by_model_density_and_threads():
 
 
 def test_masks_hold_just_their_share_and_are_the_same_whenever_they_are_drawn():
-    graph = build(settings_of(Cell("resnet20", 0.05)))
+    graph = build(settings_of(EngineCell("resnet20", 0.05)))
     model = model_of(graph)
     maskable = [name.removesuffix(".weight") for name in graph.maskable_shapes]
     masks = Drawn(model, maskable, 0.05, masks=True)
@@ -88,7 +88,7 @@ def test_a_row_has_both_engines_figures(row):
 
 
 def test_memory_levers_reach_the_engine():
-    lean = Cell(
+    lean = EngineCell(
         "resnet8", 0.05, 4, levers=Levers(2, activation_keep=0.5, cache="fp16", recompute=1), pruned_norm=True
     )
     with native_arm(lean) as arm:
@@ -116,7 +116,7 @@ def test_the_fastest_variant_is_taken(monkeypatch):
 
 def test_an_arm_that_ends_is_an_error(capfd):
     with pytest.raises(DataError, match="native engine ended with code 1"):
-        native_arm(Cell("resnet8", 0.05, 2, levers=Levers("many")))
+        native_arm(EngineCell("resnet8", 0.05, 2, levers=Levers("many")))
     assert "TypeError" in capfd.readouterr().err
 
 

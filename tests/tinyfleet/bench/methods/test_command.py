@@ -15,7 +15,7 @@ from tests.tinyfleet.bench.methods.problems import TINY, tiny
 from tests.tinyfleet.bench.methods.rows import failed, row
 from tinyfleet.bench.methods.cell import failed_cell, write_cell
 from tinyfleet.bench.methods.config import expand, shipped
-from tinyfleet.bench.methods.progress import Progress
+from tinyfleet.bench.methods.progress import BenchProgress
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_failed_run_is_told_and_ends_with_one(tinyfleet, config, tmp_path):
 
 def test_without_a_terminal_progress_is_a_line_a_run():
     console = Console(file=io.StringIO(), width=200)
-    with Progress(console, expand(tiny())) as progress:
+    with BenchProgress(console, expand(tiny())) as progress:
         progress.running({expand(tiny())[0].key: 2, "unknown": 1})
         progress.finished(row("fedavg", 1.0, 0, 0.9), 1, 2)
         progress.finished(failed("fedtiny", 0.5, 0, "ResultError: [no] data"), 2, 2)

@@ -10,7 +10,7 @@ from tests.tinyfleet.bench.methods.problems import TINY, tiny
 from tinyfleet.bench.methods import runner
 from tinyfleet.bench.methods.cell import Cell, failed_cell, read_cell, write_cell
 from tinyfleet.bench.methods.config import expand
-from tinyfleet.bench.methods.memory import Measured
+from tinyfleet.bench.methods.memory import MeasuredStep
 from tinyfleet.bench.methods.runner import KILLED, Watcher, finished_cells, run_bench, step_memory
 
 DIVERGING = TINY.replace(
@@ -29,11 +29,11 @@ def plant(directory, spec, accuracy: float) -> Cell:
 def no_measuring(tmp_path, monkeypatch) -> None:
     """Memory is known already: planted, for a worker reads it from the directory."""
     monkeypatch.setattr(
-        runner, "measure", lambda spec, kind: Measured(100.0, 110.0 if kind == "heaviest" else 105.0)
+        runner, "measure", lambda spec, kind: MeasuredStep(100.0, 110.0 if kind == "heaviest" else 105.0)
     )
     for text in (TINY, DIVERGING):
         for spec in expand(tiny(text)):
-            assert step_memory(spec.spec, tmp_path) == Measured(100.0, 110.0)
+            assert step_memory(spec.spec, tmp_path) == MeasuredStep(100.0, 110.0)
 
 
 def test_finished_cells_are_not_run_again(tmp_path):

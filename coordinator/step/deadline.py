@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tinyfleet.coordinator.run.step_task import StepTask
+from tinyfleet.coordinator.step.step_task import StepTask
 
 
 class StepDeadline:

@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.mosquitto import START_TIMEOUT_S, free_port
+from tinyfleet.fedcore.protocol.brokers.mosquitto import START_TIMEOUT_S, free_port
 
 
 class EmbeddedBroker:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyfleet.coordinator.run.context import Context
-from tinyfleet.coordinator.run.step_task import StepTask
+from tinyfleet.coordinator.step.context import Context
+from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.protocol.messages import TaskOffer
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tinyfleet.coordinator.run.deadline import StepDeadline
 from tinyfleet.coordinator.run.late import LateDevices
-from tinyfleet.coordinator.run.step_task import StepTask
 from tinyfleet.coordinator.states import PhaseEvent, TaskPhase
+from tinyfleet.coordinator.step.deadline import StepDeadline
+from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import Share, TaskNote
 from tinyfleet.coordinator.store.rows import TaskRow
 from tinyfleet.fedcore.protocol.messages import TaskState, TaskStatus

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from tinyfleet.coordinator.run.aggregate import StepFold
-from tinyfleet.coordinator.run.context import Context
-from tinyfleet.coordinator.run.deadline import StepDeadline
-from tinyfleet.coordinator.run.offers import StepOffers
-from tinyfleet.coordinator.run.step_task import StepTask
 from tinyfleet.coordinator.states import FINAL_TASK_PHASES, PhaseEvent, StepEvent, TaskPhase
+from tinyfleet.coordinator.step.aggregate import StepFold
+from tinyfleet.coordinator.step.context import Context
+from tinyfleet.coordinator.step.deadline import StepDeadline
+from tinyfleet.coordinator.step.offers import StepOffers
+from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import DEADLINE, Choice
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus

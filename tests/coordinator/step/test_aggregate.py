@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.coordinator.toy import NO_DATA, ToyMethod, create_toy, toy_spec
-from tinyfleet.coordinator.run.aggregate import StepFold
+from tinyfleet.coordinator.step.aggregate import StepFold
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec

@@ -1,0 +1,1 @@
+"""One open step: its tasks, its deadline, the offers of it, and the aggregate of its results."""

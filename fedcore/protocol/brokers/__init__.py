@@ -1,0 +1,1 @@
+"""Brokers that are started from here: Mosquitto as a child, and one built in."""
