@@ -24,15 +24,16 @@ def test_errors_are_events_and_the_worker_lives_on(tmp_path, worker):
     good = command(tmp_path, spec, task_blob(spec, first_state(spec)), source)
     bad = [
         ({"data": {"source": f"arrays:{tmp_path}/none.npz"}}, "DataError", "none.npz"),
-        ({"engine": "abacus"}, "ConfigError", "abacus"),
+        ({"spec": {**good.spec, "seeds": 3}}, "ConfigError", "seed"),
     ]
     for changes, kind, words in bad:
         worker.send(replace(good, **changes))
         event = events_until(worker, "failed", "done")[-1]
         assert (event["event"], event["kind"]) == ("failed", kind)
         assert words in event["reason"]
-    for part in ({"method": {"name": "fedavgg"}}, {"model": {"name": "acme_net"}}):
-        worker.send(replace(good, spec={**good.spec, **part}))
+    parts = ({"method": {"name": "fedavgg"}}, {"model": {"name": "acme_net"}})
+    for changes in ({"engine": "abacus"}, *({"spec": {**good.spec, **part}} for part in parts)):
+        worker.send(replace(good, **changes))
         event = events_until(worker, "failed", "done", "unavailable")[-1]
         assert event["event"] == "unavailable"
         assert "is unknown" in event["reason"]
