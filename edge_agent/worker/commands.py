@@ -140,7 +140,7 @@ class MaskMissing(msgspec.Struct, frozen=True, tag_field="event", tag="needs_mas
 
 
 class PartMissing(msgspec.Struct, frozen=True, tag_field="event", tag="unavailable"):
-    """The board lacks the run's method or model."""
+    """The board lacks the run's method or model, or the engine of its own configuration."""
 
     reason: str
 

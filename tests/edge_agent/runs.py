@@ -21,6 +21,7 @@ from tinyfleet.fedcore.protocol.codec import encode
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
 
 SAMPLES = 80
+_ENDS = ("done", "declined", "failed", "needs_mask", "unavailable", "over_budget", "exit")
 # The activations of one whole batch of such a task need some 230 MB more than those of one sample.
 SHAPE, BATCH = (3, 96, 96), 128
 
@@ -85,9 +86,9 @@ def command(tmp_path: Path, spec: RunSpec, blob: bytes, source: str) -> TaskComm
 
 
 def events_until(child: Child, *last: str) -> list[dict[str, Any]]:
-    """What a worker writes, as far as an event of this name or its end."""
+    """What a worker writes, as far as an event of this name, or one that ends the task or the worker."""
     events, deadline = [], time.monotonic() + PATIENCE_S
-    while not events or events[-1]["event"] not in (*last, "exit"):
+    while not events or events[-1]["event"] not in (*last, *_ENDS):
         event = child.receive(max(0.01, deadline - time.monotonic()))
         assert event is not None, f"nothing after {events}"
         events.append(event)

@@ -39,7 +39,7 @@ SETTINGS = {
     "export.md": {"2.14", "3.11", "99.9 %", "99 %", "90 %", "0.01", "0.05"},
     "models.md": {"0.71", "1.71"},  # the square root of a half, the variance-preserving gain
     "data.md": {"4.0"},  # the licence of the digits
-    "README.md": {"0.01", "0.05", "3.11", "2.0", "500 MB"},  # also Python, the licence, what .ci/run asserts
+    "README.md": {"0.01", "0.05", "3.11", "2.0", "500 MB", "90 %"},  # also Python, the licence, what CI asserts
 }
 
 
