@@ -16,7 +16,7 @@ from tinyfleet.coordinator.store.store import Store
 from tinyfleet.demo.fleet import DemoFleetSettings, Fleet
 from tinyfleet.demo.spec import demo_spec
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
-from tinyfleet.fedcore.run_spec import DemoFleetSettings as RunFleet
+from tinyfleet.fedcore.run_spec import FleetSettings as RunFleet
 from tinyfleet.fedcore.run_spec import RunSpec
 
 
