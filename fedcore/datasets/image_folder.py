@@ -81,7 +81,7 @@ def _decode(files: list[Path]) -> AnyArray:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise DataError("reading images needs the package pillow: pip install pillow") from None
+        raise DataError("reading images needs the package pillow: pip install 'tinyfleet[images]'") from None
     images: AnyArray | None = None
     for index, file in enumerate(files):
         try:
