@@ -25,6 +25,13 @@ from tinyfleet.fedcore.files import write_atomic
 IDENTITY, TRUST, NEXT_KEY = "identity.pem", "trust.crt", "next.key"
 
 
+def adopt(directory: Path, key: bytes, certificate: bytes, authorities: bytes) -> None:
+    """The first identity of a device, from PEM; DIR is made with mode 0700."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(directory / TRUST, authorities)
+    write_atomic(directory / IDENTITY, key + certificate, mode=0o600)
+
+
 def prepare(directory: Path, *, same_key: bool = False) -> RenewalRequest:
     """The request for the next certificate of DIR/identity.pem, for a new key unless ``same_key``.
 
@@ -54,7 +61,7 @@ def install(directory: Path, grant: RenewalGrant) -> str:
         return f"{granted.serial_number:x}"
     key = read_key(waiting)
     authorities = parse_certificates(grant.authorities.encode())
-    known = parse_certificates((directory / TRUST).read_bytes())
+    known = read_certificates(directory / TRUST)
     if granted.public_key() != key.public_key():
         raise ConfigError("the certificate is for another key than the one that was requested; asking again")
     if _name(granted) != _name(present):
@@ -73,8 +80,13 @@ def install(directory: Path, grant: RenewalGrant) -> str:
 
 def read_certificate(path: Path) -> x509.Certificate:
     """The first certificate in a PEM file. Raises ``ConfigError``."""
+    return read_certificates(path)[0]
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """All of a PEM file, at least one. Raises ``ConfigError``."""
     try:
-        return parse_certificate(path.read_bytes())
+        return parse_certificates(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the file of the certificate") from None
     except ConfigError:

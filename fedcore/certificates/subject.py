@@ -25,7 +25,7 @@ RESERVED = frozenset({Role.COORDINATOR.value, Role.BROKER.value, Role.DEVICE.val
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """``name`` equals the role's for coordinator and broker. Raises ``ConfigError`` for a name that is no device's."""
+    """``name`` equals the role's for coordinator and broker. Raises ``ConfigError`` for a name that is none."""
 
     role: Role
     name: str

@@ -92,7 +92,9 @@ class MqttTransport(Transport):
         if self._tls:
             client_context(self._tls_files)  # what is wrong with the files is said before any thread starts
         elif tls_cert or tls_key:
-            raise ConfigError(f"broker URL {url!r} is plaintext, which takes no certificate; give mqtts://HOST:PORT")
+            raise ConfigError(
+                f"broker URL {url!r} is plaintext, which takes no certificate; give mqtts://HOST:PORT"
+            )
         self._tls_context: TellingContext | None = None  # of the present connection
         self._reconnect_max_s = reconnect_max_s
         self._rng = rng or random.Random()

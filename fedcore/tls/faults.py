@@ -26,7 +26,9 @@ _REFUSALS = {
 }
 
 
-def explain(context: TellingContext, files: TlsFiles, error: OSError | None = None, now: float | None = None) -> str:
+def explain(
+    context: TellingContext, files: TlsFiles, error: OSError | None = None, now: float | None = None
+) -> str:
     """Why the connection ended, as far as TLS was the cause; empty where it was not.
 
     ``error`` is what the library raised, where ``context`` noted nothing; ``now`` is Unix time in seconds.
@@ -66,7 +68,9 @@ def _verification(error: ssl.SSLCertVerificationError, now: float) -> str:
             "trying again until the time is set (timedatectl, or a time server)"
         )
     if code == _EXPIRED:
-        return f"the broker's certificate has expired by this board's clock, {_date(now)}; renew it, or set the clock"
+        return (
+            f"the broker's certificate has expired by this board's clock, {_date(now)}; renew it, or set the clock"
+        )
     if code in _NAME_MISMATCH:
         return f"the broker's certificate is for another name ({error.verify_message}); give a name that it holds"
     if code in _UNKNOWN_AUTHORITY:
