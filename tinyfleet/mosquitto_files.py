@@ -58,8 +58,9 @@ def refresh(
     """
     if not (directory / CONFIGURATION).exists():
         raise ConfigError(f"{directory} holds no {CONFIGURATION}; first: tinyfleet broker config --out {directory}")
-    held = [row for row in authority.certificates(Role.BROKER.value) if row.state is CertificateState.ACTIVE]
-    row = held[0] if held else None
+    past = authority.certificates(Role.BROKER.value)
+    row = next((one for one in past if one.state is CertificateState.ACTIVE), None)
+    hosts = hosts or (past[0].hosts if past else ())
     changed = False
     if row is None or not _serves(authority, directory, row, hosts, clock()):
         subject = Subject(Role.BROKER, Role.BROKER.value)
