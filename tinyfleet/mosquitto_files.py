@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tinyfleet.coordinator.fleet.authority import Authority, CertificateRow, CertificateState
 from tinyfleet.coordinator.fleet.authority.signing import checked_hosts
-from tinyfleet.fedcore.certificates.subject import Role, Subject
+from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 from tinyfleet.fedcore.files import sync_directory, write_atomic
 from tinyfleet.fedcore.protocol.topics import PREFIX
@@ -37,7 +37,11 @@ def write_broker(
     directory = directory.absolute()
     if any(letter.isspace() for letter in str(directory)):
         raise ConfigError(f"{str(directory)!r}: Mosquitto takes no spaces in a path; give another directory")
-    directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}; run this as root, or give another directory") from None
+    _may_write(directory)
     for name, text in units(authority.directory.absolute(), directory).items():
         (directory / "systemd").mkdir(exist_ok=True)
         write_atomic(directory / "systemd" / name, text.encode())
@@ -58,12 +62,13 @@ def refresh(
     """
     if not (directory / CONFIGURATION).exists():
         raise ConfigError(f"{directory} holds no {CONFIGURATION}; first: tinyfleet broker config --out {directory}")
-    past = authority.certificates(Role.BROKER.value)
+    _may_write(directory)
+    past = authority.certificates(CertificateRole.BROKER.value)
     row = next((one for one in past if one.state is CertificateState.ACTIVE), None)
     hosts = hosts or (past[0].hosts if past else ())
     changed = False
     if row is None or not _serves(authority, directory, row, hosts, clock()):
-        subject = Subject(Role.BROKER, Role.BROKER.value)
+        subject = Subject(CertificateRole.BROKER, CertificateRole.BROKER.value)
         issued = (
             authority.issue(subject, hosts=hosts) if row is None else authority.renew(subject.name, hosts=hosts)
         )
@@ -95,7 +100,7 @@ def access_list() -> str:
     """Who may use which topics; what is not named is refused, $SYS too."""
     return f"""\
 # The coordinator may everything of the fleet. A device may its own topics: %u is the name in its certificate.
-user {Role.COORDINATOR.value}
+user {CertificateRole.COORDINATOR.value}
 topic readwrite {PREFIX}/#
 topic read $SYS/broker/#
 
@@ -185,9 +190,16 @@ def _serves(authority: Authority, directory: Path, row: CertificateRow, hosts: S
         return False
     newest = authority.authorities()[0][0].generation
     return row.generation == newest or any(
-        other.generation != newest and other.state is CertificateState.ACTIVE and other.role is not Role.BROKER
+        other.generation != newest
+        and other.state is CertificateState.ACTIVE
+        and other.role is not CertificateRole.BROKER
         for other in authority.certificates()
     )
+
+
+def _may_write(directory: Path) -> None:
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"{directory}: this user may not write there; run this as root")
 
 
 def _pem(authority: Authority, row: CertificateRow) -> bytes:

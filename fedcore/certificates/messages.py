@@ -33,6 +33,10 @@ class RenewalGrant(Message, frozen=True, tag="renewal_grant"):
     authorities: Bundle
 
 
+class RenewalWanted(Message, frozen=True, tag="renewal_wanted"):
+    """Coordinator -> device: renew now, the authority was replaced. Said on every contact until it is done."""
+
+
 class RenewalRefused(Message, frozen=True, tag="renewal_refused"):
     """Coordinator -> device: there will be no certificate, and why."""
 

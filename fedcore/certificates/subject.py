@@ -9,7 +9,7 @@ from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.topics import valid_device
 
 
-class Role(StrEnum):
+class CertificateRole(StrEnum):
     """What the holder of a certificate is."""
 
     COORDINATOR = "coordinator"
@@ -20,18 +20,26 @@ class Role(StrEnum):
     """A board: may use its own topics."""
 
 
-RESERVED = frozenset({Role.COORDINATOR.value, Role.BROKER.value, Role.DEVICE.value, "authority", "operator"})
+RESERVED = frozenset(
+    {
+        CertificateRole.COORDINATOR.value,
+        CertificateRole.BROKER.value,
+        CertificateRole.DEVICE.value,
+        "authority",
+        "operator",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """``name`` equals the role's for coordinator and broker. Raises ``ConfigError`` for a name that is none."""
 
-    role: Role
+    role: CertificateRole
     name: str
 
     def __post_init__(self) -> None:
-        if self.role is not Role.DEVICE:
+        if self.role is not CertificateRole.DEVICE:
             if self.name != self.role.value:
                 raise ConfigError(f"the {self.role.value}'s certificate is called {self.role.value!r}")
         elif self.name in RESERVED:
@@ -45,7 +53,11 @@ class Subject:
 
 def subject_of(name: str) -> Subject:
     """The subject of that name: coordinator, broker, or else a device. Raises ``ConfigError``."""
-    role = Role(name) if name in (Role.COORDINATOR, Role.BROKER) else Role.DEVICE
+    role = (
+        CertificateRole(name)
+        if name in (CertificateRole.COORDINATOR, CertificateRole.BROKER)
+        else CertificateRole.DEVICE
+    )
     return Subject(role, name)
 
 

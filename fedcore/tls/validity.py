@@ -6,6 +6,7 @@ import calendar
 import ssl
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 _END = "-----END CERTIFICATE-----"
@@ -44,6 +45,14 @@ def validity(pem: str) -> Validity:
     first, before, dates = _element(dates)
     second, after, _ = _element(dates)
     return Validity(_moment(first, before), _moment(second, after))
+
+
+def renewal_due(path: Path, now: float) -> bool:
+    """Whether the certificate in a PEM file is in the last third of its life, counted from the file's date.
+
+    Raises ``ValueError`` and ``OSError`` where it cannot be read.
+    """
+    return validity(path.read_text(encoding="ascii")).due(now, path.stat().st_mtime)
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:

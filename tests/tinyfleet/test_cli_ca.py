@@ -103,6 +103,13 @@ def test_hostile_options_are_refused(tinyfleet, ca, tmp_path):
     ):
         assert tinyfleet("ca", *arguments, "--out", out).code == 2, arguments
     assert tinyfleet("ca", "revoke", "board-1", "--reason", "x\ny").code == 2
+    for command in (
+        ("ca", "issue", "board-1"),
+        ("ca", "request", "board-1"),
+        ("broker", "config", "--host", "a.lan"),
+    ):
+        assert tinyfleet(*command, "--out", tmp_path / "nonsense" / "x").code == 2
+    assert json.loads(tinyfleet("ca", "list", "--json").out)["certificates"] == []
     assert tinyfleet("ca", "rotate", "--force").code == 2
     assert not out.exists()
 

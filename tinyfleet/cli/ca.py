@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,7 +74,9 @@ def request(name: NameArgument, out: OutOption = Path()) -> None:
     from tinyfleet.fedcore.certificates.request import write_request
     from tinyfleet.fedcore.certificates.subject import subject_of
 
-    key, csr = write_request(out, subject_of(name))
+    subject = subject_of(name)
+    _writable(out)
+    key, csr = write_request(out, subject)
     emit_facts([("key", f"{key} (stays here)"), ("request", f"{csr} (for tinyfleet ca issue {name} --csr)")])
 
 
@@ -92,6 +95,7 @@ def issue(
 
     subject = subject_of(name)
     options: dict[str, Any] = {} if days is None else {"days": days}
+    _writable(out)
     made = opened(ca).issue(subject, request=_read(csr), hosts=host or (), **options)
     _hand_out(made, out, as_json)
 
@@ -111,6 +115,7 @@ def renew(
 
     subject = subject_of(name)
     options: dict[str, Any] = {} if days is None else {"days": days}
+    _writable(out)
     made = opened(ca).renew(subject.name, request=_read(csr), hosts=host or (), **options)
     _hand_out(made, out, as_json)
 
@@ -245,6 +250,13 @@ def _hand_out(made: Issued, out: Path, as_json: bool) -> None:
             *files.items(),
         ]
     )
+
+
+def _writable(out: Path) -> None:
+    """Before anything is signed: a certificate that cannot be written down would count as issued."""
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: no directory can be written there by this user; give another")
 
 
 def _read(path: Path | None) -> bytes | None:

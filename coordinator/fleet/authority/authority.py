@@ -17,6 +17,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from tinyfleet.coordinator.fleet.authority import rotation
+from tinyfleet.coordinator.fleet.authority.errors import AuthorityError
 from tinyfleet.coordinator.fleet.authority.index import (
     FILE_NAME,
     AuthorityRow,
@@ -33,27 +35,21 @@ from tinyfleet.coordinator.fleet.authority.keys import (
     make_signer,
     read_signer,
     refuse_loose,
+    set_clock,
 )
 from tinyfleet.coordinator.fleet.authority.published import REVOKED, TRUST, publish
 from tinyfleet.coordinator.fleet.authority.signing import (
     CERTIFICATE_DAYS,
-    VALID_FROM,
     checked_hosts,
     sign_certificate,
 )
 from tinyfleet.fedcore.certificates.renewal import read_certificate
 from tinyfleet.fedcore.certificates.request import key_pem, new_key, read_request
-from tinyfleet.fedcore.certificates.subject import Role, Subject
-from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
+from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject
+from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import drop_temporaries, write_atomic
 
 ISSUED = "issued"
-
-
-class AuthorityError(TinyfleetError):
-    """There is no authority, or the state of a certificate forbids what was asked."""
-
-    exit_code = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,11 @@ class Authority:
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.directory, self._clock = directory, clock
-        if not (directory / FILE_NAME).exists():
+        try:
+            there = (directory / FILE_NAME).exists()
+        except PermissionError:
+            raise ConfigError(f"{directory} belongs to another user; run this as its owner, or as root") from None
+        if not there:
             raise AuthorityError(f"{directory} holds no certificate authority; make one: tinyfleet ca init")
         refuse_loose(directory)
         with self._changing() as index:
@@ -98,7 +98,7 @@ class Authority:
                 f"{directory} is not empty; give a new directory, or remove what an interrupted init left there"
             )
         refuse_loose(directory)
-        _set_clock(clock())
+        set_clock(clock())
         (directory / ISSUED).mkdir(mode=0o700)
         make_signer(directory, 1, clock())
         make_index(directory, clock())
@@ -216,18 +216,9 @@ class Authority:
 
         Raises ``AuthorityError`` while a rotation is under way.
         """
+        set_clock(self._clock())
         with self._changing() as index:
-            trusted = [row.generation for row in index.authorities() if row.trusted]
-            if len(trusted) > 1:
-                raise AuthorityError(
-                    f"a rotation is under way: authority {trusted[-1]} is still trusted; when tinyfleet ca list "
-                    "shows nothing active of it: tinyfleet ca rotate --retire"
-                )
-            now = self._clock()
-            _set_clock(now)
-            generation = trusted[0] + 1
-            make_signer(self.directory, generation, now)
-            index.add_authority(generation, now)
+            generation = rotation.begin(self.directory, index, self._clock())
         self._refresh()
         return generation
 
@@ -238,25 +229,18 @@ class Authority:
         the latest that their holders have.
         """
         with self._changing() as index:
-            trusted = [row.generation for row in index.authorities() if row.trusted]
-            if len(trusted) < 2:
-                raise AuthorityError("there is no older authority to retire; first: tinyfleet ca rotate")
-            old = trusted[-1]
-            left = [
-                row.name
-                for row in index.certificates(self._clock())
-                if row.generation == old and row.state is CertificateState.ACTIVE
-            ]
-            if left and not force:
-                names = ", ".join(left[:10]) + (f" and {len(left) - 10} more" if len(left) > 10 else "")
-                raise AuthorityError(
-                    f"authority {old} is still needed by {names}; renew or revoke these first, or shut them out "
-                    "with --force"
-                )
-            index.retire(old)
+            old = rotation.end(index, self._clock(), force=force)
         self._refresh()
         key_path(self.directory, old).unlink(missing_ok=True)
         return old
+
+    def behind(self, name: str) -> bool:
+        """Whether a name should renew before it is due: not all that its holder trusts and uses is up to date.
+
+        True while its latest certificate is of an older authority, or came with one that was retired since.
+        """
+        with self._changing() as index:
+            return rotation.behind(index, name, self._clock())
 
     # -- inside -----------------------------------------------------------------------------
 
@@ -269,6 +253,8 @@ class Authority:
             raise AuthorityError(
                 f"{self.directory / FILE_NAME}: {error}; restore the directory from a copy"
             ) from error
+        except OSError as error:
+            raise AuthorityError(f"{self.directory}: {error}; nothing was changed") from error
 
     def _sign(
         self,
@@ -280,14 +266,15 @@ class Authority:
         *,
         confirmed: bool,
     ) -> Issued:
-        if hosts and subject.role is not Role.BROKER:
+        if hosts and subject.role is not CertificateRole.BROKER:
             raise ConfigError(f"hosts are for the broker's certificate; {subject.name} is a {subject.role.value}")
-        checked = checked_hosts(hosts) if subject.role is Role.BROKER else ()
+        checked = checked_hosts(hosts) if subject.role is CertificateRole.BROKER else ()
         now = self._clock()
-        _set_clock(now)
+        set_clock(now)
         key = new_key() if request is None else None
         public_key = key.public_key() if key is not None else read_request(request or b"", subject)
-        generation = self._issuer(index, subject)
+        publish(self.directory, index)  # another process may be about to
+        generation = rotation.issuer(index, subject, now)
         end = datetime.fromtimestamp(now, UTC) + timedelta(days=days)
         certificate = sign_certificate(read_signer(self.directory, generation), subject, public_key, checked, end)
         pem = certificate.public_bytes(serialization.Encoding.PEM)
@@ -310,18 +297,6 @@ class Authority:
         index.add_certificate(row, confirmed=confirmed)
         return Issued(row, pem, None if key is None else key_pem(key), self.trust_path.read_bytes())
 
-    def _issuer(self, index: Index, subject: Subject) -> int:
-        """The generation that signs: the newest, but for a broker the one that every client trusts already."""
-        trusted = [row.generation for row in index.authorities() if row.trusted]
-        if subject.role is not Role.BROKER or len(trusted) == 1:
-            return trusted[0]
-        behind = any(
-            row.generation == trusted[-1]
-            for row in index.certificates(self._clock())
-            if row.state is CertificateState.ACTIVE and row.role is not Role.BROKER
-        )
-        return trusted[-1] if behind else trusted[0]
-
     def _refresh(self) -> None:
         """Write what is made from the index as it is now: after the change is on disk, alone."""
         with self._changing() as index:
@@ -330,9 +305,3 @@ class Authority:
 
 def _digest(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
-
-
-def _set_clock(now: float) -> None:
-    if now < VALID_FROM.timestamp():
-        today = time.strftime("%Y-%m-%d", time.gmtime(now))
-        raise ConfigError(f"this machine's clock says {today}; set it before certificates are made")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tinyfleet.fedcore.certificates.subject import Role
+from tinyfleet.fedcore.certificates.subject import CertificateRole
 from tinyfleet.fedcore.files import sync_directory
 
 FILE_NAME = "index.db"
@@ -18,8 +18,8 @@ _WAIT_S = 30.0  # for another process that is changing it
 _TABLES = """
 CREATE TABLE authorities (
   generation INTEGER PRIMARY KEY,
-  trusted INTEGER NOT NULL,        -- 0: retired
   made_at REAL NOT NULL,
+  retired_at REAL,                 -- NULL: trusted
   list_number INTEGER NOT NULL     -- of its latest revocation list
 ) STRICT;
 CREATE TABLE certificates (
@@ -62,7 +62,7 @@ class CertificateRow:
     """One certificate. Times are Unix seconds; ``serial`` and ``fingerprint`` hex digits."""
 
     name: str
-    role: Role
+    role: CertificateRole
     serial: str
     fingerprint: str
     key_digest: str
@@ -86,9 +86,14 @@ class AuthorityRow:
     """One generation of the authority's own key."""
 
     generation: int
-    trusted: bool
     made_at: float
+    retired_at: float | None
     list_number: int
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what it signed is good."""
+        return self.retired_at is None
 
 
 class Index:
@@ -102,13 +107,13 @@ class Index:
     def authorities(self) -> list[AuthorityRow]:
         """All generations, the newest first."""
         rows = self._db.execute("SELECT * FROM authorities ORDER BY generation DESC")
-        return [AuthorityRow(row[0], bool(row[1]), row[2], row[3]) for row in rows]
+        return [AuthorityRow(*row) for row in rows]
 
     def add_authority(self, generation: int, now: float) -> None:
-        self._db.execute("INSERT INTO authorities VALUES (?, 1, ?, 1)", (generation, now))
+        self._db.execute("INSERT INTO authorities VALUES (?, ?, NULL, 1)", (generation, now))
 
-    def retire(self, generation: int) -> None:
-        self._db.execute("UPDATE authorities SET trusted = 0 WHERE generation = ?", (generation,))
+    def retire(self, generation: int, now: float) -> None:
+        self._db.execute("UPDATE authorities SET retired_at = ? WHERE generation = ?", (now, generation))
 
     def advance_list(self, generation: int) -> None:
         """Its next revocation list has the next number."""
@@ -157,8 +162,8 @@ class Index:
                 replaced.add(holder)
             found.append(
                 CertificateRow(
-                    holder, Role(role), serial, fingerprint, key, generation, tuple(hosts.split()), issued, start,
-                    end, at, why, state,
+                    holder, CertificateRole(role), serial, fingerprint, key, generation, tuple(hosts.split()),
+                    issued, start, end, at, why, state,
                 )
             )  # fmt: skip
         return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tinyfleet.coordinator.fleet.authority.signing import sign_authority
+from tinyfleet.coordinator.fleet.authority.signing import VALID_FROM, sign_authority
 from tinyfleet.fedcore.certificates.renewal import read_certificate
 from tinyfleet.fedcore.certificates.request import key_pem, new_key, read_key
 from tinyfleet.fedcore.errors import ConfigError
@@ -30,6 +32,13 @@ def refuse_loose(directory: Path) -> None:
     for path in sorted(directory.glob("*.key")) + sorted(directory.glob("*.db*")):
         if _loose(path):
             raise ConfigError(f"{path}: others may read it; chmod 600 {path}")
+
+
+def set_clock(now: float) -> None:
+    """Raises ``ConfigError`` where this machine's clock was never set: what it signs would be wrong for ever."""
+    if now < VALID_FROM.timestamp():
+        today = time.strftime("%Y-%m-%d", time.gmtime(now))
+        raise ConfigError(f"this machine's clock says {today}; set it before certificates are made")
 
 
 def _loose(path: Path) -> bool:
@@ -53,6 +62,9 @@ def make_signer(directory: Path, generation: int, now: float) -> None:
     certificate = sign_authority(key, name, datetime.fromtimestamp(now, UTC))
     write_atomic(key_path(directory, generation), key_pem(key), mode=0o600)
     write_atomic(certificate_path(directory, generation), certificate.public_bytes(serialization.Encoding.PEM))
+    if os.geteuid() == 0:  # by sudo: the key stays the owner's
+        owner = directory.stat()
+        os.chown(key_path(directory, generation), owner.st_uid, owner.st_gid)
 
 
 def read_signer(directory: Path, generation: int) -> Signer:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tinyfleet.fedcore.certificates.request import HASH
-from tinyfleet.fedcore.certificates.subject import Role, Subject
+from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject
 from tinyfleet.fedcore.errors import ConfigError
 
 # A board without a battery starts its clock at the date that its systemd was built, or at the time of the last
@@ -52,7 +52,7 @@ def sign_certificate(
 ) -> x509.Certificate:
     """A certificate of ``subject``; ``hosts`` are the names and addresses of a broker."""
     key, certificate = authority
-    server = subject.role is Role.BROKER
+    server = subject.role is CertificateRole.BROKER
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
         x509.CertificateBuilder()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
+import random
 import stat
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 
@@ -12,11 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tinyfleet.coordinator.fleet.authority import Authority, AuthorityError, CertificateState
 from tinyfleet.fedcore.certificates.renewal import parse_certificate, parse_certificates
-from tinyfleet.fedcore.certificates.request import make_request, new_key
-from tinyfleet.fedcore.certificates.subject import Role, Subject, comparable, subject_of
+from tinyfleet.fedcore.certificates.request import make_request, new_key, read_request
+from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject, comparable, subject_of
 from tinyfleet.fedcore.errors import ConfigError
 
 DAY = 86400.0
@@ -138,7 +144,7 @@ def test_a_brokers_certificate_holds_its_names(authority):
     "hosts", [[], [""], ["a b"], ["../x"], ["*"], ["-a"], ["a" * 64], ["1.2.3"], ["a..b"], ["é"], ["a\nb"]]
 )
 def test_a_broker_without_a_decent_name_gets_none(authority, hosts):
-    with pytest.raises(ConfigError, match="--host|gateway.lan"):
+    with pytest.raises(ConfigError, match=r"--host|gateway\.lan"):
         authority.issue(subject_of("broker"), hosts=hosts)
     assert authority.certificates() == []
 
@@ -156,9 +162,9 @@ def test_a_name_that_is_no_devices_is_refused(name):
 
 def test_a_device_cannot_be_called_as_a_role():
     with pytest.raises(ConfigError, match="name of a role"):
-        Subject(Role.DEVICE, "coordinator")
+        Subject(CertificateRole.DEVICE, "coordinator")
     with pytest.raises(ConfigError, match="'coordinator'"):
-        Subject(Role.COORDINATOR, "board-1")
+        Subject(CertificateRole.COORDINATOR, "board-1")
 
 
 def test_one_certificate_a_name_unless_it_is_renewed(authority, clock):
@@ -220,12 +226,12 @@ def requests():
     good = make_request(new_key(), board)
     der = x509.load_pem_x509_csr(good).public_bytes(serialization.Encoding.DER)
     damaged = der[:-4] + bytes(byte ^ 1 for byte in der[-4:])
-    block = __import__("base64").encodebytes(damaged)
+    block = base64.encodebytes(damaged)
     yield "not a certificate request", b"nonsense"
     yield "not a certificate request", b""
     yield "at most 4096", good + b"\n" * 5000
     yield "not for 'board-1'", make_request(new_key(), subject_of("board-2"))
-    weak = rsa.generate_private_key(65537, 1024)
+    weak = rsa.generate_private_key(65537, 2048)
     yield "P-256", builder.sign(weak, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     other = ec.generate_private_key(ec.SECP384R1())
     yield "P-256", builder.sign(other, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -240,6 +246,20 @@ def test_a_bad_request_gets_nothing(authority, fault, request_):
     with pytest.raises(ConfigError, match=fault):
         authority.issue(subject_of("board-1"), request=request_)
     assert authority.certificates() == []
+
+
+GOOD = x509.load_pem_x509_csr(make_request(new_key(), subject_of("board-1"))).public_bytes(
+    serialization.Encoding.DER
+)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_one_changed_byte_makes_a_request_void(at, change):
+    damaged = GOOD[:at] + bytes([GOOD[at] ^ change]) + GOOD[at + 1 :]
+    block = base64.encodebytes(damaged).decode()
+    pem = f"-----BEGIN CERTIFICATE REQUEST-----\n{block}-----END CERTIFICATE REQUEST-----\n".encode()
+    with pytest.raises(ConfigError):
+        read_request(pem, subject_of("board-1"))
 
 
 # -- revocation ---------------------------------------------------------------------------
@@ -323,11 +343,13 @@ def test_processes_do_not_lose_each_others_changes(authority):
 # -- rotation -----------------------------------------------------------------------------
 
 
-def test_a_rotation_from_begin_to_end(authority):
+def test_a_rotation_from_begin_to_end(authority, clock):
     for name in ("board-1", "coordinator"):
         authority.issue(subject_of(name))
     authority.issue(subject_of("broker"), hosts=["gateway.lan"])
+    assert not authority.behind("board-1")
     assert authority.rotate() == 2
+    assert authority.behind("board-1")
     assert len(parse_certificates(authority.trust_path.read_bytes())) == 2
     assert len(revoked_serials(authority)) == 2, "without a list of its own nobody of the new authority comes in"
     with pytest.raises(AuthorityError, match="under way"):
@@ -340,12 +362,22 @@ def test_a_rotation_from_begin_to_end(authority):
     authority.renew("coordinator")
     with pytest.raises(AuthorityError, match="board-1"):
         authority.retire()
+    assert authority.behind("board-1"), "it may never have got the new one"
     authority.confirm("board-1", offered.row.serial)
+    assert not authority.behind("board-1")
     assert authority.renew("broker").row.generation == 2
     assert authority.retire() == 1
+    assert authority.behind("board-1"), "it still trusts the old authority"
+    clock.now += 1.0
+    authority.renew("board-1")
+    assert not authority.behind("board-1")
     assert len(parse_certificates(authority.trust_path.read_bytes())) == 1
     assert not (authority.directory / "authority-1.key").exists()
-    assert states(authority, "board-1") == [CertificateState.ACTIVE, CertificateState.RETIRED]
+    assert states(authority, "board-1") == [
+        CertificateState.ACTIVE,
+        CertificateState.REPLACED,
+        CertificateState.RETIRED,
+    ]
     with pytest.raises(AuthorityError, match="no older authority"):
         authority.retire()
     assert authority.rotate() == 3
@@ -357,3 +389,50 @@ def test_a_forced_retirement_shuts_out_who_was_not_renewed(authority):
     authority.retire(force=True)
     assert states(authority, "board-1") == [CertificateState.RETIRED]
     assert authority.issue(subject_of("board-1")).row.generation == 2
+
+
+# -- kills ----------------------------------------------------------------------------------
+
+
+def _change_for_ever(directory, number):
+    authority = Authority(directory)
+    while True:
+        number += 1
+        authority.issue(subject_of(f"board-{number}"))
+        print(f"issued board-{number}", flush=True)  # noqa: T201
+        if number % 2:
+            authority.revoke(f"board-{number}")
+            print(f"revoked board-{number}", flush=True)  # noqa: T201
+
+
+@pytest.mark.slow
+def test_a_kill_loses_nothing_that_was_said(authority):
+    """Killed at any instant: what was announced is in index and list, and the next process goes on."""
+    random_ = random.Random(7)
+    told = {"issued": set(), "revoked": set()}
+    for turn in range(12):
+        code = (
+            "import sys; from pathlib import Path; "
+            "from tests.coordinator.fleet.test_authority import _change_for_ever; "
+            f"_change_for_ever(Path(sys.argv[1]), {turn * 1000})"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(authority.directory)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            lines = [process.stdout.readline() for _ in range(random_.randint(1, 12))]
+            time.sleep(random_.random() * 0.02)  # where in the next change it dies
+            process.kill()
+            lines += process.stdout.readlines()
+        for line in lines:
+            if line.endswith("\n") and line.strip():
+                what, name = line.split()
+                told[what].add(name)
+        opened = Authority(authority.directory)
+        rows = {row.name: row for row in opened.certificates()}
+        assert told["issued"] <= set(rows)
+        assert all(rows[name].state is CertificateState.REVOKED for name in told["revoked"])
+        revoked = {int(row.serial, 16) for row in rows.values() if row.state is CertificateState.REVOKED}
+        assert [serials for _, serials in revoked_serials(opened)] == [revoked]
+        assert not list(authority.directory.glob(".*.tmp"))
+    assert len(told["issued"]) > 12
+    assert told["revoked"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.coordinator.fleet.mtls_fleet import MtlsFleet, received, until
-from tinyfleet.coordinator.fleet.authority import Authority, CertificateState, answer
+from tinyfleet.coordinator.fleet.authority import Authority, CertificateState, answer, renew_own
 from tinyfleet.coordinator.fleet.authority.renewals import GAP_S
 from tinyfleet.fedcore.certificates.messages import RenewalDone, RenewalGrant, RenewalRefused, RenewalRequest
 from tinyfleet.fedcore.certificates.renewal import adopt, install, parse_certificates, prepare, read_certificate
@@ -114,6 +117,26 @@ def test_during_a_rotation_a_device_learns_whom_to_trust(authority, tmp_path):
     assert authority.certificates("board-1")[0].generation == 2
 
 
+def test_the_coordinator_renews_its_own(authority, clock, tmp_path):
+    tls = board(authority, tmp_path / "tls", "coordinator")
+    assert not renew_own(authority, tls)
+    clock.now += 500 * 86400
+    assert renew_own(authority, tls)
+    os.utime(tls / "identity.pem", (clock.now, clock.now))
+    assert not renew_own(authority, tls)
+    authority.rotate()
+    assert renew_own(authority, tls)
+    os.utime(tls / "identity.pem", (clock.now, clock.now))
+    assert not renew_own(authority, tls)
+    assert authority.certificates("coordinator")[0].generation == 2
+
+
+@given(st.text(max_size=300), st.binary(max_size=80), st.text(max_size=20))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_noise_is_refused(authority, request_, proof, device):
+    assert isinstance(answer(authority, device, RenewalRequest(request_, proof)), RenewalRefused)
+
+
 def test_a_device_installs_only_what_it_asked_for(authority, clock, tmp_path):
     tls, other = board(authority, tmp_path / "tls"), board(authority, tmp_path / "other", "board-2")
     clock.now += GAP_S
@@ -143,7 +166,7 @@ def test_a_device_installs_only_what_it_asked_for(authority, clock, tmp_path):
 
 @pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed")
 def test_a_renewal_over_the_connection_that_it_renews(tmp_path, clock):
-    """A board in need asks, installs, comes back with the new certificate, and says so; in child processes, as agents do."""
+    """A board asks, installs, comes back with the new one, and says so; in child processes, as agents do."""
     fleet = MtlsFleet(tmp_path, authority=Authority.make(tmp_path / "authority", clock))
     try:
         tls = board(fleet.authority, tmp_path / "tls")

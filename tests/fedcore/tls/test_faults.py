@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.coordinator.fleet.mtls_fleet import MtlsFleet, refused, until
-from tinyfleet.coordinator.fleet.authority import Authority
-from tinyfleet.coordinator.fleet.authority import signing
+from tinyfleet.coordinator.fleet.authority import Authority, signing
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
@@ -169,7 +168,7 @@ def test_a_missing_file_is_named(files, option):
 def test_a_broken_file_is_named(files, option):
     (files / "broken").touch(mode=0o600)
     (files / "broken").write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n")
-    with pytest.raises(ConfigError, match="tls_.*broken"):
+    with pytest.raises(ConfigError, match=r"tls_.*broken"):
         transport(files, **{option: "broken"})
 
 
