@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ GROUP = "mosquitto"
 # Ten times a chunk with its frame.
 MAX_PACKET_BYTES = 1 << 20
 RESTART_TIMEOUT_S = 60.0
+_PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 
 
 def write_broker(
@@ -35,8 +37,11 @@ def write_broker(
         raise ConfigError(f"port {port}; give one from 1 to 65535")
     names = checked_hosts(hosts)
     directory = directory.absolute()
-    if any(letter.isspace() for letter in str(directory)):
-        raise ConfigError(f"{str(directory)!r}: Mosquitto takes no spaces in a path; give another directory")
+    for path in (directory, authority.directory.absolute()):
+        if not _PLAIN.fullmatch(str(path)):
+            raise ConfigError(
+                f"{str(path)!r}: Mosquitto and systemd want a path of letters, digits and ._-/; give another"
+            )
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:

@@ -157,7 +157,7 @@ class MqttTransport(Transport):
         return self._fault
 
     def reconnect(self) -> None:
-        """End the connection and open the next at once, with the TLS files as they are now."""
+        """End the connection and open the next soon, with the TLS files as they are now."""
         with self._changed:
             client = self._client
         if client is not None:
