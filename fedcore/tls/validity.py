@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import calendar
 import ssl
-import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
@@ -77,4 +76,7 @@ def _moment(tag: int, content: bytes) -> float:
         text = ("19" if text[:2] >= "50" else "20") + text
     elif tag != _GENERALIZED_TIME:
         raise ValueError("a certificate without dates")
-    return float(calendar.timegm(time.strptime(text, "%Y%m%d%H%M%SZ")))
+    if len(text) != 15 or not text.endswith("Z"):
+        raise ValueError("a certificate with a date that is none")
+    month, day, hour, minute, second = (int(text[at : at + 2]) for at in range(4, 14, 2))
+    return datetime(int(text[:4]), month, day, hour, minute, second, tzinfo=UTC).timestamp()
