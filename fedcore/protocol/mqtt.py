@@ -21,6 +21,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
+from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context
+from tinyfleet.fedcore.tls.faults import explain, hung_up_unheard
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,11 @@ class MqttTransport(Transport):
 
     ``window`` bounds unacknowledged publishes. Reconnects wait a random time up to a bound that
     doubles from 0.5 s to ``reconnect_max_s`` (full jitter).
-    Raises ``ConfigError`` for a malformed URL or protocol.
+
+    ``tls_ca``, ``tls_cert`` and ``tls_key`` are PEM files, read again for every connection, so that a
+    renewed certificate needs no restart; without ``tls_key`` the key stands in ``tls_cert``.
+    Why the broker cannot be reached for a fault of TLS is told as ``Disconnected``, once a reason.
+    Raises ``ConfigError`` for a malformed URL or protocol, and for a TLS file that is missing or broken.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class MqttTransport(Transport):
         username: str | None = None,
         password: str | None = None,
         tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
         window: int = 16,
         protocol: str = "auto",
         reconnect_max_s: float = 30.0,
@@ -79,7 +87,15 @@ class MqttTransport(Transport):
             raise ConfigError(f"MQTT protocol {protocol!r}; choose auto, 5 or 3.1.1")
         self._protocols = {"auto": [MQTTv5, MQTTv311], "5": [MQTTv5], "3.1.1": [MQTTv311]}[protocol]
         self._client_id, self._window = client_id, window
-        self._username, self._password, self._tls_ca = username, password, tls_ca
+        self._username, self._password = username, password
+        self._tls_files = TlsFiles(tls_ca, tls_cert, tls_key)
+        if self._tls:
+            client_context(self._tls_files)  # what is wrong with the files is said before any thread starts
+        elif tls_cert or tls_key:
+            raise ConfigError(
+                f"broker URL {url!r} is plaintext, which takes no certificate; give mqtts://HOST:PORT"
+            )
+        self._tls_context: TellingContext | None = None  # of the present connection
         self._reconnect_max_s = reconnect_max_s
         self._rng = rng or random.Random()
         self._events: queue.Queue[Event] = queue.Queue()
@@ -89,6 +105,8 @@ class MqttTransport(Transport):
         self._ready = False
         self._ended = threading.Event()  # the present connection is over
         self._reason = ""
+        self._fault = ""  # of the last connection that never stood
+        self._answered = False  # the broker answered the present connection
         self._in_flight = 0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -134,6 +152,18 @@ class MqttTransport(Transport):
             raise TransportError(f"the publish was refused before it was sent: {info.rc.name}")
 
     @property
+    def fault(self) -> str:
+        """Why the last try to connect failed; empty while a connection stands, and before the first try ended."""
+        return self._fault
+
+    def reconnect(self) -> None:
+        """End the connection and open the next soon, with the TLS files as they are now."""
+        with self._changed:
+            client = self._client
+        if client is not None:
+            client.disconnect()
+
+    @property
     def window_free(self) -> int:
         return self._window - self._in_flight if self._ready else 0
 
@@ -160,7 +190,7 @@ class MqttTransport(Transport):
     # -- connections, one after another ---------------------------------------------------
 
     def _run(self) -> None:
-        failures, turn = 0, 0
+        failures, turn, told = 0, 0, ""
         while not self._closing.is_set():
             # MQTT 5 first; a broker that does not speak it ends the connection, and 3.1.1 is next.
             protocol = self._protocols[turn % len(self._protocols)]
@@ -168,10 +198,13 @@ class MqttTransport(Transport):
             if self._closing.is_set():
                 return
             if stood:
-                failures = 0
+                failures, told = 0, ""
                 self._events.put(Disconnected(self._reason))
             else:
                 turn += 1
+                if turn % len(self._protocols) == 0 and self._fault and self._fault != told:
+                    told = self._fault
+                    self._events.put(Disconnected(told))
             if stood or turn % len(self._protocols) == 0:
                 bound = min(self._reconnect_max_s, RECONNECT_BASE_S * 2.0 ** min(failures, 20))
                 failures += 1
@@ -179,13 +212,18 @@ class MqttTransport(Transport):
 
     def _connection(self, protocol: int) -> bool:
         """One connection from start to end; True if it ever stood with all subscriptions."""
-        client = self._current = self._new_client(protocol)
         self._ended.clear()
-        self._reason = "connection lost"
+        self._reason, self._answered = "connection lost", False
+        try:
+            client = self._current = self._new_client(protocol)
+        except ConfigError as error:  # a file that was there at the start is gone, or half written
+            self._fault = str(error)
+            return False
         try:
             client.connect(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
             log.debug("cannot reach %s:%d: %s", self._host, self._port, error)
+            self._fault = self._blamed(error if isinstance(error, OSError) else None)
             return False
         with self._changed:
             self._client, self._in_flight = client, 0
@@ -196,12 +234,23 @@ class MqttTransport(Transport):
             self._ended.wait()
         with self._changed:
             stood, self._ready = self._stood, False
+            hung_up = self._ended.is_set()
             self._changed.notify_all()
+        if not stood:
+            unheard = hung_up and not self._answered and not self._closing.is_set()
+            self._fault = self._blamed(None, unheard=unheard)
         client.disconnect()
         client.loop_stop()
         with self._changed:
             self._client = None
         return stood
+
+    def _blamed(self, error: OSError | None, *, unheard: bool = False) -> str:
+        """What TLS, or the lack of it, has to do with a connection that never stood; else empty."""
+        why = "" if self._tls_context is None else explain(self._tls_context, self._tls_files, error)
+        if not why and unheard:
+            why = hung_up_unheard(self._tls_files if self._tls else None)
+        return f"{self._host}:{self._port}: {why}" if why else ""
 
     def _new_client(self, protocol: int) -> Client:
         clean = {} if protocol == MQTTv5 else {"clean_session": True}
@@ -217,7 +266,8 @@ class MqttTransport(Transport):
         if self._username:
             client.username_pw_set(self._username, self._password)
         if self._tls:
-            client.tls_set(ca_certs=self._tls_ca)
+            self._tls_context = client_context(self._tls_files)
+            client.tls_set_context(self._tls_context)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=False)
         self._stood = False
@@ -233,6 +283,7 @@ class MqttTransport(Transport):
     # -- paho's callbacks, in its thread ----------------------------------------------------
 
     def _on_connect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._answered = True
         if reason.is_failure:
             self._reason = f"the broker refused the connection: {reason}"
             # MQTT 5 was a question: the answer no is no news while 3.1.1 is still to be tried.
@@ -257,7 +308,7 @@ class MqttTransport(Transport):
         with self._changed:
             if client is not self._current:
                 return
-            self._ready, self._stood = True, True
+            self._ready, self._stood, self._fault = True, True, ""
             self._changed.notify_all()
         self._events.put(Connected())
 

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet.cli import demo, devices, doctor, emulate, export, plan, processes, profiles, runs, simulate
+from tinyfleet.cli import (
+    broker,
+    ca,
+    demo,
+    devices,
+    doctor,
+    emulate,
+    export,
+    plan,
+    processes,
+    profiles,
+    runs,
+    simulate,
+)
 from tinyfleet.cli.bench import app as bench
 
 app = typer.Typer(
@@ -39,5 +52,7 @@ app.command("coordinator", **processes.PASS_ON)(processes.coordinator)
 app.command("agent", **processes.PASS_ON)(processes.agent)
 app.add_typer(runs.app, name="run")
 app.add_typer(devices.app, name="devices")
+app.add_typer(ca.app, name="ca")
+app.add_typer(broker.app, name="broker")
 app.add_typer(profiles.app, name="profile")
 app.add_typer(bench.app, name="bench")
