@@ -14,7 +14,7 @@ from tests.coordinator.fleet.mtls_fleet import MtlsFleet, refused, until
 from tinyfleet import mosquitto_files
 from tinyfleet.coordinator.fleet.authority import Authority
 from tinyfleet.fedcore.protocol import topics
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 
 HOSTILE = [

@@ -10,7 +10,7 @@ import time
 from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.fleet.authority import Authority
 from tinyfleet.fedcore.certificates.subject import subject_of
-from tinyfleet.fedcore.protocol.mosquitto import find_mosquitto, free_port
+from tinyfleet.fedcore.protocol.brokers.mosquitto import find_mosquitto, free_port
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received
 from tinyfleet.mosquitto_files import CONFIGURATION, refresh, write_broker

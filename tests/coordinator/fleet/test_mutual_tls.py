@@ -12,9 +12,10 @@ import pytest
 from tests.coordinator.fleet.mtls_fleet import MtlsFleet, received, refused, until
 from tests.patience import PATIENCE_S
 from tinyfleet.coordinator.fleet.authority import Authority
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.protocol import topics
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received
 
 pytestmark = pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed")
@@ -41,6 +42,19 @@ def test_each_talks_on_its_own_topics(fleet):
     coordinator.publish(topics.down("board-1"), b"down")
     coordinator.publish(topics.down_chunk("board-1"), b"down chunk")
     assert len(received(board, b"down chunk")) == 2
+
+
+def test_the_settings_of_both_daemons_lead_in(fleet):
+    """As coordinator.toml and agent.toml name the three files."""
+    for name in ("coordinator", "board-1"):
+        kept = fleet.issue(name)
+        settings = BrokerSettings(
+            fleet.url, tls_ca=str(kept / "trust"), tls_cert=str(kept / "crt"), tls_key=str(kept / "key")
+        )
+        transport = settings.transport(name)
+        fleet.clients.append(transport)
+        transport.open((topics.down("board-1"),))
+        until(transport, Connected)
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])

@@ -21,7 +21,7 @@ from tinyfleet.fedcore.certificates.request import make_request, new_key, prove,
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol import topics
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 

@@ -12,7 +12,7 @@ from tests.coordinator.fleet.mtls_fleet import MtlsFleet, refused, until
 from tinyfleet.coordinator.fleet.authority import Authority, signing
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.protocol.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 from tinyfleet.fedcore.tls.context import TlsFiles, client_context
