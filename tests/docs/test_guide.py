@@ -44,6 +44,7 @@ def draw_images(folder, count, rng):
 
 @pytest.mark.root
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_the_guide_leads_to_a_model(tmp_path):
     for tool in ("unshare", "chroot", "setpriv", "apt-get"):
         if shutil.which(tool) is None:
@@ -70,6 +71,7 @@ def test_the_guide_leads_to_a_model(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=2300,  # kills what unshare started, too
         env={**os.environ, "PYTHONPATH": ""},
     )
     if "Operation not permitted" in ran.stderr or "wrong fs type" in ran.stderr:
