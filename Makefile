@@ -30,7 +30,7 @@ COVERAGE ?= $(if $(ARGS),,--cov --cov-report=)
 # The native engine. Boards have little memory: two compilers at a time, whatever the cores.
 JOBS ?= 2
 PYTHONS ?= $(PYTHON)
-ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/* sparse_engine/*.py*))
+ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/*/* sparse_engine/*.py* sparse_engine/*/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup torch demo test test-slow test-root check format docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers
@@ -64,7 +64,7 @@ torch: $(VENV)/.stamp-demo $(VENV)/.stamp-torch ## Add torch, the reference engi
 
 format: $(VENV)/.stamp-dev ## Write the format of Python and C++.
 	@$(BIN)/ruff format .
-	@$(BIN)/clang-format -i sparse_engine/src/*
+	@$(BIN)/clang-format -i sparse_engine/src/*/*
 
 docs: $(VENV)/.stamp-demo ## Write docs/configuration.md from the settings, and every page's figures from the results.
 	@$(BIN)/python -m tinyfleet.cli.configuration docs/configuration.md

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 import sparse_engine
-from sparse_engine.sections import Precision
+from sparse_engine.file.sections import Precision
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.fedcore.arrays import Params

@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int], None]
 
 def measure_kernel_choice(progress: Progress) -> dict[str, float]:
     """By shape, for those of all our models, the density from which on dense kernels are faster on this board."""
-    from sparse_engine.kernel_choice import measure_kernel_choice as time_kernels
+    from sparse_engine.kernels.kernel_choice import measure_kernel_choice as time_kernels
     from tinyfleet.fedcore.training.native.model import model_of
 
     shapes = {name: SEQUENCES if model.axes == SERIES else IMAGES for name, model in MODELS.items()}

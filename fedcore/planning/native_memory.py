@@ -34,7 +34,7 @@ class NativeSteps:
     ) -> None:
         if fault := NATIVE.fault():
             raise ConfigError(f"engine {NATIVE.name!r} {fault}, and its plans with it; plan for another engine")
-        from sparse_engine.kernel_choice import dense_from
+        from sparse_engine.kernels.kernel_choice import dense_from
         from sparse_engine.planning import Plan
         from tinyfleet.fedcore.training.native.model import model_of
 

@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=$(realpath -s "${1:?PYTHON is missing}")
 cd "$here/src"
-"$(dirname "$python")/clang-format" --dry-run --Werror ./*.hpp ./*.cpp ./*.inc
+"$(dirname "$python")/clang-format" --dry-run --Werror ./*/*.hpp ./*/*.cpp ./*/*.inc
 
 compiler=${CXX:-c++}
 if ! command -v "$compiler" >/dev/null; then
@@ -23,10 +23,10 @@ export -f compile
 export compiler nanobind python_headers
 
 {
-  ls ./*.cpp | grep -v /kernels.cpp
-  echo "-DSPARSE_TABLE=kBaselineKernels kernels.cpp"
+  ls ./*/*.cpp | grep -v /kernels.cpp
+  echo "-DSPARSE_TABLE=kBaselineKernels kernels/kernels.cpp"
   if [ "$(uname -m)" = x86_64 ]; then
-    echo "-DSPARSE_TABLE=kAvx2Kernels -mavx2 -mfma kernels.cpp"
-    echo "-DSPARSE_TABLE=kAvx512Kernels -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma kernels.cpp"
+    echo "-DSPARSE_TABLE=kAvx2Kernels -mavx2 -mfma kernels/kernels.cpp"
+    echo "-DSPARSE_TABLE=kAvx512Kernels -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma kernels/kernels.cpp"
   fi
 } | xargs -P "${JOBS:-2}" -I '{}' bash -c 'compile {}'

@@ -18,7 +18,7 @@ done
 shopt -s nullglob
 found=("$wheels"/tinyfleet_sparse_engine-*.whl)
 if [ "${#found[@]}" -gt 0 ] && [ -n "$compiler" ]; then
-  for source in "$here"/pyproject.toml "$here"/CMakeLists.txt "$here"/src/* "$here"/sparse_engine/*.py; do
+  for source in "$here"/pyproject.toml "$here"/CMakeLists.txt "$here"/src/*/* "$here"/sparse_engine/{,*/}*.py; do
     for wheel in "${!found[@]}"; do
       if [ "$source" -nt "${found[$wheel]}" ]; then unset "found[$wheel]"; fi
     done

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from sparse_engine.file.sections import Floats
 from sparse_engine.inference import Inference, load
 from sparse_engine.layers import ModelError
-from sparse_engine.sections import Floats
 
 WARM_UP_RUNS = 3
 

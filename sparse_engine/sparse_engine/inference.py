@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sparse_engine import _core, file
-from sparse_engine.file import StoredModel
+from sparse_engine import _core
+from sparse_engine.file import stored_model
+from sparse_engine.file.sections import Floats
+from sparse_engine.file.stored_model import StoredModel
 from sparse_engine.layers import ModelError
 from sparse_engine.network import Network
-from sparse_engine.sections import Floats
 
 ALONE = 4  # samples above which a program of ``LANES`` is faster, though padded
 
@@ -74,4 +75,4 @@ class Inference:
 
 def load(path: str | os.PathLike[str], threads: int = 1) -> Inference:
     """The model in a file, ready to predict. Raises ``ModelError`` for another file, ``OSError`` without one."""
-    return Inference(file.read(path), threads)
+    return Inference(stored_model.read(path), threads)

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from sparse_engine import _core
 from sparse_engine.arrays import floats, integers
-from sparse_engine.backward import Backward
-from sparse_engine.forward import Forward
+from sparse_engine.file.sections import Sparse
 from sparse_engine.layers import Model, ModelError
-from sparse_engine.memory import MemoryPlan
 from sparse_engine.parameters import Floats, Ints, Parameters
-from sparse_engine.sections import Sparse
+from sparse_engine.program.backward import Backward
+from sparse_engine.program.forward import Forward
+from sparse_engine.program.memory import MemoryPlan
+from sparse_engine.program.tape import Emitter
+from sparse_engine.program.values import Saving
 from sparse_engine.step_options import StepOptions
-from sparse_engine.tape import Emitter
-from sparse_engine.values import Saving
 
 BN_MOMENTUM = 0.1
 OBJECTIVES = ("cross_entropy", "squared_error", "flow")

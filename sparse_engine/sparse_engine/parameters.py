@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sparse_engine import _core
 from sparse_engine.arrays import floats, integers
+from sparse_engine.file.sections import Sparse
 from sparse_engine.layers import Model, ModelError, Op
-from sparse_engine.sections import Sparse
-from sparse_engine.tape import State
+from sparse_engine.program.tape import State
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -8,8 +8,8 @@ import numpy as np
 
 from sparse_engine.layers import Model, ModelError
 from sparse_engine.network import EXACT, Network
+from sparse_engine.program.values import Saving
 from sparse_engine.step_options import StepOptions
-from sparse_engine.values import Saving
 
 NUMBER_BYTES = 16  # of a weight: value, momentum, gradient, and its place in its row
 NORMALISED_BYTES = 4  # and the value that a weight norm makes of it

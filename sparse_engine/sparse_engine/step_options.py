@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sparse_engine.values import Cache, Saving
+from sparse_engine.program.values import Cache, Saving
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from reference_network import WEIGHTED, Reference
 
 from sparse_engine import Model, Network, Op, StepOptions
 from sparse_engine.network import EXACT
-from sparse_engine.values import Saving
+from sparse_engine.program.values import Saving
 
 TOLERANCE = 1e-5  # of the largest absolute value of an array
 MARGIN = 1e-3  # pre-activations stay that far from kinks, so that float32 does not choose another side

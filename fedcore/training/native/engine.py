@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from sparse_engine import LANES, Network
-from sparse_engine.kernel_choice import dense_from
+from sparse_engine.kernels.kernel_choice import dense_from
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.models.graph import Graph, Node

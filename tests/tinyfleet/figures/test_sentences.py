@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("sparse_engine", reason="the rows of its benchmarks are read with its types")
 
-from sparse_engine.tape import DENSE_FROM
+from sparse_engine.program.tape import DENSE_FROM
 from tests.e2e import test_random_jobs, test_soak
 from tinyfleet.bench.caches import CacheRow
 from tinyfleet.bench.compaction import CompactionRow

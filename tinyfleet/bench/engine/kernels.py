@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sparse_engine.kernel_choice import dense_wins_from, distinct_convolutions
+from sparse_engine.kernels.kernel_choice import dense_wins_from, distinct_convolutions
+from sparse_engine.kernels.timing import TimedConvolution
 from sparse_engine.layers import Layer, Op
-from sparse_engine.tape import DENSE_FROM
-from sparse_engine.timing import TimedConvolution
+from sparse_engine.program.tape import DENSE_FROM
 from tinyfleet.bench.engine.bounds import Bounds, measure_bounds
 from tinyfleet.fedcore.models.registry import build
 from tinyfleet.fedcore.run_spec import ModelSettings

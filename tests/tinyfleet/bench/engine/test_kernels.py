@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("sparse_engine")
 
-from sparse_engine.tape import DENSE_FROM
-from sparse_engine.timing import Seconds
+from sparse_engine.kernels.timing import Seconds
+from sparse_engine.program.tape import DENSE_FROM
 from tinyfleet.bench.engine import kernels
 from tinyfleet.bench.engine.bounds import USUAL, Bounds, cache_bytes, measure_bounds
 from tinyfleet.bench.engine.kernels import bench_kernels, shapes
@@ -30,7 +30,7 @@ def known_times(monkeypatch):
         whole = 0.25 if dense else density
         return Seconds(whole * sixth, whole * 2 * sixth, whole * 3 * sixth)
 
-    monkeypatch.setattr("sparse_engine.timing.TimedConvolution.time", timed)
+    monkeypatch.setattr("sparse_engine.kernels.timing.TimedConvolution.time", timed)
     monkeypatch.setattr(kernels, "measure_bounds", lambda: BOUNDS)
 
 

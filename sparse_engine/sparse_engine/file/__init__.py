@@ -1,0 +1,1 @@
+"""Model files: their bytes, checked before they are believed."""

@@ -1,0 +1,1 @@
+"""Which kernels a layer runs on, and the timing that decides it."""
