@@ -39,7 +39,7 @@ def floors(root: Path) -> str:
 
 def rooms(root: Path, package: str) -> str:
     """The rooms of a package from the highest down; rooms on one line do not know each other."""
-    contract = next(c for c in _contracts(root) if c.get("containers") == [f"{PROGRAMS}.{package}"])
+    contract = next(c for c in _contracts(root) if c.get("containers") in ([package], [f"{PROGRAMS}.{package}"]))
     rows = []
     for layer in contract["layers"]:
         names = _names(layer)
@@ -63,7 +63,7 @@ def _names(layer: str) -> list[str]:
 
 
 def _says(root: Path, place: str) -> str:
-    folder = root / (f"{ENGINE}/{ENGINE}" if place == ENGINE else place)
+    folder = root / (f"{ENGINE}/{place}" if place.split("/", maxsplit=1)[0] == ENGINE else place)
     file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].split()).rstrip(".")
