@@ -182,7 +182,7 @@ def test_a_kill_loses_nothing_that_was_said(authority):
     for turn in range(12):
         code = (
             "import sys; from pathlib import Path; "
-            "from tests.coordinator.fleet.test_authority import _change_for_ever; "
+            "from tests.coordinator.fleet.test_revocation import _change_for_ever; "
             f"_change_for_ever(Path(sys.argv[1]), {turn * 1000})"
         )
         with subprocess.Popen(
