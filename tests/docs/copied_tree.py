@@ -47,7 +47,7 @@ def run_in_copy(script: str, folder: Path) -> None:
     link_environment(tree)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(tree),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH")))),
         "PATH": f"{tree / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "TINYFLEET_STATE": str(folder / "state"),
     }
