@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -14,6 +15,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # A background job of a shell without job control (cron, nohup in a script) ignores SIGINT from birth, and so would
 # every child that is to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine an example may take as long as it likes.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture
