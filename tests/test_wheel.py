@@ -24,7 +24,7 @@ FOREIGN = ("coordinator", "edge_agent", "export", "fedcore")
 DATA = {
     "tinyfleet/bench/configs/": ".toml",
     "tinyfleet/device_profiles/boards/": ".toml",
-    "tinyfleet/fedcore/planning/calibrations/": ".toml",
+    "tinyfleet/fedcore/planning/cost_models/": ".toml",
     "tinyfleet/fedcore/datasets/": ".csv.gz",
     "tinyfleet/edge_agent/service/": ".service",
     "tinyfleet/report/": ".html.j2",
