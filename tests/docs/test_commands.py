@@ -44,6 +44,13 @@ def test_every_block_says_what_it_is():
         assert block.how != "no" or len(block.reason) > 10, f"{block}: why is it not run?"
 
 
+def test_no_command_hides_in_an_indented_block():
+    for document in fenced.documents():
+        text = re.sub(r"^ {0,3}```.*?^ {0,3}```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+        hidden = re.findall(r"^ {4}(?:make|pip|tinyfleet|coordinator|edge-agent|python|sudo|git) .*$", text, re.M)
+        assert not hidden, f"{document.name}: fence {hidden}"
+
+
 @pytest.mark.parametrize("block", marked("fast"))
 def test_a_fast_block(block, tmp_path):
     run_in_copy(block.text, tmp_path)

@@ -19,21 +19,25 @@ REPEATING = 0.6  # share of that for repetitions: the rest is for preparation an
 
 
 def measure_kernel_choice(
-    models: Iterable[Model], threads: int = 1, seconds: float = BUDGET_S, told: Told | None = None
+    models: Iterable[Model],
+    threads: int = 1,
+    seconds: float = BUDGET_S,
+    told: Told | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Densities from which the dense kernels win, by shape (``shape_of``); above 1: at none.
 
     Both kernels of each distinct shape are timed, those with the least work first, for about so many ``seconds``;
     ``told`` hears of each, with how many are done and how many there are. What there is no time for, on a slow
-    processor, is left out, as are grouped convolutions: they have no dense kernel.
+    processor, is left out, as are grouped convolutions: they have no dense kernel. ``clock`` tells what is left.
     """
-    end = time.perf_counter() + seconds
+    end = clock() + seconds
     every = {shape: _cropped(*ends) for model in models for shape, ends in distinct_convolutions(model).items()}
     convolutions = sorted(every.items(), key=lambda entry: _products(*entry[1]))
     found: dict[str, float] = {}
     pace = 0.0  # seconds of all kernels and densities, for each multiply-add of the dense one
     for done, (shape, cropped) in enumerate(convolutions):
-        left = end - time.perf_counter()
+        left = end - clock()
         # Its first trials, and those before them that are not timed, would take about so long.
         if left <= 2.0 * pace * _products(*cropped):
             break

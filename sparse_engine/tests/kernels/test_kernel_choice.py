@@ -44,7 +44,9 @@ def test_each_shape_is_measured_once_the_heaviest_first():
 
 def test_a_measured_choice_names_every_layer_that_has_a_choice():
     heard = []
-    found = measure_kernel_choice([MODEL, MODEL], threads=2, seconds=1.0, told=lambda *at: heard.append(at))
+    found = measure_kernel_choice(
+        [MODEL, MODEL], threads=2, seconds=1.0, told=lambda *at: heard.append(at), clock=lambda: 0.0
+    )
     assert heard == [(shape, done, 3) for done, shape in enumerate(found)]
     by_layer = dense_from(MODEL, found)
     assert set(by_layer) == {"first", "again", "same", "output"}
