@@ -109,6 +109,7 @@ def main() -> None:
     # Answers own the real standard output; a library's print goes to standard error.
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # at once, too
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         serve(Workbench(options.engine, options.threads), sys.stdin.buffer, sink)
 

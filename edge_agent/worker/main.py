@@ -114,6 +114,7 @@ def _private_stdout() -> IO[bytes]:
     """Keep stdout for events alone: whatever a library prints goes to stderr from now on."""
     private = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # which is written line by line: nothing of it is lost when the process is ended
     return private
 
 
