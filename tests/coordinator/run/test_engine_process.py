@@ -57,7 +57,7 @@ def answer(model, timeout_s=PATIENCE_S):
 def test_prepare_and_evaluate(model, spec, tmp_path):
     model.prepare(spec, tmp_path / "initial")
     assert answer(model) == Prepared(tmp_path / "initial")
-    assert psutil.Process(model._child.pid).nice() == psutil.Process().nice() + 5
+    assert psutil.Process(model._child.pid).nice() == min(19, psutil.Process().nice() + 5)
     state = codec.decode((tmp_path / "initial").read_bytes())
     assert (state.meta["step"], state.meta["stage"]) == (0, "train")
 
