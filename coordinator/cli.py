@@ -7,7 +7,8 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ def _serve(store: Store, config: CoordinatorConfig, url: str, stopping: _Stop) -
 
     transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
     service = Service(store, transport, config)
+    # A publish that waits for a broker that hangs ends with the transport.
+    stopping.at_once = transport.close
     service.start()
     log.info("serving; state in %s", store.directory)
     try:
@@ -116,10 +119,13 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.at_once: Callable[[], None] | None = None  # in a thread of its own: the handler may hold no lock
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: object) -> None:
+        if self.at_once is not None and not self.requested:
+            threading.Thread(target=self.at_once, name="stopping", daemon=True).start()
         self.requested = True
 
 

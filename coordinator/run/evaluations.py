@@ -38,6 +38,7 @@ class Evaluations:
         self._states[step] = sha256
         for number in list(self._states)[1:-MAX_WAITING]:
             del self._states[number]
+            log.warning("the state after step %d is not measured: the engine process falls behind", number)
         if len(self._states) == 1:
             self._next()
 

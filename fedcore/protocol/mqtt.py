@@ -7,12 +7,15 @@ acknowledged is simply lost; the application asks again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +33,10 @@ CONNECT_TIMEOUT_S = 10.0
 # protocol version that they do not know.
 HANDSHAKE_TIMEOUT_S = 5.0
 RECONNECT_BASE_S = 0.5
+# A connection that stood for so long was no part of the trouble that comes after it.
+STABLE_S = 60.0
+# A broker that hangs takes no DISCONNECT: its socket is shut after this. Who closes waits twice as long at most.
+FAREWELL_S = 0.5
 # A larger publish than any chunk or message is nobody's of ours.
 MAX_PAYLOAD_BYTES = 16 << 20
 # struct tcp_info of Linux: bytes_received since 4.1, bytes_sent since 4.19.
@@ -53,11 +60,30 @@ def socket_bytes(sock: Any) -> tuple[int, int]:
     return sent, received
 
 
+class Backoff:
+    """Full jitter: a random wait up to a bound that doubles from 0.5 s to ``longest_s``.
+
+    Only a connection that stood for ``STABLE_S`` takes the bound back: two clients that take a session over from
+    each other stand for a moment each time.
+    """
+
+    def __init__(self, longest_s: float, rng: random.Random) -> None:
+        self._longest_s, self._rng = longest_s, rng
+        self._failures = 0
+
+    def wait_s(self, stood_s: float) -> float:
+        """How long to wait after a connection that stood for ``stood_s`` seconds, 0 where it never did."""
+        if stood_s >= STABLE_S:
+            self._failures = 0
+        bound = min(self._longest_s, RECONNECT_BASE_S * 2.0 ** min(self._failures, 20))
+        self._failures += 1
+        return self._rng.uniform(0.0, bound)
+
+
 class MqttTransport(Transport):
     """See ``Transport``. ``url`` is mqtt://HOST[:1883] or mqtts://HOST[:8883].
 
-    ``window`` bounds unacknowledged publishes. Reconnects wait a random time up to a bound that
-    doubles from 0.5 s to ``reconnect_max_s`` (full jitter).
+    ``window`` bounds unacknowledged publishes. Reconnects wait as ``Backoff`` says, ``reconnect_max_s`` at most.
     Raises ``ConfigError`` for a malformed URL or protocol.
     """
 
@@ -73,6 +99,7 @@ class MqttTransport(Transport):
         protocol: str = "auto",
         reconnect_max_s: float = 30.0,
         rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._port, self._tls = _address(url)
         if protocol not in ("auto", "5", "3.1.1"):
@@ -80,8 +107,10 @@ class MqttTransport(Transport):
         self._protocols = {"auto": [MQTTv5, MQTTv311], "5": [MQTTv5], "3.1.1": [MQTTv311]}[protocol]
         self._client_id, self._window = client_id, window
         self._username, self._password, self._tls_ca = username, password, tls_ca
-        self._reconnect_max_s = reconnect_max_s
-        self._rng = rng or random.Random()
+        self._backoff = Backoff(reconnect_max_s, rng or random.Random())
+        self._clock = clock
+        self._stood_at = 0.0
+        self._told = ""  # the broker's refusal that the application knows of
         self._events: queue.Queue[Event] = queue.Queue()
         self._changed = threading.Condition()
         self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
@@ -110,7 +139,8 @@ class MqttTransport(Transport):
             client.disconnect()
         self._end()
         if self._thread is not None:
-            self._thread.join(CONNECT_TIMEOUT_S)
+            # Where it is still in the middle of connecting, it ends by itself, soon after.
+            self._thread.join(2 * FAREWELL_S)
 
     @property
     def connected(self) -> bool:
@@ -160,7 +190,7 @@ class MqttTransport(Transport):
     # -- connections, one after another ---------------------------------------------------
 
     def _run(self) -> None:
-        failures, turn = 0, 0
+        turn = 0
         while not self._closing.is_set():
             # MQTT 5 first; a broker that does not speak it ends the connection, and 3.1.1 is next.
             protocol = self._protocols[turn % len(self._protocols)]
@@ -168,20 +198,27 @@ class MqttTransport(Transport):
             if self._closing.is_set():
                 return
             if stood:
-                failures = 0
-                self._events.put(Disconnected(self._reason))
+                self._told = ""
+                self._events.put(Disconnected(self._reason or "connection lost"))
             else:
                 turn += 1
             if stood or turn % len(self._protocols) == 0:
-                bound = min(self._reconnect_max_s, RECONNECT_BASE_S * 2.0 ** min(failures, 20))
-                failures += 1
-                self._closing.wait(self._rng.uniform(0.0, bound))
+                if not stood:
+                    self._tell_refusal()
+                self._closing.wait(self._backoff.wait_s(self._clock() - self._stood_at if stood else 0.0))
+
+    def _tell_refusal(self) -> None:
+        """A broker that is there and will not have us: said once, and again where it says something else."""
+        if self._reason and self._reason != self._told:
+            log.warning("%s:%d: %s", self._host, self._port, self._reason)
+            self._events.put(Disconnected(self._reason))
+        self._told = self._reason
 
     def _connection(self, protocol: int) -> bool:
         """One connection from start to end; True if it ever stood with all subscriptions."""
         client = self._current = self._new_client(protocol)
         self._ended.clear()
-        self._reason = "connection lost"
+        self._reason = ""
         try:
             client.connect(self._host, self._port, KEEPALIVE_S)
         except (OSError, ValueError) as error:
@@ -197,11 +234,22 @@ class MqttTransport(Transport):
         with self._changed:
             stood, self._ready = self._stood, False
             self._changed.notify_all()
-        client.disconnect()
-        client.loop_stop()
+        self._leave(client)
         with self._changed:
             self._client = None
         return stood
+
+    def _leave(self, client: Client) -> None:
+        """Say goodbye; where the broker takes nothing any more, shut the socket, which ends paho's thread."""
+        client.disconnect()
+        with self._changed:
+            self._changed.wait_for(lambda: self._client is None, FAREWELL_S)
+        sock: Any = client.socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of a TLS socket, which would wait for the other side.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        client.loop_stop()
 
     def _new_client(self, protocol: int) -> Client:
         clean = {} if protocol == MQTTv5 else {"clean_session": True}
@@ -234,10 +282,8 @@ class MqttTransport(Transport):
 
     def _on_connect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._reason = f"the broker refused the connection: {reason}"
-            # MQTT 5 was a question: the answer no is no news while 3.1.1 is still to be tried.
-            level = logging.DEBUG if client.protocol == MQTTv5 and len(self._protocols) > 1 else logging.WARNING
-            log.log(level, "%s:%d: %s", self._host, self._port, self._reason)
+            # No news yet: MQTT 5 was a question while 3.1.1 is still to be tried.
+            self._because(client, f"the broker refused the connection: {reason}")
             self._end()
         elif self._subscriptions:
             client.subscribe([(topic, _subscribe_options(client)) for topic in self._subscriptions])
@@ -247,8 +293,7 @@ class MqttTransport(Transport):
     def _on_subscribe(self, client: Client, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            self._reason = f"the broker refused a subscription: {refused[0]}; check its access list"
-            log.warning("%s:%d: %s", self._host, self._port, self._reason)
+            self._because(client, f"the broker refused a subscription: {refused[0]}; check its access list")
             self._end()
         else:
             self._stand(client)
@@ -257,15 +302,21 @@ class MqttTransport(Transport):
         with self._changed:
             if client is not self._current:
                 return
-            self._ready, self._stood = True, True
+            self._ready, self._stood, self._stood_at = True, True, self._clock()
             self._changed.notify_all()
         self._events.put(Connected())
 
     def _on_disconnect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._reason = f"connection lost: {reason}"
+            by = "the broker ended the connection" if flags.is_disconnect_packet_from_server else "connection lost"
+            self._because(client, f"{by}: {reason}")
         if client is self._current:
             self._end()
+
+    def _because(self, client: Client, reason: str) -> None:
+        """Why the present connection ends: the first reason counts, what follows comes of it."""
+        if client is self._current and not self._reason:
+            self._reason = reason
 
     def _end(self) -> None:
         with self._changed:
