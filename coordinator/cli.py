@@ -7,7 +7,8 @@ import dataclasses
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="serve MQTT on loopback in this process; port 0 or none: any free one, named in STATE/broker.url",
     )
     run.add_argument("--auto-accept", action="store_true", help="accept every new device: demos, closed networks")
+    run.add_argument("--empty", action="store_true", help="start although blobs are there that no run knows")
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     run.set_defaults(action=_run)
     status = actions.add_parser("status", help="show runs and devices")
@@ -74,8 +76,9 @@ def _run(options: argparse.Namespace) -> None:
     stopping = _Stop()
     with StateLock(options.state):
         if options.embedded_broker is None:
-            _serve(options.state, config, options.broker or config.broker.url, stopping)
+            _serve(_store(options), config, options.broker or config.broker.url, stopping)
             return
+        store = _store(options)
         from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 
         broker = EmbeddedBroker(port=options.embedded_broker)
@@ -83,18 +86,27 @@ def _run(options: argparse.Namespace) -> None:
         write_atomic(options.state / "broker.url", f"{url}\n".encode())
         log.info("the embedded broker listens on %s", url)
         try:
-            _serve(options.state, config, url, stopping)
+            _serve(store, config, url, stopping)
         finally:
             broker.stop()
 
 
-def _serve(state: Path, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
+def _store(options: argparse.Namespace) -> Store:
+    store = Store(options.state)
+    if not options.empty:
+        store.check_whole()
+    return store
+
+
+def _serve(store: Store, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
 
     transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
-    service = Service(Store(state), transport, config)
+    service = Service(store, transport, config)
+    # A publish that waits for a broker that hangs ends with the transport.
+    stopping.at_once = transport.close
     service.start()
-    log.info("serving; state in %s", state)
+    log.info("serving; state in %s", store.directory)
     try:
         service.run(lambda: stopping.requested)
     finally:
@@ -107,10 +119,13 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.at_once: Callable[[], None] | None = None  # in a thread of its own: the handler may hold no lock
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: object) -> None:
+        if self.at_once is not None and not self.requested:
+            threading.Thread(target=self.at_once, name="stopping", daemon=True).start()
         self.requested = True
 
 

@@ -24,4 +24,5 @@ class CoordinatorConfig(Settings, frozen=True):
     evaluate: bool = True  # measure every state of the training stage on held-out test data
     engine: str = "auto"  # of the engine process: native | torch | torch-cuda | auto (native, else torch)
     threads: Positive = 1  # of the engine process
+    engine_restarts: Count = 5  # how often in a row an engine process that died is started again
     nice: Count = 5  # how far the engine process steps back behind others

@@ -15,6 +15,12 @@ class StoreError(TinyfleetError):
     exit_code = 11
 
 
+class DamagedBlob(TinyfleetError):
+    """A blob is missing from the state directory, or no longer what its name says."""
+
+    exit_code = 14
+
+
 class UnknownRun(TinyfleetError):
     """There is no run of that id."""
 

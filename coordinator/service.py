@@ -52,7 +52,13 @@ class Service:
     ) -> None:
         outgoing = Outgoing(transport)
         self._store, self._transport, self._clock = store, transport, clock
-        self._engine = engine or EngineProcess(engine=config.engine, threads=config.threads, nice=config.nice)
+        self._engine = engine or EngineProcess(
+            engine=config.engine,
+            threads=config.threads,
+            nice=config.nice,
+            restarts=config.engine_restarts,
+            clock=clock,
+        )
         self._registry = Registry(
             store.devices,
             outgoing,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +20,10 @@ from tinyfleet.fedcore.errors import DataError
 # The reader ends with the child's stdout, at once unless a grandchild holds it open.
 _READER_END_S = 1.0
 
+_STDERR_TAIL_BYTES = 4000
+_LAST_LINE_CHARACTERS = 300
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 Answer = TypeVar("Answer")
 
 
@@ -24,7 +31,8 @@ class Child:
     """Runs ``python -m MODULE ARGS``; one JSON document a line each way.
 
     Events from the child arrive in ``receive``; its end arrives as ``{"event": "exit", "code": int}``,
-    always last. Its stderr goes to ``stderr`` (inherited by default).
+    always last. Its stderr goes to ``stderr`` (inherited by default); with ``heard`` it is inherited, and the
+    exit event has its last line as ``"said"``.
     """
 
     def __init__(
@@ -35,16 +43,21 @@ class Child:
         env: Mapping[str, str] | None = None,
         before_exec: Callable[[], None] | None = None,
         stderr: IO[bytes] | int | None = None,
+        heard: bool = False,
     ) -> None:
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.PIPE if heard else stderr,
             env=None if env is None else dict(env),
             preexec_fn=before_exec,
         )
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, name=f"{module}-stderr", daemon=True)
+        if heard:
+            self._listener.start()
         self._reader = threading.Thread(target=self._read, name=f"{module}-reader", daemon=True)
         self._reader.start()
 
@@ -106,7 +119,37 @@ class Child:
                     continue  # a stray print of a library
                 if isinstance(event, dict):
                     self._events.put(event)
-        self._events.put({"event": "exit", "code": self.process.wait()})
+        code = self.process.wait()
+        ended: dict[str, Any] = {"event": "exit", "code": code}
+        if self.process.stderr is not None:
+            self._listener.join(_READER_END_S)
+            ended["said"] = last_line(self._said)
+        self._events.put(ended)
+
+    def _listen(self) -> None:
+        """Pass its stderr on as it comes, and remember how it ends."""
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            while piece := os.read(self.process.stderr.fileno(), 1 << 16):
+                self._said = (self._said + piece)[-_STDERR_TAIL_BYTES:]
+                with contextlib.suppress(OSError):
+                    os.write(2, piece)
+
+
+def die_with(parent: int) -> None:
+    """The kernel ends this process when the one of id ``parent`` that started it dies, however it dies.
+
+    It goes by the thread that started it, so that one must live as long as its process.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
+
+
+def last_line(stderr: bytes) -> str:
+    """The last line that says anything."""
+    lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1][:_LAST_LINE_CHARACTERS] if lines else ""
 
 
 def ask(module: str, request: Any, answer_type: type[Answer], what: str, timeout_s: float) -> Answer:

@@ -1,7 +1,7 @@
 """The engine process: pre-training and evaluation, in a process of its own so that torch is only ever here.
 
 Reads one JSON command a line, answers one JSON event a line (``engine_process`` is the other end).
-Ends when its input closes.
+Ends when its input closes, and at once when the coordinator dies.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from tinyfleet.fedcore.child import die_with
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.datasets.partition import public_data, test_data
 from tinyfleet.fedcore.errors import DataError, TinyfleetError
@@ -53,7 +55,10 @@ class Workbench:
         payload = self._method.deployed(codec.decode(state.read_bytes()))
         self._engine.load(self._problem.graph, payload.params, payload.mask)
         data = self._test()
-        return self._engine.evaluate(normalization_of(payload)(data.x), data.y, EVALUATION_BATCH)
+        evaluation = self._engine.evaluate(normalization_of(payload)(data.x), data.y, EVALUATION_BATCH)
+        if not math.isfinite(evaluation.loss):
+            raise DataError(f"its loss is {evaluation.loss}: training diverged, lower training.learning_rate")
+        return evaluation
 
     def _open(self, spec: RunSpec) -> None:
         if spec == self._spec:
@@ -104,7 +109,10 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=5)
+    parser.add_argument("--parent", type=int, help="process that it dies with")
     options = parser.parse_args()
+    if options.parent is not None:
+        die_with(options.parent)
     os.nice(options.nice)
     # Answers own the real standard output; a library's print goes to standard error.
     sink = os.fdopen(os.dup(1), "wb")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -13,6 +18,9 @@ from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class EngineFailed:
-    """The work could not be done; the process may be gone."""
+    """The work could not be done."""
 
     reason: str
 
@@ -58,12 +66,28 @@ class EngineRequests(Protocol):
 
 
 class EngineProcess:
-    """Runs ``engine_child``: started when first needed, warm for the run, gone after it."""
+    """Runs ``engine_child``: started when first needed, warm for the run, gone after it.
 
-    def __init__(self, *, engine: str = "auto", threads: int = 1, nice: int = 5) -> None:
+    One that dies is started again, after a pause that doubles, and does what it had not answered; after
+    ``restarts`` of them in a row, what it died of is given up, and the rest is tried.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: str = "auto",
+        threads: int = 1,
+        nice: int = 5,
+        restarts: int = 5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._arguments = ["--engine", engine, "--threads", str(threads), "--nice", str(nice)]
+        self._restarts = restarts
+        self._clock = clock
         self._child: Child | None = None
-        self._waiting = 0  # answers that are still to come
+        self._unanswered: deque[dict[str, Any]] = deque()
+        self._deaths = 0  # since its last answer
+        self._start_at: float | None = None  # when it is started again
 
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Compute the run's initial state into ``target``."""
@@ -75,38 +99,83 @@ class EngineProcess:
 
     def poll(self) -> EngineAnswer | None:
         """The next answer, if one is there."""
-        event = None if self._child is None else self._child.receive()
-        if event is None:
-            return None
-        match event.get("event"):
-            case "prepared":
-                self._waiting -= 1
-                return Prepared(Path(event["path"]))
-            case "evaluated":
-                self._waiting -= 1
-                return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))
-            case "failed":
-                self._waiting -= 1
-                return EngineFailed(str(event["reason"]))
-            case "exit":
-                waiting = self._waiting
-                self.close()
-                if waiting:
-                    return EngineFailed(
-                        f"the engine process ended with code {event['code']}; its messages are above"
-                    )
+        if self._start_at is not None and self._clock() >= self._start_at:
+            self._start()
+        while self._child is not None and (event := self._child.receive()) is not None:
+            if event.get("event") == "exit":
+                self._child.kill()  # it is dead: this closes its input
+                self._child = None
+                return self._died(_how_it_ended(event["code"], event.get("said", "")))
+            if self._unanswered and (answer := _answer_of(event)) is not None:
+                self._unanswered.popleft()
+                self._deaths = 0
+                return answer
         return None
 
     def close(self) -> None:
         """End the process; what it was doing is dropped."""
-        child, self._child, self._waiting = self._child, None, 0
+        child, self._child = self._child, None
+        self._unanswered.clear()
+        self._deaths, self._start_at = 0, None
         if child is not None:
             child.process.terminate()
             child.stop(grace_s=2.0)
 
-    def _send(self, spec: RunSpec, message: dict[str, Any]) -> None:
-        if self._child is None or not self._child.alive:
-            self.close()
-            self._child = Child("tinyfleet.coordinator.run.engine_child", self._arguments)
-        self._waiting += 1
-        self._child.send({**message, "spec": msgspec.to_builtins(spec)})
+    def _send(self, spec: RunSpec, command: dict[str, Any]) -> None:
+        message = {**command, "spec": msgspec.to_builtins(spec)}
+        self._unanswered.append(message)
+        if self._child is not None:
+            self._child.send(message)  # to one that has just died in vain: it is said again to the next
+        elif self._start_at is None:
+            self._start()
+
+    def _start(self) -> None:
+        """A process, and all that is unanswered; where there can be none now, try again later."""
+        self._start_at = None
+        try:
+            arguments = [*self._arguments, "--parent", str(os.getpid())]
+            self._child = Child("tinyfleet.coordinator.run.engine_child", arguments, heard=True)
+        except OSError as error:
+            log.warning("the engine process cannot be started: %s", error)
+            self._start_at = self._clock() + _LONGEST_PAUSE_S
+            return
+        for message in self._unanswered:
+            self._child.send(message)
+
+    def _died(self, how: str) -> EngineFailed | None:
+        """Start it again where it is needed, soon: the first that it did not answer may be why."""
+        if not self._unanswered:
+            return None
+        self._deaths += 1
+        pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._deaths - 1, 10), _LONGEST_PAUSE_S)
+        if self._deaths <= self._restarts:
+            log.warning("the engine process %s; it is started again in %g s", how, pause_s)
+            self._start_at = self._clock() + pause_s
+            return None
+        deaths, self._deaths = self._deaths, 0
+        self._unanswered.popleft()
+        if self._unanswered:
+            self._start_at = self._clock() + pause_s
+        return EngineFailed(f"the engine process {how}" + (f" ({deaths} times in a row)" if deaths > 1 else ""))
+
+
+def _how_it_ended(code: int, said: str) -> str:
+    """In words: its signal or code, and the last line of its stderr."""
+    names = {number.value: number.name for number in signal.Signals}
+    how = f"was ended by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
+    return f"{how}, its last line {said!r}" if said else how
+
+
+def _answer_of(event: dict[str, Any]) -> EngineAnswer | None:
+    """None for what is no answer; one without its numbers is a failure."""
+    try:
+        match event.get("event"):
+            case "prepared":
+                return Prepared(Path(event["path"]))
+            case "evaluated":
+                return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))
+            case "failed":
+                return EngineFailed(str(event["reason"]))
+    except (KeyError, TypeError, ValueError) as error:
+        return EngineFailed(f"the engine process gave no usable answer ({error!r}): {event!r:.200}")
+    return None

@@ -38,6 +38,7 @@ class Evaluations:
         self._states[step] = sha256
         for number in list(self._states)[1:-MAX_WAITING]:
             del self._states[number]
+            log.warning("the state after step %d is not measured: the engine process falls behind", number)
         if len(self._states) == 1:
             self._next()
 
@@ -58,6 +59,10 @@ class Evaluations:
         self._states.clear()
 
     def _next(self) -> None:
-        if self._states:
+        while self._states:
             step, sha256 = next(iter(self._states.items()))
-            self._engine.evaluate(self._spec, step, self._store.blobs.path(sha256))
+            if self._store.blobs.is_sound(sha256):
+                self._engine.evaluate(self._spec, step, self._store.blobs.path(sha256))
+                return
+            log.warning("the state after step %d cannot be measured: blob %s is damaged", step, sha256[:12])
+            del self._states[step]

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+from tinyfleet.coordinator.errors import DamagedBlob
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
 from tinyfleet.coordinator.selection.candidates import choose
 from tinyfleet.coordinator.states import RunEvent, StepEvent
-from tinyfleet.coordinator.step.aggregate import StoredResult
+from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step import Step
@@ -138,11 +139,10 @@ class Run:
     # -- time ---------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """After a restart: take up the step that was open, and measure the last state where that was cut short."""
+        """After a restart: take up the step that was open, and measure the states where that was cut short."""
         self._resume_step()
-        for row in self._context.store.steps.of(self.run):
-            if row.step == self.step - 1 and row.test_accuracy is None:
-                self._evaluate(row.step)
+        if self._context.config.evaluate:
+            self._resume_evaluations()
 
     def tick(self, now: float) -> RunEnd | None:
         """Everything that is due; how the run ends, where it does."""
@@ -189,7 +189,7 @@ class Run:
             return
         self._unfit = {}
         self._open_step(choice, now).tick(now)
-        self._collect_garbage()
+        self.collect_garbage()
 
     def _wait_for_fitness(self, choice: Choice) -> None:
         """Too few of those who are there can take part: said once, and again when the reasons change."""
@@ -202,7 +202,8 @@ class Run:
         """Start the coming step with the chosen devices: on disk first."""
         blobs, round_, cohort = self._task_blobs(), self._learning.round, choice.cohort
         self._context.store.open_step(self.run, self.step, blobs.stage, round_, self._sha256, choice)
-        step = self._begin(blobs, [StepTask.given(share) for share in cohort], opened_at=now)
+        fold = self._learning.begin_fold(self._stored)
+        step = self._begin(blobs, fold, [StepTask.given(share) for share in cohort], opened_at=now)
         text = "run %s: step %d (%s, round %d) opens for %d devices"
         log.info(text, self.run, self.step, blobs.stage, round_, len(cohort))
         return step
@@ -210,18 +211,31 @@ class Run:
     def _resume_step(self) -> None:
         """The step that was open when the coordinator stopped: its stored results are folded again."""
         store = self._context.store
-        opened = store.steps.opened(self.run)
         for step, sha256 in sorted(
             store.steps.base_states(self.run, self.step - self.spec.fleet.staleness).items()
         ):
-            if step < self.step and store.blobs.path(sha256).exists():
+            if step < self.step and store.blobs.is_sound(sha256):
                 self._learning.recall(codec.decode(store.blobs.read(sha256)))
+        opened = store.steps.opened(self.run)
         if opened is None:
             return
+        fold = self._learning.begin_fold(self._stored)  # first: a damaged result makes its task a new one
         tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
         opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
-        resumed = self._begin(self._task_blobs(), tasks, opened_at=opened_at, attempt=opened.attempt)
+        resumed = self._begin(self._task_blobs(), fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
+
+    def _resume_evaluations(self) -> None:
+        """The states that are still there and were never measured: each is what the next step started from."""
+        store = self._context.store
+        rows = {row.step: row for row in store.steps.of(self.run)}
+        states = {**store.steps.base_states(self.run, 0), self.step: self._sha256}
+        for step, row in rows.items():
+            following = rows.get(step + 1)
+            training = self._learning.training if following is None else following.stage == "train"
+            sha256 = states.get(step + 1)
+            if row.test_accuracy is None and training and sha256 is not None and store.blobs.is_sound(sha256):
+                self._evaluations.add(self.run, self.spec, step, sha256)
 
     def _close_step(self, step: Step) -> None:
         """Finish the step, then tell those who are late, then measure the new state."""
@@ -285,7 +299,9 @@ class Run:
 
     # -- inside -------------------------------------------------------------------------
 
-    def _begin(self, blobs: TaskBlobs, tasks: list[StepTask], *, opened_at: float, attempt: int = 1) -> Step:
+    def _begin(
+        self, blobs: TaskBlobs, fold: StepFold, tasks: list[StepTask], *, opened_at: float, attempt: int = 1
+    ) -> Step:
         offers = StepOffers(self._context, self.run, self.step, self._spec_data, blobs)
         self._open = Step(
             self._context,
@@ -293,7 +309,7 @@ class Run:
             self.step,
             self.spec.fleet,
             offers,
-            self._learning.begin_fold(self._stored),
+            fold,
             tasks,
             opened_at=opened_at,
             attempt=attempt,
@@ -301,8 +317,18 @@ class Run:
         return self._open
 
     def _stored(self) -> Iterator[StoredResult]:
-        for entry in self._context.store.tasks.counted(self.run, self.step):
-            yield entry.step, entry.device, self._context.store.blobs.read(entry.sha256)
+        """The results of the open step that are on disk; one that is damaged there is asked for again."""
+        store = self._context.store
+        for entry in store.tasks.counted(self.run, self.step):
+            try:
+                blob = store.blobs.read(entry.sha256)
+            except DamagedBlob as error:
+                log.warning("result of %s for step %d is asked for again: %s", entry.device, entry.step, error)
+                store.tasks.uncount(self.run, entry)
+                if self._open is not None and entry.step == self.step:
+                    self._open.uncounted(entry.device)
+            else:
+                yield entry.step, entry.device, blob
 
     def _task_blobs(self) -> TaskBlobs:
         return TaskBlobs(self.task(), self.spec.wire, self._context.store.blobs, self._context.offered)
@@ -320,7 +346,8 @@ class Run:
         if self._context.config.evaluate and self._learning.training:
             self._evaluations.add(self.run, self.spec, step, self._sha256)
 
-    def _collect_garbage(self) -> None:
+    def collect_garbage(self) -> None:
+        """Delete blobs that nothing needs any more."""
         offered = self._context.offered
         if self._open is not None:
             offered.keep_only(self._open.blob_digests)

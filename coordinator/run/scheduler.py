@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyfleet.coordinator.errors import StoreError
+from tinyfleet.coordinator.errors import DamagedBlob, StoreError
 from tinyfleet.coordinator.run.engine_process import EngineAnswer, EngineFailed, EngineRequests, Prepared
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.results import Results
@@ -56,6 +56,7 @@ class Scheduler:
         self._preparing: Preparation | None = None
         self._run: Run | None = None
         self._ended = self._store.runs.last_ended()
+        self._told: dict[str, str] = {}  # device -> the run that it was last told the end of
 
     @property
     def waits_for_engine(self) -> bool:
@@ -74,10 +75,20 @@ class Scheduler:
     # -- time ---------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """After a start: take up the run that was under way."""
+        """After a start: take up the run that was under way, and sweep what an earlier process left."""
+        self._store.sweep_leftovers()
         run = self._store.runs.next()
         if run is not None and self._store.runs.get(run).state != RunState.SUBMITTED:
             self._take_up(run)
+        opened = None if self._run is None else self._store.steps.opened(self._run.run)
+        if opened is None:
+            self._context.downloads.clear()
+        else:
+            self._context.downloads.sweep(opened.started)
+        if self._run is not None:
+            self._run.collect_garbage()
+        else:
+            self._store.collect_garbage(keep_steps=0)
 
     def tick(self, now: float) -> None:
         """Everything that is due."""
@@ -90,10 +101,11 @@ class Scheduler:
                 self._end(self._run.run, end)
         except StoreError:
             raise  # nothing can be written any more
-        except TinyfleetError as error:
+        except Exception as error:
+            if self._current is None:
+                raise
             log.exception("run %s fails", self._current)
-            if self._current is not None:
-                self._end(self._current, RunEnd(RunEvent.FAIL, str(error)))
+            self._end(self._current, RunEnd(RunEvent.FAIL, _reason(error)))
 
     def flush(self) -> None:
         """Write progress."""
@@ -113,16 +125,36 @@ class Scheduler:
 
     def on_hello(self, device: str) -> None:
         """A device (re)connected."""
-        if self._ended is not None:
-            self._context.outgoing.send(device, RunEnded(self._ended))
+        self._told.pop(device, None)
+        self._reconcile(device)
         if self._run is not None:
             self._run.on_hello(device)
         self._context.downloads.resume(device)
 
     def on_heartbeat(self, device: str) -> None:
         """A device is alive."""
+        self._reconcile(device)
         if self._run is not None:
             self._run.on_heartbeat(device)
+
+    def _reconcile(self, device: str) -> None:
+        """What a device may have missed while it, or the broker, was away. Of unknown runs nothing is said."""
+        outgoing = self._context.outgoing
+        if (
+            self._ended is not None
+            and self._told.get(device) != self._ended
+            and outgoing.send(device, RunEnded(self._ended))
+        ):
+            self._told[device] = self._ended
+        at = self._context.registry.at(device)
+        if at is None:
+            return
+        run, step = at
+        if run != self._current:
+            if self._store.runs.has_ended(run):
+                outgoing.send(device, RunEnded(run))
+        elif self._run is not None and step > self._run.step:
+            outgoing.send(device, TaskCancel(run, step, f"the run went back to step {self._run.step}"))
 
     def on_rejected(self, device: str) -> None:
         """The operator wants a device out."""
@@ -158,7 +190,7 @@ class Scheduler:
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
             if row.state == RunState.RUNNING and sha256 is not None:
-                resumed = self._begin(preparation, sha256)
+                resumed = self._begin(preparation, self._sound_state(run, row.step, sha256))
                 resumed.resume()
                 self._run = resumed
                 return
@@ -169,8 +201,26 @@ class Scheduler:
             self._preparing = preparation
         except StoreError:
             raise
-        except TinyfleetError as error:
-            self._end(run, RunEnd(RunEvent.FAIL, str(error)))
+        except Exception as error:  # a run that cannot go on ends alone, whatever its method or its files did
+            log.exception("run %s fails", run)
+            self._end(run, RunEnd(RunEvent.FAIL, _reason(error)))
+
+    def _sound_state(self, run: str, step: int, sha256: str) -> str:
+        """Digest of the latest state, or of an earlier one that is kept: what came after it is done again.
+
+        Raises ``DamagedBlob`` where none can be read.
+        """
+        try:
+            self._store.blobs.read(sha256)
+        except DamagedBlob as error:
+            for earlier, base in sorted(self._store.steps.base_states(run, 0).items(), reverse=True):
+                if self._store.blobs.is_sound(base):
+                    reason = f"the state of step {step} is damaged; done again from step {earlier}"
+                    log.warning("run %s: %s (%s)", run, reason, error)
+                    self._store.rewind(run, earlier, reason)
+                    return base
+            raise
+        return sha256
 
     def _begin(self, prepared: Preparation, state_sha256: str) -> Run:
         run, spec, method = prepared.run, prepared.spec, prepared.method
@@ -205,7 +255,8 @@ class Scheduler:
         for device in waiting:
             context.outgoing.send(device, TaskCancel(run, step, f"run {state.value}"))
         for row in context.registry.candidates():
-            context.outgoing.send(row.device, RunEnded(run))
+            if context.outgoing.send(row.device, RunEnded(run)):
+                self._told[row.device] = run
         context.downloads.clear()
         context.offered.keep_only(())
         context.registry.forget_masks()
@@ -213,3 +264,8 @@ class Scheduler:
         self._evaluations.clear()
         self._preparing, self._run, self._ended = None, None, run
         self._store.collect_garbage(keep_steps=0)
+
+
+def _reason(error: Exception) -> str:
+    """What a person is told; a defect's kind too, whose message alone may say nothing."""
+    return str(error) if isinstance(error, TinyfleetError) else f"{type(error).__name__}: {error}"

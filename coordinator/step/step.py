@@ -172,6 +172,12 @@ class Step:
             task.follow(PhaseEvent.RESULT)  # it is here, whatever the device last said
             task.follow(PhaseEvent.COUNT)
 
+    def uncounted(self, device: str) -> None:
+        """Its result is damaged on disk, and in the fold no more: it is asked for again."""
+        task = self._tasks.get(device)
+        if task is not None:
+            task.begin_anew()
+
     def refuse(self, device: str, reason: str) -> None:
         """A result of this step is invalid."""
         task = self._tasks.get(device)

@@ -118,6 +118,12 @@ class StepTask:
         self._sent_at, self._due_at = None, 0.0
         self._paused_s, self._paused_at, self._forgiven_s = 0.0, None, 0.0
 
+    def begin_anew(self) -> None:
+        """Its stored result is damaged: as if it had never come."""
+        self.phase, self.reason = TASK_TABLE.start, ""
+        self._sent_at, self._due_at, self._began_at = None, 0.0, None
+        self._noted = False
+
     def try_again(self, at: float) -> None:
         """It stumbled, and is offered again after ``at``."""
         self.retries += 1

@@ -81,6 +81,10 @@ class Runs:
         rows = self._db.read("SELECT run FROM runs WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT 1")
         return rows[0]["run"] if rows else None
 
+    def has_ended(self, run: str) -> bool:
+        """True for a run that is known here and over."""
+        return bool(self._db.read("SELECT 1 FROM runs WHERE run = ? AND finished IS NOT NULL", run))
+
     def stop_requested(self, run: str) -> bool:
         """True once the operator asked for it."""
         rows = self._db.read("SELECT stop_requested FROM runs WHERE run = ?", run)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.store.database import Database
@@ -21,6 +22,7 @@ from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
+from tinyfleet.fedcore.files import drop_temporaries
 
 
 class Store:
@@ -93,6 +95,15 @@ class Store:
                 self.tasks.lose(run, step, entry["device"], entry["reason"])
             self.runs.advance(run, step + 1, round_, state_sha256)
 
+    def rewind(self, run: str, step: int, reason: str) -> None:
+        """Step ``step`` is done again from the state that it started from; what came after it is forgotten."""
+        with self._db.transaction():
+            (row,) = self._db.read("SELECT round, base_sha256 FROM steps WHERE run = ? AND step = ?", run, step)
+            self._db.write("DELETE FROM tasks WHERE run = ? AND step >= ?", run, step)
+            self._db.write("DELETE FROM steps WHERE run = ? AND step >= ?", run, step)
+            self.runs.advance(run, step, row["round"], row["base_sha256"])
+            self._db.write("UPDATE runs SET reason = ? WHERE run = ?", reason, run)
+
     def end_run(self, run: str, event: RunEvent, reason: str = "") -> RunState:
         """COMPLETE, STOP or FAIL a run: its open step is abandoned, its open tasks are lost; returns its state."""
         state = RUN_TABLE.target(event)
@@ -107,6 +118,22 @@ class Store:
         self.steps.leave_out(run, step, choice.left_out)
 
     # -- blobs --------------------------------------------------------------------------
+
+    def sweep_leftovers(self) -> None:
+        """Delete what an earlier process had not finished. Called before anything is begun."""
+        drop_temporaries(self.directory)
+        for path in self.directory.glob("initial-*.blob"):
+            path.unlink(missing_ok=True)
+
+    def check_whole(self) -> None:
+        """Raises ``StoreError`` where there are blobs, and no run that they could be of: the database is gone."""
+        started = self._db.read("SELECT 1 FROM runs WHERE started IS NOT NULL LIMIT 1")
+        if not started and not self.blobs.is_empty():
+            raise StoreError(
+                f"{self.directory}: there are blobs, but coordinator.db knows no run that has started: it was "
+                "deleted, or another one put in its place; restore it from a backup, or start with --empty to "
+                "delete the blobs"
+            )
 
     def collect_garbage(self, *, keep_steps: int, keep: Iterable[str] = ()) -> int:
         """Delete blobs that nothing needs any more; returns the bytes freed.

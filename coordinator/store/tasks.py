@@ -185,6 +185,20 @@ class Tasks:
                     *key.values(),
                 )
 
+    def uncount(self, run: str, entry: CountedResult) -> None:
+        """A stored result is damaged: its task begins anew, or is lost where its own step is over."""
+        counted_in_own = "counted_in = step"
+        self._db.write(
+            f"UPDATE tasks SET state = CASE WHEN {counted_in_own} THEN ? ELSE ? END, reason = ?,"  # noqa: S608
+            " result_sha256 = NULL, counted_in = NULL, arrival = NULL WHERE run = ? AND step = ? AND device = ?",
+            TASK_TABLE.start,
+            TASK_TABLE.target(PhaseEvent.LOSE),
+            "its stored result was damaged",
+            run,
+            entry.step,
+            entry.device,
+        )
+
     def refuse(self, device: str, run: str, step: int, reason: str) -> None:
         """A late result is invalid: it will not be looked at again."""
         key = {"run": run, "step": step, "device": device}

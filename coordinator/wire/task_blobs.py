@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.wire.transfers import OfferedBlobs
 from tinyfleet.fedcore.payload import Payload
@@ -29,13 +32,17 @@ class TaskBlobs:
         with_mask = with_mask or self.mask_digest is None
         manifest = self._manifests.get(with_mask)
         if manifest is None:
-            blob = codec.encode(
-                self._task, precision=self._wire.precision, send_mask=with_mask, compress=self._wire.compress
-            )
-            path = self._blobs.path(self._blobs.put(blob))
+            path = self._make(with_mask=with_mask)
             manifest = self._manifests[with_mask] = manifest_of(path, DEFAULT_CHUNK_BYTES)
-            self._offered.offer(path, manifest)
+            self._offered.offer(path, manifest, partial(self._make, with_mask=with_mask))
         return manifest
+
+    def _make(self, *, with_mask: bool) -> Path:
+        """Encode the variant into its file: the same bytes each time."""
+        blob = codec.encode(
+            self._task, precision=self._wire.precision, send_mask=with_mask, compress=self._wire.compress
+        )
+        return self._blobs.path(self._blobs.put(blob))
 
     @property
     def digests(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Collection
@@ -20,15 +21,47 @@ MAX_DOWNLOADS = 8  # of one device at a time
 MAX_DAMAGED = 3  # times that a blob may arrive with the wrong hash
 
 
+class OfferedBlob:
+    """A blob's file that may be damaged while it is on offer: ``make`` writes it anew."""
+
+    def __init__(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
+        self.path, self.manifest = path, manifest
+        self._make = make
+        self._digests = [_digest(read_chunk(path, manifest, index)) for index in range(manifest.count)]
+
+    def chunk(self, index: int) -> bytes:
+        """Chunk ``index``, as it was when the blob was made. Raises ``CodecError`` where it cannot be had."""
+        data = self._sound(index)
+        if data is None:
+            log.warning("task blob %s is damaged on disk; it is made again", self.manifest.sha256[:12])
+            self._make()
+            data = self._sound(index)
+        if data is None:
+            raise CodecError(f"task blob {self.manifest.sha256[:12]} cannot be read back; check the disk")
+        return data
+
+    def _sound(self, index: int) -> bytes | None:
+        try:
+            data = read_chunk(self.path, self.manifest, index)
+        except (CodecError, OSError):
+            return None
+        return data if _digest(data) == self._digests[index] else None
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
 class OfferedBlobs:
     """The task blobs that devices may ask for."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
-        self._open: dict[str, tuple[Path, Manifest]] = {}
+        self._open: dict[str, OfferedBlob] = {}
 
-    def offer(self, path: Path, manifest: Manifest) -> None:
-        self._open[manifest.sha256] = (path, manifest)
+    def offer(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
+        """Serve the blob that ``make`` has written to ``path``."""
+        self._open[manifest.sha256] = OfferedBlob(path, manifest, make)
 
     def keep_only(self, digests: Collection[str]) -> None:
         """Serve nothing else any more."""
@@ -44,12 +77,10 @@ class OfferedBlobs:
         if entry is None:
             log.info("%s asks for %s, which is not on offer", device, request.sha256[:12])
             return
-        path, manifest = entry
+        manifest = entry.manifest
         stop = min(request.start + min(request.count, REQUEST_CHUNKS), manifest.count)
         for index in range(request.start, stop):
-            if not self._outgoing.send_chunk(
-                device, pack_chunk(manifest.sha256, index, read_chunk(path, manifest, index))
-            ):
+            if not self._outgoing.send_chunk(device, pack_chunk(manifest.sha256, index, entry.chunk(index))):
                 return
 
 
@@ -143,6 +174,12 @@ class Downloads:
                 del self._open[key]
                 for part in (self._directory / download.device).glob(f"*{download.offer.manifest.sha256}*"):
                     part.unlink()
+
+    def sweep(self, since: float) -> None:
+        """Delete what can be of no open step: files older than ``since``, and whole ones that nobody took."""
+        for file in self._directory.glob("*/*"):
+            if file.suffix not in (".part", ".have") or file.stat().st_mtime < since:
+                file.unlink()
 
     def clear(self) -> None:
         """Drop everything, files included: no run is under way."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import queue
 import signal
@@ -34,9 +33,8 @@ from tinyfleet.edge_agent.worker.commands import (
 from tinyfleet.edge_agent.worker.description import describe
 from tinyfleet.edge_agent.worker.memory_limit.out_of_memory import at_data_limit, is_raised
 from tinyfleet.edge_agent.worker.trainer import Emit, Trainer
+from tinyfleet.fedcore.child import die_with
 from tinyfleet.fedcore.errors import TinyfleetError, Unavailable, UnknownMask
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit) -> bool:
@@ -89,7 +87,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, default=0, help="process to die with")
     options = parser.parse_args()
     if options.parent:
-        _die_with(options.parent)
+        die_with(options.parent)
     _offer_to_oom_killer()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in a terminal is the supervisor's to handle
     out = _private_stdout()
@@ -116,13 +114,6 @@ def _private_stdout() -> IO[bytes]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr  # which is written line by line: nothing of it is lost when the process is ended
     return private
-
-
-def _die_with(parent: int) -> None:
-    """The kernel ends this process when the supervisor dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the supervisor is gone")
 
 
 def _offer_to_oom_killer() -> None:

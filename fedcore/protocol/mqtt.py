@@ -7,12 +7,14 @@ acknowledged is simply lost; the application asks again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
 import socket
-import struct
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.connection import Backoff, socket_bytes
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context
 from tinyfleet.fedcore.tls.faults import explain, hung_up_unheard
@@ -31,40 +34,21 @@ CONNECT_TIMEOUT_S = 10.0
 # From the TCP connection to the last subscription's acknowledgement: some brokers never answer a
 # protocol version that they do not know.
 HANDSHAKE_TIMEOUT_S = 5.0
-RECONNECT_BASE_S = 0.5
+# A broker that hangs takes no DISCONNECT: its socket is shut after this. Who closes waits twice as long at most.
+FAREWELL_S = 0.5
 # A larger publish than any chunk or message is nobody's of ours.
 MAX_PAYLOAD_BYTES = 16 << 20
-# struct tcp_info of Linux: bytes_received since 4.1, bytes_sent since 4.19.
-_TCP_INFO_BYTES = 232
-_BYTES_RECEIVED_AT, _BYTES_SENT_AT = 128, 200
-
-
-def socket_bytes(sock: Any) -> tuple[int, int]:
-    """(sent, received) of a TCP socket by the kernel's count, retransmissions and TLS included.
-
-    (0, 0) where the kernel does not tell.
-    """
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-    except (OSError, AttributeError):
-        return 0, 0
-    if len(info) < _BYTES_SENT_AT + 8:
-        return 0, 0
-    sent: int = struct.unpack_from("=Q", info, _BYTES_SENT_AT)[0]
-    received: int = struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)[0]
-    return sent, received
 
 
 class MqttTransport(Transport):
     """See ``Transport``. ``url`` is mqtt://HOST[:1883] or mqtts://HOST[:8883].
 
-    ``window`` bounds unacknowledged publishes. Reconnects wait a random time up to a bound that
-    doubles from 0.5 s to ``reconnect_max_s`` (full jitter).
+    ``window`` bounds unacknowledged publishes. Reconnects wait as ``Backoff`` says, ``reconnect_max_s`` at most.
 
     ``tls_ca``, ``tls_cert`` and ``tls_key`` are PEM files, read again for every connection, so that a
     renewed certificate needs no restart; without ``tls_key`` the key stands in ``tls_cert``.
-    Why the broker cannot be reached for a fault of TLS is told as ``Disconnected``, once a reason.
-    Raises ``ConfigError`` for a malformed URL or protocol, and for a TLS file that is missing or broken.
+    Why the broker cannot be reached for a fault of TLS, or will not have us, is told as ``Disconnected``, once a
+    reason. Raises ``ConfigError`` for a malformed URL or protocol, and for a TLS file that is missing or broken.
     """
 
     def __init__(
@@ -81,6 +65,7 @@ class MqttTransport(Transport):
         protocol: str = "auto",
         reconnect_max_s: float = 30.0,
         rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host, self._port, self._tls = _address(url)
         if protocol not in ("auto", "5", "3.1.1"):
@@ -96,8 +81,10 @@ class MqttTransport(Transport):
                 f"broker URL {url!r} is plaintext, which takes no certificate; give mqtts://HOST:PORT"
             )
         self._tls_context: TellingContext | None = None  # of the present connection
-        self._reconnect_max_s = reconnect_max_s
-        self._rng = rng or random.Random()
+        self._backoff = Backoff(reconnect_max_s, rng or random.Random())
+        self._clock = clock
+        self._stood_at = 0.0
+        self._told = ""  # the broker's refusal that the application knows of
         self._events: queue.Queue[Event] = queue.Queue()
         self._changed = threading.Condition()
         self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
@@ -128,7 +115,8 @@ class MqttTransport(Transport):
             client.disconnect()
         self._end()
         if self._thread is not None:
-            self._thread.join(CONNECT_TIMEOUT_S)
+            # Where it is still in the middle of connecting, it ends by itself, soon after.
+            self._thread.join(2 * FAREWELL_S)
 
     @property
     def connected(self) -> bool:
@@ -190,7 +178,7 @@ class MqttTransport(Transport):
     # -- connections, one after another ---------------------------------------------------
 
     def _run(self) -> None:
-        failures, turn, told = 0, 0, ""
+        turn = 0
         while not self._closing.is_set():
             # MQTT 5 first; a broker that does not speak it ends the connection, and 3.1.1 is next.
             protocol = self._protocols[turn % len(self._protocols)]
@@ -198,22 +186,27 @@ class MqttTransport(Transport):
             if self._closing.is_set():
                 return
             if stood:
-                failures, told = 0, ""
-                self._events.put(Disconnected(self._reason))
+                self._told = ""
+                self._events.put(Disconnected(self._reason or "connection lost"))
             else:
                 turn += 1
-                if turn % len(self._protocols) == 0 and self._fault and self._fault != told:
-                    told = self._fault
-                    self._events.put(Disconnected(told))
             if stood or turn % len(self._protocols) == 0:
-                bound = min(self._reconnect_max_s, RECONNECT_BASE_S * 2.0 ** min(failures, 20))
-                failures += 1
-                self._closing.wait(self._rng.uniform(0.0, bound))
+                if not stood:
+                    self._tell_refusal()
+                self._closing.wait(self._backoff.wait_s(self._clock() - self._stood_at if stood else 0.0))
+
+    def _tell_refusal(self) -> None:
+        """A broker that is there and will not have us: said once, and again where the reason is another."""
+        why = self._fault or self._reason
+        if why and why != self._told:
+            log.warning("%s:%d: %s", self._host, self._port, why)
+            self._events.put(Disconnected(why))
+        self._told = why
 
     def _connection(self, protocol: int) -> bool:
         """One connection from start to end; True if it ever stood with all subscriptions."""
         self._ended.clear()
-        self._reason, self._answered = "connection lost", False
+        self._reason, self._answered = "", False
         try:
             client = self._current = self._new_client(protocol)
         except ConfigError as error:  # a file that was there at the start is gone, or half written
@@ -239,8 +232,7 @@ class MqttTransport(Transport):
         if not stood:
             unheard = hung_up and not self._answered and not self._closing.is_set()
             self._fault = self._blamed(None, unheard=unheard)
-        client.disconnect()
-        client.loop_stop()
+        self._leave(client)
         with self._changed:
             self._client = None
         return stood
@@ -251,6 +243,18 @@ class MqttTransport(Transport):
         if not why and unheard:
             why = hung_up_unheard(self._tls_files if self._tls else None)
         return f"{self._host}:{self._port}: {why}" if why else ""
+
+    def _leave(self, client: Client) -> None:
+        """Say goodbye; where the broker takes nothing any more, shut the socket, which ends paho's thread."""
+        client.disconnect()
+        with self._changed:
+            self._changed.wait_for(lambda: self._client is None, FAREWELL_S)
+        sock: Any = client.socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of a TLS socket, which would wait for the other side.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        client.loop_stop()
 
     def _new_client(self, protocol: int) -> Client:
         clean = {} if protocol == MQTTv5 else {"clean_session": True}
@@ -285,10 +289,8 @@ class MqttTransport(Transport):
     def _on_connect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._answered = True
         if reason.is_failure:
-            self._reason = f"the broker refused the connection: {reason}"
-            # MQTT 5 was a question: the answer no is no news while 3.1.1 is still to be tried.
-            level = logging.DEBUG if client.protocol == MQTTv5 and len(self._protocols) > 1 else logging.WARNING
-            log.log(level, "%s:%d: %s", self._host, self._port, self._reason)
+            # No news yet: MQTT 5 was a question while 3.1.1 is still to be tried.
+            self._because(client, f"the broker refused the connection: {reason}")
             self._end()
         elif self._subscriptions:
             client.subscribe([(topic, _subscribe_options(client)) for topic in self._subscriptions])
@@ -298,8 +300,7 @@ class MqttTransport(Transport):
     def _on_subscribe(self, client: Client, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         refused = [str(reason) for reason in reasons if reason.is_failure]
         if refused:
-            self._reason = f"the broker refused a subscription: {refused[0]}; check its access list"
-            log.warning("%s:%d: %s", self._host, self._port, self._reason)
+            self._because(client, f"the broker refused a subscription: {refused[0]}; check its access list")
             self._end()
         else:
             self._stand(client)
@@ -309,14 +310,21 @@ class MqttTransport(Transport):
             if client is not self._current:
                 return
             self._ready, self._stood, self._fault = True, True, ""
+            self._stood_at = self._clock()
             self._changed.notify_all()
         self._events.put(Connected())
 
     def _on_disconnect(self, client: Client, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._reason = f"connection lost: {reason}"
+            by = "the broker ended the connection" if flags.is_disconnect_packet_from_server else "connection lost"
+            self._because(client, f"{by}: {reason}")
         if client is self._current:
             self._end()
+
+    def _because(self, client: Client, reason: str) -> None:
+        """Why the present connection ends: the first reason counts, what follows comes of it."""
+        if client is self._current and not self._reason:
+            self._reason = reason
 
     def _end(self) -> None:
         with self._changed:

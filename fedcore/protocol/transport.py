@@ -26,7 +26,10 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection is gone; the transport keeps trying until ``close``."""
+    """The connection is gone, or a broker that is there refused it; the transport keeps trying until ``close``.
+
+    ``reason`` has the broker's own words where it gave any.
+    """
 
     reason: str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinyfleet.coordinator.config import CoordinatorConfig
-from tinyfleet.coordinator.errors import StateInUse, StoreError, UnknownDevice, UnknownRun
+from tinyfleet.coordinator.errors import DamagedBlob, StateInUse, StoreError, UnknownDevice, UnknownRun
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 
@@ -14,7 +14,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "coordinator.md"
 
 def test_the_document_lists_every_exit_code():
     text = DOCUMENT.read_text(encoding="utf-8")
-    for error in (ConfigError, TransportError, StateInUse, StoreError, UnknownRun, UnknownDevice):
+    for error in (ConfigError, TransportError, StateInUse, StoreError, UnknownRun, UnknownDevice, DamagedBlob):
         assert f"| {error.exit_code} | {error.__name__}:" in text
 
 

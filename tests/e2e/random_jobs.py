@@ -19,8 +19,9 @@ from tinyfleet.edge_agent.task.assignment import Assignment
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
+from tinyfleet.edge_agent.worker.commands import Chosen, Planned, Tightened
 from tinyfleet.edge_agent.worker.pauses import Pauses
-from tinyfleet.edge_agent.worker.process import WorkerProcess
+from tinyfleet.edge_agent.worker.process import Event, WorkerProcess
 from tinyfleet.fedcore.accounting import layer_flops
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.methods.fedavg import random_start
@@ -176,6 +177,20 @@ def data_of(job: Job, directory: Path) -> AgentDataSettings:
     return AgentDataSettings(source=f"arrays:{path}", public_fraction=0.0, test_fraction=0.0)
 
 
+class Overheard(WorkerProcess):
+    """A worker whose plans are written down, whatever comes after them in the same moment."""
+
+    def __init__(self, *arguments: Any, chosen: list[Chosen]) -> None:
+        super().__init__(*arguments)
+        self._heard = chosen
+
+    def poll(self, now: float) -> Event | None:
+        event = super().poll(now)
+        if isinstance(event, Planned | Tightened) and event.chosen.ways:
+            self._heard.append(event.chosen)
+        return event
+
+
 class Board:
     """An agent's task logic with real workers, on a board that grants ``job.limit_bytes``."""
 
@@ -184,6 +199,7 @@ class Board:
         self.blob = task_of(job)
         self.said: list[Message] = []
         self.workers: list[WorkerProcess] = []
+        self.chosen: list[Chosen] = []
         self._log = directory / "worker.log"
         self.governor = Governor(
             directory / "governor.json",
@@ -208,7 +224,7 @@ class Board:
         )
 
     def _start(self, run: str, limits: TaskLimits) -> WorkerProcess:
-        self.workers.append(WorkerProcess(run, limits, "random-jobs", self._log))
+        self.workers.append(Overheard(run, limits, "random-jobs", self._log, chosen=self.chosen))
         return self.workers[-1]
 
     def run(self) -> Record:
@@ -225,21 +241,18 @@ class Board:
         manifest = Manifest(hashlib.sha256(self.blob).hexdigest(), len(self.blob), DEFAULT_CHUNK_BYTES)
         spec = msgspec.to_builtins(job.spec)
         self.tasks.offered(TaskOffer("r", step, job.stage, 600.0, manifest, spec, job.steps, job.keep))
-        chosen = first = None
         while self.tasks.state is not AssignmentState.IDLE:
             self._serve(manifest)
             self.tasks.tick()
-            current = self.tasks.task
-            if current is not None and current.chosen.ways:
-                chosen = current.chosen
-                first = first or chosen
             assert time.monotonic() - began < TASK_S, f"job {job} does not end: {self.said[-3:]}"
             time.sleep(0.005)
+        first, chosen = (self.chosen[0], self.chosen[-1]) if self.chosen else (None, None)
         status = [message for message in self.said if isinstance(message, TaskStatus)][-1]
         worker = self.workers[-1] if self.workers else None
         target = worker.limits.target_bytes if worker else 0
         self.said.clear()
         self.workers.clear()
+        self.chosen.clear()
         predicted = chosen.peak_bytes if chosen else 0
         return Try(
             way=chosen.index if chosen else -1,

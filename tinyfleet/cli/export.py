@@ -52,6 +52,8 @@ def export(
     with opened(state) as store:
         row = store.runs.get(resolve(run, [r.run for r in store.runs.all()]))
         blob = store.state_blob(row.run)
+        if blob is not None:
+            store.blobs.read(blob.name)  # raises where it is damaged
     if blob is None:
         raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")
     from tinyfleet.fedcore.run_spec import RunSpec

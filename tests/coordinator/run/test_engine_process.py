@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -9,7 +11,7 @@ import psutil
 import pytest
 
 from tests.patience import PATIENCE_S
-from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated, Prepared
+from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated, Prepared, _answer_of
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import DataSettings, ModelSettings, RunSpec, TrainingSettings
@@ -95,14 +97,113 @@ def test_what_goes_wrong_is_an_answer(model, spec, tmp_path):
     assert "fedavg" in failed.reason
 
 
-def test_its_death_is_an_answer_and_it_is_started_again(model, spec, tmp_path):
+def killed_as_it_works(model):
+    """Kill its process; returns its id."""
+    process = psutil.Process(model._child.pid)
+    process.kill()
+    return process.pid
+
+
+def test_one_that_dies_is_started_again_and_does_all_that_it_had_not_answered(model, spec, tmp_path):
     model.prepare(spec, tmp_path / "initial")
-    psutil.Process(model._child.pid).kill()
-    failed = answer(model)
-    assert isinstance(failed, EngineFailed)
-    assert "-9" in failed.reason
-    model.prepare(spec, tmp_path / "initial")
+    first = killed_as_it_works(model)
     assert answer(model) == Prepared(tmp_path / "initial")
+    assert model._child.pid != first
+    for step in (4, 5):
+        model.evaluate(spec, step, tmp_path / "initial")
+    killed_as_it_works(model)
+    assert [answer(model).step for _ in range(2)] == [4, 5]
+
+
+def test_an_answer_forgives_the_deaths_before_it(model, spec, tmp_path):
+    for _ in range(3):
+        model._restarts = 1
+        model.prepare(spec, tmp_path / "initial")
+        killed_as_it_works(model)
+        assert isinstance(answer(model), Prepared)
+
+
+def test_what_it_dies_of_again_and_again_is_given_up_and_the_rest_is_done(spec, tmp_path):
+    clock = iter(range(0, 10**9, 60))  # no pause is waited for
+    model = EngineProcess(restarts=2, clock=lambda: float(next(clock)))
+    try:
+        model.evaluate(spec, 0, tmp_path / "initial")
+        model.prepare(spec, tmp_path / "initial")
+        pids, failed = set(), None
+        while failed is None:
+            if model._child is not None and model._child.pid not in pids:
+                pids.add(killed_as_it_works(model))
+            failed = model.poll()
+        assert failed == EngineFailed("the engine process was ended by SIGKILL (3 times in a row)")
+        assert len(pids) == 3
+        assert answer(model) == Prepared(tmp_path / "initial")
+    finally:
+        model.close()
+
+
+def test_the_pause_before_it_is_started_again_doubles(spec, tmp_path, caplog):
+    now = [0.0]
+    model = EngineProcess(restarts=3, clock=lambda: now[0])
+    try:
+        model.prepare(spec, tmp_path / "initial")
+        for pause_s in (0.5, 1.0, 2.0):
+            pid = killed_as_it_works(model)
+            while f"again in {pause_s:g} s" not in caplog.text:
+                assert model.poll() is None
+            now[0] += pause_s - 0.01
+            assert model.poll() is None
+            assert model._child is None
+            now[0] += 0.01
+            assert model.poll() is None
+            assert model._child.pid != pid
+    finally:
+        model.close()
+
+
+def test_its_exit_code_and_its_last_line_are_the_reason(spec, tmp_path, capfd):
+    model = EngineProcess(nice="much", restarts=0)
+    model.prepare(spec, tmp_path / "initial")
+    failed = answer(model)
+    assert "the engine process exited with code 2, its last line" in failed.reason
+    assert "argument --nice: invalid int value: 'much'" in failed.reason
+    assert "invalid int value" in capfd.readouterr().err, "it is passed on, too"
+
+
+def test_an_answer_without_its_numbers_is_a_failure():
+    failed = _answer_of({"event": "evaluated", "step": 3, "loss": None, "accuracy": 0.1})
+    assert isinstance(failed, EngineFailed)
+    assert "'loss': None" in failed.reason
+    assert _answer_of({"event": "a print"}) is None
+
+
+COORDINATOR = """
+import signal, sys
+from pathlib import Path
+from tinyfleet.coordinator.run.engine_process import EngineProcess
+from tinyfleet.fedcore.run_spec import DataSettings, ModelSettings, RunSpec, TrainingSettings
+spec = RunSpec(
+    method={"name": "fedavg"}, model=ModelSettings("small_cnn", (1, 8, 8), 3),
+    training=TrainingSettings(pretrain_epochs=10**6),
+    data=DataSettings("arrays:" + sys.argv[1], public_fraction=0.5, test_fraction=0.3),
+)
+model = EngineProcess()
+model.prepare(spec, Path(sys.argv[1] + ".initial"))
+sys.stdout.write(f"{model._child.pid}\\n"); sys.stdout.flush()
+signal.pause()
+"""
+
+
+def test_it_dies_with_its_coordinator_in_the_middle_of_its_work(spec):
+    data = spec.data.source.removeprefix("arrays:")
+    command = [sys.executable, "-c", COORDINATOR, data]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
+        process = psutil.Process(int(coordinator.stdout.readline()))
+        end = time.monotonic() + PATIENCE_S
+        while process.cpu_times().user < 1.0 and time.monotonic() < end:  # it pre-trains, and reads no input
+            time.sleep(0.05)
+        coordinator.kill()
+    gone, _ = psutil.wait_procs([process], timeout=PATIENCE_S)
+    assert gone or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_closing_ends_the_process(model, spec, tmp_path):

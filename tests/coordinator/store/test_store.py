@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from tinyfleet.coordinator.errors import StoreError, UnknownDevice, UnknownRun
+from tinyfleet.coordinator.cli import main
+from tinyfleet.coordinator.errors import DamagedBlob, StoreError, UnknownDevice, UnknownRun
 from tinyfleet.coordinator.states import RunEvent, TaskPhase
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.store.records import Choice, Presence, Share, StepSummary, TaskNote
@@ -189,10 +190,10 @@ def test_blobs_are_found_by_content_and_damage_is_found_out(tmp_path):
     assert blobs.path(sha256) == tmp_path / "blobs" / sha256[:2] / sha256
     assert blobs.read(sha256) == b"content"
     blobs.path(sha256).write_bytes(b"contend")
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(DamagedBlob, match="damaged"):
         blobs.read(sha256)
     blobs.path(sha256).unlink()
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(DamagedBlob, match="cannot be read"):
         blobs.read(sha256)
 
 
@@ -262,4 +263,21 @@ def test_a_killed_writer_leaves_a_consistent_store(tmp_path, delay_s):
     assert store._db.read("PRAGMA foreign_key_check") == []
     store.collect_garbage(keep_steps=1)
     assert not list(store.blobs.directory.rglob(".new-*"))
+    store.close()
+
+
+def test_blobs_without_a_run_that_has_started_are_no_empty_store(tmp_path, capsys):
+    store = Store(tmp_path)
+    store.check_whole()
+    run = store.runs.submit(RunSpec())
+    store.check_whole()
+    store.blobs.put(b"a state of the database that is gone")
+    with pytest.raises(StoreError, match=r"there are blobs, but .* knows no run that has started"):
+        store.check_whole()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--state", str(tmp_path)])
+    assert ended.value.code == StoreError.exit_code
+    assert "restore it from a backup, or start with --empty" in capsys.readouterr().err
+    store.runs.start(run)
+    store.check_whole()
     store.close()

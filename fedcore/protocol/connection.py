@@ -1,0 +1,51 @@
+"""What is known of one connection to a broker, and how long to wait for the next."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from typing import Any
+
+RECONNECT_BASE_S = 0.5
+# A connection that stood for so long was no part of the trouble that comes after it.
+STABLE_S = 60.0
+# struct tcp_info of Linux: bytes_received since 4.1, bytes_sent since 4.19.
+_TCP_INFO_BYTES = 232
+_BYTES_RECEIVED_AT, _BYTES_SENT_AT = 128, 200
+
+
+def socket_bytes(sock: Any) -> tuple[int, int]:
+    """(sent, received) of a TCP socket by the kernel's count, retransmissions and TLS included.
+
+    (0, 0) where the kernel does not tell.
+    """
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except (OSError, AttributeError):
+        return 0, 0
+    if len(info) < _BYTES_SENT_AT + 8:
+        return 0, 0
+    sent: int = struct.unpack_from("=Q", info, _BYTES_SENT_AT)[0]
+    received: int = struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)[0]
+    return sent, received
+
+
+class Backoff:
+    """Full jitter: a random wait up to a bound that doubles from 0.5 s to ``longest_s``.
+
+    Only a connection that stood for ``STABLE_S`` takes the bound back: two clients that take a session over from
+    each other stand for a moment each time.
+    """
+
+    def __init__(self, longest_s: float, rng: random.Random) -> None:
+        self._longest_s, self._rng = longest_s, rng
+        self._failures = 0
+
+    def wait_s(self, stood_s: float) -> float:
+        """How long to wait after a connection that stood for ``stood_s`` seconds, 0 where it never did."""
+        if stood_s >= STABLE_S:
+            self._failures = 0
+        bound = min(self._longest_s, RECONNECT_BASE_S * 2.0 ** min(self._failures, 20))
+        self._failures += 1
+        return self._rng.uniform(0.0, bound)

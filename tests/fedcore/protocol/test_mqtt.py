@@ -1,0 +1,150 @@
+"""What the MQTT transport makes of a broker that refuses, hangs, or throws it out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.patience import PATIENCE_S
+from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol.connection import STABLE_S, Backoff
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
+
+CONNACK_5 = b"\x20\x03\x00\x00\x00"
+SESSION_TAKEN_OVER, PACKET_TOO_LARGE = b"\xe0\x02\x8e\x00", b"\xe0\x02\x95\x00"
+
+
+class FakeBroker:
+    """Accepts, answers a CONNECT with ``says`` if with anything, and then neither reads nor writes."""
+
+    def __init__(self, says: bytes = b"") -> None:
+        self._says = says
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        self.reached = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                connection.recv(1)
+                if self._says:
+                    connection.sendall(self._says)
+                self.reached.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in self.connections:
+            connection.close()
+
+
+@pytest.fixture
+def broker(request):
+    broker = FakeBroker(request.param)
+    yield broker
+    broker.close()
+
+
+class Most(random.Random):
+    """Draws the bound."""
+
+    def uniform(self, a, b):
+        return b
+
+
+def test_the_bound_doubles_and_only_a_connection_that_stood_takes_it_back():
+    backoff = Backoff(30.0, Most())
+    assert [backoff.wait_s(0.0) for _ in range(8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert backoff.wait_s(STABLE_S - 0.1) == 30.0, "it stood for a moment"
+    assert [backoff.wait_s(STABLE_S), backoff.wait_s(1.0)] == [0.5, 1.0]
+    waits = [Backoff(30.0, random.Random(seed)).wait_s(0.0) for seed in range(50)]
+    assert min(waits) < 0.1, "full jitter"
+    assert 0.4 < max(waits) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("broker", "reason"),
+    [
+        (CONNACK_5 + SESSION_TAKEN_OVER, "the broker ended the connection: Session taken over"),
+        (CONNACK_5 + PACKET_TOO_LARGE, "the broker ended the connection: Packet too large"),
+    ],
+    indirect=["broker"],
+)
+def test_the_brokers_reason_is_kept(broker, reason):
+    transport = MqttTransport(broker.url, "one", protocol="5")
+    transport.open(())
+    assert transport.receive(PATIENCE_S) == Connected()
+    assert transport.receive(PATIENCE_S) == Disconnected(reason)
+    transport.close()
+
+
+@pytest.mark.parametrize("broker", [b"\x20\x02\x00\x05"], indirect=True)
+def test_a_refusal_is_told_once(broker, caplog):
+    transport = MqttTransport(broker.url, "one", protocol="3.1.1", reconnect_max_s=0.01)
+    transport.open(("t",))
+    refused = transport.receive(PATIENCE_S)
+    assert refused == Disconnected("the broker refused the connection: Not authorized")
+    while len(broker.connections) < 4:
+        assert transport.receive(0.05) is None
+    transport.close()
+    assert [record.levelname for record in caplog.records if "Not authorized" in record.message] == ["WARNING"]
+
+
+@pytest.mark.parametrize("broker", [b""], indirect=True)
+def test_closing_does_not_wait_for_a_broker_that_never_answers(broker):
+    transport = MqttTransport(broker.url, "one")
+    transport.open(("t",))
+    assert broker.reached.wait(PATIENCE_S)
+    transport.close()
+    transport._thread.join(PATIENCE_S)
+    assert not transport._thread.is_alive()
+
+
+@pytest.mark.parametrize("broker", [CONNACK_5], indirect=True)
+def test_closing_ends_a_publish_that_a_hanging_broker_holds_up(broker):
+    transport = MqttTransport(broker.url, "one", protocol="5", window=4)
+    transport.open(())
+    assert transport.receive(PATIENCE_S) == Connected()
+    errors: list[str] = []
+    held_up = threading.Event()
+
+    def publish() -> None:
+        try:
+            for _ in range(100):
+                if not transport.window_free:
+                    held_up.set()
+                transport.publish("t", bytes(4 << 20), timeout=PATIENCE_S)
+        except TransportError as error:
+            errors.append(str(error))
+
+    publisher = threading.Thread(target=publish)
+    publisher.start()
+    assert held_up.wait(PATIENCE_S)
+    transport.close()
+    publisher.join(PATIENCE_S)
+    transport._thread.join(PATIENCE_S)
+    assert not publisher.is_alive()
+    assert not transport._thread.is_alive(), "paho's thread has ended although nothing could be sent"
+    assert "not connected to the broker" in errors[0]
+
+
+@pytest.mark.parametrize("broker", [b"", CONNACK_5], indirect=True)
+def test_sigterm_ends_a_coordinator_while_its_broker_hangs(broker, tmp_path):
+    command = [sys.executable, "-c", "from tinyfleet.coordinator.cli import main; main()", "run"]
+    command += ["--state", str(tmp_path / "state"), "--broker", broker.url]
+    with subprocess.Popen(command, env=dict(os.environ)) as coordinator:
+        assert broker.reached.wait(PATIENCE_S)
+        coordinator.terminate()
+        assert coordinator.wait(PATIENCE_S) == 0
