@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -84,7 +85,7 @@ class EngineProcess:
                 return Prepared(Path(event["path"]))
             case "evaluated":
                 self._waiting -= 1
-                return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))
+                return _evaluated(event)
             case "failed":
                 self._waiting -= 1
                 return EngineFailed(str(event["reason"]))
@@ -110,3 +111,12 @@ class EngineProcess:
             self._child = Child("tinyfleet.coordinator.run.engine_child", self._arguments)
         self._waiting += 1
         self._child.send({**message, "spec": msgspec.to_builtins(spec)})
+
+
+def _evaluated(event: dict[str, Any]) -> Evaluated | EngineFailed:
+    """JSON has no NaN and no infinity: a figure that is none is null."""
+    loss, accuracy = event.get("loss"), event.get("accuracy")
+    for name, value in (("loss", loss), ("accuracy", accuracy)):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return EngineFailed(f"the test {name} is not a finite number: the model has diverged")
+    return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))

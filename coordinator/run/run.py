@@ -141,7 +141,7 @@ class Run:
         """After a restart: take up the step that was open, and measure the last state where that was cut short."""
         self._resume_step()
         for row in self._context.store.steps.of(self.run):
-            if row.step == self.step - 1 and row.test_accuracy is None:
+            if row.step == self.step - 1 and row.test_accuracy is None and not row.evaluation:
                 self._evaluate(row.step)
 
     def tick(self, now: float) -> RunEnd | None:

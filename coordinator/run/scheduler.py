@@ -76,7 +76,7 @@ class Scheduler:
     def resume(self) -> None:
         """After a start: take up the run that was under way."""
         run = self._store.runs.next()
-        if run is not None and self._store.runs.get(run).state != RunState.SUBMITTED:
+        if run is not None and self._store.runs.state(run) != RunState.SUBMITTED:
             self._take_up(run)
 
     def tick(self, now: float) -> None:
@@ -90,10 +90,13 @@ class Scheduler:
                 self._end(self._run.run, end)
         except StoreError:
             raise  # nothing can be written any more
-        except TinyfleetError as error:
+        except Exception as error:
+            # Of another kind it is a defect, or a device's value that got too far: it costs this run, not the loop.
             log.exception("run %s fails", self._current)
-            if self._current is not None:
-                self._end(self._current, RunEnd(RunEvent.FAIL, str(error)))
+            if self._current is None:
+                return
+            reason = str(error) if isinstance(error, TinyfleetError) else f"unforeseen: {error!r}"
+            self._end(self._current, RunEnd(RunEvent.FAIL, reason[:2000]))
 
     def flush(self) -> None:
         """Write progress."""
@@ -103,9 +106,9 @@ class Scheduler:
     def check_stop(self) -> None:
         """Look whether the operator wants the run stopped; queued runs too."""
         runs, current = self._store.runs, self._current
-        for row in runs.all():
-            if row.state == RunState.SUBMITTED and row.run != current and runs.stop_requested(row.run):
-                self._store.end_run(row.run, RunEvent.STOP, "stopped before it started")
+        for run in runs.stopped_in_queue():
+            if run != current:
+                self._store.end_run(run, RunEvent.STOP, "stopped before it started")
         if current is not None and runs.stop_requested(current):
             self._end(current, RunEnd(RunEvent.STOP, "stopped by the operator"))
 
@@ -152,8 +155,8 @@ class Scheduler:
 
     def _take_up(self, run: str) -> None:
         """Start a run, or go on with it after a restart."""
-        row = self._store.runs.get(run)
         try:
+            row = self._store.runs.get(run)
             spec = convert(row.spec, RunSpec, f"run {run}")
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
@@ -171,6 +174,9 @@ class Scheduler:
             raise
         except TinyfleetError as error:
             self._end(run, RunEnd(RunEvent.FAIL, str(error)))
+        except Exception as error:
+            log.exception("run %s cannot start", run)
+            self._end(run, RunEnd(RunEvent.FAIL, f"unforeseen: {error!r}"[:2000]))
 
     def _begin(self, prepared: Preparation, state_sha256: str) -> Run:
         run, spec, method = prepared.run, prepared.spec, prepared.method

@@ -20,6 +20,7 @@ from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,12 @@ CONNECT_TIMEOUT_S = 10.0
 # protocol version that they do not know.
 HANDSHAKE_TIMEOUT_S = 5.0
 RECONNECT_BASE_S = 0.5
-# A larger publish than any chunk or message is nobody's of ours.
-MAX_PAYLOAD_BYTES = 16 << 20
+# A larger publish than any chunk with its frame, or message, is nobody's of ours.
+MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
+# What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
+MAX_WAITING_BYTES = 64 << 20
+# Of one waiting publish, beside its payload: the objects that hold it.
+_WAITING_OVERHEAD_BYTES = 512
 # struct tcp_info of Linux: bytes_received since 4.1, bytes_sent since 4.19.
 _TCP_INFO_BYTES = 232
 _BYTES_RECEIVED_AT, _BYTES_SENT_AT = 128, 200
@@ -83,6 +88,8 @@ class MqttTransport(Transport):
         self._reconnect_max_s = reconnect_max_s
         self._rng = rng or random.Random()
         self._events: queue.Queue[Event] = queue.Queue()
+        self._waiting_bytes = 0  # of the publishes among them
+        self._dropped = 0  # publishes, since there was no room for them
         self._changed = threading.Condition()
         self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
         self._client: Client | None = None  # the same while its socket is open
@@ -139,9 +146,16 @@ class MqttTransport(Transport):
 
     def receive(self, timeout: float | None) -> Event | None:
         try:
-            return self._events.get(timeout != 0.0, timeout)
+            event = self._events.get(timeout != 0.0, timeout)
         except queue.Empty:
             return None
+        if isinstance(event, Received):
+            with self._changed:
+                self._waiting_bytes -= len(event.payload) + _WAITING_OVERHEAD_BYTES
+                dropped, self._dropped = (self._dropped, 0) if not self._waiting_bytes else (0, self._dropped)
+            if dropped:
+                log.warning("%d messages were dropped: they came faster than they are handled", dropped)
+        return event
 
     @property
     def bytes_sent(self) -> int:
@@ -183,7 +197,7 @@ class MqttTransport(Transport):
         self._ended.clear()
         self._reason = "connection lost"
         try:
-            client.connect(self._host, self._port, KEEPALIVE_S)
+            client.connect(self._host, self._port, KEEPALIVE_S, properties=_connect_properties(protocol))
         except (OSError, ValueError) as error:
             log.debug("cannot reach %s:%d: %s", self._host, self._port, error)
             return False
@@ -275,6 +289,12 @@ class MqttTransport(Transport):
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
+        size = len(message.payload) + _WAITING_OVERHEAD_BYTES
+        with self._changed:
+            if self._waiting_bytes + size > MAX_WAITING_BYTES:
+                self._dropped += 1
+                return
+            self._waiting_bytes += size
         self._events.put(Received(message.topic, bytes(message.payload)))
 
     def _on_publish(self, client: Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
@@ -301,6 +321,18 @@ class MqttTransport(Transport):
 def _no_delay(client: Client, userdata: Any, sock: Any) -> None:
     # Nagle's algorithm and delayed acknowledgements cost 88 ms a round trip.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _connect_properties(protocol: int) -> Any:
+    """MQTT 5: the broker is to keep larger packets to itself, so that nobody can fill this process's memory."""
+    if protocol != MQTTv5:
+        return None
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.CONNECT)
+    properties.MaximumPacketSize = MAX_PAYLOAD_BYTES + 1024  # the topic and the header
+    return properties
 
 
 def _subscribe_options(client: Client) -> Any:
