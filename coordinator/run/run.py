@@ -234,7 +234,13 @@ class Run:
             following = rows.get(step + 1)
             training = self._learning.training if following is None else following.stage == "train"
             sha256 = states.get(step + 1)
-            if row.test_accuracy is None and training and sha256 is not None and store.blobs.is_sound(sha256):
+            if (
+                row.test_accuracy is None
+                and not row.evaluation
+                and training
+                and sha256 is not None
+                and store.blobs.is_sound(sha256)
+            ):
                 self._evaluations.add(self.run, self.spec, step, sha256)
 
     def _close_step(self, step: Step) -> None:

@@ -78,7 +78,7 @@ class Scheduler:
         """After a start: take up the run that was under way, and sweep what an earlier process left."""
         self._store.sweep_leftovers()
         run = self._store.runs.next()
-        if run is not None and self._store.runs.get(run).state != RunState.SUBMITTED:
+        if run is not None and self._store.runs.state(run) != RunState.SUBMITTED:
             self._take_up(run)
         opened = None if self._run is None else self._store.steps.opened(self._run.run)
         if opened is None:
@@ -102,10 +102,10 @@ class Scheduler:
         except StoreError:
             raise  # nothing can be written any more
         except Exception as error:
-            if self._current is None:
-                raise
+            # Of another kind it is a defect, or a device's value that got too far: it costs this run, not the loop.
             log.exception("run %s fails", self._current)
-            self._end(self._current, RunEnd(RunEvent.FAIL, _reason(error)))
+            if self._current is not None:
+                self._end(self._current, RunEnd(RunEvent.FAIL, _reason(error)))
 
     def flush(self) -> None:
         """Write progress."""
@@ -115,9 +115,9 @@ class Scheduler:
     def check_stop(self) -> None:
         """Look whether the operator wants the run stopped; queued runs too."""
         runs, current = self._store.runs, self._current
-        for row in runs.all():
-            if row.state == RunState.SUBMITTED and row.run != current and runs.stop_requested(row.run):
-                self._store.end_run(row.run, RunEvent.STOP, "stopped before it started")
+        for run in runs.stopped_in_queue():
+            if run != current:
+                self._store.end_run(run, RunEvent.STOP, "stopped before it started")
         if current is not None and runs.stop_requested(current):
             self._end(current, RunEnd(RunEvent.STOP, "stopped by the operator"))
 
@@ -184,8 +184,8 @@ class Scheduler:
 
     def _take_up(self, run: str) -> None:
         """Start a run, or go on with it after a restart."""
-        row = self._store.runs.get(run)
         try:
+            row = self._store.runs.get(run)
             spec = convert(row.spec, RunSpec, f"run {run}")
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
@@ -268,4 +268,5 @@ class Scheduler:
 
 def _reason(error: Exception) -> str:
     """What a person is told; a defect's kind too, whose message alone may say nothing."""
-    return str(error) if isinstance(error, TinyfleetError) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, TinyfleetError) else f"{type(error).__name__}: {error}"
+    return reason[:2000]

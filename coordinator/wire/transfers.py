@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyfleet.coordinator.config import AllowanceSettings
+from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, pack_chunk, read_chunk
@@ -53,10 +55,11 @@ def _digest(data: bytes) -> bytes:
 
 
 class OfferedBlobs:
-    """The task blobs that devices may ask for."""
+    """The task blobs that devices may ask for, each device a bounded number of copies of each."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
+    def __init__(self, outgoing: Outgoing, limits: AllowanceSettings, clock: Callable[[], float]) -> None:
+        self._outgoing, self._limits, self._clock = outgoing, limits, clock
+        self._allowances: dict[tuple[str, str], Allowance] = {}  # chunks, by blob and device
         self._open: dict[str, OfferedBlob] = {}
 
     def offer(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
@@ -66,6 +69,7 @@ class OfferedBlobs:
     def keep_only(self, digests: Collection[str]) -> None:
         """Serve nothing else any more."""
         self._open = {digest: entry for digest, entry in self._open.items() if digest in digests}
+        self._allowances = {key: left for key, left in self._allowances.items() if key[0] in self._open}
 
     @property
     def digests(self) -> frozenset[str]:
@@ -80,8 +84,20 @@ class OfferedBlobs:
         manifest = entry.manifest
         stop = min(request.start + min(request.count, REQUEST_CHUNKS), manifest.count)
         for index in range(request.start, stop):
+            if not self._allowance(device, manifest).take(1.0, self._clock()):
+                log.debug("%s has asked for %s often enough for now", device, request.sha256[:12])
+                return
             if not self._outgoing.send_chunk(device, pack_chunk(manifest.sha256, index, entry.chunk(index))):
                 return
+
+    def _allowance(self, device: str, manifest: Manifest) -> Allowance:
+        key = (manifest.sha256, device)
+        found = self._allowances.get(key)
+        if found is None:
+            count, limits = manifest.count, self._limits
+            at_once = max(limits.blob_copies * count, REQUEST_CHUNKS)
+            found = self._allowances[key] = Allowance(count / limits.blob_copy_s, at_once, self._clock())
+        return found
 
 
 @dataclass(slots=True)
