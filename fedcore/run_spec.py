@@ -87,6 +87,11 @@ class FleetSettings(Settings, frozen=True):
     # The least part of a task that a slow device is given; where even that is too long, it is left out.
     least_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.125
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
+    # A result is refused whose update's norm is more than so many times the median of its step; 0: none is.
+    norm_limit: Annotated[float, Meta(ge=0.0)] = 10.0
+    # Of a step's samples, and of samples times update norm, that one device of five or more may have; 1: any.
+    weight_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.35
+    max_refusals: Count = 3  # refused results of a run after which a device is left out of it; 0: it never is
 
 
 class WireSettings(Settings, frozen=True):

@@ -86,6 +86,10 @@ class Registry:
         """Rows of the devices that are there and accepted, with the health that they told last."""
         return [self._latest(row) for row in self._store.all() if self.online(row.device)]
 
+    def enrolled_samples(self, device: str) -> int:
+        """Samples that it said it has, with its latest hello; 0: none, or not known."""
+        return self._store.samples(device)
+
     def awaits(self) -> bool:
         """True while devices that were there before a restart have not been heard of, for a while."""
         now = self._clock()

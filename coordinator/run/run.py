@@ -58,7 +58,7 @@ class Run:
         self._spec_data: dict[str, Any] = msgspec.to_builtins(spec)
         self._sha256 = state_sha256
         state = codec.decode(context.store.blobs.read(state_sha256))
-        self._learning = MethodState(method, state, spec.fleet.staleness)
+        self._learning = MethodState(method, state, spec.fleet)
         self._open: Step | None = None
         self._late = LateDevices(spec.fleet.staleness)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
@@ -272,7 +272,8 @@ class Run:
             accuracy=after.metric("accuracy"),
             density=after.density(),
         )
-        store.finish_step(self.run, step.step, sha256, after.round, summary)
+        store.finish_step(self.run, step.step, sha256, after.round, summary, step.excluded)
+        step.tell_excluded()
         self._learning, self._sha256, self._open = after, sha256, None
         log.info(
             "run %s: step %d done: %d results, %d lost, %.2f s (%.2f s overhead)",
@@ -287,6 +288,7 @@ class Run:
     def _retry(self, step: Step) -> RunEnd | None:
         """Too few results: try again with the same state, or say why that is hopeless."""
         registry, fleet = self._context.registry, self.spec.fleet
+        step.exclude()
         busy = {*step.devices, *self._late}
         others = [row for row in registry.candidates() if row.device not in busy]
         room = fleet.cohort - len(step.unsettled()) - step.results if fleet.cohort else len(others)

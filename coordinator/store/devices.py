@@ -40,6 +40,11 @@ class Devices:
 
     # -- the service --------------------------------------------------------------------
 
+    def samples(self, device: str) -> int:
+        """What its latest hello said; 0 where it is not known."""
+        rows = self._db.read("SELECT samples FROM devices WHERE device = ?", device)
+        return int(rows[0]["samples"]) if rows else 0
+
     def pins(self) -> list[Pin]:
         """Identity, session and enrolment of every device."""
         rows = self._db.read("SELECT device, public_key, session, enrolment, online FROM devices ORDER BY device")
