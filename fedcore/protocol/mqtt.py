@@ -40,8 +40,7 @@ FAREWELL_S = 0.5
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
 # What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
 MAX_WAITING_BYTES = 64 << 20
-# Of one waiting publish, beside its payload: the objects that hold it.
-_WAITING_OVERHEAD_BYTES = 512
+_WAITING_OVERHEAD_BYTES = 512  # of one waiting publish, beside its payload: the objects that hold it
 
 
 class MqttTransport(Transport):
