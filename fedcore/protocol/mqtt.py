@@ -35,8 +35,7 @@ RECONNECT_BASE_S = 0.5
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
 # What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
 MAX_WAITING_BYTES = 64 << 20
-# Of one waiting publish, beside its payload: the objects that hold it.
-_WAITING_OVERHEAD_BYTES = 512
+MAX_WAITING = 20_000
 # struct tcp_info of Linux: bytes_received since 4.1, bytes_sent since 4.19.
 _TCP_INFO_BYTES = 232
 _BYTES_RECEIVED_AT, _BYTES_SENT_AT = 128, 200
@@ -151,8 +150,8 @@ class MqttTransport(Transport):
             return None
         if isinstance(event, Received):
             with self._changed:
-                self._waiting_bytes -= len(event.payload) + _WAITING_OVERHEAD_BYTES
-                dropped, self._dropped = (self._dropped, 0) if not self._waiting_bytes else (0, self._dropped)
+                self._waiting_bytes -= len(event.payload)
+                dropped, self._dropped = (0, self._dropped) if self._waiting_bytes else (self._dropped, 0)
             if dropped:
                 log.warning("%d messages were dropped: they came faster than they are handled", dropped)
         return event
@@ -289,9 +288,9 @@ class MqttTransport(Transport):
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
-        size = len(message.payload) + _WAITING_OVERHEAD_BYTES
+        size = len(message.payload)
         with self._changed:
-            if self._waiting_bytes + size > MAX_WAITING_BYTES:
+            if self._waiting_bytes + size > MAX_WAITING_BYTES or self._events.qsize() >= MAX_WAITING:
                 self._dropped += 1
                 return
             self._waiting_bytes += size
