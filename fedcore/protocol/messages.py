@@ -27,7 +27,7 @@ Version = Annotated[int, Meta(ge=1, le=1 << 16)]
 Task = tuple[Name, Index]
 
 MAX_MESSAGE_BYTES = 64 * 1024
-MAX_CHUNK_BYTES = 512 * 1024
+MAX_CHUNK_BYTES = 1 << 20
 
 
 class Enrolment(StrEnum):

@@ -40,7 +40,7 @@ FAREWELL_S = 0.5
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
 # What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
 MAX_WAITING_BYTES = 64 << 20
-_WAITING_OVERHEAD_BYTES = 512  # of one waiting publish, beside its payload: the objects that hold it
+MAX_WAITING = 20_000
 
 
 class MqttTransport(Transport):
@@ -167,8 +167,8 @@ class MqttTransport(Transport):
             return None
         if isinstance(event, Received):
             with self._changed:
-                self._waiting_bytes -= len(event.payload) + _WAITING_OVERHEAD_BYTES
-                dropped, self._dropped = (self._dropped, 0) if not self._waiting_bytes else (0, self._dropped)
+                self._waiting_bytes -= len(event.payload)
+                dropped, self._dropped = (0, self._dropped) if self._waiting_bytes else (self._dropped, 0)
             if dropped:
                 log.warning("%d messages were dropped: they came faster than they are handled", dropped)
         return event
@@ -346,9 +346,9 @@ class MqttTransport(Transport):
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
-        size = len(message.payload) + _WAITING_OVERHEAD_BYTES
+        size = len(message.payload)
         with self._changed:
-            if self._waiting_bytes + size > MAX_WAITING_BYTES:
+            if self._waiting_bytes + size > MAX_WAITING_BYTES or self._events.qsize() >= MAX_WAITING:
                 self._dropped += 1
                 return
             self._waiting_bytes += size
