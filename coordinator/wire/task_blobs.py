@@ -44,6 +44,11 @@ class TaskBlobs:
         )
         return self._blobs.path(self._blobs.put(blob))
 
+    def offer_all(self) -> None:
+        """After a restart: devices may be in the middle of fetching either variant."""
+        for with_mask in (True, False):
+            self.manifest(with_mask=with_mask)
+
     @property
     def digests(self) -> set[str]:
         """Digests of the variants that were made."""
