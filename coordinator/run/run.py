@@ -222,7 +222,9 @@ class Run:
         fold = self._learning.begin_fold(self._stored)  # first: a damaged result makes its task a new one
         tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
         opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
-        resumed = self._begin(self._task_blobs(), fold, tasks, opened_at=opened_at, attempt=opened.attempt)
+        blobs = self._task_blobs()
+        blobs.offer_all()
+        resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
     def _resume_evaluations(self) -> None:

@@ -103,9 +103,10 @@ class Scheduler:
             raise  # nothing can be written any more
         except Exception as error:
             # Of another kind it is a defect, or a device's value that got too far: it costs this run, not the loop.
-            log.exception("run %s fails", self._current)
-            if self._current is not None:
-                self._end(self._current, RunEnd(RunEvent.FAIL, _reason(error)))
+            if self._current is None:
+                log.exception("the queue of runs cannot go on")
+            else:
+                self._end(self._current, _failure(self._current, error))
 
     def flush(self) -> None:
         """Write progress."""
@@ -201,9 +202,8 @@ class Scheduler:
             self._preparing = preparation
         except StoreError:
             raise
-        except Exception as error:  # a run that cannot go on ends alone, whatever its method or its files did
-            log.exception("run %s fails", run)
-            self._end(run, RunEnd(RunEvent.FAIL, _reason(error)))
+        except Exception as error:  # noqa: BLE001 - it ends alone, whatever its method or its files did
+            self._end(run, _failure(run, error))
 
     def _sound_state(self, run: str, step: int, sha256: str) -> str:
         """Digest of the latest state, or of an earlier one that is kept: what came after it is done again.
@@ -266,7 +266,10 @@ class Scheduler:
         self._store.collect_garbage(keep_steps=0)
 
 
-def _reason(error: Exception) -> str:
-    """What a person is told; a defect's kind too, whose message alone may say nothing."""
-    reason = str(error) if isinstance(error, TinyfleetError) else f"{type(error).__name__}: {error}"
-    return reason[:2000]
+def _failure(run: str, error: Exception) -> RunEnd:
+    """The end of a run that cannot go on; a defect's traceback is wanted, its kind too."""
+    if isinstance(error, TinyfleetError):
+        log.error("run %s fails: %s", run, error)
+        return RunEnd(RunEvent.FAIL, str(error))
+    log.error("run %s fails", run, exc_info=error)
+    return RunEnd(RunEvent.FAIL, f"{type(error).__name__}: {error}"[:2000])

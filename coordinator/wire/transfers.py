@@ -26,10 +26,11 @@ MAX_DAMAGED = 3  # times that a blob may arrive with the wrong hash
 class OfferedBlob:
     """A blob's file that may be damaged while it is on offer: ``make`` writes it anew."""
 
-    def __init__(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, blob: bytes, make: Callable[[], object]) -> None:
         self.path, self.manifest = path, manifest
         self._make = make
-        self._digests = [_digest(read_chunk(path, manifest, index)) for index in range(manifest.count)]
+        starts = range(0, manifest.size, manifest.chunk_size)
+        self._digests = [_digest(blob[start : start + manifest.chunk_size]) for start in starts]
 
     def chunk(self, index: int) -> bytes:
         """Chunk ``index``, as it was when the blob was made. Raises ``CodecError`` where it cannot be had."""
@@ -62,9 +63,9 @@ class OfferedBlobs:
         self._allowances: dict[tuple[str, str], Allowance] = {}  # chunks, by blob and device
         self._open: dict[str, OfferedBlob] = {}
 
-    def offer(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
-        """Serve the blob that ``make`` has written to ``path``."""
-        self._open[manifest.sha256] = OfferedBlob(path, manifest, make)
+    def offer(self, path: Path, manifest: Manifest, blob: bytes, make: Callable[[], object]) -> None:
+        """Serve ``blob``, which ``make`` has written to ``path`` and writes again where that is damaged."""
+        self._open[manifest.sha256] = OfferedBlob(path, manifest, blob, make)
 
     def keep_only(self, digests: Collection[str]) -> None:
         """Serve nothing else any more."""

@@ -226,19 +226,31 @@ def test_a_step_that_cannot_be_measured_says_why_and_is_not_measured_again(tmp_p
 
 
 @pytest.mark.parametrize("figures", [{"loss": None}, {"accuracy": None}, {"loss": "1"}, {"loss": float("nan")}])
-def test_the_engines_null_is_no_evaluation(monkeypatch, figures):
+def test_the_engines_null_is_no_evaluation(tmp_path, monkeypatch, figures):
     process = EngineProcess()
 
     class Answering:
+        """Answers once each time that it is asked."""
+
+        asked = 0
+
+        def send(self, message):
+            self.asked += 1
+
         def receive(self):
+            if not self.asked:
+                return None
+            self.asked -= 1
             return {"event": "evaluated", "step": 3, "loss": 0.5, "accuracy": 0.75} | figures
 
     monkeypatch.setattr(process, "_child", Answering())
+    process.evaluate(toy_spec(), 3, tmp_path / "state")
     answer = process.poll()
     assert isinstance(answer, EngineFailed)
     assert "not a finite number" in answer.reason
     monkeypatch.setitem(figures, "loss", 0.5)
     monkeypatch.setitem(figures, "accuracy", 0.75)
+    process.evaluate(toy_spec(), 3, tmp_path / "state")
     assert process.poll() == Evaluated(3, 0.5, 0.75)
 
 
