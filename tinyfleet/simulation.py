@@ -17,6 +17,7 @@ from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
 from tinyfleet.fedcore.errors import ResultError
@@ -108,6 +109,7 @@ class Simulation:
     ) -> None:
         self.spec, self.engine, self._due = spec, engine, evaluate
         self.method = create(spec.method, problem_of(spec))
+        check_aggregate(spec.fleet, self.method)
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)

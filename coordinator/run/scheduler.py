@@ -15,6 +15,7 @@ from tinyfleet.coordinator.run.run import Run, RunEnd
 from tinyfleet.coordinator.states import RunEvent, RunState
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.wire.transfers import Download
+from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Method
@@ -31,7 +32,9 @@ Creator = Callable[[RunSpec], Method]
 
 def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
-    return methods.create(spec.method, methods.problem_of(spec))
+    method = methods.create(spec.method, methods.problem_of(spec))
+    check_aggregate(spec.fleet, method)
+    return method
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.cohort.admission import Judgement, Key, judge
 from tinyfleet.fedcore.cohort.measure import Measured, measure
+from tinyfleet.fedcore.cohort.robust import robust
 from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
 from tinyfleet.fedcore.methods.parts.checks import MAX_SAMPLES, checked_samples
@@ -150,7 +151,8 @@ class StepFold:
     def _close(self) -> Closed:
         if self._closed is None:
             judgement = judge(self._counted, self._fleet)
-            if self._whole and not judgement.refused and not judgement.weights:
+            plain = self._fleet.aggregate == "mean"
+            if plain and self._whole and not judgement.refused and not judgement.weights:
                 self._closed = Closed(judgement, self._fold)
             else:
                 self._closed = self._folded_anew(judgement)
@@ -171,7 +173,7 @@ class StepFold:
 
     def _sum(self, judgement: Judgement) -> Fold:
         fold = self._method.begin_fold(self._state)
-        for _, result in self._admitted(judgement):
+        for result in robust(self._fleet, self._task, self._admitted(judgement), self._counted):
             self._method.fold(fold, result)
         return fold
 

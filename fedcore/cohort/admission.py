@@ -26,7 +26,7 @@ Key: TypeAlias = tuple[int, str]
 LEAST_COHORT = 3  # of fewer, none is the odd one out
 LEAST_CAPPED = 5  # of fewer, honest devices hold most of the data often enough
 # Of the task's own norm: where all hardly move, some batch makes one of them move ten times as far.
-FLOOR = 0.05
+FLOOR = 0.01
 # Growth gradients behind a filter that is nearly empty are thousands of times larger than others.
 EVIDENCE_FACTOR = 10.0
 # Deviations of running means (in standard deviations) and variances (in powers of e) that are always allowed: their
@@ -128,17 +128,18 @@ def _loss_deviations(cohort: list[Measured]) -> list[float]:
 
 
 def _capped(cohort: Mapping[Key, Measured], share: float) -> dict[Key, int]:
-    """Weights of those that would have more than ``share`` of all samples, or of samples times norm."""
+    """Weights of those that would have more than ``share`` of all samples, or half of it of samples times norm."""
     if len(cohort) < LEAST_CAPPED or share >= 1.0:
         return {}
     ratio = share / (1.0 - share)  # to all others together
+    pulling = share / (2.0 - share)
     samples = sum(one.samples for one in cohort.values())
     pull = math.fsum(one.samples * one.norm for one in cohort.values())
     capped = {}
     for key, one in cohort.items():
         most = ratio * (samples - one.samples)
         if one.norm > 0:
-            most = min(most, ratio * max(0.0, pull - one.samples * one.norm) / one.norm)
+            most = min(most, pulling * max(0.0, pull - one.samples * one.norm) / one.norm)
         if one.samples > most:
             capped[key] = max(1, math.floor(most))
     return capped
