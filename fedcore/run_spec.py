@@ -90,7 +90,8 @@ class FleetSettings(Settings, frozen=True):
     # A result is refused whose update's norm is more than so many times the median of its step; 0: none is.
     norm_limit: Annotated[float, Meta(ge=0.0)] = 10.0
     # Of a step's samples that one device of five or more may weigh, and half of it of samples times norm; 1: any.
-    weight_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.35
+    # It also cuts honest devices that hold much of the data: to be chosen by whoever runs devices of others.
+    weight_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/coordinator.md.
     aggregate: Literal["mean", "clipped", "median", "trimmed", "krum", "multi-krum", "geometric-median"] = "mean"
     # Share of a step's results that may be hostile: what trimmed cuts at either end, and krum does without.

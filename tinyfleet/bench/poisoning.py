@@ -136,6 +136,9 @@ class PoisoningRow:
         return statistics.fmean(self.accuracies)
 
 
+WEIGHT_SHARE = 0.35  # of one device: what a fleet of strangers' devices would set
+
+
 def job(seed: int, method: str = "fedavg", **fleet: Any) -> RunSpec:
     """Ten devices, an even split, four rounds."""
     return RunSpec(
@@ -145,7 +148,7 @@ def job(seed: int, method: str = "fedavg", **fleet: Any) -> RunSpec:
         model=ModelSettings("small_cnn", (1, 8, 8), 10),
         training=TrainingSettings(rounds=ROUNDS, batch=32, pretrain_epochs=5, learning_rate=0.01),
         data=DataSettings(source="digits", partition=PartitionSettings("iid", devices=DEVICES, seed=seed)),
-        fleet=msgspec.convert(fleet, FleetSettings),
+        fleet=msgspec.convert({"weight_share": WEIGHT_SHARE, **fleet}, FleetSettings),
     )
 
 

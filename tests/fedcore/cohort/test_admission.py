@@ -14,7 +14,7 @@ from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import FleetSettings
 
-FLEET = FleetSettings()
+FLEET = FleetSettings(weight_share=0.35)
 
 
 def one(norm=1.0, samples=100, evidence=0.0, mean=0.0, variance=1.0, losses=()):
