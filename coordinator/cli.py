@@ -19,6 +19,7 @@ from tinyfleet.coordinator.lock import StateLock
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable, printable_json
 from tinyfleet.fedcore.settings import read_toml
 
 log = logging.getLogger("coordinator")
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options.action(options)
     except TinyfleetError as error:
-        sys.stderr.write(f"coordinator: {error}\n")
+        sys.stderr.write(f"coordinator: {printable(str(error))}\n")
         sys.exit(error.exit_code)
 
 
@@ -65,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("amqtt", "transitions"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     config = CoordinatorConfig() if options.config is None else read_toml(options.config, CoordinatorConfig)
@@ -143,11 +142,13 @@ def _status(options: argparse.Namespace) -> None:
             "runs": [dataclasses.asdict(row) for row in runs],
             "devices": [dataclasses.asdict(row) for row in devices],
         }
-        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
     lines = [f"{len(runs)} runs, {len(devices)} devices"]
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
     for d in devices:
         presence = "online" if d.online else "offline"
         lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")
-    sys.stdout.write("\n".join(lines) + "\n")
+        if d.quarantine:
+            lines.append(f"        {d.device:<32} quarantined: {d.quarantine}")
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))

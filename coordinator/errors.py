@@ -27,6 +27,12 @@ class UnknownRun(TinyfleetError):
     exit_code = 12
 
 
+class IllegibleRun(TinyfleetError):
+    """The row of a run in the state directory is damaged."""
+
+    exit_code = 15
+
+
 class UnknownDevice(TinyfleetError):
     """There is no device of that name."""
 

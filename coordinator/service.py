@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.fleet.fence import Fence
 from tinyfleet.coordinator.fleet.registry import Registry
 from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
 from tinyfleet.coordinator.run.scheduler import Creator, Scheduler, create_method
@@ -14,7 +15,6 @@ from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
-from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import unpack_chunk
 from tinyfleet.fedcore.protocol.messages import (
@@ -25,6 +25,7 @@ from tinyfleet.fedcore.protocol.messages import (
     Hello,
     ResultOffer,
     TaskStatus,
+    UpMessage,
     decode_up,
 )
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
@@ -64,9 +65,11 @@ class Service:
             outgoing,
             heartbeat_s=config.heartbeat_s,
             auto_accept=config.auto_accept,
+            most_pending=config.limits.pending,
             clock=clock,
         )
-        self._offered = OfferedBlobs(outgoing)
+        self._fence = Fence(store.devices, config.limits, clock)
+        self._offered = OfferedBlobs(outgoing, config.limits, clock)
         self._downloads = Downloads(store.incoming, outgoing, timeout_s=config.chunk_timeout_s, clock=clock)
         context = Context(config, store, outgoing, self._registry, self._offered, self._downloads, clock)
         self._scheduler = Scheduler(context, self._engine, create)
@@ -102,6 +105,7 @@ class Service:
         if self._transport.connected:
             self._registry.tick(now)
             self._downloads.tick(now)
+        self._fence.tick(now)
         self._scheduler.tick(now)
         if now - self._flushed_at >= FLUSH_S:
             self._flush(now)
@@ -123,15 +127,16 @@ class Service:
         match event:
             case Received(topic, payload):
                 device = topics.device_of(topic)
-                if device is None:
+                if device is None or not self._fence.admits(device, len(payload)):
                     return
-                try:
+                with self._fence.around(device, "chunk") as handling:
                     if topic == topics.up_chunk(device):
                         self._on_chunk(device, payload)
                     else:
-                        self._on_message(device, payload)
-                except CodecError as error:
-                    log.warning("from %s: %s", device, error)
+                        handling.kind = "message"
+                        message = decode_up(payload)
+                        handling.kind = type(message).__name__
+                        self._on_message(device, message)
             case Connected():
                 log.info("connected to the broker")
                 self._registry.on_connected()
@@ -147,9 +152,10 @@ class Service:
         if download is not None:
             self._scheduler.on_download(download)
 
-    def _on_message(self, device: str, payload: bytes) -> None:
-        message = decode_up(payload)
+    def _on_message(self, device: str, message: UpMessage) -> None:
         match message:
+            case Hello() if not self._fence.admits_hello(device):
+                pass
             case Hello():
                 if self._registry.on_hello(device, message) and self._registry.accepted(device):
                     self._scheduler.on_hello(device)

@@ -55,10 +55,10 @@ class TaskPhase(StrEnum):
     ACCEPTED = "accepted"  # the device fetches the task's blob
     RUNNING = "running"
     UPLOADING = "uploading"  # the result is in the device's outbox, or on its way
-    STORED = "stored"  # the result is on disk and counted in its step
+    STORED = "stored"  # the result is on disk and counted in its step, unless that excludes it at its end
     LATE = "late"  # the result came after its step and is counted in a later one
     FAILED = "failed"  # over budget, failed or declined, and no retries are left
-    REFUSED = "refused"  # the result does not belong to the task
+    REFUSED = "refused"  # the result does not belong to the task, or not to the cohort's
     LOST = "lost"  # the step no longer waits for it: device offline, deadline, run stopped
 
 
@@ -74,6 +74,7 @@ class PhaseEvent(StrEnum):
     COUNT = "count"  # result stored and folded into its own step
     COUNT_LATE = "count_late"  # result stored and folded into a later step
     REFUSE = "refuse"  # result invalid
+    EXCLUDE = "exclude"  # result stored, and beside those of its cohort unfit to count
     LOSE = "lose"
 
 
@@ -133,9 +134,13 @@ TASK_TABLE = StateTable(
         (_T.LOST, _TE.RESULT): _T.UPLOADING,
         (_T.LOST, _TE.COUNT_LATE): _T.LATE,
         (_T.LOST, _TE.REFUSE): _T.REFUSED,
+        # What a result is like beside all others of its step shows when the step closes.
+        (_T.STORED, _TE.EXCLUDE): _T.REFUSED,
+        (_T.LATE, _TE.EXCLUDE): _T.REFUSED,
     },
 )
 
-FINAL_TASK_PHASES = frozenset(TASK_TABLE.final)
+FINAL_TASK_PHASES = frozenset(TASK_TABLE.final) | {TaskPhase.STORED, TaskPhase.LATE}
+"""Of tasks whose devices have nothing left to do."""
 SETTLED_TASK_PHASES = FINAL_TASK_PHASES | {TASK_TABLE.target(_TE.LOSE)}
 """A step waits for every task that is in none of these."""

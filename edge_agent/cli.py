@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from tinyfleet.edge_agent import config as configuration
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
+from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -24,15 +24,13 @@ DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run, and exit: 0, or the error's own code (docs/agent.md)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=options.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         options.command(options)
     except TinyfleetError as error:
         if options.json:
             _write({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
-        sys.stderr.write(f"edge-agent: {error}\n")
+        sys.stderr.write(f"edge-agent: {printable(str(error))}\n")
         sys.exit(error.exit_code)
 
 

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 HELLO_REPEAT_S = 5.0
 # Until a Welcome names another.
 _FIRST_HEARTBEAT_S = 5.0
+# However often the coordinator wants to hear of this board.
+LEAST_HEARTBEAT_S = 0.5
 # A control message waits no longer for the window: the loop must go on.
 _PUBLISH_TIMEOUT_S = 5.0
 
@@ -88,8 +90,8 @@ class Link:
             )
             welcome = msgspec.structs.replace(welcome, enrolment=Enrolment.REJECTED)
         self._follow(_WELCOMED[welcome.enrolment])
-        self._heartbeat_s = welcome.heartbeat_s
-        self._next_heartbeat = min(self._next_heartbeat, self._clock() + welcome.heartbeat_s)
+        self._heartbeat_s = max(welcome.heartbeat_s, LEAST_HEARTBEAT_S)
+        self._next_heartbeat = min(self._next_heartbeat, self._clock() + self._heartbeat_s)
         if self.state is not before:
             logger.info("enrolment: %s%s", self.state.value, f" ({welcome.reason})" if welcome.reason else "")
 

@@ -12,6 +12,7 @@ import psutil
 from tinyfleet.device_profiles.sensors.read import read_health
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.fedcore.foreign.board import board_facts
 from tinyfleet.fedcore.protocol.messages import Goodbye, Heartbeat, Hello, Traffic
 from tinyfleet.fedcore.protocol.version import PROTOCOL
 
@@ -37,6 +38,7 @@ class SelfReport:
         self.session = os.urandom(8).hex()
         self._identity = identity
         self._board = board
+        self._profile = board_facts(board.profile)
         self._memory_limit_bytes = memory_limit_bytes
         self._disabled, self._options = sensors.disabled, sensors.options(state)
         self._process = psutil.Process()
@@ -51,7 +53,7 @@ class SelfReport:
             session=self.session,
             agent_version=board.version,
             engines=list(board.engines),
-            profile=board.profile,
+            profile=self._profile,
             samples=board.samples,
             memory_limit_bytes=self._memory_limit_bytes,
             task=task,

@@ -145,7 +145,10 @@ class Supervisor:
     # -- what comes in --------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """One event of the transport. A message that is none is dropped, and the log says so."""
+        """One event of the transport.
+
+        A message that is none, or that breaks what handles it, is dropped and logged: none ends the loop.
+        """
         match event:
             case Connected():
                 self._delivery.interrupted()
@@ -160,6 +163,8 @@ class Supervisor:
                     self._received(topic, payload)
                 except CodecError as error:
                     logger.warning("dropped a message on %s: %s", topic, error)
+                except Exception:
+                    logger.exception("dropped a message on %s, which broke what handles it", topic)
 
     def _received(self, topic: str, payload: bytes) -> None:
         """Only our own topics count: a broker without access rules delivers what it likes."""
@@ -194,7 +199,15 @@ class Supervisor:
         elif not self._can_train:
             self.assignment.decline(offer, "no training engine is installed on this board")
         else:
+            self._take_up(offer)
+
+    def _take_up(self, offer: TaskOffer) -> None:
+        """The coordinator hears of an offer that breaks what handles it: else it would wait for its deadline."""
+        try:
             self.assignment.offered(offer)
+        except Exception as error:
+            logger.exception("the offer of run %s step %d cannot be taken", offer.run, offer.step)
+            self.assignment.decline(offer, f"the offer cannot be taken: {error!r}")
 
     # -- what the link says ----------------------------------------------------------------------
 

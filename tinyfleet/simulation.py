@@ -6,16 +6,21 @@ device names the final model is bit-identical.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tinyfleet.coordinator.selection.policy import draw
+from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
+from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
@@ -25,6 +30,8 @@ from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 from tinyfleet.fedcore.training.engine import Engine, Evaluation
 from tinyfleet.fedcore.training.levers import NO_LEVERS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +109,19 @@ class Simulation:
     ) -> None:
         self.spec, self.engine, self._due = spec, engine, evaluate
         self.method = create(spec.method, problem_of(spec))
+        check_aggregate(spec.fleet, self.method)
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)
+        self.refusals: Counter[str] = Counter()  # of each device's results
         self.state = self.method.initial_state(engine, public_data(spec.data))
 
     def cohort(self) -> list[SimulatedDevice]:
         """The devices of the coming step, as the coordinator draws them."""
         by_name = {device.data.name: device for device in self.devices}
-        names = draw(list(by_name), size=self.spec.fleet.cohort, seed=self.spec.seed, step=_step(self.state))
+        most = self.spec.fleet.max_refusals
+        fit = [name for name in by_name if not most or self.refusals[name] < most]
+        names = draw(fit, size=self.spec.fleet.cohort, seed=self.spec.seed, step=_step(self.state))
         return [by_name[name] for name in names]
 
     def step(self) -> StepRecord:
@@ -123,15 +134,19 @@ class Simulation:
             known: encode(task, precision=wire.precision, send_mask=not known, compress=wire.compress)
             for known in (False, True)
         }
-        fold, down, up = self.method.begin_fold(state), 0, 0
-        cohort = self.cohort()
+        replies: list[StoredResult] = []
+        held: Any = lambda asked: task.mask if asked == digest else None  # noqa: E731
+        fold = StepFold(self.method, state, held, lambda: replies, self.spec.fleet)
+        down, up, cohort = 0, 0, self.cohort()
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
             blob = blobs[device.holds(digest)]
             reply = device.run(blob, self.method, self.engine, self.spec)
-            self.method.fold(fold, decode(reply, held=lambda asked: task.mask if asked == digest else None))
+            self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
             down, up = down + len(blob), up + len(reply)
-        self.state = self.method.finish_round(state, fold)
+        self.state = fold.finish()
+        for (_, name), reason in fold.judgement.refused.items():
+            self._refuse(name, reason)
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
         evaluation = self.evaluate() if stage == "train" and self._due(finished) else None
@@ -151,6 +166,18 @@ class Simulation:
             flops=cost.flops,
             memory=cost.memory,
         )
+
+    def _take(self, fold: StepFold, replies: list[StoredResult], reply: StoredResult, samples: int) -> None:
+        """Count a result, as the coordinator does."""
+        try:
+            fold.add(*reply, samples)
+            replies.append(reply)
+        except ResultError as error:
+            self._refuse(reply[1], str(error))
+
+    def _refuse(self, device: str, reason: str) -> None:
+        log.warning("result of %s for step %d does not count: %s", device, _step(self.state), reason)
+        self.refusals[device] += 1
 
     def _cost(self, task: Payload, data: DeviceData) -> Cost:
         return self.method.cost(task, _samples(data), len(data.development))

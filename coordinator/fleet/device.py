@@ -45,6 +45,11 @@ class Device:
         """True where the operator lets it take part."""
         return self.enrolment is Enrolment.ACCEPTED
 
+    @property
+    def log_level(self) -> int:
+        """Anybody can be a device that nobody has accepted: what those do fills no log."""
+        return logging.DEBUG if self.enrolment is Enrolment.PENDING else logging.INFO
+
     # -- presence -----------------------------------------------------------------------
 
     def awaited(self, now: float) -> bool:
@@ -58,14 +63,14 @@ class Device:
     def heard(self, now: float) -> None:
         """It is there."""
         if not self.online:
-            log.info("%s is online", self.device)
+            log.log(self.log_level, "%s is online", self.device)
             self.online, self._awaited = True, False
             self.note()
         self._heard_at = now
 
     def gone(self, now: float, reason: str) -> None:
         """It is not there any more."""
-        log.info("%s is offline: %s", self.device, reason)
+        log.log(self.log_level, "%s is offline: %s", self.device, reason)
         self.online, self._awaited = False, False
         self._offline_at = now
         self.note()

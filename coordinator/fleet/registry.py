@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tinyfleet.coordinator.fleet.device import Device, TaskKey
+from tinyfleet.coordinator.fleet.newcomers import Newcomers
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.coordinator.wire.outgoing import Outgoing
@@ -28,6 +29,7 @@ class Registry:
         *,
         heartbeat_s: float,
         auto_accept: bool,
+        most_pending: int,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
@@ -41,6 +43,12 @@ class Registry:
             if auto_accept and known.enrolment is Enrolment.PENDING:
                 store.set_enrolment(known.device, Enrolment.ACCEPTED)
                 known.enrolment = Enrolment.ACCEPTED
+        self._newcomers = Newcomers(most_pending)
+        self._introductions: dict[str, Hello] = {}  # of newcomers, to be written and answered with the next flush
+        self._forgotten: set[str] = set()  # newcomers that had to go, to be dropped with the next flush
+        for known in list(self._devices.values()):
+            if known.enrolment is Enrolment.PENDING:
+                self._welcome_newcomer(known.device)
 
     @property
     def silence_s(self) -> float:
@@ -77,6 +85,10 @@ class Registry:
     def candidates(self) -> list[DeviceRow]:
         """Rows of the devices that are there and accepted, with the health that they told last."""
         return [self._latest(row) for row in self._store.all() if self.online(row.device)]
+
+    def enrolled_samples(self, device: str) -> int:
+        """Samples that it said it has, with its latest hello; 0: none, or not known."""
+        return self._store.samples(device)
 
     def awaits(self) -> bool:
         """True while devices that were there before a restart have not been heard of, for a while."""
@@ -127,17 +139,25 @@ class Registry:
         enrolment = known.enrolment if known is not None else Enrolment.PENDING
         if enrolment is Enrolment.PENDING and self._auto_accept:
             enrolment = Enrolment.ACCEPTED
-        self._store.save_hello(device, hello, enrolment)
+        if enrolment is not Enrolment.PENDING:
+            self._newcomers.drop(device)
+            self._introductions.pop(device, None)
+            self._store.save_hello(device, hello, enrolment)
         if known is None:
             now = self._clock()
             known = Device(device, hello.public_key, hello.session, enrolment, False, now, now, False)
             self._devices[device] = known
-            log.info("%s is new: %s", device, enrolment.value)
+            log.log(known.log_level, "%s is new: %s", device, enrolment.value)
         elif known.enrolment is not enrolment:
             self._store.set_enrolment(device, enrolment)
             known.enrolment = enrolment
         known.greeted(hello.session, hello.task)
         known.heard(self._clock())
+        if enrolment is Enrolment.PENDING:
+            # Anybody can be that: written and answered with all others of its kind, if it is still there then.
+            self._introductions[device] = hello
+            self._welcome_newcomer(device)
+            return True
         self._outgoing.send(device, Welcome(enrolment, self._heartbeat_s, protocol=protocol))
         return True
 
@@ -148,6 +168,7 @@ class Registry:
             return False
         known.heard(self._clock())
         known.beat(beat.task)
+        self._newcomers.heard(device)
         rss = int(beat.health.get("rss_bytes", 0))
         total = rss + int(beat.health.get("worker_rss_bytes", 0))
         known.note(health=beat.health, idle=rss if beat.task is None else 0, peak=total)
@@ -187,6 +208,7 @@ class Registry:
             known = self._devices.get(pin.device)
             if known is not None and known.enrolment is not pin.enrolment:
                 known.enrolment = pin.enrolment
+                self._newcomers.drop(pin.device)
                 changed[pin.device] = pin.enrolment
                 log.info("%s: %s", pin.device, pin.enrolment.value)
                 self._outgoing.send(pin.device, Welcome(pin.enrolment, self._heartbeat_s))
@@ -194,9 +216,30 @@ class Registry:
 
     def flush(self) -> None:
         """Write what was noted since the last flush."""
+        forgotten, self._forgotten = self._forgotten, set()
+        hellos, self._introductions = self._introductions, {}
+        if forgotten:
+            log.warning("%d devices that nobody has accepted are forgotten: too many are new", len(forgotten))
+            self._store.forget(forgotten - hellos.keys())
+        if hellos:
+            self._store.introduce(hellos)
+            for device, hello in hellos.items():
+                protocol = common_protocol(hello.protocol) or PROTOCOL
+                self._outgoing.send(
+                    device, Welcome(self._devices[device].enrolment, self._heartbeat_s, protocol=protocol)
+                )
         notes = [note for known in self._devices.values() if (note := known.take_note()) is not None]
         if notes:
             self._store.note_presence(notes)
+
+    def _welcome_newcomer(self, device: str) -> None:
+        """Room for one that nobody has accepted: the oldest of its kind has to go for it."""
+        gone = self._newcomers.add(device)
+        if gone is not None:
+            del self._devices[gone]
+            self._introductions.pop(gone, None)
+            self._forgotten.add(gone)
+        self._forgotten.discard(device)
 
     def note_peak(self, device: str, peak_rss_bytes: int) -> None:
         """A task's peak memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -173,9 +174,18 @@ def _answer_of(event: dict[str, Any]) -> EngineAnswer | None:
             case "prepared":
                 return Prepared(Path(event["path"]))
             case "evaluated":
-                return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))
+                return _evaluated(event)
             case "failed":
                 return EngineFailed(str(event["reason"]))
     except (KeyError, TypeError, ValueError) as error:
         return EngineFailed(f"the engine process gave no usable answer ({error!r}): {event!r:.200}")
     return None
+
+
+def _evaluated(event: dict[str, Any]) -> Evaluated | EngineFailed:
+    """JSON has no NaN and no infinity: a figure that is none is null."""
+    loss, accuracy = event.get("loss"), event.get("accuracy")
+    for name, value in (("loss", loss), ("accuracy", accuracy)):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return EngineFailed(f"the test {name} is not a finite number: the model has diverged")
+    return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))

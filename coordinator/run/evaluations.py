@@ -52,6 +52,7 @@ class Evaluations:
             self._store.steps.save_evaluation(self._run, answer.step, answer.loss, answer.accuracy)
         else:
             log.warning("the state after step %d could not be measured: %s", step, answer.reason)
+            self._store.steps.save_no_evaluation(self._run, step, answer.reason)
         self._next()
 
     def clear(self) -> None:

@@ -9,18 +9,19 @@ from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.run_spec import FleetSettings
 from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 
 
 class MethodState:
-    """The state after the last finished step; ``staleness`` earlier masks are kept for late results."""
+    """The state after the last finished step; earlier masks are kept for as long as late results count."""
 
-    def __init__(self, method: Method, state: Payload, staleness: int) -> None:
+    def __init__(self, method: Method, state: Payload, fleet: FleetSettings) -> None:
         self.method = method
+        self._fleet = fleet
         self._state = state
         self._task: tuple[int, Payload] | None = None  # of the coming step
         self._masks: OrderedDict[str, Mask] = OrderedDict()
-        self._staleness = staleness
 
     # -- what is known ------------------------------------------------------------------
 
@@ -64,7 +65,7 @@ class MethodState:
     def begin_fold(self, stored: Callable[[], Iterable[StoredResult]]) -> StepFold:
         """The fold of the coming step, ``stored`` results included; results may refer to its task's mask."""
         self._keep_mask(self.task())
-        return StepFold(self.method, self._state, self._masks.get, stored)
+        return StepFold(self.method, self._state, self._masks.get, stored, self._fleet)
 
     def recall(self, earlier: Payload) -> None:
         """Results of the step that began at the state ``earlier`` may still count: keep its task's mask."""
@@ -72,7 +73,7 @@ class MethodState:
 
     def after(self, state: Payload) -> MethodState:
         """The same once the coming step has finished with ``state``."""
-        following = MethodState(self.method, state, self._staleness)
+        following = MethodState(self.method, state, self._fleet)
         following._masks = self._masks
         return following
 
@@ -80,7 +81,7 @@ class MethodState:
         digest = mask_digest(task.mask)
         self._masks[digest] = task.mask
         self._masks.move_to_end(digest)
-        while len(self._masks) > self._staleness + 1:
+        while len(self._masks) > self._fleet.staleness + 1:
             self._masks.popitem(last=False)
 
     def _integer(self, key: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.run.run import Run
 from tinyfleet.coordinator.states import TaskPhase
 from tinyfleet.coordinator.step.context import Context
@@ -51,6 +52,13 @@ class Results:
                 verdict = (Verdict.STORED, "")
             except ResultError as error:
                 self._refuse(run, device, offer, str(error))
+            except StoreError:
+                raise
+            except Exception as error:
+                # What broke it once would break it at every offer: the device must not keep it.
+                self._refuse(run, device, offer, f"it cannot be counted: {error!r}"[:2000])
+                path.unlink(missing_ok=True)
+                raise
         path.unlink(missing_ok=True)
         if verdict is not None:
             self._answer(device, offer, *verdict)

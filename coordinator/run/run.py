@@ -58,7 +58,7 @@ class Run:
         self._spec_data: dict[str, Any] = msgspec.to_builtins(spec)
         self._sha256 = state_sha256
         state = codec.decode(context.store.blobs.read(state_sha256))
-        self._learning = MethodState(method, state, spec.fleet.staleness)
+        self._learning = MethodState(method, state, spec.fleet)
         self._open: Step | None = None
         self._late = LateDevices(spec.fleet.staleness)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
@@ -222,7 +222,9 @@ class Run:
         fold = self._learning.begin_fold(self._stored)  # first: a damaged result makes its task a new one
         tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
         opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
-        resumed = self._begin(self._task_blobs(), fold, tasks, opened_at=opened_at, attempt=opened.attempt)
+        blobs = self._task_blobs()
+        blobs.offer_all()
+        resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
     def _resume_evaluations(self) -> None:
@@ -234,7 +236,13 @@ class Run:
             following = rows.get(step + 1)
             training = self._learning.training if following is None else following.stage == "train"
             sha256 = states.get(step + 1)
-            if row.test_accuracy is None and training and sha256 is not None and store.blobs.is_sound(sha256):
+            if (
+                row.test_accuracy is None
+                and not row.evaluation
+                and training
+                and sha256 is not None
+                and store.blobs.is_sound(sha256)
+            ):
                 self._evaluations.add(self.run, self.spec, step, sha256)
 
     def _close_step(self, step: Step) -> None:
@@ -266,7 +274,8 @@ class Run:
             accuracy=after.metric("accuracy"),
             density=after.density(),
         )
-        store.finish_step(self.run, step.step, sha256, after.round, summary)
+        store.finish_step(self.run, step.step, sha256, after.round, summary, step.excluded)
+        step.tell_excluded()
         self._learning, self._sha256, self._open = after, sha256, None
         log.info(
             "run %s: step %d done: %d results, %d lost, %.2f s (%.2f s overhead)",
@@ -281,6 +290,7 @@ class Run:
     def _retry(self, step: Step) -> RunEnd | None:
         """Too few results: try again with the same state, or say why that is hopeless."""
         registry, fleet = self._context.registry, self.spec.fleet
+        step.exclude()
         busy = {*step.devices, *self._late}
         others = [row for row in registry.candidates() if row.device not in busy]
         room = fleet.cohort - len(step.unsettled()) - step.results if fleet.cohort else len(others)

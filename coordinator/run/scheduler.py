@@ -15,6 +15,7 @@ from tinyfleet.coordinator.run.run import Run, RunEnd
 from tinyfleet.coordinator.states import RunEvent, RunState
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.wire.transfers import Download
+from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Method
@@ -31,7 +32,9 @@ Creator = Callable[[RunSpec], Method]
 
 def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
-    return methods.create(spec.method, methods.problem_of(spec))
+    method = methods.create(spec.method, methods.problem_of(spec))
+    check_aggregate(spec.fleet, method)
+    return method
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Scheduler:
         """After a start: take up the run that was under way, and sweep what an earlier process left."""
         self._store.sweep_leftovers()
         run = self._store.runs.next()
-        if run is not None and self._store.runs.get(run).state != RunState.SUBMITTED:
+        if run is not None and self._store.runs.state(run) != RunState.SUBMITTED:
             self._take_up(run)
         opened = None if self._run is None else self._store.steps.opened(self._run.run)
         if opened is None:
@@ -102,10 +105,11 @@ class Scheduler:
         except StoreError:
             raise  # nothing can be written any more
         except Exception as error:
+            # Of another kind it is a defect, or a device's value that got too far: it costs this run, not the loop.
             if self._current is None:
-                raise
-            log.exception("run %s fails", self._current)
-            self._end(self._current, RunEnd(RunEvent.FAIL, _reason(error)))
+                log.exception("the queue of runs cannot go on")
+            else:
+                self._end(self._current, _failure(self._current, error))
 
     def flush(self) -> None:
         """Write progress."""
@@ -115,9 +119,9 @@ class Scheduler:
     def check_stop(self) -> None:
         """Look whether the operator wants the run stopped; queued runs too."""
         runs, current = self._store.runs, self._current
-        for row in runs.all():
-            if row.state == RunState.SUBMITTED and row.run != current and runs.stop_requested(row.run):
-                self._store.end_run(row.run, RunEvent.STOP, "stopped before it started")
+        for run in runs.stopped_in_queue():
+            if run != current:
+                self._store.end_run(run, RunEvent.STOP, "stopped before it started")
         if current is not None and runs.stop_requested(current):
             self._end(current, RunEnd(RunEvent.STOP, "stopped by the operator"))
 
@@ -184,8 +188,8 @@ class Scheduler:
 
     def _take_up(self, run: str) -> None:
         """Start a run, or go on with it after a restart."""
-        row = self._store.runs.get(run)
         try:
+            row = self._store.runs.get(run)
             spec = convert(row.spec, RunSpec, f"run {run}")
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
@@ -201,9 +205,8 @@ class Scheduler:
             self._preparing = preparation
         except StoreError:
             raise
-        except Exception as error:  # a run that cannot go on ends alone, whatever its method or its files did
-            log.exception("run %s fails", run)
-            self._end(run, RunEnd(RunEvent.FAIL, _reason(error)))
+        except Exception as error:  # noqa: BLE001 - it ends alone, whatever its method or its files did
+            self._end(run, _failure(run, error))
 
     def _sound_state(self, run: str, step: int, sha256: str) -> str:
         """Digest of the latest state, or of an earlier one that is kept: what came after it is done again.
@@ -266,6 +269,10 @@ class Scheduler:
         self._store.collect_garbage(keep_steps=0)
 
 
-def _reason(error: Exception) -> str:
-    """What a person is told; a defect's kind too, whose message alone may say nothing."""
-    return str(error) if isinstance(error, TinyfleetError) else f"{type(error).__name__}: {error}"
+def _failure(run: str, error: Exception) -> RunEnd:
+    """The end of a run that cannot go on; a defect's traceback is wanted, its kind too."""
+    if isinstance(error, TinyfleetError):
+        log.error("run %s fails: %s", run, error)
+        return RunEnd(RunEvent.FAIL, str(error))
+    log.error("run %s fails", run, exc_info=error)
+    return RunEnd(RunEvent.FAIL, f"{type(error).__name__}: {error}"[:2000])

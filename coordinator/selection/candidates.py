@@ -9,7 +9,7 @@ from tinyfleet.coordinator.selection.capability import capable
 from tinyfleet.coordinator.selection.forecast import Job, forecasts
 from tinyfleet.coordinator.selection.policy import Candidate, Selection, uniform
 from tinyfleet.coordinator.selection.speed import training_gflops
-from tinyfleet.coordinator.store.records import Choice, TaskTime
+from tinyfleet.coordinator.store.records import Choice, Part, Share, TaskTime
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import batch_count
@@ -44,6 +44,8 @@ class History(Protocol):
 
     def last_chosen(self, run: str) -> dict[str, int]: ...
 
+    def refusals(self, run: str) -> dict[str, int]: ...
+
     def times(
         self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]: ...
@@ -52,8 +54,20 @@ class History(Protocol):
 def choose(history: History, coming: ComingStep, rows: Sequence[DeviceRow], *, size: int) -> Choice:
     """At most ``size`` (0: all) of the devices in ``rows``, with their parts, by the run's policy."""
     fleet = coming.spec.fleet
-    candidates = candidates_of(history, coming, rows)
-    return POLICIES[fleet.selection](candidates, fleet, size=size, seed=coming.spec.seed, step=coming.step)
+    barred = _barred(history.refusals(coming.run), fleet.max_refusals)
+    candidates = candidates_of(history, coming, [row for row in rows if row.device not in barred])
+    choice = POLICIES[fleet.selection](candidates, fleet, size=size, seed=coming.spec.seed, step=coming.step)
+    left_out = [Share(row.device, Part.LEFT_OUT, reason=barred[row.device]) for row in rows if row.device in barred]
+    return Choice(tuple(sorted((*choice.shares, *left_out), key=lambda share: share.device)))
+
+
+def _barred(refusals: Mapping[str, int], most: int) -> dict[str, str]:
+    """Devices whose results were refused again and again, and the reason to do without them."""
+    return {
+        device: f"{count} of its results were refused in this run"
+        for device, count in refusals.items()
+        if most and count >= most
+    }
 
 
 def candidates_of(history: History, coming: ComingStep, rows: Sequence[DeviceRow]) -> list[Candidate]:

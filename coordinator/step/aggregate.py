@@ -1,30 +1,50 @@
-"""The live fold of one step: results go in as they arrive, each at most once."""
+"""The aggregate of one step: results go in as they arrive, each at most once, and are judged when it closes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.cohort.admission import Judgement, Key, judge
+from tinyfleet.fedcore.cohort.measure import Measured, measure
+from tinyfleet.fedcore.cohort.robust import robust
 from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
+from tinyfleet.fedcore.methods.parts.checks import MAX_SAMPLES, checked_samples
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.run_spec import FleetSettings
 
 log = logging.getLogger(__name__)
 
 StoredResult = tuple[int, str, bytes]
 """(step it was computed for, device, blob)."""
 
+KEPT_BYTES = 16 * 2**20  # of results: so much of a step is never read from the disk twice
+
 _MARGIN_BYTES = 64 * 2**20
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What the results of a step come to."""
+
+    judgement: Judgement
+    fold: Fold
+
+
 class StepFold:
-    """A method's fold together with what it has counted.
+    """A method's fold together with what it has counted, and the admission of it all.
 
     ``stored`` gives the results of the step that are on disk, in order of arrival: a restarted
     coordinator folds them again, and so equals one that never stopped, bit for bit. ``held`` finds a
     mask by its digest.
+
+    Results are folded as they come, as if all were fit to count. Where admission refuses one, or lets it weigh
+    less, or where the sum cannot hold them all, those that do count are folded once more at the end: sums
+    are exact in any order, so the two ways cannot differ.
     """
 
     def __init__(
@@ -33,28 +53,43 @@ class StepFold:
         state: Payload,
         held: Callable[[str], Mask | None],
         stored: Callable[[], Iterable[StoredResult]],
+        fleet: FleetSettings | None = None,
     ) -> None:
         self._method = method
         self._state = state
+        self._task = method.configure_round(state)
         self._held = held
         self._stored = stored
+        self._fleet = fleet or FleetSettings()
         self._max_decoded_bytes = _MARGIN_BYTES + 32 * sum(s.size for s in method.problem.graph.params.values())
+        self._closed: Closed | None = None
         self._rebuild()
 
     @property
     def results(self) -> int:
-        """How many results are counted, late ones of earlier steps included."""
+        """How many results are there, late ones of earlier steps included, before any is refused at the end."""
         return len(self._counted)
 
-    def add(self, step: int, device: str, blob: bytes) -> bool:
-        """Fold one result; False where it is counted already.
+    @property
+    def admitted(self) -> int:
+        """How many of them may be counted, by those that are there now."""
+        return len(self._counted) - len(self.judgement.refused)
 
-        Raises ``ResultError`` where it does not fit, with the fold unchanged.
+    @property
+    def judgement(self) -> Judgement:
+        """Which of the results that are there now are refused, and which weigh less than their samples."""
+        return self._close().judgement
+
+    def add(self, step: int, device: str, blob: bytes, enrolled: int = 0) -> bool:
+        """Take one result; False where it is there already.
+
+        ``enrolled`` is the number of samples that the device enrolled with; 0: not known. Raises ``ResultError``
+        where it does not fit its task, with the fold unchanged.
         """
         if (step, device) in self._counted:
             return False
         try:
-            self._fold_in(step, blob)
+            self._take((step, device), blob, enrolled)
         except ResultError:
             raise
         except CodecError as error:
@@ -64,22 +99,107 @@ class StepFold:
             log.warning("result of %s for step %d broke the fold: %r", device, step, error)
             self._rebuild()
             raise ResultError(f"result cannot be folded: {error}") from error
-        self._counted.add((step, device))
         return True
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """Forget results that are refused, and not stored any more."""
+        for key in keys:
+            self._counted.pop(key, None)
+            self._kept.pop(key, None)
+        self._whole, self._closed = False, None
 
     def finish(self) -> Payload:
         """The state after the step."""
-        return self._method.finish_round(self._state, self._fold)
+        return self._method.finish_round(self._state, self._close().fold)
+
+    # -- results as they come -----------------------------------------------------------
 
     def _rebuild(self) -> None:
         self._fold: Fold = self._method.begin_fold(self._state)
-        self._counted: set[tuple[int, str]] = set()
+        self._whole = True  # the fold holds all that is counted
+        self._counted: dict[Key, Measured] = {}
+        self._kept: dict[Key, bytes] = {}  # blobs of what is counted, while they are few
+        self._kept_bytes = 0
+        self._closed = None
         for step, device, blob in self._stored():
-            self._fold_in(step, blob)
-            self._counted.add((step, device))
+            self._take((step, device), blob, 0)
 
-    def _fold_in(self, step: int, blob: bytes) -> None:
+    def _take(self, key: Key, blob: bytes, enrolled: int) -> None:
+        result = self._decode(key[0], blob)
+        measured = measure(self._method, self._task, result, enrolled)
+        try:
+            self._method.fold(self._fold, result)
+        except AggregationError:
+            # The sum is full. Whose fault that is shows at the end, unless this result alone fills it.
+            self._method.fold(self._method.begin_fold(self._state), result)
+            self._whole = False
+        self._counted[key], self._closed = measured, None
+        self._kept_bytes += len(blob)
+        if self._kept_bytes <= KEPT_BYTES:
+            self._kept[key] = blob
+        else:
+            self._kept.clear()
+
+    def _decode(self, step: int, blob: bytes) -> Payload:
         result = codec.decode(blob, held=self._held, max_decoded_bytes=self._max_decoded_bytes)
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
-        self._method.fold(self._fold, result)
+        return result
+
+    # -- the end ------------------------------------------------------------------------
+
+    def _close(self) -> Closed:
+        if self._closed is None:
+            judgement = judge(self._counted, self._fleet)
+            plain = self._fleet.aggregate == "mean"
+            if plain and self._whole and not judgement.refused and not judgement.weights:
+                self._closed = Closed(judgement, self._fold)
+            else:
+                self._closed = self._folded_anew(judgement)
+        return self._closed
+
+    def _folded_anew(self, judgement: Judgement) -> Closed:
+        """The fold of those that ``judgement`` admits; where the sum cannot hold them, of their shares of it."""
+        try:
+            return Closed(judgement, self._sum(judgement))
+        except AggregationError:
+            greedy = dict(judgement.refused)
+            count = len(self._counted) - len(greedy)
+            for key, result in self._admitted(judgement):
+                if not self._fits(result, count):
+                    greedy[key] = f"its values take more than one part in {count} of what the sum can hold"
+            judgement = replace(judgement, refused=greedy)
+            return Closed(judgement, self._sum(judgement))
+
+    def _sum(self, judgement: Judgement) -> Fold:
+        fold = self._method.begin_fold(self._state)
+        for result in robust(self._fleet, self._task, self._admitted(judgement), self._counted):
+            self._method.fold(fold, result)
+        return fold
+
+    def _fits(self, result: Payload, times: int) -> bool:
+        """True where the sum could hold so many like it: any such results fit together."""
+        weight = checked_samples(result) * times
+        try:
+            self._method.fold(
+                self._method.begin_fold(self._state), replace(result, meta=result.meta | {"samples": weight})
+            )
+        except ResultError:
+            return False
+        return weight <= MAX_SAMPLES
+
+    def _admitted(self, judgement: Judgement) -> Iterator[tuple[Key, Payload]]:
+        """Results that count, with the weight that they count with; one at a time."""
+        for key, blob in self._blobs():
+            if key in self._counted and key not in judgement.refused:
+                result = self._decode(key[0], blob)
+                if key in judgement.weights:
+                    result.meta["samples"] = judgement.weights[key]
+                yield key, result
+
+    def _blobs(self) -> Iterator[tuple[Key, bytes]]:
+        if self._kept.keys() == self._counted.keys():
+            yield from self._kept.items()
+            return
+        for step, device, blob in self._stored():
+            yield (step, device), blob

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tinyfleet.coordinator.states import FINAL_TASK_PHASES, PhaseEvent, StepEvent, TaskPhase
@@ -13,8 +13,9 @@ from tinyfleet.coordinator.step.deadline import StepDeadline
 from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import DEADLINE, Choice
+from tinyfleet.fedcore.cohort.admission import Key
 from tinyfleet.fedcore.payload import Payload
-from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus
+from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
 from tinyfleet.fedcore.run_spec import FleetSettings
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,12 @@ class Step:
     @property
     def results(self) -> int:
         """How many results are counted."""
-        return self._fold.results
+        return self._fold.admitted
+
+    @property
+    def excluded(self) -> Mapping[Key, str]:
+        """Stored results that are unfit to count beside all others that are here now, and why."""
+        return self._fold.judgement.refused
 
     @property
     def devices(self) -> frozenset[str]:
@@ -88,6 +94,10 @@ class Step:
             {"device": task.device, "reason": task.reason or DEADLINE}
             for task in self._tasks.values()
             if task.phase is not TaskPhase.STORED
+        ] + [
+            {"device": device, "reason": reason}
+            for (step, device), reason in self.excluded.items()
+            if step == self.step
         ]
 
     def shortage(self) -> str:
@@ -161,7 +171,7 @@ class Step:
         not fit, with the fold unchanged.
         """
         store = self._context.store
-        self._fold.add(offer.step, device, path.read_bytes())
+        self._fold.add(offer.step, device, path.read_bytes(), self._context.registry.enrolled_samples(device))
         store.blobs.adopt(path, offer.manifest.sha256)
         task = self._tasks.get(device) if offer.step == self.step else None
         wall_s = None if task is None else task.wall_s(self._context.clock())
@@ -196,8 +206,27 @@ class Step:
             self._save(task)
 
     def aggregate(self) -> Payload:
-        """The state after the step. Raises what the method raises."""
+        """The state after the step, of the results that it does not exclude. Raises what the method raises."""
         return self._fold.finish()
+
+    def exclude(self) -> None:
+        """The step goes on without the results that are unfit to count: on disk, then to their devices."""
+        excluded = dict(self.excluded)
+        if not excluded:
+            return
+        self._context.store.exclude(self.run, excluded)
+        self.tell_excluded()
+        for (step, device), reason in excluded.items():
+            if step == self.step:
+                self._tasks[device].reason = reason
+                self._tasks[device].follow(PhaseEvent.EXCLUDE)
+        self._fold.drop(excluded)
+
+    def tell_excluded(self) -> None:
+        """Say why, here and to the devices."""
+        for (step, device), reason in self.excluded.items():
+            log.warning("result of %s for step %d does not count: %s", device, step, reason)
+            self._context.outgoing.send(device, ResultVerdict(self.run, step, Verdict.REFUSED, reason))
 
     # -- time ---------------------------------------------------------------------------
 
@@ -219,12 +248,11 @@ class Step:
 
     def outcome(self, now: float) -> StepEvent | None:
         """ENOUGH: close it. SHORT: try again. None: wait."""
-        enough = self.results >= self._fleet.min_results
         if now >= self._deadline.due_at(self._tasks.values(), now):
-            return StepEvent.ENOUGH if enough else StepEvent.SHORT
+            return StepEvent.ENOUGH if self._enough() else StepEvent.SHORT
         if not all(task.settled for task in self._tasks.values()):
             return None
-        if enough:
+        if self._enough():
             return StepEvent.ENOUGH
         may_return = any(task.phase is TaskPhase.LOST for task in self._tasks.values())
         return None if may_return else StepEvent.SHORT
@@ -254,6 +282,9 @@ class Step:
             self._context.store.tasks.note(self.run, self.step, notes)
 
     # -- inside -------------------------------------------------------------------------
+
+    def _enough(self) -> bool:
+        return self._fold.results >= self._fleet.min_results and self.results >= self._fleet.min_results
 
     def _save(self, task: StepTask) -> None:
         self._context.store.tasks.save(self.run, self.step, task.note())

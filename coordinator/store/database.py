@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.store.schema import SCHEMA_VERSION, UPGRADES
+from tinyfleet.fedcore.foreign.bounds import check_bounds
 from tinyfleet.fedcore.state_table import E, S, StateTable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Database:
@@ -20,9 +26,11 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._illegible: set[tuple[str, str]] = set()  # rows that the log has named
         try:
             self._connection = sqlite3.connect(path, timeout=10.0, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
+            self._connection.text_factory = _text
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
@@ -43,6 +51,22 @@ class Database:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: {error}") from error
+
+    def legible(self, table: str, rows: Iterable[sqlite3.Row], make: Callable[[sqlite3.Row], T]) -> list[T]:
+        """What ``make`` makes of each row. One that it cannot read is left out, and named in the log once.
+
+        The first column of each row is its name.
+        """
+        found = []
+        for row in rows:
+            try:
+                found.append(make(row))
+            except Exception as error:  # noqa: BLE001 - a damaged row may break anything
+                name = str(row[0])
+                if (table, name) not in self._illegible:
+                    self._illegible.add((table, name))
+                    log.warning("the row of %s in %s cannot be read and is left out: %s", name, table, error)
+        return found
 
     def write(self, sql: str, *values: object) -> int:
         """One statement; returns the number of rows it changed."""
@@ -109,3 +133,15 @@ class Database:
 def as_json(value: Any) -> str:
     """A column's value as JSON text."""
     return msgspec.json.encode(value).decode()
+
+
+def from_json(text: str, where: str) -> Any:
+    """A column's JSON text as plain data. Raises ``CodecError``, ``msgspec.DecodeError``, ``RecursionError``."""
+    data = msgspec.json.decode(text)
+    check_bounds(data, where)
+    return data
+
+
+def _text(data: bytes) -> str:
+    """A damaged text is shown as one; it does not hide the rows beside it."""
+    return data.decode("utf-8", "replace")

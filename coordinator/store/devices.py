@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from tinyfleet.coordinator.errors import UnknownDevice
-from tinyfleet.coordinator.store.database import Database, as_json
+from tinyfleet.coordinator.store.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
+from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 
 _COLUMNS = (
     "device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
-    "idle_rss_bytes, peak_rss_bytes"
+    "idle_rss_bytes, peak_rss_bytes, quarantine"
 )
 
 
@@ -30,8 +29,9 @@ class Devices:
     # -- anyone -------------------------------------------------------------------------
 
     def all(self) -> list[DeviceRow]:
-        """Every device, by name."""
-        return [_row(row) for row in self._db.read(f"SELECT {_COLUMNS} FROM devices ORDER BY device")]  # noqa: S608
+        """Every device, by name; one whose row cannot be read is left out until it says hello again."""
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM devices ORDER BY device")  # noqa: S608 - names are ours
+        return self._db.legible("devices", rows, _row)
 
     def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
         """Accept or reject a device. Raises ``UnknownDevice``."""
@@ -40,13 +40,19 @@ class Devices:
 
     # -- the service --------------------------------------------------------------------
 
+    def samples(self, device: str) -> int:
+        """What its latest hello said; 0 where it is not known."""
+        rows = self._db.read("SELECT samples FROM devices WHERE device = ?", device)
+        return int(rows[0]["samples"]) if rows else 0
+
     def pins(self) -> list[Pin]:
         """Identity, session and enrolment of every device."""
         rows = self._db.read("SELECT device, public_key, session, enrolment, online FROM devices ORDER BY device")
-        return [
-            Pin(r["device"], r["public_key"], r["session"], Enrolment(r["enrolment"]), bool(r["online"]))
-            for r in rows
-        ]
+        return self._db.legible(
+            "devices",
+            rows,
+            lambda r: Pin(r["device"], r["public_key"], r["session"], Enrolment(r["enrolment"]), bool(r["online"])),
+        )
 
     def save_hello(self, device: str, hello: Hello, enrolment: Enrolment) -> None:
         """A device's introduction. An enrolment that is already there stays."""
@@ -67,6 +73,31 @@ class Devices:
             as_json(hello.engines),
             hello.memory_limit_bytes,
         )
+
+    def forget(self, devices: Iterable[str]) -> None:
+        """Drop devices that nobody has accepted and that never had a task."""
+        with self._db.relaxed():
+            for device in devices:
+                self._db.write(
+                    "DELETE FROM devices WHERE device = ? AND enrolment = ?"
+                    " AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.device = devices.device)",
+                    device,
+                    Enrolment.PENDING,
+                )
+
+    def set_quarantine(self, device: str, reason: str) -> None:
+        """Its messages are dropped unread for now, and why; an empty ``reason``: they are read again."""
+        self._db.write("UPDATE devices SET quarantine = ? WHERE device = ?", reason, device)
+
+    def end_quarantines(self) -> None:
+        """The service starts anew: everybody is heard."""
+        self._db.write("UPDATE devices SET quarantine = '' WHERE quarantine <> ''")
+
+    def introduce(self, hellos: Mapping[str, Hello]) -> None:
+        """Hellos of devices that nobody has accepted yet, by device: said again where a power cut undoes this."""
+        with self._db.relaxed():
+            for device, hello in hellos.items():
+                self.save_hello(device, hello, Enrolment.PENDING)
 
     def note_presence(self, notes: Iterable[Presence]) -> None:
         """Signs of life since the last call."""
@@ -93,5 +124,10 @@ class Devices:
 def _row(row: sqlite3.Row) -> DeviceRow:
     values: dict[str, Any] = dict(row)
     for name in ("profile", "health", "engines"):
-        values[name] = msgspec.json.decode(row[name])
+        values[name] = from_json(row[name], name)
+    for name, kind in (("profile", dict), ("health", dict), ("engines", list)):
+        if not isinstance(values[name], kind):
+            raise CodecError(f"{name} is no {kind.__name__}")
+    if not all(isinstance(figure, int | float) for figure in values["health"].values()):
+        raise CodecError("health holds what is no figure")
     return DeviceRow(**{**values, "online": bool(row["online"])})

@@ -49,6 +49,7 @@ class StepRow:
     bytes_down: float | None
     attempt: int
     left_out: dict[str, str] = field(default_factory=dict)  # device -> why it was not taken into account
+    evaluation: str = ""  # why the state after it has no test accuracy; empty: it has, or will have
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class DeviceRow:
     memory_limit_bytes: int
     idle_rss_bytes: int  # of the supervisor, at its latest heartbeat without a task
     peak_rss_bytes: int  # the most that any of its tasks or heartbeats reported
+    quarantine: str = ""  # why its messages are dropped unread for now; empty: they are not
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,9 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 
-import msgspec
-
-from tinyfleet.coordinator.errors import UnknownRun
+from tinyfleet.coordinator.errors import IllegibleRun, UnknownRun
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState
-from tinyfleet.coordinator.store.database import Database, as_json
+from tinyfleet.coordinator.store.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.rows import RunRow
 from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -49,15 +47,30 @@ class Runs:
             raise _unknown(run)
 
     def all(self) -> list[RunRow]:
-        """Every run."""
-        return [_row(row) for row in self._db.read(f"SELECT {_COLUMNS} FROM runs ORDER BY position")]  # noqa: S608
+        """Every run; one whose row cannot be read is left out."""
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM runs ORDER BY position")  # noqa: S608 - names are ours
+        return self._db.legible("runs", rows, _row)
+
+    def names(self) -> list[str]:
+        """Ids of all runs, those included whose rows cannot be read."""
+        return [row["run"] for row in self._db.read("SELECT run FROM runs ORDER BY position")]
+
+    def state(self, run: str) -> str:
+        """``RunState`` of one run. Raises ``UnknownRun``."""
+        rows = self._db.read("SELECT state FROM runs WHERE run = ?", run)
+        if not rows:
+            raise _unknown(run)
+        return str(rows[0]["state"])
 
     def get(self, run: str) -> RunRow:
-        """One run. Raises ``UnknownRun``."""
+        """One run. Raises ``UnknownRun``, ``IllegibleRun``."""
         rows = self._db.read(f"SELECT {_COLUMNS} FROM runs WHERE run = ?", run)  # noqa: S608
         if not rows:
             raise _unknown(run)
-        return _row(rows[0])
+        try:
+            return _row(rows[0])
+        except Exception as error:  # noqa: BLE001 - a damaged row may break anything
+            raise IllegibleRun(f"run {run!r} cannot be read: {error}; submit it again") from None
 
     def state_sha256(self, run: str) -> str | None:
         """Digest of the latest model state, or None before there is one. Raises ``UnknownRun``."""
@@ -85,6 +98,11 @@ class Runs:
         """True for a run that is known here and over."""
         return bool(self._db.read("SELECT 1 FROM runs WHERE run = ? AND finished IS NOT NULL", run))
 
+    def stopped_in_queue(self) -> list[str]:
+        """Runs that the operator wants stopped before they have started."""
+        rows = self._db.read("SELECT run FROM runs WHERE state = ? AND stop_requested", RunState.SUBMITTED)
+        return [row["run"] for row in rows]
+
     def stop_requested(self, run: str) -> bool:
         """True once the operator asked for it."""
         rows = self._db.read("SELECT stop_requested FROM runs WHERE run = ?", run)
@@ -105,7 +123,7 @@ class Runs:
     def end(self, run: str, event: RunEvent, reason: str) -> None:
         """COMPLETE, STOP or FAIL a run. Raises ``AssertionError`` where its state has no such end."""
         if not self._db.follow("runs", RUN_TABLE, event, {"run": run}, reason=reason, finished=self._clock()):
-            raise AssertionError(f"run {run} is {self.get(run).state}: {event.value} means nothing to it")
+            raise AssertionError(f"run {run} is {self.state(run)}: {event.value} means nothing to it")
 
     def advance(self, run: str, step: int, round_: int, state_sha256: str) -> None:
         """The state after a step, and the coming step."""
@@ -119,4 +137,4 @@ def _unknown(run: str) -> UnknownRun:
 
 
 def _row(row: sqlite3.Row) -> RunRow:
-    return RunRow(**{**dict(row), "spec": msgspec.json.decode(row["spec"])})
+    return RunRow(**{**dict(row), "spec": from_json(row["spec"], "spec")})

@@ -123,7 +123,12 @@ _LEVERS = """
 ALTER TABLE tasks ADD COLUMN levers TEXT NOT NULL DEFAULT '';
 """
 
-UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS)
+_FAULTS = """
+ALTER TABLE steps ADD COLUMN evaluation TEXT NOT NULL DEFAULT '';
+ALTER TABLE devices ADD COLUMN quarantine TEXT NOT NULL DEFAULT '';
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS)
 """What makes each version of the schema from the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(UPGRADES)

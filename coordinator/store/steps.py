@@ -7,16 +7,14 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from tinyfleet.coordinator.states import STEP_TABLE, StepEvent, StepState
-from tinyfleet.coordinator.store.database import Database, as_json
+from tinyfleet.coordinator.store.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import OpenedStep, StepSummary
 from tinyfleet.coordinator.store.rows import StepRow
 
 _COLUMNS = (
     "run, step, stage, round, state, started, finished, duration_s, overhead_s, expected, results, lost, "
-    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out"
+    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out, evaluation"
 )
 
 
@@ -36,7 +34,7 @@ class Steps:
         for row in self._db.read(query, run):
             traffic.setdefault(row["step"], []).append(row)
         rows = self._db.read(f"SELECT {_COLUMNS} FROM steps WHERE run = ? ORDER BY step", run)  # noqa: S608
-        return [_row(row, traffic.get(row["step"], [])) for row in rows]
+        return self._db.legible("steps", rows, lambda row: _row(row, traffic.get(row["step"], [])))
 
     # -- the service --------------------------------------------------------------------
 
@@ -61,6 +59,10 @@ class Steps:
             run,
             step,
         )
+
+    def save_no_evaluation(self, run: str, step: int, reason: str) -> None:
+        """The state after ``step`` cannot be measured, and why."""
+        self._db.write("UPDATE steps SET evaluation = ? WHERE run = ? AND step = ?", reason, run, step)
 
     # -- parts of the store's transactions ----------------------------------------------
 
@@ -119,7 +121,7 @@ class Steps:
 
 
 def _row(row: sqlite3.Row, traffic: list[sqlite3.Row]) -> StepRow:
-    decoded = {name: msgspec.json.decode(row[name]) for name in ("lost", "left_out")}
+    decoded = {name: from_json(row[name], name) for name in ("lost", "left_out")}
     values: dict[str, Any] = {**dict(row), **decoded}
     for name in ("bytes_up", "bytes_down"):
         values[name] = float(statistics.median(entry[name] for entry in traffic)) if traffic else None

@@ -9,7 +9,7 @@ other writes are the running service's alone. A write is on disk when it returns
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import StoreError
@@ -87,9 +87,18 @@ class Store:
         with self._db.relaxed():
             self._save_choice(run, step, choice)
 
-    def finish_step(self, run: str, step: int, state_sha256: str, round_: int, summary: StepSummary) -> None:
-        """The state after a step, and all that is known of the step, become true at once."""
+    def finish_step(
+        self,
+        run: str,
+        step: int,
+        state_sha256: str,
+        round_: int,
+        summary: StepSummary,
+        excluded: Mapping[tuple[int, str], str] | None = None,
+    ) -> None:
+        """The state after a step, all that is known of the step, and the results that it excludes: at once."""
         with self._db.transaction():
+            self.tasks.exclude(run, excluded or {})
             self.steps.finish(run, step, summary)
             for entry in summary.lost:
                 self.tasks.lose(run, step, entry["device"], entry["reason"])
@@ -103,6 +112,11 @@ class Store:
             self._db.write("DELETE FROM steps WHERE run = ? AND step >= ?", run, step)
             self.runs.advance(run, step, row["round"], row["base_sha256"])
             self._db.write("UPDATE runs SET reason = ? WHERE run = ?", reason, run)
+
+    def exclude(self, run: str, results: Mapping[tuple[int, str], str]) -> None:
+        """An open step goes on without results that it had counted: (step, device) -> reason."""
+        with self._db.transaction():
+            self.tasks.exclude(run, results)
 
     def end_run(self, run: str, event: RunEvent, reason: str = "") -> RunState:
         """COMPLETE, STOP or FAIL a run: its open step is abandoned, its open tasks are lost; returns its state."""

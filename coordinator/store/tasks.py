@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tinyfleet.coordinator.states import TASK_TABLE, PhaseEvent, TaskPhase
+from tinyfleet.coordinator.states import FINAL_TASK_PHASES, TASK_TABLE, PhaseEvent, TaskPhase
 from tinyfleet.coordinator.store.database import Database
 from tinyfleet.coordinator.store.records import DEADLINE, CountedResult, Share, TaskNote, TaskTime
 from tinyfleet.coordinator.store.rows import TaskRow
@@ -65,6 +65,15 @@ class Tasks:
         rows = self._db.read("SELECT device, max(step) AS step FROM tasks WHERE run = ? GROUP BY device", run)
         return {row["device"]: row["step"] for row in rows}
 
+    def refusals(self, run: str) -> dict[str, int]:
+        """Device -> how many of its results the run refused."""
+        rows = self._db.read(
+            "SELECT device, count(*) AS refused FROM tasks WHERE run = ? AND state = ? GROUP BY device",
+            run,
+            TaskPhase.REFUSED,
+        )
+        return {row["device"]: row["refused"] for row in rows}
+
     def times(
         self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]:
@@ -111,7 +120,7 @@ class Tasks:
             " micro_batch = CASE WHEN ? > 0 THEN ? ELSE micro_batch END,"
             " levers = CASE WHEN ? <> '' THEN ? ELSE levers END,"
             " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE run = ? AND step = ? AND device = ?"
-            f" AND (state = ? OR state NOT IN ({', '.join('?' * len(TASK_TABLE.final))}))",
+            f" AND (state = ? OR state NOT IN ({', '.join('?' * len(FINAL_TASK_PHASES))}))",
             note.phase,
             note.reason,
             note.retries,
@@ -126,7 +135,7 @@ class Tasks:
             step,
             note.device,
             note.phase,
-            *TASK_TABLE.final,
+            *FINAL_TASK_PHASES,
         )
 
     def note(self, run: str, step: int, notes: Iterable[TaskNote]) -> None:
@@ -230,6 +239,12 @@ class Tasks:
         """The step no longer waits for it; one that has ended already keeps its phase and reason."""
         key = {"run": run, "step": step, "device": device}
         self._db.follow("tasks", TASK_TABLE, PhaseEvent.LOSE, key, reason=reason)
+
+    def exclude(self, run: str, results: Mapping[tuple[int, str], str]) -> None:
+        """Stored results that do not count after all: (step, device) -> reason."""
+        for (step, device), reason in results.items():
+            key = {"run": run, "step": step, "device": device}
+            self._db.follow("tasks", TASK_TABLE, PhaseEvent.EXCLUDE, key, reason=reason, counted_in=None)
 
     def lose_all(self, run: str, reason: str) -> None:
         """The run ends: nobody waits for any of its tasks."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
-from pathlib import Path
 
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.wire.transfers import OfferedBlobs
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
-from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
+from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.messages import Manifest
 from tinyfleet.fedcore.run_spec import WireSettings
 from tinyfleet.fedcore.sparsity.mask import mask_digest
@@ -32,17 +32,26 @@ class TaskBlobs:
         with_mask = with_mask or self.mask_digest is None
         manifest = self._manifests.get(with_mask)
         if manifest is None:
-            path = self._make(with_mask=with_mask)
-            manifest = self._manifests[with_mask] = manifest_of(path, DEFAULT_CHUNK_BYTES)
-            self._offered.offer(path, manifest, partial(self._make, with_mask=with_mask))
+            # Of what was encoded, not of the file: what happens to that one afterwards is found out.
+            blob = self._make(with_mask=with_mask)
+            sha256 = hashlib.sha256(blob).hexdigest()
+            manifest = self._manifests[with_mask] = Manifest(sha256, len(blob), DEFAULT_CHUNK_BYTES)
+            path, make = self._blobs.path(sha256), partial(self._make, with_mask=with_mask)
+            self._offered.offer(path, manifest, blob, make)
         return manifest
 
-    def _make(self, *, with_mask: bool) -> Path:
-        """Encode the variant into its file: the same bytes each time."""
+    def _make(self, *, with_mask: bool) -> bytes:
+        """Encode the variant, and write it to its file: the same bytes each time."""
         blob = codec.encode(
             self._task, precision=self._wire.precision, send_mask=with_mask, compress=self._wire.compress
         )
-        return self._blobs.path(self._blobs.put(blob))
+        self._blobs.put(blob)
+        return blob
+
+    def offer_all(self) -> None:
+        """After a restart: devices may be in the middle of fetching either variant."""
+        for with_mask in (True, False):
+            self.manifest(with_mask=with_mask)
 
     @property
     def digests(self) -> set[str]:

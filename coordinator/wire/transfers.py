@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyfleet.coordinator.config import AllowanceSettings
+from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, pack_chunk, read_chunk
@@ -24,10 +26,11 @@ MAX_DAMAGED = 3  # times that a blob may arrive with the wrong hash
 class OfferedBlob:
     """A blob's file that may be damaged while it is on offer: ``make`` writes it anew."""
 
-    def __init__(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, blob: bytes, make: Callable[[], object]) -> None:
         self.path, self.manifest = path, manifest
         self._make = make
-        self._digests = [_digest(read_chunk(path, manifest, index)) for index in range(manifest.count)]
+        starts = range(0, manifest.size, manifest.chunk_size)
+        self._digests = [_digest(blob[start : start + manifest.chunk_size]) for start in starts]
 
     def chunk(self, index: int) -> bytes:
         """Chunk ``index``, as it was when the blob was made. Raises ``CodecError`` where it cannot be had."""
@@ -53,19 +56,21 @@ def _digest(data: bytes) -> bytes:
 
 
 class OfferedBlobs:
-    """The task blobs that devices may ask for."""
+    """The task blobs that devices may ask for, each device a bounded number of copies of each."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
+    def __init__(self, outgoing: Outgoing, limits: AllowanceSettings, clock: Callable[[], float]) -> None:
+        self._outgoing, self._limits, self._clock = outgoing, limits, clock
+        self._allowances: dict[tuple[str, str], Allowance] = {}  # chunks, by blob and device
         self._open: dict[str, OfferedBlob] = {}
 
-    def offer(self, path: Path, manifest: Manifest, make: Callable[[], object]) -> None:
-        """Serve the blob that ``make`` has written to ``path``."""
-        self._open[manifest.sha256] = OfferedBlob(path, manifest, make)
+    def offer(self, path: Path, manifest: Manifest, blob: bytes, make: Callable[[], object]) -> None:
+        """Serve ``blob``, which ``make`` has written to ``path`` and writes again where that is damaged."""
+        self._open[manifest.sha256] = OfferedBlob(path, manifest, blob, make)
 
     def keep_only(self, digests: Collection[str]) -> None:
         """Serve nothing else any more."""
         self._open = {digest: entry for digest, entry in self._open.items() if digest in digests}
+        self._allowances = {key: left for key, left in self._allowances.items() if key[0] in self._open}
 
     @property
     def digests(self) -> frozenset[str]:
@@ -80,8 +85,20 @@ class OfferedBlobs:
         manifest = entry.manifest
         stop = min(request.start + min(request.count, REQUEST_CHUNKS), manifest.count)
         for index in range(request.start, stop):
+            if not self._allowance(device, manifest).take(1.0, self._clock()):
+                log.debug("%s has asked for %s often enough for now", device, request.sha256[:12])
+                return
             if not self._outgoing.send_chunk(device, pack_chunk(manifest.sha256, index, entry.chunk(index))):
                 return
+
+    def _allowance(self, device: str, manifest: Manifest) -> Allowance:
+        key = (manifest.sha256, device)
+        found = self._allowances.get(key)
+        if found is None:
+            count, limits = manifest.count, self._limits
+            at_once = max(limits.blob_copies * count, REQUEST_CHUNKS)
+            found = self._allowances[key] = Allowance(count / limits.blob_copy_s, at_once, self._clock())
+        return found
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from tinyfleet.edge_agent.worker.budget import Governor
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.slot import StartWorker, WorkerSlot
 from tinyfleet.fedcore.errors import CodecError, ConfigError
+from tinyfleet.fedcore.foreign.bounds import check_bounds
 from tinyfleet.fedcore.protocol.messages import Message, TaskOffer, TaskState
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
@@ -142,6 +143,7 @@ class Assignment:
 
     def _take(self, offer: TaskOffer) -> None:
         try:
+            check_bounds(offer.spec, "spec of the offer")
             spec = convert(offer.spec, RunSpec, "spec of the offer")
             limits = self._governor.limits(spec, self._slot.rss_bytes)
             if limits.refusal:

@@ -40,6 +40,7 @@ class FedDst(Growing):
     """
 
     name = "feddst"
+    own_masks = True
     settings_type: ClassVar[type[Settings]] = FedDstSettings
 
     def __init__(self, settings: Any, problem: Problem) -> None:

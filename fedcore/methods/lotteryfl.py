@@ -50,6 +50,7 @@ class LotteryFl(FedAvg):
     """
 
     name = "lotteryfl"
+    own_masks = True
     settings_type: ClassVar[type[Settings]] = LotteryFlSettings
 
     def __init__(self, settings: Any, problem: Problem) -> None:

@@ -96,6 +96,7 @@ class Method(ABC):
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
     upload_precision: ClassVar[Literal["fp32", "fp16", "int8"] | None] = None  # of results; None: the run's
+    own_masks: ClassVar[bool] = False  # every device trains under a mask of its own
 
     def __init__(self, settings: Any, problem: Problem) -> None:
         self.settings = settings

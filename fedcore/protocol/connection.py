@@ -6,6 +6,9 @@ import random
 import socket
 import struct
 from typing import Any
+from urllib.parse import urlsplit
+
+from tinyfleet.fedcore.errors import ConfigError
 
 RECONNECT_BASE_S = 0.5
 # A connection that stood for so long was no part of the trouble that comes after it.
@@ -49,3 +52,16 @@ class Backoff:
         bound = min(self._longest_s, RECONNECT_BASE_S * 2.0 ** min(self._failures, 20))
         self._failures += 1
         return self._rng.uniform(0.0, bound)
+
+
+def broker_address(url: str) -> tuple[str, int, bool]:
+    """Host, port, and whether by TLS. Raises ``ConfigError``."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username:
+        raise ConfigError(f"broker URL {url!r}; give mqtt://HOST:PORT or mqtts://HOST:PORT without credentials")
+    tls = parts.scheme == "mqtts"
+    return parts.hostname, port or (8883 if tls else 1883), tls

@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.foreign.board import BoardFacts, Health
+from tinyfleet.fedcore.foreign.shown import printable
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -22,8 +24,10 @@ Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 Index = Annotated[int, Meta(ge=0, le=1 << 32)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Version = Annotated[int, Meta(ge=1, le=1 << 16)]
+Task = tuple[Name, Index]
 
 MAX_MESSAGE_BYTES = 64 * 1024
+MAX_CHUNK_BYTES = 1 << 20
 
 
 class Enrolment(StrEnum):
@@ -65,7 +69,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     sha256: Digest
     size: Size
-    chunk_size: Annotated[int, Meta(ge=1, le=1 << 24)]
+    chunk_size: Annotated[int, Meta(ge=1, le=MAX_CHUNK_BYTES)]
 
     @property
     def count(self) -> int:
@@ -97,11 +101,11 @@ class Hello(Message, frozen=True, tag="hello"):
     public_key: Annotated[str, Meta(max_length=200)]
     session: Name
     agent_version: Name
-    engines: list[Name]
-    profile: dict[str, Any] = {}
+    engines: Annotated[list[Name], Meta(max_length=32)]
+    profile: BoardFacts = {}
     samples: Size = 0
     memory_limit_bytes: Size = 0
-    task: tuple[str, int] | None = None  # (run, step) that is under way or in the outbox
+    task: Task | None = None  # (run, step) that is under way or in the outbox
     protocol: Version = 1  # the newest that the agent speaks
 
 
@@ -109,8 +113,8 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     """Sent by the supervisor every ``Welcome.heartbeat_s``, whatever the worker does."""
 
     session: Name
-    task: tuple[str, int] | None = None
-    health: dict[str, float] = {}  # free_memory_bytes, rss_bytes, worker_rss_bytes, temperature_c, ...
+    task: Task | None = None
+    health: Health = {}  # free_memory_bytes, rss_bytes, worker_rss_bytes, temperature_c, ...
     traffic: Traffic = Traffic()
 
 
@@ -167,7 +171,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
 class TaskOffer(Message, frozen=True, tag="task_offer"):
     """One step of a run for this device. ``spec`` is the run's RunSpec as JSON data.
 
-    A device that has too little time or memory for the whole job is given a part of it.
+    A device that has too little time or memory for the whole job is given a part of it. ``spec`` is free in form:
+    ``check_bounds`` comes before anything else looks at it.
     """
 
     run: Name
@@ -234,4 +239,4 @@ def _decode(payload: bytes, decoder: Any) -> Any:
     try:
         return decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CodecError(f"not a control message: {error}") from None
+        raise CodecError(f"not a control message: {printable(str(error), 300)}") from None

@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.connection import Backoff, socket_bytes
+from tinyfleet.fedcore.protocol.connection import Backoff, broker_address, socket_bytes
+from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context
 from tinyfleet.fedcore.tls.faults import explain, hung_up_unheard
@@ -36,8 +36,11 @@ CONNECT_TIMEOUT_S = 10.0
 HANDSHAKE_TIMEOUT_S = 5.0
 # A broker that hangs takes no DISCONNECT: its socket is shut after this. Who closes waits twice as long at most.
 FAREWELL_S = 0.5
-# A larger publish than any chunk or message is nobody's of ours.
-MAX_PAYLOAD_BYTES = 16 << 20
+# A larger publish than any chunk with its frame, or message, is nobody's of ours.
+MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
+# What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
+MAX_WAITING_BYTES = 64 << 20
+MAX_WAITING = 20_000
 
 
 class MqttTransport(Transport):
@@ -67,7 +70,7 @@ class MqttTransport(Transport):
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._host, self._port, self._tls = _address(url)
+        self._host, self._port, self._tls = broker_address(url)
         if protocol not in ("auto", "5", "3.1.1"):
             raise ConfigError(f"MQTT protocol {protocol!r}; choose auto, 5 or 3.1.1")
         self._protocols = {"auto": [MQTTv5, MQTTv311], "5": [MQTTv5], "3.1.1": [MQTTv311]}[protocol]
@@ -86,6 +89,8 @@ class MqttTransport(Transport):
         self._stood_at = 0.0
         self._told = ""  # the broker's refusal that the application knows of
         self._events: queue.Queue[Event] = queue.Queue()
+        self._waiting_bytes = 0  # of the publishes among them
+        self._dropped = 0  # publishes, since there was no room for them
         self._changed = threading.Condition()
         self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
         self._client: Client | None = None  # the same while its socket is open
@@ -157,9 +162,16 @@ class MqttTransport(Transport):
 
     def receive(self, timeout: float | None) -> Event | None:
         try:
-            return self._events.get(timeout != 0.0, timeout)
+            event = self._events.get(timeout != 0.0, timeout)
         except queue.Empty:
             return None
+        if isinstance(event, Received):
+            with self._changed:
+                self._waiting_bytes -= len(event.payload)
+                dropped, self._dropped = (0, self._dropped) if self._waiting_bytes else (self._dropped, 0)
+            if dropped:
+                log.warning("%d messages were dropped: they came faster than they are handled", dropped)
+        return event
 
     @property
     def bytes_sent(self) -> int:
@@ -213,7 +225,7 @@ class MqttTransport(Transport):
             self._fault = str(error)
             return False
         try:
-            client.connect(self._host, self._port, KEEPALIVE_S)
+            client.connect(self._host, self._port, KEEPALIVE_S, properties=_connect_properties(protocol))
         except (OSError, ValueError) as error:
             log.debug("cannot reach %s:%d: %s", self._host, self._port, error)
             self._fault = self._blamed(error if isinstance(error, OSError) else None)
@@ -334,6 +346,12 @@ class MqttTransport(Transport):
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
+        size = len(message.payload)
+        with self._changed:
+            if self._waiting_bytes + size > MAX_WAITING_BYTES or self._events.qsize() >= MAX_WAITING:
+                self._dropped += 1
+                return
+            self._waiting_bytes += size
         self._events.put(Received(message.topic, bytes(message.payload)))
 
     def _on_publish(self, client: Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
@@ -358,8 +376,20 @@ class MqttTransport(Transport):
 
 
 def _no_delay(client: Client, userdata: Any, sock: Any) -> None:
-    # Nagle's algorithm and delayed acknowledgements cost 88 ms a round trip.
+    # Nagle's algorithm would wait for delayed acknowledgements in every round trip.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _connect_properties(protocol: int) -> Any:
+    """MQTT 5: the broker is to keep larger packets to itself, so that nobody can fill this process's memory."""
+    if protocol != MQTTv5:
+        return None
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.CONNECT)
+    properties.MaximumPacketSize = MAX_PAYLOAD_BYTES + 1024  # the topic and the header
+    return properties
 
 
 def _subscribe_options(client: Client) -> Any:
@@ -368,15 +398,3 @@ def _subscribe_options(client: Client) -> Any:
     from paho.mqtt.subscribeoptions import SubscribeOptions
 
     return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-
-
-def _address(url: str) -> tuple[str, int, bool]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username:
-        raise ConfigError(f"broker URL {url!r}; give mqtt://HOST:PORT or mqtts://HOST:PORT without credentials")
-    tls = parts.scheme == "mqtts"
-    return parts.hostname, port or (8883 if tls else 1883), tls

@@ -36,7 +36,7 @@ HEALTH = {"free_memory_bytes": 1e8, "rss_bytes": 3e7}
 TRAFFIC = wire.Traffic(10, 20)
 
 UP = (
-    wire.Hello("b1", "key", "s1", "0.1.0", ["native"], {"board": "pi-4b"}, 500, 3000, ("run-1", 2), 1),
+    wire.Hello("b1", "key", "s1", "0.1.0", ["native"], {"name": "pi-4b"}, 500, 3000, ("run-1", 2), 1),
     wire.Heartbeat("s1", ("run-1", 2), HEALTH, TRAFFIC),
     wire.Goodbye("s1", "stopped"),
     wire.TaskStatus(

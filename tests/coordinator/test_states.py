@@ -25,7 +25,7 @@ from tinyfleet.coordinator.states import (
 FINAL = {
     RunState: {RunState.FINISHED, RunState.STOPPED, RunState.FAILED},
     StepState: {StepState.FINISHED, StepState.ABANDONED},
-    TaskPhase: {TaskPhase.STORED, TaskPhase.LATE, TaskPhase.FAILED, TaskPhase.REFUSED},
+    TaskPhase: {TaskPhase.FAILED, TaskPhase.REFUSED},
 }
 TABLES = [
     pytest.param(RUN_TABLE, RunState, RunEvent, id="run"),
@@ -71,10 +71,13 @@ def test_the_table_names_only_its_own_states_and_events(table, states, events):
 
 
 @given(st.lists(st.sampled_from(PhaseEvent), max_size=40))
-def test_a_counted_result_is_never_uncounted(events):
+def test_a_counted_result_counts_once_and_only_its_exclusion_ends_that(events):
     phase, counted = TASK_TABLE.start, 0
     for event in events:
         before, phase = phase, TASK_TABLE.after(phase, event)
+        if before in (TaskPhase.STORED, TaskPhase.LATE) and event is PhaseEvent.EXCLUDE:
+            assert phase is TaskPhase.REFUSED
+            return
         if phase in (TaskPhase.STORED, TaskPhase.LATE) and before is not phase:
             counted += 1
     assert counted <= 1

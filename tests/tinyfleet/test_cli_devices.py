@@ -101,3 +101,37 @@ def test_a_run_tells_whom_its_steps_did_without(tinyfleet, tmp_path, run):
     document = json.loads(tinyfleet("run", "show", run, "--state", tmp_path / "state", "--json").out)
     assert document["steps"][0]["left_out"] == {"hot": HOT}
     assert [task["local_steps"] for task in document["tasks"]] == [0, 12]
+
+
+def test_what_a_device_calls_itself_is_shown_and_not_followed(tinyfleet, tmp_path, run):
+    store = Store(tmp_path / "state")
+    title = "[red]x[/red][/]\x1b[2J\nforged\u202e"
+    hello = Hello("evil", "k", "s1", "0", ["native\nfast"], {"name": title}, 70)
+    store.devices.save_hello("evil", hello, Enrolment.PENDING)
+    store.devices.set_quarantine("evil", "16 faults, the last a [b]Hello[/b]")
+    store.close()
+    shown = [
+        tinyfleet(*command, "--state", tmp_path / "state").out
+        for command in (("devices", "list"), ("devices", "show", "evil"), ("devices", "list", "--json"))
+    ]
+    assert r"[red]x[/red][/]\x1b[2J\nforged\u202e" in shown[0]
+    assert "quarantined: 16 faults, the last a [b]Hello[/b]" in shown[0]
+    assert r"native\nfast" in shown[1]
+    assert json.loads(shown[2])[0]["profile"]["name"] == title
+    for text in shown:
+        assert all(char.isprintable() or char == "\n" for char in text)
+        assert "\nforged" not in text
+
+
+def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_listed(tinyfleet, tmp_path, run, caplog):
+    store = Store(tmp_path / "state")
+    store._db.write("UPDATE devices SET profile = ? WHERE device = 'hot'", '{"a":' + "[" * 960 + "]" * 960 + "}")
+    broken = store.runs.submit(RunSpec(name="broken"))
+    store._db.write("UPDATE runs SET spec = '{' WHERE run = ?", broken)
+    store.close()
+    listed = tinyfleet("devices", "list", "--state", tmp_path / "state").out
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == ["fast", "new", "slow"]
+    assert "the row of hot in devices cannot be read" in caplog.text
+    assert run in tinyfleet("run", "list", "--state", tmp_path / "state").out
+    assert f"the row of {broken} in runs cannot be read" in caplog.text
+    assert broken in tinyfleet("run", "stop", broken, "--state", tmp_path / "state").out

@@ -72,3 +72,12 @@ def test_tables():
         "lost:",
     ):
         assert shown in text
+
+
+def test_control_characters_of_a_device_do_not_reach_the_page():
+    result = example_result()
+    reason = "</li><script>x</script>\x1b\u202e\n"
+    text = render({**result, "losses": [{"device": "d", "step": 0, "run": "r", "reason": reason}]})
+    assert r"&lt;/li&gt;&lt;script&gt;x&lt;/script&gt;\x1b\u202e\n" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text

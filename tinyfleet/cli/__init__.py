@@ -9,6 +9,7 @@ def main() -> None:
     """Entry point. An error meant for a person is one line and its exit code; ``--debug`` shows where it arose."""
     from tinyfleet.cli.app import app
     from tinyfleet.fedcore.errors import TinyfleetError
+    from tinyfleet.fedcore.foreign.shown import printable
 
     try:
         app(prog_name="tinyfleet")
@@ -17,7 +18,7 @@ def main() -> None:
         code = getattr(error, "exit_code", None)
         if code is None or "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"tinyfleet: {error}\n")
+        sys.stderr.write(f"tinyfleet: {printable(str(error))}\n")
         sys.exit(code)
 
 

@@ -22,6 +22,7 @@ from tinyfleet.cli import (
     simulate,
 )
 from tinyfleet.cli.bench import app as bench
+from tinyfleet.fedcore.foreign.shown import log_to_stderr
 
 app = typer.Typer(
     name="tinyfleet",
@@ -37,9 +38,7 @@ def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks, and log everything.")] = False,
 ) -> None:
     """Options of every command."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(logging.DEBUG if debug else logging.WARNING, "%(levelname)s %(name)s: %(message)s")
 
 
 app.command("demo")(demo.demo)

@@ -117,7 +117,8 @@ def _document(row: DeviceRow, share: ShareRow | None, levers: str) -> dict[str, 
 def _warnings(row: DeviceRow) -> list[str]:
     from tinyfleet.coordinator.selection.health import warnings
 
-    return warnings(row.health)
+    found = warnings(row.health)
+    return [f"quarantined: {row.quarantine}", *found] if row.quarantine else found
 
 
 def _celsius(row: DeviceRow) -> str:

@@ -12,13 +12,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from tinyfleet.fedcore.foreign.shown import printable, printable_json
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def emit_json(document: Any) -> None:
     """Print ``document`` (plain data, dataclasses or structs) as indented JSON."""
     encoded = msgspec.json.encode(document, enc_hook=_plain)
-    sys.stdout.write(msgspec.json.format(encoded, indent=2).decode() + "\n")
+    sys.stdout.write(printable_json(msgspec.json.format(encoded, indent=2).decode()) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -42,13 +44,17 @@ def save_json(path: Path | None, document: Any) -> None:
 
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table, or ``empty`` where there are no rows."""
+    """Print a table, or ``empty`` where there are no rows.
+
+    A cell is text: markup and control characters in it are shown, not followed.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=400)  # a pipe has no width: cut nothing off
@@ -60,7 +66,7 @@ def emit_facts(facts: Iterable[tuple[str, object]]) -> None:
     pairs = [(name, value) for name, value in facts]
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        sys.stdout.write(f"{name:<{width}}  {value}\n")
+        sys.stdout.write(f"{printable(name):<{width}}  {printable(str(value))}\n")
 
 
 def ago(moment: float, now: float | None = None) -> str:

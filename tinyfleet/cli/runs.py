@@ -59,7 +59,7 @@ def list_runs(state: StateOption = None, as_json: Json = False) -> None:
 def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> None:
     """One run: where it stands, and each of its steps."""
     with opened(state) as store:
-        row = store.runs.get(resolve(run, [r.run for r in store.runs.all()]))
+        row = store.runs.get(resolve(run, store.runs.names()))
         steps, tasks = store.steps.of(row.run), store.tasks.of(row.run)
     if as_json:
         emit_json({"run": row, "steps": steps, "tasks": tasks})
@@ -87,6 +87,7 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
     )
     more: dict[str, Callable[[StepRow], str]] = {
         "left out": _left_out,
+        "not measured": lambda step: step.evaluation,
         "in less memory": lambda step: _in_less_memory(step, tasks),
     }
     shown = {name: cell for name, cell in more.items() if any(cell(step) for step in steps)}
@@ -101,19 +102,20 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
 def stop(run: RunArgument, state: StateOption = None) -> None:
     """Ask the coordinator to stop a run; what it has trained so far stays."""
     with opened(state) as store:
-        found = resolve(run, [r.run for r in store.runs.all()])
+        found = resolve(run, store.runs.names())
         store.runs.request_stop(found)
     typer.echo(f"asked to stop {found}")
 
 
 def read_spec(file: Path) -> RunSpec:
     """A run from TOML, its method's settings and its model checked too. Raises ``ConfigError``."""
+    from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
-    registry.create(spec.method, registry.problem_of(spec))
+    check_aggregate(spec.fleet, registry.create(spec.method, registry.problem_of(spec)))
     return spec
 
 

@@ -16,12 +16,27 @@ from tinyfleet.figures import (
     methods,
     models,
     parts,
+    poisoning,
     selection,
 )
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import CommittedResults
 
-MODULES = (ablation, arms, costs, deployed, engine, export, fleet, floors, methods, models, parts, selection)
+MODULES = (
+    ablation,
+    arms,
+    costs,
+    deployed,
+    engine,
+    export,
+    fleet,
+    floors,
+    methods,
+    models,
+    parts,
+    poisoning,
+    selection,
+)
 
 
 def figures(directory: Path) -> dict[str, Figure]:

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.shown import printable
 from tinyfleet.report.plots import PLOTS, svg
 
 TEMPLATE = "report.html.j2"
@@ -22,6 +23,7 @@ def render(result: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= {"count": _count, "percent": _percent, "number": _number}
     plots = {name: svg(draw, result) for name, draw in PLOTS}
@@ -32,6 +34,11 @@ def write_report(path: Path, result: Mapping[str, Any]) -> None:
     """Render into ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render(result).encode())
+
+
+def _shown(value: Any) -> Any:
+    """A device's text without control characters; what is markup of ours stays as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _count(value: float | None) -> str:

@@ -7,12 +7,15 @@ relies on either: presence is our own heartbeats, and every transfer asks again 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from typing import Any
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 from tinyfleet.fedcore.protocol.brokers.mosquitto import START_TIMEOUT_S, free_port
+
+LEVEL_OF_3_1_1 = 4
 
 
 class EmbeddedBroker:
@@ -60,6 +63,7 @@ class EmbeddedBroker:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         from amqtt.broker import Broker
 
+        _refuse_other_versions()
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         broker = Broker(self._configuration(), loop=self._loop)
@@ -74,3 +78,23 @@ class EmbeddedBroker:
             "timeout_disconnect_delay": 2,
             "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
         }
+
+
+@functools.cache
+def _refuse_other_versions() -> None:
+    """Hang up on a CONNECT of MQTT 5 as soon as its version is read.
+
+    amqtt takes what follows for one of 3.1.1, whose length is then nonsense, and waits for bytes that never come.
+    """
+    from amqtt.errors import MQTTError
+    from amqtt.mqtt.connect import ConnectVariableHeader
+
+    read = ConnectVariableHeader.from_stream
+
+    async def from_stream(cls: Any, reader: Any, fixed_header: Any) -> Any:
+        header = await read.__func__(cls, reader, fixed_header)
+        if header.proto_level != LEVEL_OF_3_1_1:
+            raise MQTTError(f"MQTT protocol level {header.proto_level} is not spoken here")
+        return header
+
+    ConnectVariableHeader.from_stream = classmethod(from_stream)

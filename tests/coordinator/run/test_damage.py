@@ -7,6 +7,7 @@ import pytest
 
 from tests.coordinator.toy import toy_spec
 from tests.coordinator.toy_fleet import expected_state, hold_back, seen
+from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.fedcore.protocol.messages import RunEnded, TaskCancel, TaskOffer
 
 
@@ -140,6 +141,28 @@ def test_a_task_blob_that_is_damaged_on_offer_is_made_again(fleet, caplog):
         agent.offer_results()
     fleet.sleep(2)
     assert fleet.store.runs.get(run).state == "finished"
+    assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
+
+
+def test_a_task_blob_that_is_damaged_before_it_is_offered_is_offered_by_its_own_hash(fleet, monkeypatch):
+    spec = toy_spec(rounds=1)
+    put = BlobStore.put
+
+    def put_and_lost(blobs, data):
+        sha256 = put(blobs, data)
+        blobs.path(sha256).write_bytes(b"")
+        monkeypatch.undo()
+        return sha256
+
+    hold_back(fleet, *fleet.agents)
+    run = fleet.store.runs.submit(spec)
+    fleet.service.poll(0)
+    fleet.service.poll(0)
+    assert fleet.store.runs.get(run).state == "running"
+    monkeypatch.setattr(BlobStore, "put", put_and_lost)
+    fleet.hello()
+    fleet.sleep(1)
+    answer_each(fleet, run, 1)
     assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.coordinator.toy import toy_spec
-from tests.coordinator.toy_fleet import expected_state, hold_back
+from tests.coordinator.toy_fleet import expected_state, hold_back, seen
+from tinyfleet.fedcore.protocol.messages import ChunkRequest, TaskOffer
 
 
 def test_a_restart_between_steps_changes_nothing(fleet):
@@ -62,3 +63,24 @@ def test_devices_that_restarted_with_the_coordinator_get_their_offers_again(flee
     fleet.hello()
     fleet.sleep(1)
     assert fleet.store.runs.get(run).state == "finished"
+
+
+def test_a_device_that_was_fetching_its_task_goes_on_fetching_it(fleet, caplog):
+    run = fleet.store.runs.submit(toy_spec())
+    hold_back(fleet, *fleet.agents)
+    fleet.hello()
+    while fleet.store.runs.get(run).step < 1:
+        fleet.sleep(1)
+        for agent in fleet.agents.values():
+            agent.offer_results()
+        fleet.turn()
+    fleet.sleep(1)
+    agent = fleet.agents["board-0"]
+    second = seen(agent, TaskOffer)[-1].manifest  # of the variant without the mask, which it holds
+    fleet.vanish()
+    fleet.start()
+    agent.say(ChunkRequest(second.sha256, 0, 1))
+    fleet.turn()
+    assert second.sha256 in fleet.service._offered.digests
+    assert len(fleet.service._offered.digests) == 2, "others may be fetching the variant with it"
+    assert "not on offer" not in caplog.text

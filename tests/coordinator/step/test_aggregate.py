@@ -12,6 +12,7 @@ from tinyfleet.coordinator.step.aggregate import StepFold
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.run_spec import FleetSettings
 
 DEVICES = ("a", "b", "c", "d")
 
@@ -85,3 +86,66 @@ def test_a_refused_result_leaves_the_fold_as_it_was(method, meta):
     assert fold.results == 1
     assert finished(fold) == before
     assert fold.add(0, "b", blobs["b"])
+
+
+# -- what counts ------------------------------------------------------------------------
+
+
+def scaled(method, state, device, factor):
+    """``device``'s update times ``factor``."""
+    task = method.configure_round(state)
+    answer = method.answer(task, device)
+    params = {n: task.params[n] + np.float32(factor) * (v - task.params[n]) for n, v in answer.params.items()}
+    return codec.encode(Payload(answer.meta, params, answer.mask), precision="fp32")
+
+
+def test_an_excluded_result_leaves_the_state_of_the_others_whatever_the_order(method):
+    state, blobs = blobs_of(method)
+    honest = StepFold(method, state, lambda digest: None, lambda: ())
+    for device in DEVICES:
+        honest.add(0, device, blobs[device])
+    hostile = blobs | {"x": scaled(method, state, "x", 1e5)}
+    for kept in (0, 16 * 2**20):
+        for order in itertools.permutations(hostile):
+            stored = []
+            fold = StepFold(method, state, lambda digest: None, lambda stored=stored: stored)
+            fold._kept_bytes = 16 * 2**20 - kept  # without room, results are read from the disk again
+            for device in order:
+                assert fold.add(0, device, hostile[device])
+                stored.append((0, device, hostile[device]))
+            assert list(fold.judgement.refused) == [(0, "x")]
+            assert (fold.results, fold.admitted) == (5, 4)
+            assert finished(fold) == finished(honest)
+
+
+def test_a_full_sum_refuses_none_that_comes_after(method):
+    state, blobs = blobs_of(method)
+    task = method.configure_round(state)
+    huge = {name: np.full_like(v, 1e14) for name, v in task.params.items()}
+    for name, active in task.mask.items():
+        huge[name][~active] = 0.0
+    greedy = codec.encode(Payload({"step": 0, "samples": 150, "loss": 0.5}, huge, task.mask), precision="fp32")
+    outcomes = set()
+    for order in itertools.permutations(("greedy", "greedier", "a", "b")):
+        # Without a limit on norms, only the sum's own range is left.
+        fleet = FleetSettings(norm_limit=0.0)
+        fold = StepFold(method, state, lambda digest: None, lambda: (), fleet)
+        for device in order:
+            assert fold.add(0, device, blobs.get(device, greedy))
+        assert {device for _, device in fold.judgement.refused} == {"greedy", "greedier"}
+        outcomes.add(finished(fold))
+    assert len(outcomes) == 1
+
+
+def test_a_device_that_weighs_too_much_counts_with_less(method):
+    state, _ = blobs_of(method)
+    task = method.configure_round(state)
+    answers = {device: method.answer(task, device) for device in (*DEVICES, "e")}
+    answers["a"].meta["samples"] = 1 << 20
+    fold = StepFold(method, state, lambda digest: None, lambda: ())
+    for device, answer in answers.items():
+        fold.add(0, device, codec.encode(answer, precision="fp32"))
+    weight = fold.judgement.weights[0, "a"]
+    others = sum(answers[device].meta["samples"] for device in answers if device != "a")
+    assert weight <= others * 0.35 / 0.65
+    assert fold.finish().meta["metrics"]["samples"] == others + weight

@@ -10,6 +10,7 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol import mqtt
 from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
@@ -222,3 +223,21 @@ def test_the_embedded_broker_refuses_the_network():
 )
 def test_topic_matching(pattern, topic, match):
     assert matches(pattern, topic) is match
+
+
+def test_what_is_too_large_or_too_much_is_dropped_and_the_rest_arrives(network, monkeypatch):
+    if network.kind == "loop":
+        pytest.skip("the loop has no bounds")
+    receiver, sender = network.client("big", "small"), network.client()
+    sender.publish("big", b"x" * (mqtt.MAX_PAYLOAD_BYTES + 1))
+    sender.publish("small", b"1")
+    assert messages(receiver, 1) == [("small", b"1")]
+    monkeypatch.setattr(mqtt, "MAX_WAITING", 3)
+    for number in range(8):
+        sender.publish("small", b"%d" % number)
+    sender.publish("small", b"last")
+    deadline = time.monotonic() + PATIENCE_S
+    while receiver._dropped < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert receiver._dropped == 6
+    assert [payload for _, payload in messages(receiver, 3)] == [b"0", b"1", b"2"]

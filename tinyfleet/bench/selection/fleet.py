@@ -41,6 +41,9 @@ class TaskHistory:
     def last_chosen(self, run: str) -> dict[str, int]:
         return dict(self._last)
 
+    def refusals(self, run: str) -> dict[str, int]:
+        return {}  # all of its devices are honest
+
     def times(
         self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]:
