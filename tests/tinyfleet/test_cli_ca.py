@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import stat
 import subprocess
@@ -200,7 +201,7 @@ def test_one_command_shuts_a_device_out(tinyfleet, tmp_path, monkeypatch):
 
 
 def test_a_restart_command_is_run(tmp_path):
-    mosquitto_files.restart(f'{sys.executable} -c \'open("{tmp_path / "ran"}", "w")\'')
+    mosquitto_files.restart(f'{shlex.quote(sys.executable)} -c \'open("{tmp_path / "ran"}", "w")\'')
     assert (tmp_path / "ran").exists()
 
 
