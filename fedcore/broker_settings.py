@@ -21,13 +21,13 @@ class BrokerSettings(Settings, frozen=True):
     username: Annotated[str, Meta(description="user name at the broker; empty: anonymous")] = ""
     password_file: Annotated[str, Meta(description="file whose first line is the password; empty: none")] = ""
     tls_ca: Annotated[str, Meta(description="PEM file of the authority to trust; empty: the system's")] = ""
+    protocol: Annotated[
+        Literal["auto", "5", "3.1.1"], Meta(description="MQTT version; auto tries 5, then 3.1.1")
+    ] = "auto"
     tls_cert: Annotated[
         str, Meta(description="PEM file of the certificate to show the broker (`tinyfleet ca issue`); empty: none")
     ] = ""
     tls_key: Annotated[str, Meta(description="PEM file of its key; empty: it stands in tls_cert")] = ""
-    protocol: Annotated[
-        Literal["auto", "5", "3.1.1"], Meta(description="MQTT version; auto tries 5, then 3.1.1")
-    ] = "auto"
 
     def password(self) -> str | None:
         """The first line of the password file; None where none is named. Raises ``ConfigError``."""
@@ -53,7 +53,7 @@ class BrokerSettings(Settings, frozen=True):
             username=self.username or None,
             password=self.password(),
             tls_ca=self.tls_ca or None,
+            protocol=self.protocol,
             tls_cert=self.tls_cert or None,
             tls_key=self.tls_key or None,
-            protocol=self.protocol,
         )

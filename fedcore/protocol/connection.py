@@ -1,14 +1,40 @@
-"""What is known of one connection to a broker, and how long to wait for the next."""
+"""What is known of one connection to a broker, how long to wait for the next, and paho's client for it."""
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import socket
 import struct
+import sys
+import types
 from typing import Any
 from urllib.parse import urlsplit
 
 from tinyfleet.fedcore.errors import ConfigError
+
+PROXIES = "urllib.request"
+
+
+def _leave_proxies_out() -> None:
+    """Load paho without what it asks for proxies with: http, e-mail and compression, a megabyte of every agent.
+
+    paho calls it for SOCKS alone: where that package is installed everything is loaded as usual.
+    """
+    if PROXIES in sys.modules or importlib.util.find_spec("socks") is not None:
+        return
+    sys.modules[PROXIES] = types.ModuleType(PROXIES)
+    try:
+        import paho.mqtt.client  # noqa: F401
+    finally:
+        del sys.modules[PROXIES]
+
+
+_leave_proxies_out()
+
+from paho.mqtt.client import Client, MQTTv5, MQTTv311  # noqa: E402
+
+__all__ = ["Backoff", "Client", "MQTTv5", "MQTTv311", "broker_address", "socket_bytes"]
 
 RECONNECT_BASE_S = 0.5
 # A connection that stood for so long was no part of the trouble that comes after it.

@@ -17,11 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.connection import Backoff, broker_address, socket_bytes
+from tinyfleet.fedcore.protocol.connection import Backoff, Client, MQTTv5, MQTTv311, broker_address, socket_bytes
 from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context

@@ -42,6 +42,6 @@ def test_the_transport_logs_in_as_the_settings_say(tmp_path, monkeypatch):
     BrokerSettings("mqtts://h:1", "porch", str(path), "ca.pem", "5").transport("porch-1")
     BrokerSettings("mqtt://h:1").transport("porch-2")
     assert made == [
-        ("mqtts://h:1", "porch-1", "porch", "secret", "ca.pem", "5"),
-        ("mqtt://h:1", "porch-2", None, None, None, "auto"),
+        ("mqtts://h:1", "porch-1", "porch", "secret", "ca.pem", "5", None, None),
+        ("mqtt://h:1", "porch-2", None, None, None, "auto", None, None),
     ]

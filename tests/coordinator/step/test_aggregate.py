@@ -142,7 +142,7 @@ def test_a_device_that_weighs_too_much_counts_with_less(method):
     task = method.configure_round(state)
     answers = {device: method.answer(task, device) for device in (*DEVICES, "e")}
     answers["a"].meta["samples"] = 1 << 20
-    fold = StepFold(method, state, lambda digest: None, lambda: ())
+    fold = StepFold(method, state, lambda digest: None, lambda: (), FleetSettings(weight_share=0.35))
     for device, answer in answers.items():
         fold.add(0, device, codec.encode(answer, precision="fp32"))
     weight = fold.judgement.weights[0, "a"]
