@@ -148,13 +148,17 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self._came = False
+        self._came: int | None = None
+        self._told = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        logger.info("%s: stopping", signal.Signals(number).name)
-        self._came = True
+        # No more than that: in the middle of a line of log another cannot be written, and the signal would be lost.
+        self._came = number
 
     def __call__(self) -> bool:
-        return self._came
+        if self._came is not None and not self._told:
+            self._told = True
+            logger.info("%s: stopping", signal.Signals(self._came).name)
+        return self._came is not None

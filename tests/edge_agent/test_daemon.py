@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 
 from tests.edge_agent.runs import write_data
 from tests.patience import PATIENCE_S
+from tinyfleet.edge_agent import daemon
 
 
 def ignore_interrupts():
@@ -60,6 +63,43 @@ def test_a_signal_ends_it_well(tmp_path, start, number, before):
     assert any(f"{number.name}: stopping" in line for line in process.stderr)
     assert process.wait(PATIENCE_S) == 0
     assert '"link":"stopped"' in (tmp_path / "state" / "status.json").read_text(encoding="utf-8")
+
+
+class Interrupted(io.RawIOBase):
+    """A log in the middle of whose first write SIGTERM comes; nothing else can be written meanwhile."""
+
+    def __init__(self):
+        self.lines = []
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.lines.append(bytes(data))
+        if len(self.lines) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return len(data)
+
+
+def test_a_signal_in_the_middle_of_a_line_of_log_is_not_lost(monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    raw = Interrupted()
+    stream = io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True)
+    monkeypatch.setattr(sys, "stderr", stream)  # where logging says that it failed
+    handler = logging.StreamHandler(stream)
+    monkeypatch.setattr(daemon.logger, "handlers", [handler])
+    monkeypatch.setattr(daemon.logger, "level", logging.INFO)
+    monkeypatch.setattr(daemon.logger, "propagate", False)
+    try:
+        stopping = daemon.StopSignal()
+        assert not stopping()
+        daemon.logger.info("device porch")
+        assert stopping()
+        assert stopping()
+    finally:
+        for number, what in before.items():
+            signal.signal(number, what)
+    assert b"".join(raw.lines) == b"device porch\nSIGTERM: stopping\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
