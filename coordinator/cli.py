@@ -15,11 +15,14 @@ from typing import Any
 import msgspec
 
 from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.fleet import fleet_key
 from tinyfleet.coordinator.lock import StateLock
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import check_private, write_atomic
 from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable, printable_json
+from tinyfleet.fedcore.protocol.messages import Enrolment
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, fleet_id, shown
 from tinyfleet.fedcore.settings import read_toml
 
 log = logging.getLogger("coordinator")
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--auto-accept", action="store_true", help="accept every new device: demos, closed networks")
     run.add_argument("--empty", action="store_true", help="start although blobs are there that no run knows")
+    run.add_argument("--new-fleet", action="store_true", help="make a fleet key although devices obey another")
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     run.set_defaults(action=_run)
     status = actions.add_parser("status", help="show runs and devices")
@@ -74,10 +78,13 @@ def _run(options: argparse.Namespace) -> None:
         config = msgspec.structs.replace(config, auto_accept=True)
     stopping = _Stop()
     with StateLock(options.state):
+        check_private(options.state)
         if options.embedded_broker is None:
-            _serve(_store(options), config, options.broker or config.broker.url, stopping)
+            store = _store(options)
+            _serve(store, _key(options, store), config, options.broker or config.broker.url, stopping)
             return
         store = _store(options)
+        key = _key(options, store)
         from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 
         broker = EmbeddedBroker(port=options.embedded_broker)
@@ -85,7 +92,7 @@ def _run(options: argparse.Namespace) -> None:
         write_atomic(options.state / "broker.url", f"{url}\n".encode())
         log.info("the embedded broker listens on %s", url)
         try:
-            _serve(store, config, url, stopping)
+            _serve(store, key, config, url, stopping)
         finally:
             broker.stop()
 
@@ -97,15 +104,21 @@ def _store(options: argparse.Namespace) -> Store:
     return store
 
 
-def _serve(store: Store, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
+def _key(options: argparse.Namespace, store: Store) -> SigningKey:
+    enrolled = any(pin.enrolment is Enrolment.ACCEPTED for pin in store.devices.pins())
+    return fleet_key.obtain(options.state, enrolled=enrolled and not options.new_fleet)
+
+
+def _serve(store: Store, key: SigningKey, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
 
-    transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
-    service = Service(store, transport, config)
+    fleet = fleet_id(key.public)
+    transport = msgspec.structs.replace(config.broker, url=url).transport(f"tinyfleet-coordinator-{fleet[:8]}")
+    service = Service(store, transport, config, key)
     # A publish that waits for a broker that hangs ends with the transport.
     stopping.at_once = transport.close
     service.start()
-    log.info("serving; state in %s", store.directory)
+    log.info("serving fleet %s; state in %s", shown(fleet), store.directory)
     try:
         service.run(lambda: stopping.requested)
     finally:
@@ -137,18 +150,32 @@ def _status(options: argparse.Namespace) -> None:
     store = Store(options.state)
     runs, devices = store.runs.all(), store.devices.all()
     store.close()
+    fleet = _fleet(options.state)
     if options.json:
         document: dict[str, Any] = {
+            "fleet": fleet,
+            "fingerprint": shown(fleet),
             "runs": [dataclasses.asdict(row) for row in runs],
             "devices": [dataclasses.asdict(row) for row in devices],
         }
         sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
-    lines = [f"{len(runs)} runs, {len(devices)} devices"]
+    lines = [f"fleet   {shown(fleet) or 'has no key yet'}{f' (id {fleet})' if fleet else ''}"]
+    lines += [f"{len(runs)} runs, {len(devices)} devices"]
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
     for d in devices:
         presence = "online" if d.online else "offline"
-        lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")
+        lines.append(
+            f"device  {d.device:<32} {d.fingerprint:<19} {d.enrolment:<10} {presence}, {d.samples} samples"
+        )
         if d.quarantine:
             lines.append(f"        {d.device:<32} quarantined: {d.quarantine}")
+        if d.trouble:
+            lines.append(f"        {d.device:<32} {d.trouble}")
     sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def _fleet(state: Path) -> str:
+    """The fleet's id; empty where no coordinator has run yet that made its key."""
+    path = state / fleet_key.FILE_NAME
+    return fleet_id(fleet_key.read(path).public) if path.exists() else ""

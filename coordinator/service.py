@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet.fence import Fence
 from tinyfleet.coordinator.fleet.registry import Registry
+from tinyfleet.coordinator.fleet.rivals import Rivals
+from tinyfleet.coordinator.fleet.sessions import Sessions
 from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
 from tinyfleet.coordinator.run.scheduler import Creator, Scheduler, create_method
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
+from tinyfleet.fedcore.errors import CodecError, Unauthentic
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import unpack_chunk
 from tinyfleet.fedcore.protocol.messages import (
@@ -26,8 +30,8 @@ from tinyfleet.fedcore.protocol.messages import (
     ResultOffer,
     TaskStatus,
     UpMessage,
-    decode_up,
 )
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
 
 log = logging.getLogger(__name__)
@@ -46,12 +50,13 @@ class Service:
         store: Store,
         transport: Transport,
         config: CoordinatorConfig,
+        key: SigningKey,
         *,
         engine: EngineRequests | None = None,
         create: Creator = create_method,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        outgoing = Outgoing(transport)
+        outgoing = Outgoing(transport, key, session=secrets.token_hex(8))
         self._store, self._transport, self._clock = store, transport, clock
         self._engine = engine or EngineProcess(
             engine=config.engine,
@@ -68,6 +73,8 @@ class Service:
             most_pending=config.limits.pending,
             clock=clock,
         )
+        self._rivals = Rivals(store.devices, outgoing.fleet, clock)
+        self._sessions = Sessions(outgoing, self._registry, self._rivals, clock)
         self._fence = Fence(store.devices, config.limits, clock)
         self._offered = OfferedBlobs(outgoing, config.limits, clock)
         self._downloads = Downloads(store.incoming, outgoing, timeout_s=config.chunk_timeout_s, clock=clock)
@@ -106,6 +113,7 @@ class Service:
             self._registry.tick(now)
             self._downloads.tick(now)
         self._fence.tick(now)
+        self._rivals.tick(now)
         self._scheduler.tick(now)
         if now - self._flushed_at >= FLUSH_S:
             self._flush(now)
@@ -134,21 +142,28 @@ class Service:
                         self._on_chunk(device, payload)
                     else:
                         handling.kind = "message"
-                        message = decode_up(payload)
-                        handling.kind = type(message).__name__
-                        self._on_message(device, message)
+                        message = self._sessions.open(device, payload)
+                        if message is not None:
+                            handling.kind = type(message).__name__
+                            self._on_message(device, message)
             case Connected():
                 log.info("connected to the broker")
                 self._registry.on_connected()
+                for device, session in self._registry.awaited():
+                    self._sessions.wish(device, session)
                 self._downloads.resume()
             case Disconnected(reason):
                 log.warning("the broker is away: %s", reason)
+                self._rivals.disconnected(reason)
 
     def _on_chunk(self, device: str, payload: bytes) -> None:
+        """Nobody signs a chunk: it is what its offer's hash says, once all are here, or nothing."""
         if not self._registry.accepted(device):
             return
-        self._registry.on_sign_of_life(device)
-        download = self._downloads.accept(device, unpack_chunk(payload))
+        try:
+            download = self._downloads.accept(device, unpack_chunk(payload))
+        except CodecError as error:
+            raise Unauthentic(str(error)) from None
         if download is not None:
             self._scheduler.on_download(download)
 
@@ -186,7 +201,9 @@ class Service:
             return
         self._changed = changed
         for device, enrolment in self._registry.refresh().items():
-            if enrolment is Enrolment.REJECTED:
+            if enrolment is None:
+                self._sessions.forget(device)
+            if enrolment in (None, Enrolment.REJECTED):
                 self._scheduler.on_rejected(device)
         self._scheduler.check_stop()
 

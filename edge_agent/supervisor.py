@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.edge_agent.fleet.channel import Channel
+from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.edge_agent.guards.guards import Guards, reader
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.edge_agent.link import Link
@@ -26,20 +28,21 @@ from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Governor
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.slot import StartWorker
-from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.errors import CodecError, Unauthentic
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.messages import (
+    Challenge,
     ChunkRequest,
+    Enrolment,
     Heartbeat,
     Hello,
+    HelloWanted,
     Message,
     ResultVerdict,
     RunEnded,
     TaskCancel,
     TaskOffer,
     Welcome,
-    decode_down,
-    encode,
 )
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
@@ -58,6 +61,7 @@ class Supervisor:
     def __init__(
         self,
         identity: Identity,
+        pin: FleetPin,
         config: AgentConfig,
         board: Board,
         transport: Transport,
@@ -72,10 +76,20 @@ class Supervisor:
     ) -> None:
         device = identity.device
         self._can_train = bool(board.engines)
+        self._offered_to = ""  # the coordinator's session that has been told what waits here
         self._transport = transport
         self._up, self._down, self._down_chunk = topics.up(device), topics.down(device), topics.down_chunk(device)
         self._self_report = SelfReport(identity, board, config.sensors, state, governor.memory_limit_bytes)
-        self.link = Link(transport, device, hello=self._hello, heartbeat=self._heartbeat, clock=clock, rng=rng)
+        self._channel = Channel(identity, pin, self.session, clock)
+        self.link = Link(
+            transport,
+            device,
+            self._channel,
+            hello=self._hello,
+            heartbeat=self._heartbeat,
+            clock=clock,
+            rng=rng,
+        )
         self._delivery = Delivery(outbox, transport, topics.up_chunk(device), self.link.send, clock)
         sensors = config.sensors.options(state)
         guards = Guards(config.guards.limits(sensors), reader(config.sensors.disabled, sensors), clock)
@@ -91,7 +105,7 @@ class Supervisor:
             send=self.link.send,
             clock=clock,
         )
-        self._status = StatusFile(state / STATUS, device, self.session)
+        self._status = StatusFile(state / STATUS, identity, self.session)
 
     @property
     def session(self) -> str:
@@ -111,15 +125,18 @@ class Supervisor:
 
     def open(self) -> None:
         """Start connecting. The last will tells the coordinator when this board vanishes."""
-        will = Will(self._up, encode(self._self_report.goodbye("connection lost")))
-        self._transport.open((self._down, self._down_chunk), will)
+        self._transport.open((self._down, self._down_chunk), self._will)
+
+    def _will(self) -> Will:
+        """Signed anew for every connection: an old one that somebody has kept says nothing."""
+        return Will(self._up, self._channel.will(self._self_report.goodbye("connection lost")))
 
     def close(self) -> None:
         """Goodbye, worker ended, disconnected."""
         self.assignment.stop()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None)
+        self._write_status("stopped", None)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -133,7 +150,11 @@ class Supervisor:
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key)
+        self._write_status(self.link.state, self.assignment.key)
+
+    def _write_status(self, link: str, task: TaskKey | None) -> None:
+        channel = self._channel
+        self._status.write(link, self.assignment.state, task, channel.fleet, channel.strangers.trouble)
 
     def _patience(self) -> float:
         if self._delivery.sending:
@@ -161,6 +182,8 @@ class Supervisor:
             case Received(topic, payload):
                 try:
                     self._received(topic, payload)
+                except Unauthentic as error:
+                    self._channel.strangers.unauthentic(str(error))
                 except CodecError as error:
                     logger.warning("dropped a message on %s: %s", topic, error)
                 except Exception:
@@ -171,14 +194,20 @@ class Supervisor:
         if topic == self._down_chunk:
             self.assignment.chunk(payload)
         elif topic == self._down:
-            self._dispatch(decode_down(payload))
+            message = self._channel.open(payload)
+            if message is not None:
+                self._dispatch(message)
         else:
             logger.debug("ignored a message on %s", topic)
 
     def _dispatch(self, message: Message) -> None:
         match message:
+            case HelloWanted():
+                self.link.hello_wanted()
+            case Challenge():
+                self.link.challenged(message)
             case Welcome():
-                self.link.welcomed(message)
+                self._welcomed(message)
             case TaskOffer():
                 self._offered(message)
             case TaskCancel(run, step, reason):
@@ -191,6 +220,15 @@ class Supervisor:
                 self._delivery.requested(message)
             case _:
                 logger.debug("a %s is not for an agent", type(message).__name__)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        if welcome.enrolment is Enrolment.ACCEPTED:
+            self._channel.accepted()
+        self.link.welcomed(welcome)
+        if self._channel.peer != self._offered_to and self.link.state is LinkState.ACCEPTED:
+            self._offered_to = self._channel.peer  # what was said to an earlier one may have been lost
+            self.assignment.reconnected()
+            self._delivery.offer()
 
     def _offered(self, offer: TaskOffer) -> None:
         """An offer may overtake its Welcome; to a device that is not accepted none should come."""

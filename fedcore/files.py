@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+from tinyfleet.fedcore.errors import ConfigError
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -36,3 +39,14 @@ def drop_temporaries(directory: Path) -> None:
     """Remove what an interrupted ``write_atomic`` left."""
     for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def check_private(path: Path) -> None:
+    """Raises ``ConfigError`` where others than its owner may read or write a file or directory that is there."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return
+    if mode & 0o077:
+        wanted = "700" if path.is_dir() else "600"
+        raise ConfigError(f"{path}: others on this machine may use it (mode {mode:o}); chmod {wanted} {path}")

@@ -33,7 +33,7 @@ class Store:
     """
 
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self.blobs = BlobStore(directory / "blobs")
         self._clock = clock
@@ -108,10 +108,13 @@ class Store:
         """Step ``step`` is done again from the state that it started from; what came after it is forgotten."""
         with self._db.transaction():
             (row,) = self._db.read("SELECT round, base_sha256 FROM steps WHERE run = ? AND step = ?", run, step)
+            before = self.runs.get(run).step
             self._db.write("DELETE FROM tasks WHERE run = ? AND step >= ?", run, step)
             self._db.write("DELETE FROM steps WHERE run = ? AND step >= ?", run, step)
             self.runs.advance(run, step, row["round"], row["base_sha256"])
-            self._db.write("UPDATE runs SET reason = ? WHERE run = ?", reason, run)
+            self._db.write(
+                "UPDATE runs SET reason = ?, rewound_from = max(rewound_from, ?) WHERE run = ?", reason, before, run
+            )
 
     def exclude(self, run: str, results: Mapping[tuple[int, str], str]) -> None:
         """An open step goes on without results that it had counted: (step, device) -> reason."""

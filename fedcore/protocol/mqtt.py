@@ -105,7 +105,7 @@ class MqttTransport(Transport):
 
     # -- the seam -----------------------------------------------------------------------
 
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
         self._subscriptions, self._will = subscriptions, will
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{self._client_id}", daemon=True)
         self._thread.start()
@@ -284,7 +284,8 @@ class MqttTransport(Transport):
             self._tls_context = client_context(self._tls_files)
             client.tls_set_context(self._tls_context)
         if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=False)
+            will = self._will()
+            client.will_set(will.topic, will.payload, qos=1, retain=False)
         self._stood = False
         client.on_socket_open = _no_delay
         client.on_socket_close = self._on_socket_close
