@@ -12,8 +12,8 @@ import msgspec
 
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import check_private, write_atomic
+from tinyfleet.fedcore.protocol.signed.libcrypto import KEY_BYTES
 from tinyfleet.fedcore.protocol.signed.signatures import (
-    KEY_BYTES,
     SEED_BYTES,
     SigningKey,
     fingerprint,

@@ -30,6 +30,7 @@ from tinyfleet.fedcore.protocol.messages import (
     Challenge,
     ChunkRequest,
     Enrolment,
+    Goodbye,
     Hello,
     HelloWanted,
     Manifest,
@@ -189,7 +190,7 @@ class Coordinator:
                 return
             assert message.answer == self.challenge
             message = msgspec.structs.replace(message, nonce="", answer="")
-        elif envelope.peer != self.signer.session:
+        elif envelope.peer != self.signer.session and not isinstance(message, Goodbye):
             self.signer.peer = envelope.session
             self.say(HelloWanted())
             return

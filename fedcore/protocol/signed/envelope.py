@@ -18,7 +18,8 @@ from msgspec import Meta, Struct
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.foreign.shown import printable
 from tinyfleet.fedcore.protocol.messages import MAX_MESSAGE_BYTES
-from tinyfleet.fedcore.protocol.signed.signatures import SIGNATURE_BYTES, SigningKey, verify
+from tinyfleet.fedcore.protocol.signed.libcrypto import SIGNATURE_BYTES
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, verify
 
 FleetId = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")]
 Session = Annotated[str, Meta(pattern=r"^[0-9a-z]{1,32}$")]

@@ -1,7 +1,4 @@
-"""Ed25519 (RFC 8032) by libsodium, and the fingerprints by which people compare keys.
-
-``nacl.bindings`` alone: the agent's supervisor signs every message and may not hold the memory of ``cryptography``.
-"""
+"""Keys, signatures, and the fingerprints by which people compare keys."""
 
 from __future__ import annotations
 
@@ -9,37 +6,34 @@ import base64
 import binascii
 import hashlib
 
-from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
-from nacl.exceptions import BadSignatureError
+from tinyfleet.fedcore.protocol.signed.libcrypto import KEY_BYTES, SIGNATURE_BYTES, ed25519
 
-SEED_BYTES, KEY_BYTES, SIGNATURE_BYTES = 32, 32, 64
+SEED_BYTES = 32
 FLEET_ID_DIGITS = 32
 _SHORT_DIGITS = 16  # 64 bits: nobody makes a key with the same ones to order within a fleet's life
 _GROUP = 4
 
+_ed25519 = ed25519()
+
 
 class SigningKey:
-    """A private key, made from its seed of 32 bytes; ``public`` is the raw public key."""
+    """A private key, made from its seed of 32 bytes; ``public`` is the raw public key. Raises ``ValueError``."""
 
-    __slots__ = ("_secret", "public")
+    __slots__ = ("_seed", "public")
 
     def __init__(self, seed: bytes) -> None:
-        self.public, self._secret = crypto_sign_seed_keypair(seed)
+        self.public, self._seed = _ed25519.public(seed), seed
 
     def sign(self, message: bytes) -> bytes:
         """The signature, 64 bytes."""
-        return bytes(crypto_sign(message, self._secret)[:SIGNATURE_BYTES])
+        return _ed25519.sign(self._seed, message)
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """True where ``signature`` is the owner's of ``public`` for ``message``."""
     if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
-    try:
-        crypto_sign_open(signature + message, public)
-    except BadSignatureError:
-        return False
-    return True
+    return _ed25519.verify(public, message, signature)
 
 
 def key_text(public: bytes) -> str:
