@@ -1,7 +1,7 @@
 """Ed25519 (RFC 8032) by the OpenSSL that Python's own ``hashlib`` has loaded already.
 
-Every message is signed in the agent's supervisor, which may not hold the 8 MB of ``cryptography``; this takes 0.1 MB.
-Where Python brings OpenSSL inside itself, so that its functions cannot be had, ``cryptography`` does it all the same.
+The agent's supervisor signs every message, and may not hold the 8 MB of ``cryptography``; this takes 0.1 MB.
+Where Python has OpenSSL inside itself, so that its functions cannot be had, ``cryptography`` does it all the same.
 The functions are of OpenSSL 1.1.1 and later (EVP_DigestSign(3), EVP_PKEY_new_raw_private_key(3)).
 """
 
