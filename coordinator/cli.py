@@ -136,16 +136,19 @@ def _status(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
     runs, devices = store.runs.all(), store.devices.all()
+    spent = {row.run: ledger for row in runs if (ledger := store.ledgers.legible(row.run)) is not None}
     store.close()
     if options.json:
         document: dict[str, Any] = {
             "runs": [dataclasses.asdict(row) for row in runs],
+            "privacy": {run: msgspec.to_builtins(ledger) for run, ledger in spent.items()},
             "devices": [dataclasses.asdict(row) for row in devices],
         }
         sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
     lines = [f"{len(runs)} runs, {len(devices)} devices"]
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"
         lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")

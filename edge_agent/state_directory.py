@@ -14,6 +14,7 @@ from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
 GOVERNOR = "governor.json"  # what tasks took, and what did not fit
 OUTBOX, INBOX = "outbox", "inbox"
 MASKS = "masks"  # a folder a run
+RELEASES = "releases"  # a folder a run with local privacy: what of it left this board
 WORK = "work"  # the result being written, the worker's log
 STATUS = "status.json"
 PROFILE = "profile.toml"  # the board as ``edge-agent measure`` found it

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, WORK
+from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, RELEASES, WORK
 from tinyfleet.edge_agent.states import AssignmentEvent
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
 from tinyfleet.edge_agent.task.outbox import Outbox
@@ -63,6 +63,7 @@ class Training:
         self._engine = config.engine
         self._data = msgspec.to_builtins(config.data)
         self._masks = state / MASKS
+        self._releases = state / RELEASES
         self._cost_model = state / COST_MODEL
         self._result = state / WORK / "result.blob"
         self._result.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,8 @@ class Training:
                 device=self._device,
                 blob=str(blob),
                 result=str(self._result),
-                masks=str(self._masks_of(offer.run)),
+                masks=str(self._masks / _folder(offer.run)),
+                releases=str(self._releases / _folder(offer.run)),
                 spec=offer.spec,
                 data=self._data,
                 engine=self._engine,
@@ -131,7 +133,7 @@ class Training:
         """No more of this run: its worker and its masks go."""
         self._slot.close(run)
         self._reports.forget(run)
-        shutil.rmtree(self._masks_of(run), ignore_errors=True)
+        shutil.rmtree(self._masks / _folder(run), ignore_errors=True)
 
     def _heard(self, task: TaskInHand, worker: Worker, event: Event) -> Ending | None:
         """One event of the worker's; how the task ends, if it does by that."""
@@ -213,6 +215,7 @@ class Training:
     def _ending(self, event: AssignmentEvent, state: TaskState, reason: str, *, sound: bool = False) -> Ending:
         return Ending(event, state, reason, paused_s=self._pauses.paused_s, sound=sound)
 
-    def _masks_of(self, run: str) -> Path:
-        """Run names come from the network and may hold anything."""
-        return self._masks / hashlib.sha256(run.encode()).hexdigest()[:16]
+
+def _folder(run: str) -> str:
+    """Run names come from the network and may hold anything."""
+    return hashlib.sha256(run.encode()).hexdigest()[:16]

@@ -81,12 +81,15 @@ class Trainer:
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
         samples = len(data.train) + len(data.development)
-        running = control_of(command, method, task, cost_model, samples, self._emit)
+        private = spec.privacy.mode != "none"
+        running = control_of(command, method, task, cost_model, samples, self._emit, private=private)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return
         self._emit(Planned(running.chosen))
         result, train_s = self._train(command, method, task, data, running, cost_model)
+        if private:
+            result = _private(command, spec, method, task, result)
         # The engine's model is gone, and the task's goes too: for a large one, encoding would be the task's peak.
         if result.params is not task.params:
             task.params.clear()
@@ -129,6 +132,15 @@ class Trainer:
         return self._data[1]
 
 
+def _private(command: TaskCommand, spec: RunSpec, method: Method, task: Payload, result: Payload) -> Payload:
+    """What may leave the board of ``result``."""
+    from tinyfleet.edge_agent.worker.releases import Releases
+    from tinyfleet.fedcore.privacy.noise import private_result
+
+    noise = Releases(Path(command.releases)).noise() if spec.privacy.mode == "local" else None
+    return private_result(spec.privacy, method, task, result, noise)
+
+
 def memory_directory(command: TaskCommand) -> Path:
     """Where the run's personal state is: under its masks, with which it goes when the run ends."""
     return Path(command.masks) / "memory"
@@ -146,8 +158,11 @@ def control_of(
     cost_model: CostModel | None,
     samples: int,
     emit: Emit,
+    *,
+    private: bool = False,
 ) -> TaskControl:
-    """The task's plan and its ``Control``: progress goes out at most four times a second."""
+    """The task's plan and its ``Control``: progress goes out at most four times a second, a private run's
+    without the loss."""
     from tinyfleet.edge_agent.worker.device_memory import FileMemory
     from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.methods.method import Control
@@ -165,7 +180,7 @@ def control_of(
         now = time.monotonic()
         if now - last >= _PROGRESS_INTERVAL_S or step == steps:
             last = now
-            emit(StepsDone(step, steps, float(loss)))
+            emit(StepsDone(step, steps, None if private else float(loss)))
 
     memory = FileMemory(memory_directory(command))
     control = Control(command.levers, steps=command.local_steps, memory=memory, progress=progress)
