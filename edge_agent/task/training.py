@@ -62,6 +62,7 @@ class Training:
         self._device = device
         self._engine = config.engine
         self._data = msgspec.to_builtins(config.data)
+        self._privacy = msgspec.to_builtins(config.privacy)
         self._masks = state / MASKS
         self._releases = state / RELEASES
         self._cost_model = state / COST_MODEL
@@ -92,6 +93,7 @@ class Training:
                 releases=str(self._releases / _folder(offer.run)),
                 spec=offer.spec,
                 data=self._data,
+                privacy=self._privacy,
                 engine=self._engine,
                 threads=limits.threads,
                 target_bytes=limits.target_bytes,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinyfleet.edge_agent.config import AgentDataSettings
+from tinyfleet.edge_agent.config import AgentDataSettings, AgentPrivacySettings
 from tinyfleet.edge_agent.worker.commands import (
     Declined,
     EndsEarly,
@@ -72,6 +72,10 @@ class Trainer:
             self._hold.lift()
             self._hold.loading(command.memory_limit_bytes, facts)
         spec = convert(command.spec, RunSpec, "spec of the task")
+        terms = convert(command.privacy, AgentPrivacySettings, "privacy")
+        if reason := terms.objection(spec.privacy):
+            self._emit(Declined(reason))
+            return
         masks = MaskStore(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=masks.get)
         if task.mask:
@@ -89,7 +93,7 @@ class Trainer:
         self._emit(Planned(running.chosen))
         result, train_s = self._train(command, method, task, data, running, cost_model)
         if private:
-            result = _private(command, spec, method, task, result)
+            result = _private(command, terms, spec, method, task, result)
         # The engine's model is gone, and the task's goes too: for a large one, encoding would be the task's peak.
         if result.params is not task.params:
             task.params.clear()
@@ -132,12 +136,20 @@ class Trainer:
         return self._data[1]
 
 
-def _private(command: TaskCommand, spec: RunSpec, method: Method, task: Payload, result: Payload) -> Payload:
+def _private(
+    command: TaskCommand,
+    terms: AgentPrivacySettings,
+    spec: RunSpec,
+    method: Method,
+    task: Payload,
+    result: Payload,
+) -> Payload:
     """What may leave the board of ``result``."""
     from tinyfleet.edge_agent.worker.releases import Releases
     from tinyfleet.fedcore.privacy.noise import private_result
 
-    noise = Releases(Path(command.releases)).noise() if spec.privacy.mode == "local" else None
+    releases = Releases(Path(command.releases), terms.most_releases)
+    noise = releases.noise() if spec.privacy.mode == "local" else None
     return private_result(spec.privacy, method, task, result, noise)
 
 

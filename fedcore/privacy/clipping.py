@@ -23,7 +23,7 @@ Units = dict[str, IntArray]
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class StepBase:
     """What updates are taken against, as it travels: equal for all devices of a step, and known to all."""
 
     params: Params

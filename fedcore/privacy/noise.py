@@ -14,7 +14,7 @@ from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.models.params import Role
 from tinyfleet.fedcore.payload import Json, Payload
-from tinyfleet.fedcore.privacy.clipping import BITS, Base, Units
+from tinyfleet.fedcore.privacy.clipping import BITS, StepBase, Units
 from tinyfleet.fedcore.privacy.discrete_gaussian import discrete_gaussian
 from tinyfleet.fedcore.privacy.noise_key import NoiseStream
 from tinyfleet.fedcore.protocol.codec import quantise
@@ -60,7 +60,7 @@ def noisy_mean(
 
     Updates are taken against the task as it travels. Raises ``ResultError`` where there is no result.
     """
-    base = Base(quantise(task.params, method.problem.wire_precision), task.mask)
+    base = StepBase(quantise(task.params, method.problem.wire_precision), task.mask)
     total: Units = {}
     count = 0
     for result in results:
@@ -95,7 +95,7 @@ def private_result(
     """
     if settings.mode == "none":
         return result
-    base = Base(task.params, task.mask)
+    base = StepBase(task.params, task.mask)
     units = base.clipped(result.params, settings.clip)
     if settings.mode == "local":
         if noise is None:

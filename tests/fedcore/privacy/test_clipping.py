@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.privacy.clipping import BITS, Base
+from tinyfleet.fedcore.privacy.clipping import BITS, StepBase
 
 BOUND = (1 << BITS) ** 2
 ANY_FLOAT = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -24,7 +24,7 @@ def squares(units):
 
 def base(size=6):
     mask = np.array([True, False] * (size // 2))
-    return Base(
+    return StepBase(
         {"layer.weight": np.where(mask, 0.5, 0).astype(np.float32), "layer.bias": np.ones(2, np.float32)},
         {"layer.weight": mask},
     )
@@ -43,7 +43,7 @@ def test_long_vectors_of_any_scale_are_within_the_clip_too(scale, size):
     rng = np.random.default_rng(size)
     change = rng.standard_normal(size)
     change *= min(scale / math.sqrt(float(np.square(change).sum())), 3e38 / np.abs(change).max())
-    units = Base({"w": np.zeros(size, np.float32)}, {}).clipped({"w": change.astype(np.float32)}, 1.0)
+    units = StepBase({"w": np.zeros(size, np.float32)}, {}).clipped({"w": change.astype(np.float32)}, 1.0)
     assert squares(units) <= BOUND
     if scale >= 1.0:  # and hardly below it: cutting to units takes one of each value at most
         assert math.isqrt(squares(units)) >= (1 << BITS) * (1 - 1e-6) - math.sqrt(size)
@@ -65,7 +65,7 @@ def test_a_short_update_is_kept_to_a_unit(values):
 
 
 def test_a_long_update_keeps_its_direction():
-    start = Base({"w": np.zeros(3, np.float32)}, {})
+    start = StepBase({"w": np.zeros(3, np.float32)}, {})
     moved = start.moved(start.clipped({"w": np.array([30, 40, 0], np.float32)}, 0.5), 0.5)
     assert np.allclose(moved["w"], [0.3, 0.4, 0.0], atol=1e-6)
 

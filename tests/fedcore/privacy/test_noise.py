@@ -10,7 +10,7 @@ from tests.fedcore.methods.problems import problem
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods import registry
 from tinyfleet.fedcore.payload import Payload, SparseVector
-from tinyfleet.fedcore.privacy.clipping import BITS, Base
+from tinyfleet.fedcore.privacy.clipping import BITS, StepBase
 from tinyfleet.fedcore.privacy.noise import (
     LEAST_VARIANCE,
     DeviceNoise,
@@ -107,7 +107,7 @@ def test_noise_of_another_step_is_another_noise(method, task):
 
 def test_one_device_moves_the_sum_by_the_clip_at_most(method, task):
     """With and without any one, however hostile: exactly, in integers."""
-    base = Base(task.params, task.mask)
+    base = StepBase(task.params, task.mask)
     hostile = {name: np.full(value.shape, 3e38, np.float32) for name, value in task.params.items()}
     for params in (hostile, method.answer(task, "a").params, {n: -v for n, v in hostile.items()}):
         units = base.clipped(params, 0.5)
