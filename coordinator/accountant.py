@@ -83,8 +83,8 @@ class Outlook:
 
     def __str__(self) -> str:
         said = (
-            f"{self.mode} noise of {self.noise:.4g} clips: {self.affordable} rounds spend epsilon {self.epsilon:.3g} "
-            f"at delta {self.delta:g}"
+            f"{self.mode} noise of {self.noise:.4g} clips: {self.affordable} rounds spend epsilon "
+            f"{self.epsilon:.3g} at delta {self.delta:g}"
         )
         return said if self.affordable == self.rounds else f"{said}; there it stops, before round {self.rounds}"
 

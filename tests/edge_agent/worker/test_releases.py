@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -89,8 +90,7 @@ def done(order):
     events = []
     Trainer(events.append).run(order)
     assert isinstance(events[-1], TaskDone)
-    with open(order.result, "rb") as file:
-        return events, file.read()
+    return events, Path(order.result).read_bytes()
 
 
 @needs_engine
