@@ -7,9 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.protocol.reach.watch import Trouble
+
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next."""
+    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away."""
 
     device: str
     session: str
@@ -17,6 +19,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    trouble: Trouble | None = None
 
 
 class StatusFile:
@@ -28,9 +31,11 @@ class StatusFile:
         self._session = session
         self._written: AgentStatus | None = None
 
-    def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
+    def write(
+        self, link: str, task_state: str, task: tuple[str, int] | None, trouble: Trouble | None = None
+    ) -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
+        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble)
         if status != self._written:
             temporary = self._path.with_name(f".{self._path.name}.tmp")
             temporary.write_bytes(msgspec.json.encode(status))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import pytest
 
@@ -38,19 +37,6 @@ def test_a_check_that_fails_does_not_stop_the_others(here, monkeypatch):
 def test_unknown_check_names_the_nearest(here):
     with pytest.raises(ConfigError, match="mosquitto"):
         examine(here, ["mosquito"])
-
-
-def test_broker(tmp_path):
-    def look(url: str) -> Outcome:
-        return doctor_checks.broker(Surroundings(tmp_path, broker=url)).status
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        assert look(f"mqtt://127.0.0.1:{port}") is Outcome.OK
-    assert look(f"mqtt://127.0.0.1:{port}") is Outcome.MISSING
-    assert look("http://127.0.0.1") is Outcome.MISSING
 
 
 def test_a_package_that_is_missing(here):
