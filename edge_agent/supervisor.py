@@ -91,7 +91,7 @@ class Supervisor:
             outbox=outbox,
             start_worker=start_worker,
             pauses=Pauses(guards, clock),
-            send=self.link.send,
+            send=self._delivery.say,
             clock=clock,
         )
         self._watch = ReachWatch(logger, clock, wall_clock)
