@@ -19,7 +19,17 @@ from tinyfleet.edge_agent import identity
 from tinyfleet.edge_agent.config import AgentConfig, size
 from tinyfleet.edge_agent.delegation import take_leaf
 from tinyfleet.edge_agent.self_report import Board
-from tinyfleet.edge_agent.state_directory import GOVERNOR, INBOX, OUTBOX, PROFILE, WORK, lock, state_directory
+from tinyfleet.edge_agent.state_directory import (
+    GOVERNOR,
+    INBOX,
+    OUTBOX,
+    PROFILE,
+    WORK,
+    WORKER_LOG,
+    lock,
+    state_directory,
+    sweep,
+)
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
@@ -52,6 +62,7 @@ def run(config: AgentConfig) -> None:
     stopping = StopSignal()
     state = state_directory(config)
     with lock(state):
+        sweep(state)
         take_leaf(os.environ)
         who = identity.obtain(state, config.name)
         board = describe(config, who.device, stopping)
@@ -91,7 +102,7 @@ def assemble(
     )
 
     def start_worker(run: str, limits: TaskLimits) -> WorkerProcess:
-        return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / WORK / "worker.log", cpu)
+        return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / WORK / WORKER_LOG, cpu)
 
     return Supervisor(
         who,

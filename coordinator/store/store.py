@@ -22,7 +22,7 @@ from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
-from tinyfleet.fedcore.files import drop_temporaries
+from tinyfleet.fedcore.files import drop_temporaries, remove
 
 
 class Store:
@@ -137,7 +137,7 @@ class Store:
         """Delete what an earlier process had not finished. Called before anything is begun."""
         drop_temporaries(self.directory)
         for path in self.directory.glob("initial-*.blob"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def check_whole(self) -> None:
         """Raises ``StoreError`` where there are blobs, and no run that they could be of: the database is gone."""
