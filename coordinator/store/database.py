@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from tinyfleet.coordinator.errors import StoreError
+from tinyfleet.coordinator.store.safekeeping import Safekeeping, put_back_if_damaged
 from tinyfleet.coordinator.store.schema import SCHEMA_VERSION, UPGRADES
+from tinyfleet.fedcore.files import make_usable
 from tinyfleet.fedcore.foreign.bounds import check_bounds
 from tinyfleet.fedcore.state_table import E, S, StateTable
 
@@ -27,7 +29,10 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._illegible: set[tuple[str, str]] = set()  # rows that the log has named
+        self._safekeeping = Safekeeping(path)
         try:
+            make_usable(path)
+            put_back_if_damaged(path)
             self._connection = sqlite3.connect(path, timeout=10.0, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             self._connection.text_factory = _text
@@ -35,11 +40,15 @@ class Database:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate()
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{path}: {error}; is it a coordinator's state directory, and writable?") from None
 
     def close(self) -> None:
         self._connection.close()
+
+    def keep_copy(self) -> None:
+        """A second copy on disk, as it is now."""
+        self._safekeeping.keep(self._connection)
 
     def data_version(self) -> int:
         """Changes when another connection, of this process or another, has committed."""

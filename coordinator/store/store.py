@@ -103,6 +103,7 @@ class Store:
             for entry in summary.lost:
                 self.tasks.lose(run, step, entry["device"], entry["reason"])
             self.runs.advance(run, step + 1, round_, state_sha256)
+        self._db.keep_copy()
 
     def rewind(self, run: str, step: int, reason: str) -> None:
         """Step ``step`` is done again from the state that it started from; what came after it is forgotten."""
@@ -125,6 +126,7 @@ class Store:
             self.tasks.lose_all(run, f"run {state.value}")
             self.steps.abandon(run)
             self.runs.end(run, event, reason)
+        self._db.keep_copy()
         return state
 
     def _save_choice(self, run: str, step: int, choice: Choice) -> None:

@@ -131,6 +131,7 @@ class Downloads:
         if key in self._open or sum(name == device for name, _ in self._open) >= MAX_DOWNLOADS:
             return  # what does not fit now is offered again soon
         folder = self._directory / device
+        make_folder(self._directory)
         make_folder(folder)
         download = Download(device, offer, Receiver(folder, offer.manifest))
         self._open[key] = download

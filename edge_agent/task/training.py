@@ -35,6 +35,7 @@ from tinyfleet.edge_agent.worker.commands import (
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import Event, Worker
 from tinyfleet.edge_agent.worker.slot import WorkerSlot
+from tinyfleet.fedcore.files import remove
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState
 from tinyfleet.fedcore.training.levers import Levers
@@ -125,7 +126,7 @@ class Training:
             self._slot.rest()
         else:
             self._slot.close()
-        self._result.unlink(missing_ok=True)
+        remove(self._result)
 
     def forget(self, run: str) -> None:
         """No more of this run: its worker and its masks go."""

@@ -32,8 +32,9 @@ from tinyfleet.simulation import simulate
 ROOT = Path(__file__).parents[2]
 BOUNDARIES = Path(__file__).parent / "boundaries"
 ENDED = ("finished", "failed", "stopped")
-SERVING = {"coordinator": "serving; state in", "agent": "connected"}
+
 STOP_S = 20.0
+COORDINATOR = "coordinator"
 
 
 def small_run(agents: int, *, rounds: int = 3, pretrain_epochs: int = 2, **fleet: float) -> RunSpec:
@@ -64,7 +65,7 @@ class Fleet:
 
     def __init__(self, directory: Path, agents: int = 2, settings: str = "", orders: Path | None = None) -> None:
         self.directory, self.orders = directory, orders
-        self.state = directory / "coordinator"
+        self.state = directory / COORDINATOR
         self.agents = tuple(f"agent-{number}" for number in range(agents))
         self.deaths: list[str] = []
         self.prefixes: dict[str, Sequence[str]] = {}  # name -> words before its command
@@ -255,16 +256,17 @@ class Fleet:
     def leftovers(self, store: Store) -> list[str]:
         """Files that no longer belong to anything once all runs have ended."""
         needed = {store.runs.state_sha256(row.run) for row in store.runs.all()}
-        found = [path for path in (self.state / "blobs").glob("*/*") if path.name not in needed]
-        found += [
-            *(self.state / "incoming").rglob("*.*"),
-            *self.state.glob("initial-*"),
-            *self.state.glob(".*.tmp"),
-        ]
+        found = [path for path in _below(self.state / "blobs") if path.name not in needed]
+        found += [*_below(self.state / "incoming"), *self.state.glob("initial-*")]
         for name in self.agents:
-            board = self.directory / name
-            found += [*(board / "outbox").iterdir(), *(board / "masks").glob("*")] if board.exists() else []
-            found += [path for path in board.rglob(".*.tmp") if not path.name.startswith(".status")]
+            for folder in ("outbox", "masks"):
+                found += _below(self.directory / name / folder)
+        for name in self.daemons:
+            found += [
+                path
+                for path in _below(self.directory / name)
+                if path.name.endswith(".tmp") and path.name != ".status.json.tmp"
+            ]
         return [str(path.relative_to(self.directory)) for path in found]
 
     # -- inside -------------------------------------------------------------------------
@@ -294,6 +296,11 @@ class Fleet:
             encoding="utf-8",
         )
         return path
+
+
+def _below(folder: Path) -> list[Path]:
+    """All files, while others may be removing them."""
+    return [Path(directory) / name for directory, _, names in os.walk(folder) for name in names]
 
 
 class _Closing:

@@ -99,7 +99,7 @@ def test_five_hundred_kills_lose_nothing_and_count_nothing_twice(tmp_path):
             if fleet is None or runs % RUNS_OF_A_FLEET == 0:
                 if fleet is not None:
                     fleet.stop()
-                fleet = Fleet(tmp_path / f"fleet-{runs}", AGENTS)
+                fleet = Fleet(tmp_path / f"fleet-{len(records.all())}", AGENTS)
                 fleet.start()
                 fleet.until_there()
                 length_s = _undisturbed_s(fleet, sha256)
