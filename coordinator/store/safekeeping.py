@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tinyfleet.fedcore.files import make_room_for, remove, sync_directory
+from tinyfleet.fedcore.files import make_room_for, make_usable, remove, sync_directory
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ def put_back_if_damaged(path: Path) -> None:
     Without a copy everything stays as it is, for whoever has a backup.
     """
     copy = kept(path)
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        make_usable(path.with_name(name))
     for beside in ("-wal", "-shm"):
         make_room_for(path.with_name(path.name + beside))
     if not copy.is_file() or _is_sound(path) or not _is_sound(copy):

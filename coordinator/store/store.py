@@ -32,12 +32,18 @@ class Store:
     directory cannot be used.
     """
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False
+    ) -> None:
+        """``mend``: this is the running service, and a damaged database may be replaced by its copy."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{directory}: {error}; give a directory that can be made") from None
         self.directory = directory
         self.blobs = BlobStore(directory / "blobs")
         self._clock = clock
-        self._db = Database(directory / "coordinator.db")
+        self._db = Database(directory / "coordinator.db", mend=mend)
         self.devices = Devices(self._db, clock)
         self.runs = Runs(self._db, clock)
         self.steps = Steps(self._db, clock)

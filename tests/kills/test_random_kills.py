@@ -21,7 +21,7 @@ from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 KILLS = int(os.environ.get("TINYFLEET_KILLS", "500"))
 SEED = int(os.environ.get("TINYFLEET_KILL_SEED", "1"))
 AGENTS = 2
-A_RUN = 5  # kills
+A_RUN = 10  # kills
 RUNS_OF_A_FLEET = 10
 SPEC = small_run(AGENTS, rounds=3, pretrain_epochs=20)
 # The engine process pre-trains for the first part of a run and evaluates in the rest of it.
