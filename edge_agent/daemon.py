@@ -160,9 +160,10 @@ def _answer(command: DescribeCommand, stopping: Callable[[], bool]) -> WorkerEve
     try:
         child.send(command)
         while time.monotonic() < deadline and not stopping():
-            event = child.receive(_DESCRIBE_LOOK_S)
-            if event is not None:
-                return msgspec.convert(event, type=WorkerEvent)
+            said = child.receive(_DESCRIBE_LOOK_S)
+            if said is not None:
+                event: WorkerEvent = msgspec.convert(said, type=WorkerEvent)
+                return event
     finally:
         child.kill()
     return None

@@ -28,8 +28,8 @@ def sweep(state: Path) -> None:
 
     Raises ``OSError`` where the disk refuses.
     """
-    for folder in (OUTBOX, INBOX, MASKS, WORK):
-        make_folder(state / folder)
+    for name in (OUTBOX, INBOX, MASKS, WORK):
+        make_folder(state / name)
     for file in (GOVERNOR, STATUS, f"{WORK}/{WORKER_LOG}"):
         make_room_for(state / file)
     for folder in (state, *(path for path in state.rglob("*") if path.is_dir())):

@@ -32,9 +32,7 @@ class Store:
     directory cannot be used.
     """
 
-    def __init__(
-        self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False) -> None:
         """``mend``: this is the running service, and a damaged database may be replaced by its copy."""
         try:
             directory.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def only_store_errors(fleet: Fleet) -> None:
     """Whatever ended by itself was the coordinator, for its disk, and said so. Such ends count no more."""
     for death in fleet.deaths:
         assert death.startswith(f"coordinator: {STORE_ERROR}\n"), death
-        assert "is the disk full or read-only?" in death or "and writable?" in death, death
+        assert any(words in death for words in ("disk full or read-only?", "writable?", "Read-only file")), death
     fleet.deaths.clear()
 
 
