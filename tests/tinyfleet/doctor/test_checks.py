@@ -6,8 +6,10 @@ import pytest
 
 from tinyfleet.doctor import checks as doctor_checks
 from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
+from tinyfleet.doctor.probe import EXIT_CODES
 from tinyfleet.doctor.report import examine
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 
 
 @pytest.fixture
@@ -71,5 +73,5 @@ def test_command(tinyfleet, tmp_path):
     assert document["healthy"] is True
     assert [check["name"] for check in document["checks"]] == ["python", "disk"]
     lost = tinyfleet("doctor", "broker", "--broker", "mqtt://127.0.0.1:1", "--state", tmp_path)
-    assert lost.code == 1
+    assert lost.code == EXIT_CODES[CauseKind.PORT]
     assert "essential" in lost.out
