@@ -8,11 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-<<<<<<< HEAD
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
-=======
+
 logger = logging.getLogger(__name__)
->>>>>>> main
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
@@ -41,17 +39,11 @@ class StatusFile:
         self, link: str, task_state: str, task: tuple[str, int] | None, trouble: Trouble | None = None
     ) -> None:
         """Put the state on disk where it differs from what is there."""
-<<<<<<< HEAD
         status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble)
-        if status != self._written:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
-=======
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
         if status == self._written:
             return
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
->>>>>>> main
             temporary.write_bytes(msgspec.json.encode(status))
             temporary.replace(self._path)
         except OSError as error:

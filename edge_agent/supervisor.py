@@ -167,14 +167,9 @@ class Supervisor:
                 self.assignment.connected()
                 self.link.connected()
                 self._delivery.offer()
-<<<<<<< HEAD
             case Disconnected():
                 self.link.disconnected(event.cause)
-=======
-            case Disconnected(reason):
-                self.link.disconnected(reason)
                 self.assignment.disconnected()
->>>>>>> main
                 self._delivery.interrupted()
                 self._look_at_reach()
             case Received(topic, payload):
