@@ -151,6 +151,8 @@ class StepFold:
         result = codec.decode(blob, held=self._held, max_decoded_bytes=self._max_decoded_bytes)
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
+        if step != self._task.meta["step"]:
+            result = self._method.late(self._task, result)
         return result if self._privacy is None else reduced(result)
 
     # -- the end ------------------------------------------------------------------------
