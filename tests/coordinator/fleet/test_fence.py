@@ -127,6 +127,32 @@ def test_a_disk_that_fails_still_ends_the_program(fleet, monkeypatch):
         fleet.turn()
 
 
+def test_a_full_disk_is_no_devices_fault(tmp_path, monkeypatch, caplog):
+    fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=2, quarantine_s=60.0))
+    spec = toy_spec(rounds=1)
+    run = fleet.store.runs.submit(spec)
+    fleet.hello()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.service._downloads, "begin", full)
+        for _ in range(5):
+            fleet.sleep(1)
+            for agent in fleet.agents.values():
+                agent.offer_results()
+            fleet.turn()
+    assert "ResultOffer dropped, it cannot be kept: [Errno 28] No space left on device" in caplog.text
+    assert not any(row.quarantine for row in devices(fleet).values())
+    for agent in fleet.agents.values():
+        agent.offer_results()
+    fleet.sleep(1)
+    assert fleet.store.runs.get(run).state == "finished"
+    assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
+    fleet.service.close()
+
+
 def test_a_quarantine_does_not_outlive_the_process(tmp_path):
     fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=1))
     fleet.hello()
