@@ -8,11 +8,13 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.protocol.reach.watch import Trouble
+
 logger = logging.getLogger(__name__)
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next."""
+    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away."""
 
     device: str
     session: str
@@ -20,6 +22,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    trouble: Trouble | None = None
 
 
 class StatusFile:
@@ -32,9 +35,11 @@ class StatusFile:
         self._written: AgentStatus | None = None
         self._failing = False
 
-    def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
+    def write(
+        self, link: str, task_state: str, task: tuple[str, int] | None, trouble: Trouble | None = None
+    ) -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
+        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble)
         if status == self._written:
             return
         temporary = self._path.with_name(f".{self._path.name}.tmp")

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from tests.coordinator.toy import InstantEngine, toy_spec
-from tests.coordinator.toy_fleet import Fleet, expected_state, seen
+from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
 from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated
@@ -131,7 +131,9 @@ def test_a_full_disk_is_no_devices_fault(tmp_path, monkeypatch, caplog):
     fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=2, quarantine_s=60.0))
     spec = toy_spec(rounds=1)
     run = fleet.store.runs.submit(spec)
+    hold_back(fleet, *fleet.agents)
     fleet.hello()
+    fleet.sleep(1)
 
     def full(*_):
         raise OSError(28, "No space left on device")

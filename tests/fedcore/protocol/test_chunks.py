@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from tests.kills.damage import OF_FILES, lock_up
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.chunks import (
+    DEFAULT_CHUNK_BYTES,
+    Chunk,
+    Receiver,
+    chunk_bytes,
+    manifest_of,
+    pack_chunk,
+    read_chunk,
+    unpack_chunk,
+)
 from tinyfleet.fedcore.protocol.messages import Manifest
 
 
@@ -150,3 +159,12 @@ def test_what_has_come_is_damaged_meanwhile_and_the_blob_is_whole_in_the_end(tmp
         except CodecError:
             receiver = Receiver(folder, manifest)
     assert whole.read_bytes() == (tmp_path / "blob").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("payload", "chunk"),
+    [(None, DEFAULT_CHUNK_BYTES), (65_000, 64_964), (10**6, DEFAULT_CHUNK_BYTES), (100, DEFAULT_CHUNK_BYTES)],
+)
+def test_chunks_are_of_a_size_that_the_broker_takes(payload, chunk):
+    assert chunk_bytes(payload) == chunk
+    assert chunk_bytes(payload) <= DEFAULT_CHUNK_BYTES
