@@ -140,7 +140,7 @@ class Store:
     # -- blobs --------------------------------------------------------------------------
 
     def sweep_leftovers(self) -> None:
-        """Delete what an earlier process had not finished. Called before anything is begun."""
+        """Delete what an earlier process, or an engine process, had not finished. Called while none is at work."""
         drop_temporaries(self.directory)
         for path in self.directory.glob("initial-*.blob"):
             remove(path)
