@@ -248,7 +248,7 @@ class Scheduler:
     def _on_prepared(self, preparation: Preparation, path: Path) -> None:
         sha256 = self._store.blobs.put(path.read_bytes())
         self._store.runs.prepared(preparation.run, sha256)
-        path.unlink()
+        self._store.sweep_leftovers()  # of engine processes that were ended while they wrote it, too
         self._run, self._preparing = self._begin(preparation, sha256), None
 
     def _end(self, run: str, end: RunEnd) -> None:
@@ -272,6 +272,7 @@ class Scheduler:
         self._engine.close()
         self._evaluations.clear()
         self._preparing, self._run, self._ended = None, None, run
+        self._store.sweep_leftovers()
         self._store.collect_garbage(keep_steps=0)
 
 

@@ -20,6 +20,7 @@ from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.ledgers import Ledgers
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
+from tinyfleet.coordinator.store.safekeeping import damaged
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
@@ -65,6 +66,12 @@ class Store:
     def incoming(self) -> Path:
         """Where results lie while they arrive."""
         return self.directory / "incoming"
+
+    @property
+    def put_aside(self) -> Path | None:
+        """The database that was damaged, where its copy has taken its place."""
+        path = damaged(self.directory / "coordinator.db")
+        return path if path.exists() else None
 
     def state_blob(self, run: str) -> Path | None:
         """The latest model state (codec, fp32, lossless), or None before there is one. Raises ``UnknownRun``."""
@@ -142,7 +149,7 @@ class Store:
     # -- blobs --------------------------------------------------------------------------
 
     def sweep_leftovers(self) -> None:
-        """Delete what an earlier process had not finished. Called before anything is begun."""
+        """Delete what an earlier process, or an engine process, had not finished. Called while none is at work."""
         drop_temporaries(self.directory)
         for path in self.directory.glob("initial-*.blob"):
             remove(path)

@@ -35,7 +35,7 @@ from tinyfleet.edge_agent.worker.commands import (
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import Event, Worker
 from tinyfleet.edge_agent.worker.slot import WorkerSlot
-from tinyfleet.fedcore.files import remove
+from tinyfleet.fedcore.files import drop_temporaries, remove
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState
 from tinyfleet.fedcore.training.levers import Levers
@@ -131,6 +131,7 @@ class Training:
         else:
             self._slot.close()
         remove(self._result)
+        drop_temporaries(self._result.parent)  # of a worker that was ended while it wrote
 
     def forget(self, run: str) -> None:
         """No more of this run: its worker and its masks go."""

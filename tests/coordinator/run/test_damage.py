@@ -268,3 +268,16 @@ def test_states_that_are_skipped_say_why(fleet):
     reasons = [step.evaluation for step in fleet.store.steps.of(run)]
     behind = "the engine process fell behind"
     assert reasons == ["", behind, behind, behind, "", "", "", ""], "the first is with it, the last four wait"
+
+
+def test_what_a_killed_engine_process_left_goes_with_its_run(fleet):
+    run = fleet.store.runs.submit(toy_spec(rounds=1))
+    hold_back(fleet, *fleet.agents)
+    fleet.hello()
+    fleet.sleep(1)
+    left = fleet.store.directory / f".initial-{run}.blob.x1.tmp"
+    left.write_bytes(b"x")
+    answer_each(fleet, run, 1)
+    fleet.sleep(1)
+    assert fleet.store.runs.get(run).state == "finished"
+    assert not left.exists()
