@@ -160,8 +160,10 @@ class StepFold:
     def _close(self) -> Closed:
         if self._closed is None:
             judgement = judge(self._counted, self._fleet)
+            # Of central privacy the noisy mean alone is used, and none is refused for what others fill a sum with.
+            central = self._privacy is not None and self._privacy.central
             plain = self._fleet.aggregate == "mean"
-            if plain and self._whole and not judgement.refused and not judgement.weights:
+            if central or (plain and self._whole and not judgement.refused and not judgement.weights):
                 self._closed = Closed(judgement, self._fold)
             else:
                 self._closed = self._folded_anew(judgement)
