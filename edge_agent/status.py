@@ -9,7 +9,8 @@ import msgspec
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next."""
+    """``pid`` and ``session`` tell one agent start from the next; ``refused`` is the latest result that does not
+    count, and why."""
 
     device: str
     session: str
@@ -17,6 +18,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    refused: str = ""
 
 
 class StatusFile:
@@ -28,9 +30,9 @@ class StatusFile:
         self._session = session
         self._written: AgentStatus | None = None
 
-    def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
+    def write(self, link: str, task_state: str, task: tuple[str, int] | None, refused: str = "") -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
+        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, refused)
         if status != self._written:
             temporary = self._path.with_name(f".{self._path.name}.tmp")
             temporary.write_bytes(msgspec.json.encode(status))

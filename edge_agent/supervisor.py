@@ -119,7 +119,7 @@ class Supervisor:
         self.assignment.stop()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None)
+        self._status.write("stopped", self.assignment.state, None, self._delivery.refused)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -133,7 +133,7 @@ class Supervisor:
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key)
+        self._status.write(self.link.state, self.assignment.state, self.assignment.key, self._delivery.refused)
 
     def _patience(self) -> float:
         if self._delivery.sending:
