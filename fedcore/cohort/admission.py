@@ -89,7 +89,7 @@ def _deviations(cohort: list[Measured]) -> list[float]:
         distance = _distances(cohort, name).reshape(len(cohort), -1)
         total += np.square(distance).sum(axis=1)
         channels += distance.shape[1]
-    return np.sqrt(total / max(1, channels)).tolist()
+    return [float(deviation) for deviation in np.sqrt(total / max(1, channels))]
 
 
 def _distances(cohort: list[Measured], name: str) -> AnyArray:

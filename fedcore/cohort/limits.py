@@ -5,7 +5,7 @@ A result has parts, each at a distance from where the step would stand without i
 - its update, array by array, from no change,
 - its growth gradients and squared gradients, layer by layer, from 0,
 - its batch-norm statistics, array by array, from the medians of the cohort,
-- its candidates' losses, each device's without their mean, from the medians of the cohort.
+- its candidates' losses, each device's without their mean, and the numbers that it reports, from the medians.
 
 With weight and distance of the median device as units, no weight, no distance, and no product of the two is more
 than ``influence``. What is cut back keeps its direction, and a result within the limits counts to the bit as if
@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray, Params
-from tinyfleet.fedcore.cohort.measure import FLOOR, LOSSES, Key, Measured, cut, norm, square_scale
+from tinyfleet.fedcore.cohort.measure import FLOOR, LOSSES, NUMBERS, Key, Measured, cut, norm, square_scale
+from tinyfleet.fedcore.methods.parts.checks import finite
 from tinyfleet.fedcore.methods.parts.reconfiguration import SCALES
 from tinyfleet.fedcore.models.layers.batch_norm import EPSILON
 from tinyfleet.fedcore.payload import Json, Payload, SparseVector
@@ -46,7 +47,7 @@ class Limit:
     samples: int
     update: Factors = field(default_factory=dict)
     evidence: Factors = field(default_factory=dict)
-    centred: Factors = field(default_factory=dict)  # of statistics, and of ``LOSSES``
+    centred: Factors = field(default_factory=dict)  # of statistics, of ``LOSSES`` and of numbers
     centres: Centres = field(default_factory=dict)
 
     def cuts(self, measured: Measured) -> bool:
@@ -91,7 +92,9 @@ def limited(task: Payload, result: Payload, limit: Limit) -> Payload:
             meta[SCALES] = known | {name.removesuffix("^2"): square_scale(result, name) * factor}
     for name, factor in limit.centred.items():
         centre = limit.centres[name]
-        if name == LOSSES:
+        if name in NUMBERS:
+            meta[name] = float(centre + factor * (finite(meta[name], name) - centre))
+        elif name == LOSSES:
             losses = np.array(meta[LOSSES], np.float64)
             left = centre + factor * (losses - losses.mean() - centre)
             meta[LOSSES] = (losses.mean() + left).tolist()
@@ -125,7 +128,7 @@ def _factors(
 def _centres(cohort: Sequence[Measured]) -> tuple[Centres, Centres]:
     """Medians of what all results have in one shape (the fold refuses any other), and the units of distances.
 
-    A mean's unit is the standard deviation, a variance's the median one, a loss's the median loss.
+    A mean's unit is the standard deviation, a variance's the median one, a loss's the median loss, a share's 1.
     """
     centres: dict[str, AnyArray] = {}
     units: dict[str, AnyArray] = {}
@@ -141,11 +144,15 @@ def _centres(cohort: Sequence[Measured]) -> tuple[Centres, Centres]:
     if losses[0] and len({len(one) for one in losses}) == 1:
         centres[LOSSES] = _median([_differences(one) for one in losses])
         units[LOSSES] = np.maximum(_median([np.array(one) for one in losses]), np.finfo(np.float32).tiny)
+    for name in set.intersection(*(set(one.numbers) for one in cohort)):
+        centres[name] = np.array(statistics.median(one.numbers[name] for one in cohort))
+        units[name] = np.maximum(centres[name], np.finfo(np.float32).tiny) if name == "loss" else np.array(1.0)
     return centres, units
 
 
 def _from_centres(measured: Measured, centres: Centres, units: Centres) -> Distances:
     own: dict[str, AnyArray] = {**measured.means, **measured.variances, LOSSES: _differences(measured.losses)}
+    own |= {name: np.array(number) for name, number in measured.numbers.items()}
     return {name: norm((own[name] - centre) / units[name]) for name, centre in centres.items()}
 
 

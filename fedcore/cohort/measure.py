@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,8 @@ Key: TypeAlias = tuple[int, str]
 """(step that the result was computed for, device)."""
 
 LOSSES = "losses"  # in a result's meta: one a candidate, of methods that select a mask by them
-SHARES = ("accuracy", "density")  # in a result's meta: numbers from 0 to 1, of methods that report them
+# Numbers in a result's meta whose means a step reports: a loss from 0 up, shares from 0 to 1.
+NUMBERS = ("loss", "accuracy", "density")
 # Of the task's own norm: where all hardly move, some batch makes one of them move ten times as far.
 FLOOR = 0.01
 
@@ -39,6 +40,7 @@ class Measured:
     means: Params
     variances: Params
     losses: tuple[float, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)  # those of ``NUMBERS`` that it has
     rewound_norm: float = 0.0  # a move that its method always allows: back to an earlier model
 
     @property
@@ -86,9 +88,8 @@ def measure(method: Method, task: Payload, result: Payload, enrolled: int = 0) -
     for name, vector in sorted(result.gradients.items()):
         _check_finite(f"gradient of {name}", vector.values)
         evidence[name] = norm(cut(vector).values)
-    _check_shares(result)
     rewound = math.hypot(*floors.values()) / FLOOR if method.own_masks else 0.0
-    return Measured(samples, moves, floors, evidence, means, variances, _losses(result), rewound)
+    return Measured(samples, moves, floors, evidence, means, variances, _losses(result), _numbers(result), rewound)
 
 
 def norm(values: AnyArray) -> float:
@@ -138,10 +139,12 @@ def _check_mask(method: Method, task: Payload, result: Payload) -> None:
         raise ResultError("the result is under another mask than its task")
 
 
-def _check_shares(result: Payload) -> None:
-    for key in SHARES:
-        if key in result.meta and not 0.0 <= finite(result.meta[key], key) <= 1.0:
-            raise ResultError(f"{key} is {result.meta[key]}, not from 0 to 1")
+def _numbers(result: Payload) -> dict[str, float]:
+    numbers = {key: finite(result.meta[key], key) for key in NUMBERS if key in result.meta}
+    for key, number in numbers.items():
+        if number < 0.0 or (number > 1.0 and key != "loss"):
+            raise ResultError(f"{key} is {number:g}, not from 0 {'up' if key == 'loss' else 'to 1'}")
+    return numbers
 
 
 def _losses(result: Payload) -> tuple[float, ...]:

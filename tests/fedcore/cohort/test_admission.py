@@ -20,7 +20,7 @@ FLEET = FleetSettings()
 def one(norm=1.0, samples=100, mean=0.0, variance=1.0, losses=(), rewound=0.0):
     means = {"norm.running_mean": np.full(4, mean, np.float32)}
     variances = {"norm.running_var": np.full(4, variance, np.float32)}
-    return Measured(samples, {"w": norm}, {"w": 0.05}, {}, means, variances, tuple(losses), rewound)
+    return Measured(samples, {"w": norm}, {"w": 0.05}, {}, means, variances, tuple(losses), {}, rewound)
 
 
 def cohort(odd, size=10, **common):
@@ -120,6 +120,7 @@ def test_a_result_is_measured_against_its_task(task_and_result):
         ({"meta": {"samples": 1 << 28}}, "enrolled with 50"),
         ({"meta": {"losses": [0.1, -1.0]}}, "never below 0"),
         ({"meta": {"losses": "low"}}, "not a list"),
+        ({"meta": {"loss": -0.5}}, "not from 0 up"),
         ({"meta": {"accuracy": 1.5}}, "not from 0 to 1"),
         ({"meta": {"density": -0.5}}, "not from 0 to 1"),
     ],

@@ -170,3 +170,8 @@ def test_one_of_six_cannot_turn_the_step_round():
     went, goes = (codec.decode(blob).params for blob in (honest, poisoned))
     along = sum(float(((went[name] - start[name]) * (goes[name] - start[name])).sum()) for name in start)
     assert along > 0
+
+
+def test_the_loss_that_a_step_reports_is_not_one_devices():
+    boast = step(DEVICES, lambda result, task: Payload(result.meta | {"loss": 1e8}, result.params, result.mask))[0]
+    assert codec.decode(boast).meta["metrics"]["loss"] == pytest.approx(0.5, rel=0.01)
