@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from tinyfleet.fedcore.protocol.messages import (
     decode_down,
     encode,
 )
+from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Supervisor:
         start_worker: StartWorker,
         clock: Callable[[], float],
         rng: random.Random,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         device = identity.device
         self._can_train = bool(board.engines)
@@ -89,9 +92,10 @@ class Supervisor:
             outbox=outbox,
             start_worker=start_worker,
             pauses=Pauses(guards, clock),
-            send=self.link.send,
+            send=self._delivery.say,
             clock=clock,
         )
+        self._watch = ReachWatch(logger, clock, wall_clock)
         self._status = StatusFile(state / STATUS, device, self.session)
 
     @property
@@ -120,7 +124,7 @@ class Supervisor:
         self.assignment.stop()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None, self._delivery.refused)
+        self._status.write("stopped", self.assignment.state, None, refused=self._delivery.refused)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -134,7 +138,20 @@ class Supervisor:
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key, self._delivery.refused)
+        self._look_at_reach()
+        self._status.write(
+            self.link.state,
+            self.assignment.state,
+            self.assignment.key,
+            self._watch.trouble,
+            self._delivery.refused,
+        )
+
+    def _look_at_reach(self) -> None:
+        """Log what keeps the coordinator away, and that nothing does any more."""
+        cause = self.link.cause
+        if cause is not None or self.link.answered:
+            self._watch.note(cause)
 
     def _patience(self) -> float:
         if self._delivery.sending:
@@ -156,10 +173,11 @@ class Supervisor:
                 self.assignment.connected()
                 self.link.connected()
                 self._delivery.offer()
-            case Disconnected(reason):
-                self.link.disconnected(reason)
+            case Disconnected():
+                self.link.disconnected(event.cause)
                 self.assignment.disconnected()
                 self._delivery.interrupted()
+                self._look_at_reach()
             case Received(topic, payload):
                 try:
                     self._received(topic, payload)

@@ -11,6 +11,7 @@ from tinyfleet.fedcore.errors import CodecError, TransportError
 from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Message,
+    ResultOffer,
     ResultVerdict,
     TaskState,
     TaskStatus,
@@ -64,7 +65,11 @@ class Delivery:
         """Say everything that is in the outbox, and again after a while."""
         self._next_offers = self._clock() + REOFFER_S
         for offer in self._outbox.offers():
-            self._send(offer)
+            self.say(offer)
+
+    def say(self, message: Message) -> None:
+        """Any message; of a result the size of the chunks in which the broker takes it."""
+        self._send(self._uploads.fitting(message) if isinstance(message, ResultOffer) else message)
 
     def tick(self) -> None:
         """Offer again where it is time to."""

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.chunks import (
+    DEFAULT_CHUNK_BYTES,
+    Chunk,
+    Receiver,
+    chunk_bytes,
+    manifest_of,
+    pack_chunk,
+    read_chunk,
+    unpack_chunk,
+)
 from tinyfleet.fedcore.protocol.messages import Manifest
 
 
@@ -122,3 +131,12 @@ def test_a_blob_that_shrank_is_not_sent(tmp_path):
         read_chunk(path, manifest, 1)
     with pytest.raises(CodecError, match="missing"):
         Receiver(tmp_path, manifest).finish()
+
+
+@pytest.mark.parametrize(
+    ("payload", "chunk"),
+    [(None, DEFAULT_CHUNK_BYTES), (65_000, 64_964), (10**6, DEFAULT_CHUNK_BYTES), (100, DEFAULT_CHUNK_BYTES)],
+)
+def test_chunks_are_of_a_size_that_the_broker_takes(payload, chunk):
+    assert chunk_bytes(payload) == chunk
+    assert chunk_bytes(payload) <= DEFAULT_CHUNK_BYTES
