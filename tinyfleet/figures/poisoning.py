@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinyfleet.bench.poisoning.runner import AGGREGATES, PoisoningCell, PoisoningRow
+from tinyfleet.bench.poisoning.runner import PoisoningCell, PoisoningRow
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import CommittedResults, markdown_table
 
@@ -29,16 +29,17 @@ class PoisoningFigures:
     def aggregates(self, share: str) -> str:
         """Of FedAvg, by so many hostile devices in a hundred: a row an attack, a column an aggregate."""
         rows = self._rows("fedavg")
-        found = [
+        cells = [cell for cell in rows if cell.attack and round(100 * cell.share) == int(share)]
+        aggregates = tuple(dict.fromkeys(cell.aggregate for cell in cells))
+        lost = [
             (
                 attack,
-                *(self._lost(rows, "fedavg", aggregate, attack, float(share) / 100) for aggregate in AGGREGATES),
+                *(self._lost(rows, PoisoningCell("fedavg", a, attack, float(share) / 100)) for a in aggregates),
             )
-            for attack in dict.fromkeys(cell.attack for cell in rows if cell.attack)
+            for attack in dict.fromkeys(cell.attack for cell in cells)
         ]
-        return markdown_table(
-            ("attack", *AGGREGATES), [("none: accuracy", *self._accuracies(rows, "fedavg", AGGREGATES)), *found]
-        )
+        honest = ("none: accuracy", *self._accuracies(rows, "fedavg", aggregates))
+        return markdown_table(("attack", *aggregates), [honest, *lost])
 
     def methods(self, aggregate: str, share: str) -> str:
         """A row a method, a column an attack."""
@@ -51,7 +52,7 @@ class PoisoningFigures:
                 (
                     method,
                     *self._accuracies(rows, method, (aggregate,)),
-                    *(self._lost(rows, method, aggregate, attack, float(share) / 100) for attack in attacks),
+                    *(self._lost(rows, PoisoningCell(method, aggregate, a, float(share) / 100)) for a in attacks),
                 )
                 for method in dict.fromkeys(cell.method for cell in cells)
             ],
@@ -82,9 +83,6 @@ class PoisoningFigures:
         return ["" if row is None else f"{100 * row.accuracy:.1f} %" for row in honest]
 
     @staticmethod
-    def _lost(
-        rows: dict[PoisoningCell, PoisoningRow], method: str, aggregate: str, attack: str, share: float
-    ) -> str:
-        row = rows.get(PoisoningCell(method, aggregate, attack, share))
-        honest = rows.get(PoisoningCell(method, aggregate, "", 0.0))
+    def _lost(rows: dict[PoisoningCell, PoisoningRow], cell: PoisoningCell) -> str:
+        row, honest = rows.get(cell), rows.get(PoisoningCell(cell.method, cell.aggregate, "", 0.0))
         return "" if row is None or honest is None else f"{row.lost(honest):.1f}"
