@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away."""
+    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away, and
+    ``refused`` is the latest result that does not count, and why."""
 
     device: str
     session: str
@@ -23,6 +24,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     task_state: str
     task: tuple[str, int] | None = None
     trouble: Trouble | None = None
+    refused: str = ""
 
 
 class StatusFile:
@@ -36,10 +38,17 @@ class StatusFile:
         self._failing = False
 
     def write(
-        self, link: str, task_state: str, task: tuple[str, int] | None, trouble: Trouble | None = None
+        self,
+        link: str,
+        task_state: str,
+        task: tuple[str, int] | None,
+        trouble: Trouble | None = None,
+        refused: str = "",
     ) -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble)
+        status = AgentStatus(
+            self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble, refused
+        )
         if status == self._written:
             return
         temporary = self._path.with_name(f".{self._path.name}.tmp")

@@ -124,7 +124,7 @@ class Supervisor:
         self.assignment.stop()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None)
+        self._status.write("stopped", self.assignment.state, None, refused=self._delivery.refused)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -139,7 +139,13 @@ class Supervisor:
             self._delivery.tick()
         self._delivery.pump()
         self._look_at_reach()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key, self._watch.trouble)
+        self._status.write(
+            self.link.state,
+            self.assignment.state,
+            self.assignment.key,
+            self._watch.trouble,
+            self._delivery.refused,
+        )
 
     def _look_at_reach(self) -> None:
         """Log what keeps the coordinator away, and that nothing does any more."""

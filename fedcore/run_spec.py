@@ -92,11 +92,10 @@ class FleetSettings(Settings, frozen=True):
     least_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.125
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
     # A result is refused whose update's norm is more than so many times the median of its step; 0: none is.
-    norm_limit: Annotated[float, Meta(ge=0.0)] = 10.0
-    # Of a step's samples that one device of five or more may weigh, and half of it of samples times norm; 1: any.
-    # It also cuts honest devices that hold much of the data: to be chosen by whoever runs devices of others.
-    weight_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/coordinator.md.
+    norm_limit: Annotated[float, Meta(ge=0.0)] = 100.0
+    # One device of five or more can do as much as so many median ones, in any part of its result; 0: no limit.
+    influence_limit: Annotated[float, Meta(ge=0.0)] = 1.5
+    # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/admission.md.
     aggregate: Literal["mean", "clipped", "median", "trimmed", "krum", "multi-krum", "geometric-median"] = "mean"
     # Share of a step's results that may be hostile: what trimmed cuts at either end, and krum does without.
     hostile_share: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.3

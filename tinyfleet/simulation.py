@@ -82,6 +82,11 @@ class SimulatedDevice:
         self._held: tuple[str, Mask] | None = None
         self._memory = SimulatedMemory()
 
+    @property
+    def enrolled(self) -> int:
+        """The samples that it says to have."""
+        return _samples(self.data)
+
     def holds(self, digest: str) -> bool:
         """Whether a task may come without this mask."""
         return self._held is not None and self._held[0] == digest
@@ -156,7 +161,7 @@ class Simulation:
         for device in cohort:
             blob = blobs[device.holds(digest)]
             reply = device.run(blob, self.method, self.engine, self.spec)
-            self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
+            self._take(fold, replies, (_step(state), device.data.name, reply), device.enrolled)
             down, up = down + len(blob), up + len(reply)
         self.state = fold.finish()
         for (_, name), reason in fold.judgement.refused.items():

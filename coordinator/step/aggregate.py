@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.cohort.admission import Judgement, Key, judge
-from tinyfleet.fedcore.cohort.measure import Measured, measure
-from tinyfleet.fedcore.cohort.robust import robust
+from tinyfleet.fedcore.cohort.admission import Judgement, judge
+from tinyfleet.fedcore.cohort.limits import limited
+from tinyfleet.fedcore.cohort.measure import Key, Measured, measure
+from tinyfleet.fedcore.cohort.robust import STREAMED, robust
 from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
 from tinyfleet.fedcore.methods.parts.checks import MAX_SAMPLES, checked_samples
@@ -43,8 +44,8 @@ class StepFold:
     coordinator folds them again, and so equals one that never stopped, bit for bit. ``held`` finds a
     mask by its digest.
 
-    Results are folded as they come, as if all were fit to count. Where admission refuses one, or lets it weigh
-    less, or where the sum cannot hold them all, those that do count are folded once more at the end: sums
+    Results are folded as they come, as if all were fit to count. Where admission refuses one, or cuts it
+    back, or where the sum cannot hold them all, those that do count are folded once more at the end: sums
     are exact in any order, so the two ways cannot differ.
     """
 
@@ -80,7 +81,7 @@ class StepFold:
 
     @property
     def judgement(self) -> Judgement:
-        """Which of the results that are there now are refused, and which weigh less than their samples."""
+        """Which of the results that are there now are refused, and which are cut back."""
         return self._close().judgement
 
     def add(self, step: int, device: str, blob: bytes, enrolled: int = 0) -> bool:
@@ -162,8 +163,8 @@ class StepFold:
             judgement = judge(self._counted, self._fleet)
             # Of central privacy the noisy mean alone is used, and none is refused for what others fill a sum with.
             central = self._privacy is not None and self._privacy.central
-            plain = self._fleet.aggregate == "mean"
-            if central or (plain and self._whole and not judgement.refused and not judgement.weights):
+            plain = self._fleet.aggregate in STREAMED
+            if central or (plain and self._whole and not judgement.refused and not judgement.limits):
                 self._closed = Closed(judgement, self._fold)
             else:
                 self._closed = self._folded_anew(judgement)
@@ -184,7 +185,7 @@ class StepFold:
 
     def _sum(self, judgement: Judgement) -> Fold:
         fold = self._method.begin_fold(self._state)
-        for result in robust(self._fleet, self._task, self._admitted(judgement), self._counted):
+        for result in robust(self._fleet, self._task, self._admitted(judgement)):
             self._method.fold(fold, result)
         return fold
 
@@ -207,13 +208,11 @@ class StepFold:
         return weight <= MAX_SAMPLES
 
     def _admitted(self, judgement: Judgement) -> Iterator[tuple[Key, Payload]]:
-        """Results that count, with the weight that they count with; one at a time."""
+        """Results that count, as far as they count; one at a time."""
         for key, blob in self._blobs():
             if key in self._counted and key not in judgement.refused:
-                result = self._decode(key[0], blob)
-                if key in judgement.weights:
-                    result.meta["samples"] = judgement.weights[key]
-                yield key, result
+                result, limit = self._decode(key[0], blob), judgement.limits.get(key)
+                yield key, result if limit is None else limited(self._task, result, limit)
 
     def _blobs(self) -> Iterator[tuple[Key, bytes]]:
         if self._kept.keys() == self._counted.keys():

@@ -40,4 +40,4 @@ def admission_of(spec: RunSpec) -> FleetSettings:
 
     if spec.privacy.mode != "central":
         return spec.fleet
-    return msgspec.structs.replace(spec.fleet, norm_limit=0.0, weight_share=1.0)
+    return msgspec.structs.replace(spec.fleet, norm_limit=0.0, influence_limit=0.0)

@@ -23,7 +23,8 @@ def bad_results(task, device):
         )
 
     def params(**changed):
-        return codec.encode(Payload(good.meta, {**good.params, **changed}, {}), precision="fp32")
+        changed_result = Payload(good.meta, {**good.params, **changed}, good.mask)
+        return codec.encode(changed_result, precision="fp32", send_mask=False)
 
     yield b"no blob at all", "cannot be decoded"
     yield variant()[:-40], "cannot be decoded"

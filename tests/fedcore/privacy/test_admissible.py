@@ -94,9 +94,9 @@ def test_noise_and_mode_belong_together():
 
 
 def test_with_central_noise_no_result_is_judged_by_the_others():
-    fleet = FleetSettings(norm_limit=10.0, weight_share=0.35)
+    fleet = FleetSettings(norm_limit=10.0, influence_limit=2.0)
     central, local, plain = (
         admission_of(RunSpec(fleet=fleet, privacy=PrivacySettings(mode))) for mode in ("central", "local", "none")
     )
-    assert (central.norm_limit, central.weight_share) == (0.0, 1.0)
+    assert (central.norm_limit, central.influence_limit) == (0.0, 0.0)
     assert local == plain == fleet
