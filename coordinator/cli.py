@@ -138,12 +138,14 @@ def _status(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
     runs, devices, put_aside = store.runs.all(), store.devices.all(), store.put_aside
+    spent = {row.run: ledger for row in runs if (ledger := store.ledgers.legible(row.run)) is not None}
     store.close()
     service = read_status(options.state)
     if options.json:
         document: dict[str, Any] = {
             "service": None if service is None else {**msgspec.to_builtins(service), "running": service.running},
             "runs": [dataclasses.asdict(row) for row in runs],
+            "privacy": {run: msgspec.to_builtins(ledger) for run, ledger in spent.items()},
             "devices": [dataclasses.asdict(row) for row in devices],
             "damaged": None if put_aside is None else str(put_aside),
         }
@@ -160,6 +162,7 @@ def _status(options: argparse.Namespace) -> None:
             f"damage  {put_aside} was damaged and its copy took its place; remove it once it was looked at"
         )
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"
         lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")

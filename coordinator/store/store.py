@@ -15,8 +15,9 @@ from pathlib import Path
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
-from tinyfleet.coordinator.store.database import Database
+from tinyfleet.coordinator.store.database.database import Database
 from tinyfleet.coordinator.store.devices import Devices
+from tinyfleet.coordinator.store.ledgers import Ledgers
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.safekeeping import damaged
@@ -48,6 +49,7 @@ class Store:
         self.steps = Steps(self._db, clock)
         self.tasks = Tasks(self._db)
         self.shares = Shares(self._db)
+        self.ledgers = Ledgers(directory / "privacy")
 
     def close(self) -> None:
         self._db.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, RESULT, WORK
+from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, RELEASES, RESULT, WORK
 from tinyfleet.edge_agent.states import AssignmentEvent
 from tinyfleet.edge_agent.task.held_runs import HeldRuns
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
@@ -62,6 +62,8 @@ class Training:
         self._device = device
         self._engine = config.engine
         self._data = msgspec.to_builtins(config.data)
+        self._privacy = msgspec.to_builtins(config.privacy)
+        self._releases = state / RELEASES
         self.held = HeldRuns(state / MASKS)
         self._cost_model = state / COST_MODEL
         self._result = state / WORK / RESULT
@@ -89,8 +91,10 @@ class Training:
                 blob=str(blob),
                 result=str(self._result),
                 masks=str(masks),
+                releases=str(self._releases / masks.name),
                 spec=offer.spec,
                 data=self._data,
+                privacy=self._privacy,
                 engine=self._engine,
                 threads=limits.threads,
                 target_bytes=limits.target_bytes,
