@@ -16,11 +16,11 @@ from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.store.database.database import Database
+from tinyfleet.coordinator.store.database.safekeeping import damaged
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.ledgers import Ledgers
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
-from tinyfleet.coordinator.store.safekeeping import damaged
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
