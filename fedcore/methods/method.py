@@ -12,6 +12,8 @@ import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
+from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
@@ -123,6 +125,14 @@ class Method(ABC):
     @abstractmethod
     def finish_round(self, state: Payload, fold: Fold) -> Payload:
         """The state after the step; ``meta["metrics"]`` holds the step's weighted means (loss, accuracy, ...)."""
+
+    def sum_stage(self, task: Payload) -> SumStage:
+        """The sums that ``begin_fold`` and ``fold`` make of the task's results: for secure aggregation.
+
+        Whoever overrides one of those two overrides this too. Raises ``ConfigError`` where devices' results enter
+        by more than sums.
+        """
+        raise ConfigError(f"method {self.name} does not say which sums its devices' results enter")
 
     def finished(self, state: Payload) -> bool:
         """True once all training rounds are done."""

@@ -123,13 +123,7 @@ def encode(payload: Payload, *, precision: str = "fp16", send_mask: bool = True,
 
 def quantise(params: Params, precision: str) -> Params:
     """``params`` as the other side will decode them when they travel at ``precision``."""
-    result: Params = {}
-    for name, array in params.items():
-        kind = floats.choose(array, array.ndim, precision)
-        scale = floats.int8_scale(array) if kind == "int8" else 1.0
-        data = np.frombuffer(floats.to_bytes(array, kind, scale), np.uint8)
-        result[name] = floats.from_bytes(data, kind, scale).reshape(array.shape)
-    return result
+    return {name: floats.travelled(array, array.ndim, precision) for name, array in params.items()}
 
 
 def _aligned(sections: list[bytes]) -> Iterator[bytes]:
@@ -169,8 +163,7 @@ def _encode_gradient(name: str, payload: Payload, precision: str, sections: list
     if not math.isfinite(peak):
         raise CodecError(f"{name}: a gradient is not finite: training has diverged")
     kind: Literal["fp32", "fp16"] = "fp32" if precision == "fp32" else "fp16"
-    # Gradients may be far below fp16's normal range: scaled by the largest they keep 11 bits.
-    scale = float(np.float32(peak)) if kind == "fp16" and peak >= 2.0**-100 else 1.0
+    scale = floats.gradient_scale(values, precision)
     gaps = coded.encode_gaps(where)
     sections += [gaps.tobytes(), floats.to_bytes(values, kind, scale)]
     limit = int(where[-1]) + 1 if len(where) else 0
