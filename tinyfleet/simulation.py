@@ -7,7 +7,6 @@ device names the final model is bit-identical.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,8 +22,7 @@ from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
-from tinyfleet.fedcore.methods.registry import create, problem_of
-from tinyfleet.fedcore.methods.summing.combinations import check_secure_aggregation
+from tinyfleet.fedcore.methods.registry import method_of
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
@@ -32,7 +30,6 @@ from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 from tinyfleet.fedcore.training.engine import Engine, Evaluation
 from tinyfleet.fedcore.training.levers import NO_LEVERS
-from tinyfleet.secure_simulation import secure_step
 
 log = logging.getLogger(__name__)
 
@@ -84,15 +81,12 @@ class SimulatedDevice:
 
     def run(self, blob: bytes, method: Method, engine: Engine, spec: RunSpec) -> bytes:
         """Decode a task, run it, encode its result."""
-        result, task = self.train(blob, method, engine)
-        return encode_result(result, task, spec.wire, method.upload_precision)
-
-    def train(self, blob: bytes, method: Method, engine: Engine) -> tuple[Payload, Payload]:
-        """Decode a task and run it: its result, and the task."""
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
-        self._held = (mask_digest(task.mask), task.mask) if task.mask else None
+        if task.mask:
+            self._held = mask_digest(task.mask), task.mask
         control = Control(self.levers, self.steps, memory=self._memory)
-        return method.run(task, engine, self.data, control), task
+        result = method.run(task, engine, self.data, control)
+        return encode_result(result, task, spec.wire, method.upload_precision)
 
 
 def device_names(count: int) -> tuple[str, ...]:
@@ -115,9 +109,8 @@ class Simulation:
         evaluate: Callable[[int], bool] = lambda finished: True,
     ) -> None:
         self.spec, self.engine, self._due = spec, engine, evaluate
-        self.method = create(spec.method, problem_of(spec))
+        self.method = method_of(spec)
         check_aggregate(spec.fleet, self.method)
-        check_secure_aggregation(spec, self.method)
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)
@@ -127,6 +120,8 @@ class Simulation:
     def cohort(self) -> list[SimulatedDevice]:
         """The devices of the coming step, as the coordinator draws them."""
         by_name = {device.data.name: device for device in self.devices}
+        if (members := self.method.members(self.state)) is not None:
+            return [by_name[name] for name in members]
         most = self.spec.fleet.max_refusals
         fit = [name for name in by_name if not most or self.refusals[name] < most]
         names = draw(fit, size=self.spec.fleet.cohort, seed=self.spec.seed, step=_step(self.state))
@@ -144,23 +139,21 @@ class Simulation:
         }
         replies: list[StoredResult] = []
         held: Any = lambda asked: task.mask if asked == digest else None  # noqa: E731
+        fold = StepFold(self.method, state, held, lambda: replies, self.spec.fleet)
         down, up, cohort = 0, 0, self.cohort()
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
-        if self.spec.secure_aggregation.enabled:
-            self.state, down, up = self._summed_securely(task, blobs, digest, cohort)
-        else:
-            fold = StepFold(self.method, state, held, lambda: replies, self.spec.fleet)
-            for device in cohort:
-                blob = blobs[device.holds(digest)]
-                reply = device.run(blob, self.method, self.engine, self.spec)
-                self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
-                down, up = down + len(blob), up + len(reply)
-            self.state = fold.finish()
-            for (_, name), reason in fold.judgement.refused.items():
-                self._refuse(name, reason)
+        for device in cohort:
+            blob = blobs[device.holds(digest)]
+            reply = device.run(blob, self.method, self.engine, self.spec)
+            self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
+            down, up = down + len(blob), up + len(reply)
+        self.state = fold.finish()
+        for (_, name), reason in fold.judgement.refused.items():
+            self._refuse(name, reason)
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
-        evaluation = self.evaluate() if stage == "train" and self._due(finished) else None
+        trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
+        evaluation = self.evaluate() if trained and self._due(finished) else None
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),
@@ -177,27 +170,6 @@ class Simulation:
             flops=cost.flops,
             memory=cost.memory,
         )
-
-    def _summed_securely(
-        self, task: Payload, blobs: dict[bool, bytes], digest: str, cohort: list[SimulatedDevice]
-    ) -> tuple[Payload, int, int]:
-        """The state after the step, and the bytes of all devices down and up."""
-        down, results = 0, {}
-        for device in cohort:
-            blob = blobs[device.holds(digest)]
-            down += len(blob)
-            results[device.data.name], _ = device.train(blob, self.method, self.engine)
-        after, exchanged = secure_step(
-            self.method,
-            self.state,
-            task,
-            results,
-            sum(_samples(device.data) for device in cohort),
-            self.spec.secure_aggregation,
-            os.urandom,
-            refused=self._refuse,
-        )
-        return after, down + exchanged.control_down, exchanged.vectors + exchanged.control_up
 
     def _take(self, fold: StepFold, replies: list[StoredResult], reply: StoredResult, samples: int) -> None:
         """Count a result, as the coordinator does."""

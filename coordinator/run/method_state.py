@@ -37,7 +37,12 @@ class MethodState:
     @property
     def training(self) -> bool:
         """True once the state is a model: selection stages have none to evaluate."""
-        return bool(self._state.meta.get("stage") == "train")
+        return self.method.measurable(str(self._state.meta.get("stage")))
+
+    @property
+    def members(self) -> tuple[str, ...] | None:
+        """The only devices that the coming step is for; None: whoever is chosen."""
+        return self.method.members(self._state)
 
     @property
     def finished(self) -> bool:

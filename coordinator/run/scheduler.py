@@ -16,10 +16,9 @@ from tinyfleet.coordinator.states import RunEvent, RunState
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.wire.transfers import Download
 from tinyfleet.fedcore.cohort.robust import check_aggregate
-from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
+from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Method
-from tinyfleet.fedcore.methods.summing.combinations import check_secure_aggregation
 from tinyfleet.fedcore.protocol.messages import ResultOffer, RunEnded, TaskCancel, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
@@ -33,14 +32,8 @@ Creator = Callable[[RunSpec], Method]
 
 def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
-    method = methods.create(spec.method, methods.problem_of(spec))
+    method = methods.method_of(spec)
     check_aggregate(spec.fleet, method)
-    check_secure_aggregation(spec, method)
-    if spec.secure_aggregation.enabled:
-        raise ConfigError(
-            "secure_aggregation is not wired into a live fleet yet, and a run that asks for it is not run without; "
-            "`tinyfleet simulate` has it"
-        )
     return method
 
 

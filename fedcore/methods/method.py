@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,7 @@ class Control:
     steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
     enough: bool = False
     memory: DeviceMemory = field(default_factory=Forgetful)
+    entropy: Callable[[int], bytes] = os.urandom  # so many bytes for secrets: never of a seed
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
 
     def tightened(self, settings: StepSettings) -> StepSettings:
@@ -133,6 +135,14 @@ class Method(ABC):
         by more than sums.
         """
         raise ConfigError(f"method {self.name} does not say which sums its devices' results enter")
+
+    def measurable(self, stage: str) -> bool:
+        """True where a state before a step of ``stage`` is a model: selection stages have none to evaluate."""
+        return stage == "train"
+
+    def members(self, state: Payload) -> tuple[str, ...] | None:
+        """The only devices that the coming step is for, all of them, there or not; None: whoever is chosen."""
+        return None
 
     def finished(self, state: Payload) -> bool:
         """True once all training rounds are done."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations, islice
 
 import numpy as np
@@ -33,8 +33,27 @@ class SecureSum:
     def __init__(self, roster: Roster, layout: Layout) -> None:
         self.roster, self.layout = roster, layout
         self._dealt: dict[str, DealtShares] = {}
+        self._members: set[str] = set()  # that dealt, and go on
         self._sum = np.zeros(layout.size, np.uint64)
         self._added: set[str] = set()
+
+    @classmethod
+    def resumed(cls, roster: Roster, layout: Layout, members: Iterable[str]) -> SecureSum:
+        """One whose dealing is over."""
+        found = cls(roster, layout)
+        found._members = set(members)
+        return found
+
+    def restore(self, added: Iterable[str], total: bytes) -> None:
+        """Go on from the sum of ``added`` that ``masked_sum`` gave. Raises ``SecureSumError`` for another size."""
+        if len(total) != 8 * self.layout.size:
+            raise SecureSumError(f"a sum of {len(total)} bytes; this exchange's has {8 * self.layout.size}")
+        self._sum = np.frombuffer(total, "<u8").astype(np.uint64)
+        self._added = set(added)
+
+    def masked_sum(self) -> bytes:
+        """The sum so far, masks and all."""
+        return self._sum.astype("<u8", copy=False).tobytes()
 
     # -- phase 1 ------------------------------------------------------------------------
 
@@ -46,11 +65,6 @@ class SecureSum:
         if self._dealt.setdefault(dealt.device, dealt) != dealt:
             raise SecureSumError(f"{dealt.device} dealt other shares before")
 
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Devices that dealt."""
-        return tuple(sorted(self._dealt))
-
     def close_dealing(self) -> list[str]:
         """Who goes on to mask: those that dealt, where enough holders of theirs did.
 
@@ -59,7 +73,7 @@ class SecureSum:
         fit = set(self._dealt)
         while lonely := {name for name in fit if len(fit & self._holders(name)) < self.roster.threshold}:
             fit -= lonely
-        self._dealt = {name: dealt for name, dealt in self._dealt.items() if name in fit}
+        self._members = fit
         if len(fit) < LEAST_MEMBERS:
             raise TooFewSurvivors(
                 f"{len(fit)} devices have dealt shares to enough others that did; repeat the step"
@@ -68,23 +82,25 @@ class SecureSum:
 
     def held_by(self, device: str) -> HeldShares:
         """What was sealed for ``device``."""
-        around = self._holders(device) & self._dealt.keys()
-        return HeldShares(
-            self.roster.exchange, {sender: self._dealt[sender].sealed[device] for sender in sorted(around)}
-        )
+        around = self._holders(device) & self._members
+        return HeldShares(self.roster.exchange, {sender: self.sealed(sender, device) for sender in sorted(around)})
+
+    def sealed(self, sender: str, receiver: str) -> bytes:
+        """The shares that one sealed for the other."""
+        return self._dealt[sender].sealed[receiver]
 
     # -- phase 2 ------------------------------------------------------------------------
 
     def add(self, device: str, packed: bytes) -> None:
         """One device's masked vector. Raises ``SecureSumError`` for a second one, a stranger's or a wrong size."""
-        if device not in self._dealt or device in self._added:
+        if device not in self._members or device in self._added:
             raise SecureSumError(f"{device} has dealt no shares, or its vector is in the sum already")
         self._sum += self.layout.unpack(packed)
         self._added.add(device)
 
     def survivors(self) -> Survivors:
         """Whose vectors are in the sum. Raises ``TooFewSurvivors`` where its masks can no longer come off."""
-        for device in self._dealt:
+        for device in sorted(self._members):
             alive = len(self._holders(device) & self._added)
             if alive < self.roster.threshold:
                 raise TooFewSurvivors(
@@ -99,7 +115,7 @@ class SecureSum:
 
     def check(self, reply: Unmasking) -> None:
         """Raise ``SecureSumError`` where a reply has not one share of each neighbour's that was asked for."""
-        around = self._holders(reply.device) & self._dealt.keys() if reply.device in self._added else frozenset()
+        around = self._holders(reply.device) & self._members if reply.device in self._added else frozenset()
         if not around or reply.seeds.keys() != around & self._added or reply.keys.keys() != around - self._added:
             raise SecureSumError(f"{reply.device} revealed shares of others than was asked for")
 
@@ -114,7 +130,7 @@ class SecureSum:
         for device in self._added:
             shares = {name: reply.seeds[device] for name, reply in replies.items() if device in reply.seeds}
             add_stream(words, self._seed_of(device, shares), subtract=True)
-        for device in self._dealt.keys() - self._added:
+        for device in self._members - self._added:
             shares = {name: reply.keys[device] for name, reply in replies.items() if device in reply.keys}
             key = self._key_of(device, shares)
             for peer in self._holders(device) & self._added:

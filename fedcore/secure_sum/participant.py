@@ -19,9 +19,9 @@ from tinyfleet.fedcore.secure_sum.messages import (
     Survivors,
     Unmasking,
 )
-from tinyfleet.fedcore.secure_sum.ring import Layout
+from tinyfleet.fedcore.secure_sum.ring import Layout, Words
 from tinyfleet.fedcore.secure_sum.shamir import COEFFICIENT_BYTES, PRIME, SHARE_BYTES, split
-from tinyfleet.fedcore.secure_sum.stream import Words, add_stream, stream_bytes
+from tinyfleet.fedcore.secure_sum.stream import add_stream, stream_bytes
 
 _NONCE = bytes(12)  # each sealing key seals one message: it is of one exchange, one sender and one receiver
 

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyfleet.fedcore.arrays import IntArray
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach, SecureSumError
-from tinyfleet.fedcore.secure_sum.stream import Words
+
+Words = NDArray[np.uint64]
+"""Elements of the ring of integers modulo 2^64."""
 
 _BLOCK = 1 << 16  # words that are packed at once; a multiple of 8, so that blocks end at whole bytes
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from numpy.typing import NDArray
 
-Words = NDArray[np.uint64]
-"""Elements of the ring of integers modulo 2^64."""
+from tinyfleet.fedcore.secure_sum.ring import Words
 
 _BLOCK_WORDS = 1 << 17  # a mebibyte at a time: in the cache
 _NONCE = bytes(16)  # every seed is of one use

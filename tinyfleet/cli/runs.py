@@ -111,14 +111,11 @@ def read_spec(file: Path) -> RunSpec:
     """A run from TOML, its method's settings and its model checked too. Raises ``ConfigError``."""
     from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
-    from tinyfleet.fedcore.methods.summing.combinations import check_secure_aggregation
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
-    method = registry.create(spec.method, registry.problem_of(spec))
-    check_aggregate(spec.fleet, method)
-    check_secure_aggregation(spec, method)
+    check_aggregate(spec.fleet, registry.method_of(spec))
     return spec
 
 

@@ -1,4 +1,4 @@
-"""A simulated step whose coordinator sees the sum of the results alone."""
+"""One step of drawn results, summed securely in one process."""
 
 from __future__ import annotations
 
