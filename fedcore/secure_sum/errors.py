@@ -24,4 +24,8 @@ class TamperedShares(SecureSumError):
 
 
 class OutOfReach(SecureSumError):
-    """The exchange has to be repeated in a wider ring; nothing was sent in this one."""
+    """The exchange has to be repeated with wider segments of these ``names``; nothing was sent in this one."""
+
+    def __init__(self, message: str, names: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.names = names

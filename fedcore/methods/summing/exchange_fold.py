@@ -10,6 +10,7 @@ from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.parts.checks import checked_samples
 from tinyfleet.fedcore.methods.summing import phases
 from tinyfleet.fedcore.methods.summing.phases import Phase, Standing, sealed_table
+from tinyfleet.fedcore.methods.summing.summands import COARSE, SAMPLES
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.secure_sum.collector import SecureSum
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach, SecureSumError
@@ -24,7 +25,7 @@ class ExchangeFold:
         self._standing = standing
         self._adverts: dict[str, KeyAdvert] = {}
         self._samples = 0
-        self._beyond: set[str] = set()
+        self._beyond: set[str] = set()  # names of sums that have to be wide
         self._added: set[str] = set()
         self._replies: dict[str, Unmasking] = {}
         if standing.phase is Phase.KEYS:
@@ -63,8 +64,8 @@ class ExchangeFold:
                 dealt = decode(raw.get(phases.DEALT, b""), DealtShares)
                 self._check(dealt.device, device)
                 self._sum.deal(dealt)
-            case Phase.RESULTS if result.meta.get(phases.OUT_OF_REACH) is True and not self._standing.wide:
-                self._beyond.add(device)
+            case Phase.RESULTS if phases.OUT_OF_REACH in result.meta:
+                self._beyond |= self._narrow(result.meta[phases.OUT_OF_REACH])
             case Phase.RESULTS:
                 self._sum.add(device, raw.get(phases.VECTOR, b""))
             case Phase.UNMASK:
@@ -72,6 +73,14 @@ class ExchangeFold:
                 self._check(reply.device, device)
                 self._sum.check(reply)
                 self._replies[device] = reply
+
+    def _narrow(self, names: Any) -> set[str]:
+        """Names of sums that are not wide yet."""
+        segments = {segment.name for segment in self._sum.layout.segments}
+        known = {name for name in segments - {SAMPLES} if name + COARSE not in segments and COARSE not in name}
+        if not isinstance(names, list) or not names or not all(name in known for name in names):
+            raise ResultError(f"{names!r:.200} are no sums of this step that could be wider")
+        return set(names)
 
     @staticmethod
     def _check(said: str, device: str) -> None:
@@ -93,7 +102,8 @@ class ExchangeFold:
     def masked_sum(self) -> tuple[tuple[str, ...], bytes]:
         """Survivors, and their sum. Raises ``OutOfReach`` where one said so, ``TooFewSurvivors``."""
         if self._beyond:
-            raise OutOfReach(f"{len(self._beyond)} devices have a value beyond the narrow ring")
+            names = tuple(sorted(self._beyond))
+            raise OutOfReach(f"values beyond the reach of {', '.join(names[:3])}", names)
         return self._sum.survivors().names, self._sum.masked_sum()
 
     def total(self) -> dict[str, IntArray]:

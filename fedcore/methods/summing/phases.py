@@ -33,12 +33,17 @@ class Phase(StrEnum):
     UNMASK = "unmask"  # the survivors reveal what takes the masks off the sum
 
 
+Summed = Annotated[str, Meta(max_length=200)]
+"""A summand's name."""
+MAX_WIDE = 10_000
+
+
 class Standing(Struct, frozen=True, forbid_unknown_fields=True):
     """How far the exchange of a state or a task is."""
 
     exchange: Exchange
     phase: Phase
-    wide: bool = False
+    wide: Annotated[tuple[Summed, ...], Meta(max_length=MAX_WIDE)] = ()  # sums that once took it, in this run
     failures: int = 0  # exchanges that came to nothing since the last that did
     names: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)] = ()  # that go on
     dealt: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)] = ()  # whose masks may be in vectors

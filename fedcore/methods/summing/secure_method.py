@@ -95,27 +95,30 @@ class SecureMethod(Method):
                 case Phase.UNMASK:
                     return self._unmasked(inner, standing, step, fold)
         except OutOfReach as error:
-            log.info("step %d: %s; begun anew in a wide ring", step - 1, error)
-            return self._anew(inner, standing, step, wide=True)
+            log.info("step %d: %s; begun anew with wider sums", step - 1, error)
+            return self._anew(inner, standing, step, wide=(*standing.wide, *error.names))
         except SecureSumError as error:
             if standing.failures + 1 >= MAX_FAILURES:
                 raise
             log.warning("step %d: %s; begun anew with fresh keys", step - 1, error)
-            return self._anew(inner, standing, step, wide=standing.wide, failures=standing.failures + 1)
+            return self._anew(inner, standing, step, failures=standing.failures + 1)
 
     def _unmasked(self, inner: Payload, standing: Standing, step: int, fold: ExchangeFold) -> Payload:
         """The method's next state, before the next exchange."""
         own = self.inner.begin_fold(inner)
         fill(self.inner.sum_stage(self.inner.configure_round(inner)), own, fold.total(), len(standing.names))
-        return self._anew(self.inner.finish_round(inner, own), standing, step, wide=False)
+        return self._anew(self.inner.finish_round(inner, own), standing, step)
 
-    def _anew(self, inner: Payload, standing: Standing, step: int, *, wide: bool, failures: int = 0) -> Payload:
+    def _anew(
+        self, inner: Payload, standing: Standing, step: int, *, wide: tuple[str, ...] = (), failures: int = 0
+    ) -> Payload:
+        """A sum that once had to be wide stays so: else its steps would all be done twice."""
         exchange = Exchange(standing.exchange.run, step)
-        return put_together(inner, Standing(exchange, Phase.KEYS, wide, failures), step, {})
+        return put_together(inner, Standing(exchange, Phase.KEYS, wide or standing.wide, failures), step, {})
 
     def _layout(self, inner: Payload, standing: Standing, roster: Roster) -> Any:
         stage = self.inner.sum_stage(self.inner.configure_round(inner))
-        return layout_of(stage, roster.samples, wide=standing.wide)
+        return layout_of(stage, roster.samples, standing.wide)
 
     def finished(self, state: Payload) -> bool:
         inner, standing = taken_apart(state)
@@ -158,15 +161,15 @@ class SecureMethod(Method):
                     name, message = phases.VECTOR, self._masked(inner, standing, result, kept)
                 except OutOfReach as error:
                     log.info("%s", error)
-                    return _reply(task, data, phases.VECTOR, b"", {phases.OUT_OF_REACH: True})
+                    return _reply(task, data, phases.VECTOR, b"", {phases.OUT_OF_REACH: list(error.names)})
         control.memory.write(integer(task, "step"), kept.payload())
         return _reply(task, data, name, message)
 
     def _masked(self, inner: Payload, standing: Standing, result: Payload, kept: Kept) -> bytes:
         samples, wide = kept.roster.samples, standing.wide
         stage = self.inner.sum_stage(inner)
-        layout = layout_of(stage, samples, wide=wide)
-        words = layout.words(terms_of(stage, result, checked_samples(result), samples, wide=wide))
+        layout = layout_of(stage, samples, wide)
+        words = layout.words(terms_of(stage, result, checked_samples(result), samples, wide))
         return kept.participant.masked(kept.roster, kept.held, words, layout)
 
     def _advertise(self, task: Payload, standing: Standing, data: DeviceData, control: Control) -> Payload:

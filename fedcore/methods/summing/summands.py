@@ -7,7 +7,7 @@ the plain one, bit for bit, whichever way it was added up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,14 +48,14 @@ class SumStage(Protocol):
         """Make an empty fold one of that many devices."""
 
 
-def layout_of(stage: SumStage, samples: int, *, wide: bool = False) -> Layout:
+def layout_of(stage: SumStage, samples: int, wide: Collection[str] = ()) -> Layout:
     """The ring of a step whose devices have at most so many samples together.
 
-    A narrow ring holds each summand up to its reach. A wide one holds whatever the plain sums hold.
+    It holds each summand up to its reach, and those whose names are in ``wide`` as far as the plain sums do.
     """
     segments = []
     for one in stage.summands:
-        if wide:
+        if one.name in wide:
             segments += [Segment(one.name, one.size, WIDE_BITS), Segment(one.name + COARSE, one.size, WIDE_BITS)]
         else:
             bits = int(math.log2(one.reach)) + one.bits - one.shift + samples.bit_length() + 1
@@ -64,24 +64,26 @@ def layout_of(stage: SumStage, samples: int, *, wide: bool = False) -> Layout:
 
 
 def terms_of(
-    stage: SumStage, result: Payload, weight: int, samples: int, *, wide: bool = False
+    stage: SumStage, result: Payload, weight: int, samples: int, wide: Collection[str] = ()
 ) -> dict[str, IntArray]:
     """One device's integers by segment. ``samples`` are those of all devices together, at most.
 
     Raises ``ResultError`` for a result that does not fit, ``AggregationError`` where the sum could not hold as many
-    samples of its kind, ``OutOfReach`` where it takes a wide ring.
+    samples of its kind, ``OutOfReach`` with the summands that have to be wide and are not.
     """
     if not 1 <= weight <= samples:
         raise ResultError(f"samples is {weight}, not in 1..{samples}, which all devices of the step have")
     values = stage.values(result)
     terms: dict[str, IntArray] = {SAMPLES: np.array([weight], np.int64)}
+    beyond: dict[str, float] = {}
     for one in stage.summands:
         own = values[one.name]
         if own.shape != (one.size,):
             raise ResultError(f"{one.name} has {own.size} values; the task's has {one.size}")
         peak = float(np.max(np.abs(own), initial=0.0))
-        if not wide and not peak < one.reach:
-            raise OutOfReach(f"{one.name}: |value| {peak:g} is not below {one.reach:g}")
+        if one.name not in wide and not peak < one.reach:
+            beyond[one.name] = peak
+            continue
         term = FixedPointSum((one.size,), one.bits).scaled(one.name, own, weight)
         if not max(term.fine_bound, term.coarse_bound) * (samples / weight) < 2.0**62:
             raise AggregationError(
@@ -89,8 +91,11 @@ def terms_of(
                 "lower the learning rate"
             )
         terms[one.name] = term.fine
-        if wide:
+        if one.name in wide:
             terms[one.name + COARSE] = np.zeros(one.size, np.int64) if term.coarse is None else term.coarse
+    if beyond:
+        told = ", ".join(f"{name} (|value| {peak:g})" for name, peak in beyond.items())
+        raise OutOfReach(f"beyond the reach of its sum: {told}", tuple(beyond))
     return terms
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +14,6 @@ from tinyfleet.fedcore.run_spec import SecureAggregationSettings
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach
 from tinyfleet.fedcore.secure_sum.exchange import Exchange
 from tinyfleet.fedcore.secure_sum.in_process import Exchanged, Losses, exchange_sums
-
-log = logging.getLogger(__name__)
 
 
 def secure_step(
@@ -35,18 +32,19 @@ def secure_step(
 ) -> tuple[Payload, Exchanged]:
     """The state after a step, and what the exchange took. ``samples``: of all devices together, at most.
 
-    The ring is a narrow one; where a device has a value beyond it, all begin anew with fresh keys and a wide ring.
+    Where a device has a value beyond the reach of a sum, all begin anew with fresh keys, and with that sum wide.
     ``refused`` hears of devices whose own check fails: they send nothing.
     """
     stage = method.sum_stage(task)
-    for attempt, wide in ((1, False), (2, True)):
+    wide: set[str] = set()
+    for attempt in (1, 2, 3):
         watch("terms")
         try:
             terms = _terms(stage, results, samples, wide, refused)
         except OutOfReach as error:
-            log.info("step %s is repeated in a wide ring: %s", state.meta["step"], error)
+            wide |= set(error.names)
             continue
-        layout = layout_of(stage, samples, wide=wide)
+        layout = layout_of(stage, samples, wide)
         exchange = Exchange(run, int(state.meta["step"]), attempt)  # type: ignore[arg-type]
         exchanged = exchange_sums(
             exchange,
@@ -65,16 +63,16 @@ def secure_step(
         after = method.finish_round(state, fold)
         watch("")
         return after, exchanged
-    raise AssertionError("a wide ring has no reach to be out of")
+    raise AssertionError("a wide sum has no reach to be out of")
 
 
 def _terms(
-    stage: Any, results: Mapping[str, Payload], samples: int, wide: bool, refused: Callable[[str, str], None]
+    stage: Any, results: Mapping[str, Payload], samples: int, wide: set[str], refused: Callable[[str, str], None]
 ) -> dict[str, Any]:
     terms = {}
     for device, result in results.items():
         try:
-            terms[device] = terms_of(stage, result, checked_samples(result), samples, wide=wide)
+            terms[device] = terms_of(stage, result, checked_samples(result), samples, wide)
         except ResultError as error:
             refused(device, str(error))
     return terms
