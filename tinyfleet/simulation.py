@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyfleet.coordinator.selection.policy import draw
@@ -144,6 +144,9 @@ class Simulation:
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
             blob = blobs[device.holds(digest)]
+            if raw := self.method.addressed(state, device.data.name):
+                own = replace(task, raw=task.raw | raw)
+                blob = encode(own, precision=wire.precision, send_mask=False, compress=wire.compress)
             reply = device.run(blob, self.method, self.engine, self.spec)
             self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
             down, up = down + len(blob), up + len(reply)

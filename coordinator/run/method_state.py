@@ -59,6 +59,10 @@ class MethodState:
         value = metrics.get(name) if isinstance(metrics, dict) else None
         return float(value) if isinstance(value, int | float) else None
 
+    def addressed(self, device: str) -> dict[str, bytes]:
+        """What of the coming step's task is for ``device`` alone."""
+        return self.method.addressed(self._state, device)
+
     # -- steps --------------------------------------------------------------------------
 
     def task(self) -> Payload:

@@ -228,7 +228,7 @@ class Run:
         tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
         opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
         blobs = self._task_blobs()
-        blobs.offer_all()
+        blobs.offer_all([task.device for task in tasks])
         resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
@@ -352,7 +352,10 @@ class Run:
                 yield entry.step, entry.device, blob
 
     def _task_blobs(self) -> TaskBlobs:
-        return TaskBlobs(self.task(), self.spec.wire, self._context.store.blobs, self._context.offered)
+        context = self._context
+        return TaskBlobs(
+            self.task(), self.spec.wire, context.store.blobs, context.offered, self._learning.addressed
+        )
 
     def _free(self, device: str) -> None:
         """A device that is no longer at an earlier step may take part again."""

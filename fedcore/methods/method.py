@@ -144,6 +144,10 @@ class Method(ABC):
         """The only devices that the coming step is for, all of them, there or not; None: whoever is chosen."""
         return None
 
+    def addressed(self, state: Payload, device: str) -> dict[str, bytes]:
+        """What of the coming step's task is for one device alone: ``raw`` of its payload; mostly nothing."""
+        return {}
+
     def finished(self, state: Payload) -> bool:
         """True once all training rounds are done."""
         done = state.meta["round"]

@@ -90,11 +90,11 @@ def exchange_sums(
     total = SecureSum(known, layout)
     for message in dealt:
         total.deal(decode(message, DealtShares))
-    held = {name: found.down(total.held_by(name)) for name in total.close_dealing()}
+    members = total.close_dealing()
     watch("mask")
     masked = {
-        name: devices[name].masked(rosters[name], decode(held[name], HeldShares), layout.words(terms[name]), layout)
-        for name in sorted(held.keys() - set(lost.masking))
+        name: devices[name].masked(rosters[name], members, layout.words(terms[name]), layout)
+        for name in sorted(set(members) - set(lost.masking))
     }
     watch("add")
     for name, packed in masked.items():
@@ -102,9 +102,12 @@ def exchange_sums(
         found.vectors += len(packed)
     survivors = total.survivors()
     asked = found.down(survivors, len(masked))
+    held = {name: found.down(total.held_by(name)) for name in masked}
     watch("reveal")
     replies = [
-        found.up(devices[name].reveal(rosters[name], decode(held[name], HeldShares), decode(asked, Survivors)))
+        found.up(
+            devices[name].reveal(rosters[name], members, decode(held[name], HeldShares), decode(asked, Survivors))
+        )
         for name in sorted(masked.keys() - set(lost.revealing))
     ]
     watch("unmask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -79,12 +80,12 @@ class Participant:
 
     # -- phase 2 ------------------------------------------------------------------------
 
-    def masked(self, roster: Roster, held: HeldShares, words: Words, layout: Layout) -> bytes:
+    def masked(self, roster: Roster, dealt: Collection[str], words: Words, layout: Layout) -> bytes:
         """``words`` under the device's own mask and one with each neighbour that dealt, packed. ``words`` is spent.
 
         Raises ``SecureSumError`` where another vector went out before, or too few neighbours have dealt.
         """
-        peers = self._peers(roster, held)
+        peers = self._peers(roster, dealt)
         digest = hashlib.sha256(words.tobytes()).digest()
         if self.input_digest not in (b"", digest):
             raise SecureSumError("another vector was masked with these keys before; take part with fresh ones")
@@ -97,13 +98,15 @@ class Participant:
 
     # -- phase 3 ------------------------------------------------------------------------
 
-    def reveal(self, roster: Roster, held: HeldShares, survivors: Survivors) -> Unmasking:
+    def reveal(self, roster: Roster, dealt: Collection[str], held: HeldShares, survivors: Survivors) -> Unmasking:
         """Shares that take the masks off the sum of ``survivors``, and of nothing else.
 
         Raises ``SecureSumError`` for a second list, or one that is too short or not of this exchange;
         ``TamperedShares`` for shares that nobody sealed for this device.
         """
-        peers, names = self._peers(roster, held), set(survivors.names)
+        peers, names = self._peers(roster, dealt), set(survivors.names)
+        if held.exchange != self.exchange or held.sealed.keys() != {*peers, self.device}:
+            raise SecureSumError("shares of others than the neighbours that dealt in this exchange")
         if survivors.exchange != self.exchange or not names <= set(roster.names) or self.device not in names:
             raise SecureSumError("the list of survivors is not of this exchange")
         holders = {*roster.neighbours[self.device], self.device}
@@ -130,17 +133,13 @@ class Participant:
         if roster.exchange != self.exchange or roster.by_name.get(self.device) != self.advert():
             raise SecureSumError("the roster is not of this exchange, or has other keys for this device")
 
-    def _peers(self, roster: Roster, held: HeldShares) -> tuple[str, ...]:
+    def _peers(self, roster: Roster, dealt: Collection[str]) -> tuple[str, ...]:
         """Neighbours that dealt."""
         self._check(roster)
-        around = set(roster.neighbours[self.device])
-        if held.exchange != self.exchange or not held.sealed.keys() <= {*around, self.device}:
-            raise SecureSumError("shares of devices that are no neighbours in this exchange")
-        if self.device not in held.sealed or len(held.sealed) < roster.threshold:
-            raise SecureSumError(
-                f"{len(held.sealed)} holders have dealt; {roster.threshold} must, this one included"
-            )
-        return tuple(sorted(held.sealed.keys() - {self.device}))
+        peers = sorted(set(roster.neighbours[self.device]).intersection(dealt))
+        if self.device not in dealt or len(peers) + 1 < roster.threshold:
+            raise SecureSumError(f"{len(peers) + 1} holders have dealt; {roster.threshold} must, this one included")
+        return tuple(peers)
 
     def _seal(self, roster: Roster, receiver: str, shares: bytes) -> bytes:
         key = sealing_key(self._sealing, roster, self.device, receiver, peer=receiver)

@@ -1,33 +1,34 @@
 """What secure aggregation costs beside plain: bytes and seconds of one step's results, some devices lost.
 
-Devices' results are drawn, not trained: ResNet18 at density 0.01 as the task, each device's arrays moved by noise.
-Devices are lost at the worst moment, after they have dealt their shares: their masks are in everybody's vectors.
-Seconds are of this machine's processor, of the devices' halves and of the coordinator's; nothing travels.
+The method of a live run and its blobs, in all phases, without a network between. Devices' results are drawn, not
+trained: ResNet18 at density 0.01 as the task, each device's arrays moved by noise. Devices are lost at the worst
+moment, after they have dealt their shares: their masks are in everybody's vectors. Seconds are of this machine's
+processor: the devices' for decoding, masking and encoding, and the coordinator's for its part of the step.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tinyfleet.bench.wire import IMAGE, payload_of
-from tinyfleet.coordinator.step.aggregate import StepFold
-from tinyfleet.fedcore.methods.method import Method
-from tinyfleet.fedcore.methods.parts.checks import checked_samples
-from tinyfleet.fedcore.methods.registry import create, problem_of
-from tinyfleet.fedcore.methods.summing.summands import fill, layout_of, terms_of
+from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.methods.fedavg import Static, StaticSettings
+from tinyfleet.fedcore.methods.method import Control, Method
+from tinyfleet.fedcore.methods.registry import problem_of
+from tinyfleet.fedcore.methods.summing.phases import taken_apart
+from tinyfleet.fedcore.methods.summing.secure_method import SecureMethod
 from tinyfleet.fedcore.payload import Payload
-from tinyfleet.fedcore.protocol.codec import encode
+from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
-from tinyfleet.fedcore.run_spec import FleetSettings, ModelSettings, RunSpec
-from tinyfleet.fedcore.secure_sum.exchange import Exchange
-from tinyfleet.fedcore.secure_sum.in_process import COORDINATOR_PARTS, DEVICE_PARTS, Losses, exchange_sums
+from tinyfleet.fedcore.run_spec import FleetSettings, ModelSettings, RunSpec, SecureAggregationSettings
 from tinyfleet.fedcore.secure_sum.neighbours import degree_for, threshold_of
 from tinyfleet.fedcore.secure_sum.stream import add_stream
 
@@ -40,18 +41,19 @@ STREAM_WORDS = 1 << 21
 
 @dataclass(frozen=True, slots=True)
 class SecureAggregationRow:
-    """One fleet with one share of it lost. Seconds and ratios are lists over the repeats, pair by pair.
+    """One fleet with one share of it lost. Seconds are lists over the repeats, plain and secure pair by pair.
 
-    Bytes are a device's, of a survivor: results in plain; vector, and all messages up and down, if secure.
+    Bytes are a device's, of all tasks down and of all results up: means over the devices that are there.
     """
 
     devices: int
     lost: int
     neighbours: int
     threshold: int
-    plain_bytes: int
-    vector_bytes: int
-    message_bytes: int
+    plain_up: int
+    plain_down: int
+    secure_up: int
+    secure_down: int
     plain_device_s: list[float]  # a device's mean
     secure_device_s: list[float]
     plain_coordinator_s: list[float]  # for all devices
@@ -61,22 +63,23 @@ class SecureAggregationRow:
 
     @property
     def bytes_ratio(self) -> float:
-        return (self.vector_bytes + self.message_bytes) / self.plain_bytes
+        """All that is not the task itself, times the plain results."""
+        return (self.secure_up + self.secure_down - self.plain_down) / self.plain_up
 
     @property
     def seconds_ratio(self) -> float:
         """Of everybody's seconds together, all devices' and the coordinator's: the median over the repeats."""
-        survivors = self.devices - self.lost
-        return statistics.median(
-            (secure_device * self.devices + secure) / (plain_device * survivors + plain)
-            for secure_device, secure, plain_device, plain in zip(
-                self.secure_device_s,
-                self.secure_coordinator_s,
-                self.plain_device_s,
-                self.plain_coordinator_s,
-                strict=True,
-            )
-        )
+        return self._ratio(self.secure_device_s, self.plain_device_s, self.devices - self.lost)
+
+    @property
+    def device_ratio(self) -> float:
+        """Of a device's seconds alone."""
+        pairs = zip(self.secure_device_s, self.plain_device_s, strict=True)
+        return statistics.median(secure / plain for secure, plain in pairs)
+
+    def _ratio(self, secure: list[float], plain: list[float], there: int) -> float:
+        rows = zip(secure, self.secure_coordinator_s, plain, self.plain_coordinator_s, strict=True)
+        return statistics.median((s * there + sc) / (p * there + pc) for s, sc, p, pc in rows)
 
 
 class Stopwatch:
@@ -84,38 +87,57 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._part, self._since = "", 0.0
+        self._part, self._since = "", time.perf_counter()
 
-    def __call__(self, part: str) -> None:
-        now = time.perf_counter()
-        if self._part:
-            self.seconds[self._part] += now - self._since
+    def __call__(self, part: str) -> str:
+        """Begin ``part``; the one before it is handed back, for whoever interrupts it."""
+        now, before = time.perf_counter(), self._part
+        if before:
+            self.seconds[before] += now - self._since
         self._part, self._since = part, now
+        return before
 
 
-class DrawnResults:
-    """One step's task and what devices would answer: made anew each time, since a hundred do not fit in memory."""
+class DrawnResults(Static):
+    """A method whose devices train nothing: their results are drawn anew each time, off the clock."""
 
-    def __init__(self, devices: int) -> None:
-        spec = RunSpec(method={"name": "static", "density": DENSITY}, model=ModelSettings(MODEL, IMAGE, 10))
-        self.method: Method = create(spec.method, problem_of(spec))
-        self.state = payload_of(self.method.problem.graph, DENSITY)
-        self.task = self.method.configure_round(self.state)
-        self.wire = spec.wire
-        self.names = [f"device-{number:03d}" for number in range(devices)]
+    def __init__(self, watch: Stopwatch) -> None:
+        spec = RunSpec(model=ModelSettings(MODEL, IMAGE, 10))
+        super().__init__(StaticSettings(density=DENSITY), problem_of(spec))
+        self._watch = watch
 
-    def result(self, name: str) -> Payload:
-        """The arrays of ``name``: the task's, moved by a tenth of their own deviation, as fp16 finds them."""
-        rng = np.random.default_rng(int(name.removeprefix("device-")))
-        params = {}
-        for array, values in self.task.params.items():
-            moved = values.copy()
-            where = self.task.mask.get(array, np.ones(values.shape, np.bool_))
-            noise = rng.standard_normal(int(where.sum()), np.float32) * np.float32(0.1 * values[where].std() + 1e-3)
-            moved[where] += noise
-            params[array] = np.abs(moved) if array.endswith("running_var") else moved
-        meta = {"step": self.task.meta["step"], "samples": SAMPLES, "loss": float(rng.uniform(0.1, 2.0))}
-        return Payload(meta, params, self.task.mask)
+    def run(self, task: Payload, engine: Any, data: DeviceData, control: Control) -> Payload:
+        before = self._watch("draw")
+        result = drawn(task, int(data.name.removeprefix("device-")))
+        self._watch(before)
+        return result
+
+
+def drawn(task: Payload, device: int) -> Payload:
+    """The task's arrays, each moved by a tenth of its own deviation."""
+    rng = np.random.default_rng(device)
+    params = {}
+    for name, values in task.params.items():
+        moved, active = values.copy(), task.mask.get(name)
+        where: Any = ... if active is None else active
+        own = values[where]
+        moved[where] += rng.standard_normal(own.shape, np.float32) * np.float32(0.1 * own.std() + 1e-3)
+        params[name] = np.abs(moved) if name.endswith("running_var") else moved
+    meta: Any = {"step": task.meta["step"], "samples": SAMPLES, "loss": float(rng.uniform(0.1, 2.0))}
+    return Payload(meta, params, task.mask)
+
+
+class KeptInMemory:
+    """What a device keeps of the run."""
+
+    def __init__(self) -> None:
+        self._kept: Payload | None = None
+
+    def read(self, step: int) -> Payload | None:
+        return self._kept
+
+    def write(self, step: int, payload: Payload) -> None:
+        self._kept = payload
 
 
 def bench_secure_aggregation(
@@ -127,86 +149,92 @@ def bench_secure_aggregation(
     """Every fleet with every share of it lost; plain and secure take turns."""
     shares = tuple(lost)
     for count in devices:
-        drawn = DrawnResults(count)
         for share in shares:
-            row = _row(drawn, round(share * count), repeats)
+            row = _row(count, round(share * count), repeats)
             progress(row)
             yield row
 
 
-def _row(drawn: DrawnResults, lost: int, repeats: int) -> SecureAggregationRow:
-    names = drawn.names
-    rng = np.random.default_rng(lost)
-    gone = sorted(rng.choice(names, lost, replace=False).tolist())
-    survivors = [name for name in names if name not in gone]
-    plain_device, plain_coordinator, secure_device, secure_coordinator = [], [], [], []
-    equal = True
+def _row(count: int, lost: int, repeats: int) -> SecureAggregationRow:
+    names = [f"device-{number:03d}" for number in range(count)]
+    gone = set(np.random.default_rng(lost).choice(names, lost, replace=False).tolist())
+    plain, secure = [], []
     for _ in range(repeats):
-        expected, plain, plain_bytes = _plain(drawn, survivors)
-        plain_device.append(plain.seconds["encode"] / len(survivors))
-        plain_coordinator.append(plain.seconds["add"] + plain.seconds["finish"])
-        found, secure, vectors, messages = _secure(drawn, gone)
-        secure_device.append(sum(secure.seconds[part] for part in ("terms", *DEVICE_PARTS)) / len(names))
-        secure_coordinator.append(sum(secure.seconds[part] for part in (*COORDINATOR_PARTS, "finish")))
-        equal = equal and encode(found, precision="fp32") == encode(expected, precision="fp32")
-    degree = degree_for(len(names), 0.5)
+        plain.append(StepOf(names, gone, secure=False))
+        secure.append(StepOf(names, gone, secure=True))
+    there, degree = count - lost, degree_for(count, 0.5)
     return SecureAggregationRow(
-        devices=len(names),
+        devices=count,
         lost=lost,
         neighbours=degree,
         threshold=threshold_of(degree + 1, 0.5),
-        plain_bytes=plain_bytes // len(survivors),
-        vector_bytes=vectors // len(survivors),
-        message_bytes=messages // len(survivors),
-        plain_device_s=plain_device,
-        secure_device_s=secure_device,
-        plain_coordinator_s=plain_coordinator,
-        secure_coordinator_s=secure_coordinator,
-        equal=equal,
+        plain_up=plain[0].up // there,
+        plain_down=plain[0].down // there,
+        secure_up=secure[0].up // there,
+        secure_down=secure[0].down // there,
+        plain_device_s=[one.watch.seconds["device"] / there for one in plain],
+        secure_device_s=[one.watch.seconds["device"] / there for one in secure],
+        plain_coordinator_s=[one.watch.seconds["coordinator"] for one in plain],
+        secure_coordinator_s=[one.watch.seconds["coordinator"] for one in secure],
+        equal=len({one.state for one in (*plain, *secure)}) == 1,
         stream_mb_s=_stream_mb_s(repeats),
     )
 
 
-def _plain(drawn: DrawnResults, survivors: list[str]) -> tuple[Payload, Stopwatch, int]:
-    watch, size = Stopwatch(), 0
-    watch("begin")
-    fold = StepFold(
-        drawn.method, drawn.state, lambda digest: drawn.task.mask, lambda: (), FleetSettings(norm_limit=0.0)
-    )
-    step = int(drawn.task.meta["step"])  # type: ignore[arg-type]
-    for name in survivors:
-        watch("draw")
-        result = drawn.result(name)
-        watch("encode")
-        blob = encode_result(result, drawn.task, drawn.wire, drawn.method.upload_precision)
-        watch("add")
-        fold.add(step, name, blob)
-        size += len(blob)
-    watch("finish")
-    state = fold.finish()
-    watch("")
-    return state, watch, size
+class StepOf:
+    """One step of the method, in all its phases; ``gone`` are lost in the one that sends results."""
+
+    def __init__(self, names: list[str], gone: set[str], *, secure: bool) -> None:
+        self.watch = Stopwatch()
+        self.up = self.down = 0
+        self._gone = gone
+        self._memories = {name: KeptInMemory() for name in names}
+        inner = DrawnResults(self.watch)
+        self._wire = RunSpec().wire
+        self._method: Method = inner
+        state = payload_of(inner.problem.graph, DENSITY)
+        if secure:
+            wrapped = SecureMethod(inner, SecureAggregationSettings(True))
+            self._method = wrapped
+            state = wrapped.started(state)
+        begun = state.meta["round"]
+        while state.meta["round"] == begun:
+            state = self._step(state, names)
+        self.watch("")
+        self.state = encode(taken_apart(state).inner if secure else state, precision="fp32")
+
+    def _step(self, state: Payload, names: list[str]) -> Payload:
+        method, watch = self._method, self.watch
+        watch("coordinator")
+        task = method.configure_round(state)
+        replies: list[StoredResult] = []
+        fold = StepFold(method, state, lambda digest: task.mask, lambda: replies, FleetSettings(norm_limit=0.0))
+        step, members = int(state.meta["step"]), method.members(state)  # type: ignore[arg-type]
+        shared = encode(task, precision=self._wire.precision, send_mask=False)
+        for name in members or names:
+            lost = name in self._gone and not str(task.meta["stage"]).endswith((": keys", ": shares"))
+            if lost:
+                continue
+            watch("coordinator")
+            raw = method.addressed(state, name)
+            blob = encode(replace(task, raw=task.raw | raw), send_mask=False) if raw else shared
+            watch("device")
+            given = decode(blob, held=lambda digest: task.mask)
+            control = Control(memory=self._memories[name])
+            result = method.run(given, None, _data_of(name), control)  # type: ignore[arg-type]
+            reply = encode_result(result, given, self._wire, method.upload_precision)
+            watch("coordinator")
+            fold.add(step, name, reply)
+            self.up, self.down = self.up + len(reply), self.down + len(blob)
+        after = fold.finish()
+        watch("")
+        return after
 
 
-def _secure(drawn: DrawnResults, gone: list[str]) -> tuple[Payload, Stopwatch, int, int]:
-    watch, stage, terms = Stopwatch(), drawn.method.sum_stage(drawn.task), {}
-    samples = SAMPLES * len(drawn.names)
-    for name in drawn.names:
-        watch("draw")
-        result = drawn.result(name)
-        watch("terms")
-        terms[name] = terms_of(stage, result, checked_samples(result), samples)
-    exchange = Exchange("bench", 7)
-    layout = layout_of(stage, samples)
-    exchanged = exchange_sums(
-        exchange, layout, terms, samples, os.urandom, losses=Losses(masking=gone), watch=watch
-    )
-    watch("finish")
-    fold = drawn.method.begin_fold(drawn.state)
-    fill(stage, fold, exchanged.sums, len(exchanged.survivors))
-    state = drawn.method.finish_round(drawn.state, fold)
-    watch("")
-    return state, watch, exchanged.vectors, exchanged.control_up + exchanged.control_down
+def _data_of(name: str) -> DeviceData:
+    """So many samples of one pixel: nobody looks at them."""
+    part = Dataset(np.zeros((SAMPLES // 2, 1, 1, 1), np.uint8), np.zeros(SAMPLES // 2, np.int64), 10)
+    return DeviceData(name, part, part)
 
 
 def _stream_mb_s(repeats: int) -> float:

@@ -24,6 +24,9 @@ def check_secure_aggregation(spec: RunSpec, method: Method) -> None:
         f"fleet.norm_limit = {fleet.norm_limit:g} judges single results, which nobody sees; set it to 0": bool(
             fleet.norm_limit
         ),
+        f'fleet.selection = "{fleet.selection}" gives devices parts of a step; set it to "random"': (
+            fleet.selection != "random"
+        ),
         f"fleet.weight_share = {fleet.weight_share:g} weighs single results; set it to 1": fleet.weight_share < 1.0,
         f"fleet.staleness = {fleet.staleness}: a late result is in no sum; set it to 0": fleet.staleness > 0,
         f"fleet.min_results = {fleet.min_results}: a sum hides a result among {LEAST_MEMBERS} or more; raise it": (

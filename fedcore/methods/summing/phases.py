@@ -6,8 +6,10 @@ the method's own meta, ``meta["exchange"]`` how far the exchange is, and ``raw``
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from functools import lru_cache
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,13 +17,13 @@ from msgspec import Meta, Struct
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.secure_sum.exchange import Exchange, Member
-from tinyfleet.fedcore.secure_sum.messages import MAX_MEMBERS, SEALED_BYTES, Roster
+from tinyfleet.fedcore.secure_sum.messages import MAX_MEMBERS, SEALED_BYTES, Roster, decode
 
 ROSTER, SEALED, SUM, ADVERT, DEALT, VECTOR, SHARES = (
     *("roster", "sealed", "sum", "advert", "dealt", "vector", "shares"),
 )
 DEVICE, EXCHANGE, INNER, OUT_OF_REACH = "device", "exchange", "inner", "out_of_reach"
-SENT = {"shares": (ROSTER,), "results": (SEALED,)}  # with the task of a phase; a device keeps the rest
+HELD = "held"
 
 
 class Phase(StrEnum):
@@ -91,29 +93,30 @@ def phase_of(stage: str) -> Phase | None:
     return Phase(word) if word in {phase.value for phase in Phase} and ": " in stage else None
 
 
-def sealed_table(roster: Roster, names: tuple[str, ...], sealed: Any) -> bytes:
+def sealed_table(roster: Roster, names: tuple[str, ...], sealed: Callable[[str, str], bytes]) -> bytes:
     """All sealed shares of ``names``, by sender and receiver, in an order that all know."""
     return b"".join(sealed(sender, receiver) for sender, receiver in _pairs(roster, names))
 
 
-def sealed_for(device: str, roster: Roster, names: tuple[str, ...], table: bytes) -> dict[str, bytes]:
-    """What of the table is for ``device``, by sender. Raises ``ResultError`` where it has another size."""
-    pairs = _pairs(roster, names)
-    if len(table) != SEALED_BYTES * len(pairs):
-        raise ResultError(f"sealed shares take {len(table)} bytes; {len(pairs)} of {SEALED_BYTES} were dealt")
-    return {
-        sender: table[place * SEALED_BYTES : (place + 1) * SEALED_BYTES]
-        for place, (sender, receiver) in enumerate(pairs)
-        if receiver == device
-    }
+def sealed_for(device: str, roster: bytes, names: tuple[str, ...], table: bytes) -> dict[str, bytes]:
+    """What of the table is for ``device``, by sender; ``roster`` as it travels."""
+    places = _places(roster, names).get(device, {})
+    return {sender: table[at * SEALED_BYTES : (at + 1) * SEALED_BYTES] for sender, at in places.items()}
 
 
-def _pairs(roster: Roster, names: tuple[str, ...]) -> list[tuple[str, str]]:
+def _pairs(roster: Roster, names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(sender, receiver) of all that dealt, itself included."""
     known = set(names)
-    return [
-        (sender, receiver)
-        for sender in names
-        for receiver in sorted((*roster.neighbours[sender], sender))
-        if receiver in known
-    ]
+    for sender in names:
+        for receiver in sorted((*roster.neighbours[sender], sender)):
+            if receiver in known:
+                yield sender, receiver
+
+
+@lru_cache(maxsize=2)
+def _places(roster: bytes, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """Receiver -> sender -> place in the table: made once for all devices of a step."""
+    found: dict[str, dict[str, int]] = {}
+    for place, (sender, receiver) in enumerate(_pairs(decode(roster, Roster), names)):
+        found.setdefault(receiver, {})[sender] = place
+    return found

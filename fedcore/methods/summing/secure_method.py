@@ -26,13 +26,13 @@ from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import SecureAggregationSettings
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach, SecureSumError
 from tinyfleet.fedcore.secure_sum.exchange import Exchange
-from tinyfleet.fedcore.secure_sum.messages import HeldShares, Roster, Survivors, decode, encode
+from tinyfleet.fedcore.secure_sum.messages import HeldShares, Roster, Survivors, Unmasking, decode, encode
 from tinyfleet.fedcore.secure_sum.participant import Participant
 from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 log = logging.getLogger(__name__)
 
-ROOT, DIGEST, HELD, SURVIVORS = "root", "digest", "held", "survivors"  # of what a device keeps
+ROOT, DIGEST, MEMBERS, SURVIVORS = "root", "digest", "members", "survivors"  # of what a device keeps
 MAX_FAILURES = 8  # exchanges of one step, after which the run ends
 
 
@@ -48,7 +48,10 @@ class SecureMethod(Method):
     # -- coordinator half ---------------------------------------------------------------
 
     def initial_state(self, engine: Engine, public: Dataset) -> Payload:
-        inner = self.inner.initial_state(engine, public)
+        return self.started(self.inner.initial_state(engine, public))
+
+    def started(self, inner: Payload) -> Payload:
+        """The state before the first exchange, of one of the wrapped method's."""
         # The run's id is not known here; what is needed is that no two runs share it.
         return put_together(inner, Standing(Exchange(secrets.token_hex(8), 0), Phase.KEYS), 0, {})
 
@@ -57,8 +60,16 @@ class SecureMethod(Method):
         whole = self.inner.configure_round(inner)
         if standing.phase is not Phase.RESULTS:
             whole = Payload(whole.meta)  # nobody trains: the model stays at home
-        sent = {name: state.raw[name] for name in phases.SENT.get(standing.phase, ())}
+        # A device keeps the roster from then on.
+        sent = {phases.ROSTER: state.raw[phases.ROSTER]} if standing.phase is Phase.SHARES else {}
         return put_together(whole, standing, integer(state, "step"), sent)
+
+    def addressed(self, state: Payload, device: str) -> dict[str, bytes]:
+        standing = taken_apart(state).standing
+        if standing.phase is not Phase.UNMASK:
+            return {}
+        sealed = phases.sealed_for(device, state.raw[phases.ROSTER], standing.dealt, state.raw[phases.SEALED])
+        return {phases.HELD: encode(HeldShares(standing.exchange, sealed))}
 
     def members(self, state: Payload) -> tuple[str, ...] | None:
         standing = taken_apart(state).standing
@@ -90,8 +101,9 @@ class SecureMethod(Method):
                     return put_together(inner, following, step, raw)
                 case Phase.RESULTS:
                     survivors, total = fold.masked_sum()
-                    raw = {phases.ROSTER: state.raw[phases.ROSTER], phases.SUM: total}
-                    return put_together(inner, _on(standing, Phase.UNMASK, names=survivors), step, raw)
+                    raw = {name: state.raw[name] for name in (phases.ROSTER, phases.SEALED)}
+                    following = _on(standing, Phase.UNMASK, names=survivors)
+                    return put_together(inner, following, step, {**raw, phases.SUM: total})
                 case Phase.UNMASK:
                     return self._unmasked(inner, standing, step, fold)
         except OutOfReach as error:
@@ -151,11 +163,10 @@ class SecureMethod(Method):
                 kept.pin(phases.ROSTER, task.raw)
                 name, message = phases.DEALT, encode(kept.participant.deal(kept.roster))
             case Phase.UNMASK:
-                survivors = Survivors(standing.exchange, standing.names)
-                name, message = phases.SHARES, encode(kept.participant.reveal(kept.roster, kept.held, survivors))
+                kept.pin(phases.HELD, task.raw)
+                name, message = phases.SHARES, encode(kept.revealed(standing))
             case _:
-                sealed = phases.sealed_for(data.name, kept.roster, standing.dealt, task.raw.get(phases.SEALED, b""))
-                kept.pin(HELD, {HELD: encode(HeldShares(standing.exchange, sealed))})
+                kept.pin(MEMBERS, {MEMBERS: msgspec.json.encode(standing.dealt)})
                 result = self.inner.run(inner, engine, data, control)
                 try:
                     name, message = phases.VECTOR, self._masked(inner, standing, result, kept)
@@ -170,7 +181,7 @@ class SecureMethod(Method):
         stage = self.inner.sum_stage(inner)
         layout = layout_of(stage, samples, wide)
         words = layout.words(terms_of(stage, result, checked_samples(result), samples, wide))
-        return kept.participant.masked(kept.roster, kept.held, words, layout)
+        return kept.participant.masked(kept.roster, standing.dealt, words, layout)
 
     def _advertise(self, task: Payload, standing: Standing, data: DeviceData, control: Control) -> Payload:
         """Fresh keys, or those of this very exchange where the task is a repeated one."""
@@ -218,9 +229,12 @@ class Kept:
     def roster(self) -> Roster:
         return decode(self._raw.get(phases.ROSTER, b""), Roster)
 
-    @property
-    def held(self) -> HeldShares:
-        return decode(self._raw.get(HELD, b""), HeldShares)
+    def revealed(self, standing: Standing) -> Unmasking:
+        """Raises ``SecureSumError`` where the survivors, or those that dealt, are not those of before."""
+        self.pin(MEMBERS, {MEMBERS: msgspec.json.encode(standing.dealt)})
+        held = decode(self._raw.get(phases.HELD, b""), HeldShares)
+        survivors = Survivors(standing.exchange, standing.names)
+        return self.participant.reveal(self.roster, standing.dealt, held, survivors)
 
     def payload(self) -> Payload:
         """All of it, as it is kept."""

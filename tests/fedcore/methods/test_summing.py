@@ -235,6 +235,7 @@ def test_the_others_are_taken(method):
         ("norm_limit", 10.0),
         ("weight_share", 0.5),
         ("staleness", 1),
+        ("selection", "capability"),
         ("min_results", 2),
     ],
 )

@@ -109,14 +109,14 @@ class Fleet:
 
     def masked(self, name):
         words = LAYOUT.words(terms_of(name))
-        return self.devices[name].masked(self.roster, self.held[name], words, LAYOUT)
+        return self.devices[name].masked(self.roster, self.members, words, LAYOUT)
 
     def add(self, *names):
         for name in names:
             self.total.add(name, self.masked(name))
 
     def reveal(self, name, survivors):
-        return self.devices[name].reveal(self.roster, self.held[name], survivors)
+        return self.devices[name].reveal(self.roster, self.members, self.held[name], survivors)
 
 
 def test_a_device_answers_one_list_of_survivors_alone():
@@ -156,7 +156,7 @@ def test_keys_mask_one_vector():
     assert fleet.masked("a") == first  # asked again after a restart
     other = terms_of("a") | {"samples": np.array([99])}
     with pytest.raises(SecureSumError, match="another vector"):
-        fleet.devices["a"].masked(fleet.roster, fleet.held["a"], LAYOUT.words(other), LAYOUT)
+        fleet.devices["a"].masked(fleet.roster, fleet.members, LAYOUT.words(other), LAYOUT)
 
 
 def test_a_restart_says_the_same_again():
@@ -286,11 +286,20 @@ def test_a_device_takes_part_in_no_roster_that_it_cannot_trust():
             one.deal(bad)
 
 
-def test_too_few_holders_are_no_holders():
+@pytest.mark.parametrize("dealt", [("a", "b"), ("b", "c", "d"), ("a", "x", "y", "z")], ids="".join)
+def test_too_few_holders_are_no_holders(dealt):
     fleet = Fleet()
-    few = {name: fleet.held["a"].sealed[name] for name in ("a", "b")}
-    with pytest.raises(SecureSumError, match="2 holders have dealt; 3 must"):
-        fleet.devices["a"].masked(fleet.roster, HeldShares(EXCHANGE, few), LAYOUT.words(terms_of("a")), LAYOUT)
+    with pytest.raises(SecureSumError, match="holders have dealt; 3 must"):
+        fleet.devices["a"].masked(fleet.roster, dealt, LAYOUT.words(terms_of("a")), LAYOUT)
+
+
+def test_shares_of_all_that_dealt_are_held_or_none_is_revealed():
+    fleet = Fleet()
+    fleet.add("a", "b", "c", "d", "e")
+    few = {name: sealed for name, sealed in fleet.held["a"].sealed.items() if name != "b"}
+    fleet.held["a"] = HeldShares(EXCHANGE, few)
+    with pytest.raises(SecureSumError, match="neighbours that dealt"):
+        fleet.reveal("a", fleet.total.survivors())
 
 
 # -- what a masked vector says --------------------------------------------------------------
@@ -307,7 +316,7 @@ def test_a_masked_vector_looks_uniform():
         total.deal(one.deal(roster))
     total.close_dealing()
     zeros = {"weights": np.zeros(40_000, np.int64)}
-    packed = devices["a"].masked(roster, total.held_by("a"), layout.words(zeros), layout)
+    packed = devices["a"].masked(roster, names, layout.words(zeros), layout)
     seen = np.bincount(np.frombuffer(packed, np.uint8), minlength=256)
     mean = len(packed) / 256
     assert 180 < float(((seen - mean) ** 2 / mean).sum()) < 340  # 255 degrees of freedom: 255 +- 3.7 deviations

@@ -44,13 +44,13 @@ def secure_aggregation(
         for _ in bench_secure_aggregation((count,), shares, repeats, progress):
             pass
     emit_table(
-        ("devices", "lost", "neighbours", "bytes", "x plain", "device s", "coordinator s", "x plain", "equal"),
+        ("devices", "lost", "neighbours", "bytes up", "x plain", "device s", "coordinator s", "x plain", "equal"),
         [
             (
                 row.devices,
                 row.lost,
                 row.neighbours,
-                f"{row.vector_bytes + row.message_bytes:,}",
+                f"{row.secure_up:,}",
                 f"{row.bytes_ratio:.2f}",
                 f"{statistics.median(row.secure_device_s):.3f}",
                 f"{statistics.median(row.secure_coordinator_s):.2f}",
