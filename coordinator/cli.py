@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ import msgspec
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.lock import StateLock
+from tinyfleet.coordinator.status import read_status
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable, printable_json
+from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
+from tinyfleet.fedcore.foreign.shown import printable, printable_json
 from tinyfleet.fedcore.settings import read_toml
 
 log = logging.getLogger("coordinator")
@@ -66,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_as_daemon(options.log_level)
+    end_with_any_thread()
     for chatty in ("amqtt", "transitions"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     config = CoordinatorConfig() if options.config is None else read_toml(options.config, CoordinatorConfig)
@@ -91,7 +94,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _store(options: argparse.Namespace) -> Store:
-    store = Store(options.state)
+    store = Store(options.state, mend=True)
     if not options.empty:
         store.check_whole()
     return store
@@ -102,8 +105,7 @@ def _serve(store: Store, config: CoordinatorConfig, url: str, stopping: _Stop) -
 
     transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
     service = Service(store, transport, config)
-    # A publish that waits for a broker that hangs ends with the transport.
-    stopping.at_once = transport.close
+    stopping.at_once = transport.hurry  # a publish that waits for a broker that hangs
     service.start()
     log.info("serving; state in %s", store.directory)
     try:
@@ -118,14 +120,14 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
-        self.at_once: Callable[[], None] | None = None  # in a thread of its own: the handler may hold no lock
+        self.at_once: Callable[[], None] | None = None  # in the handler, which may take no lock
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: object) -> None:
-        if self.at_once is not None and not self.requested:
-            threading.Thread(target=self.at_once, name="stopping", daemon=True).start()
         self.requested = True
+        if self.at_once is not None:
+            self.at_once()
 
 
 # -- status -----------------------------------------------------------------------------
@@ -136,16 +138,26 @@ def _status(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
     runs, devices = store.runs.all(), store.devices.all()
+    spent = {row.run: ledger for row in runs if (ledger := store.ledgers.legible(row.run)) is not None}
     store.close()
+    service = read_status(options.state)
     if options.json:
         document: dict[str, Any] = {
+            "service": None if service is None else {**msgspec.to_builtins(service), "running": service.running},
             "runs": [dataclasses.asdict(row) for row in runs],
+            "privacy": {run: msgspec.to_builtins(ledger) for run, ledger in spent.items()},
             "devices": [dataclasses.asdict(row) for row in devices],
         }
         sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
     lines = [f"{len(runs)} runs, {len(devices)} devices"]
+    if service is not None:
+        at = f"connected to {service.broker}" if service.connected else f"not connected to {service.broker}"
+        lines.append(f"service {f'running, {at}' if service.running else 'not running'}")
+        if service.running and service.trouble is not None:
+            lines.append(f"trouble {service.trouble.told(time.time())}")
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"
         lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Heartbeat,
     Hello,
+    LeaseExtended,
     Message,
     ResultVerdict,
     RunEnded,
@@ -41,6 +43,7 @@ from tinyfleet.fedcore.protocol.messages import (
     decode_down,
     encode,
 )
+from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 logger = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class Supervisor:
         start_worker: StartWorker,
         clock: Callable[[], float],
         rng: random.Random,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         device = identity.device
         self._can_train = bool(board.engines)
@@ -88,9 +92,10 @@ class Supervisor:
             outbox=outbox,
             start_worker=start_worker,
             pauses=Pauses(guards, clock),
-            send=self.link.send,
+            send=self._delivery.say,
             clock=clock,
         )
+        self._watch = ReachWatch(logger, clock, wall_clock)
         self._status = StatusFile(state / STATUS, device, self.session)
 
     @property
@@ -133,7 +138,14 @@ class Supervisor:
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key)
+        self._look_at_reach()
+        self._status.write(self.link.state, self.assignment.state, self.assignment.key, self._watch.trouble)
+
+    def _look_at_reach(self) -> None:
+        """Log what keeps the coordinator away, and that nothing does any more."""
+        cause = self.link.cause
+        if cause is not None or self.link.answered:
+            self._watch.note(cause)
 
     def _patience(self) -> float:
         if self._delivery.sending:
@@ -152,12 +164,14 @@ class Supervisor:
         match event:
             case Connected():
                 self._delivery.interrupted()
-                self.assignment.reconnected()
+                self.assignment.connected()
                 self.link.connected()
                 self._delivery.offer()
-            case Disconnected(reason):
-                self.link.disconnected(reason)
+            case Disconnected():
+                self.link.disconnected(event.cause)
+                self.assignment.disconnected()
                 self._delivery.interrupted()
+                self._look_at_reach()
             case Received(topic, payload):
                 try:
                     self._received(topic, payload)
@@ -183,6 +197,8 @@ class Supervisor:
                 self._offered(message)
             case TaskCancel(run, step, reason):
                 self.assignment.cancelled(run, step, reason)
+            case LeaseExtended(run, step, lease_s):
+                self.assignment.extended(run, step, lease_s)
             case ResultVerdict():
                 self._delivery.judged(message)
             case RunEnded(run):
@@ -212,7 +228,7 @@ class Supervisor:
     # -- what the link says ----------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        return self._self_report.hello(self._task())
+        return self._self_report.hello(self._task(), self.assignment.held_runs)
 
     def _heartbeat(self) -> Heartbeat:
         return self._self_report.heartbeat(self._task(), self.assignment.worker_rss_bytes, self._delivery.traffic)

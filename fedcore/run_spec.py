@@ -40,6 +40,10 @@ class TrainingSettings(Settings, frozen=True):
     activation_precision: Literal["fp32", "fp16"] = "fp32"  # of that share
     # With activation_keep < 1, prune batch norm's cache as well: its input gradient is approximate then.
     activation_norms: bool = False
+    # The native engine's kernels: those that each board measured as its fastest, or the engine's own choice
+    # everywhere. Others round differently: a live run on boards that have measured equals its simulation to the bit
+    # only with "shipped".
+    kernels: Literal["measured", "shipped"] = "measured"
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
     pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
 
@@ -99,6 +103,20 @@ class FleetSettings(Settings, frozen=True):
     max_refusals: Count = 3  # refused results of a run after which a device is left out of it; 0: it never is
 
 
+class PrivacySettings(Settings, frozen=True):
+    """Differential privacy of a device's data: docs/privacy.md says against whom, and what it does not cover."""
+
+    # central: the coordinator sees each update, and adds noise to their sum; local: each device adds its own
+    mode: Literal["none", "central", "local"] = "none"
+    # Euclidean norm that an update of a device may have: of weights under the mask, biases, norms and statistics
+    clip: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    # Deviation of the noise, in clips: of the sum (central), of each update (local); 0: what epsilon asks for
+    noise: Annotated[float, Meta(ge=0.0, le=1e4)] = 0.0
+    # Budget of the run: it stops before a step that would pass it; 0: none, and noise says what is spent
+    epsilon: Annotated[float, Meta(ge=0.0)] = 0.0
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)] = 1e-5  # far below one part in the number of devices
+
+
 class WireSettings(Settings, frozen=True):
     """How payloads travel."""
 
@@ -117,7 +135,7 @@ class SecureAggregationSettings(Settings, frozen=True):
 
 
 class RunSpec(Settings, frozen=True):
-    """A whole run. Equal specs on equal data give bit-identical models, live or simulated."""
+    """A whole run. Equal specs on equal data and equal kernels give bit-identical models, live or simulated."""
 
     name: str = "run"  # the beginning of the run's id
     seed: int = 0  # of everything random in the run
@@ -127,4 +145,5 @@ class RunSpec(Settings, frozen=True):
     data: DataSettings = DataSettings()
     fleet: FleetSettings = FleetSettings()
     wire: WireSettings = WireSettings()
+    privacy: PrivacySettings = PrivacySettings()
     secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tinyfleet.coordinator.accountant import affordable, calibrated, epsilon
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
@@ -24,6 +25,9 @@ from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import method_of
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.admissible import admission_of, check_privacy
+from tinyfleet.fedcore.privacy.noise import DeviceNoise, StepPrivacy, private_result
+from tinyfleet.fedcore.privacy.noise_key import simulated_key
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -32,6 +36,8 @@ from tinyfleet.fedcore.training.engine import Engine, Evaluation
 from tinyfleet.fedcore.training.levers import NO_LEVERS
 
 log = logging.getLogger(__name__)
+
+COORDINATOR = "coordinator"  # whose noise is made of its own key
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class StepRecord:
     seconds: float
     flops: float = 0.0  # analytic, of the device with the most data
     memory: int = 0  # analytic peak in bytes, likewise
+    epsilon: float | None = None  # that such a live run would have spent after it; None: it is not private
 
 
 class SimulatedMemory:
@@ -86,6 +93,8 @@ class SimulatedDevice:
             self._held = mask_digest(task.mask), task.mask
         control = Control(self.levers, self.steps, memory=self._memory)
         result = method.run(task, engine, self.data, control)
+        noise = DeviceNoise(simulated_key(spec.seed, self.data.name))
+        result = private_result(spec.privacy, method, task, result, noise)
         return encode_result(result, task, spec.wire, method.upload_precision)
 
 
@@ -108,9 +117,14 @@ class Simulation:
         names: Sequence[str] | None = None,
         evaluate: Callable[[int], bool] = lambda finished: True,
     ) -> None:
+        spec = calibrated(spec)
         self.spec, self.engine, self._due = spec, engine, evaluate
         self.method = method_of(spec)
         check_aggregate(spec.fleet, self.method)
+        check_privacy(spec, self.method)
+        self._privacy = None
+        if spec.privacy.mode != "none":
+            self._privacy = StepPrivacy(spec.privacy, simulated_key(spec.seed, COORDINATOR))
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)
@@ -139,7 +153,7 @@ class Simulation:
         }
         replies: list[StoredResult] = []
         held: Any = lambda asked: task.mask if asked == digest else None  # noqa: E731
-        fold = StepFold(self.method, state, held, lambda: replies, self.spec.fleet)
+        fold = StepFold(self.method, state, held, lambda: replies, admission_of(self.spec), self._privacy)
         down, up, cohort = 0, 0, self.cohort()
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
@@ -172,6 +186,7 @@ class Simulation:
             seconds=time.perf_counter() - started,
             flops=cost.flops,
             memory=cost.memory,
+            epsilon=None if self._privacy is None else epsilon(self.spec.privacy, _step(state) + 1),
         )
 
     def _take(self, fold: StepFold, replies: list[StoredResult], reply: StoredResult, samples: int) -> None:
@@ -202,7 +217,11 @@ class Simulation:
 
     @property
     def finished(self) -> bool:
-        return self.method.finished(self.state)
+        """After the last round, or where a live run would stop at the end of its privacy budget."""
+        if self.method.finished(self.state):
+            return True
+        releases = _step(self.state) + 1
+        return self._privacy is not None and affordable(self.spec.privacy, releases) < releases
 
 
 def simulate(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyfleet.coordinator.accountant import calibrated
 from tinyfleet.coordinator.errors import DamagedBlob, StoreError
 from tinyfleet.coordinator.run.engine_process import EngineAnswer, EngineFailed, EngineRequests, Prepared
 from tinyfleet.coordinator.run.evaluations import Evaluations
@@ -19,6 +20,7 @@ from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Method
+from tinyfleet.fedcore.privacy.admissible import check_privacy
 from tinyfleet.fedcore.protocol.messages import ResultOffer, RunEnded, TaskCancel, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
@@ -34,6 +36,7 @@ def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
     method = methods.method_of(spec)
     check_aggregate(spec.fleet, method)
+    check_privacy(spec, method)
     return method
 
 
@@ -127,9 +130,12 @@ class Scheduler:
 
     # -- what devices say ---------------------------------------------------------------
 
-    def on_hello(self, device: str) -> None:
-        """A device (re)connected."""
+    def on_hello(self, device: str, held: Sequence[str] = ()) -> None:
+        """A device (re)connected, and keeps masks of the runs ``held``: it hears of each that has ended."""
         self._told.pop(device, None)
+        for run in held:
+            if run != self._ended and self._store.runs.has_ended(run):
+                self._context.outgoing.send(device, RunEnded(run))
         self._reconcile(device)
         if self._run is not None:
             self._run.on_hello(device)
@@ -190,7 +196,7 @@ class Scheduler:
         """Start a run, or go on with it after a restart."""
         try:
             row = self._store.runs.get(run)
-            spec = convert(row.spec, RunSpec, f"run {run}")
+            spec = calibrated(convert(row.spec, RunSpec, f"run {run}"))
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
             if row.state == RunState.RUNNING and sha256 is not None:

@@ -14,6 +14,7 @@ from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
 from tinyfleet.fedcore.methods.parts.checks import MAX_SAMPLES, checked_samples
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.noise import StepPrivacy, noisy_mean, reduced, untold
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import FleetSettings
 
@@ -54,6 +55,7 @@ class StepFold:
         held: Callable[[str], Mask | None],
         stored: Callable[[], Iterable[StoredResult]],
         fleet: FleetSettings | None = None,
+        privacy: StepPrivacy | None = None,
     ) -> None:
         self._method = method
         self._state = state
@@ -61,6 +63,7 @@ class StepFold:
         self._held = held
         self._stored = stored
         self._fleet = fleet or FleetSettings()
+        self._privacy = privacy
         self._max_decoded_bytes = _MARGIN_BYTES + 32 * sum(s.size for s in method.problem.graph.params.values())
         self._closed: Closed | None = None
         self._rebuild()
@@ -110,7 +113,11 @@ class StepFold:
 
     def finish(self) -> Payload:
         """The state after the step."""
-        return self._method.finish_round(self._state, self._close().fold)
+        closed = self._close()
+        if self._privacy is None:
+            return self._method.finish_round(self._state, closed.fold)
+        fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else closed.fold
+        return untold(self._method.finish_round(self._state, fold))
 
     # -- results as they come -----------------------------------------------------------
 
@@ -146,7 +153,9 @@ class StepFold:
         result = codec.decode(blob, held=self._held, max_decoded_bytes=self._max_decoded_bytes)
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
-        return result
+        if step != self._task.meta["step"]:
+            result = self._method.late(self._task, result)
+        return result if self._privacy is None else reduced(result)
 
     # -- the end ------------------------------------------------------------------------
 
@@ -177,6 +186,13 @@ class StepFold:
         fold = self._method.begin_fold(self._state)
         for result in robust(self._fleet, self._task, self._admitted(judgement), self._counted):
             self._method.fold(fold, result)
+        return fold
+
+    def _noisy(self, privacy: StepPrivacy, judgement: Judgement) -> Fold:
+        """The fold of the noisy mean alone: the method sees no single result."""
+        results = (result for _, result in self._admitted(judgement))
+        fold = self._method.begin_fold(self._state)
+        self._method.fold(fold, noisy_mean(privacy.settings, privacy.key, self._method, self._task, results))
         return fold
 
     def _fits(self, result: Payload, times: int) -> bool:

@@ -11,7 +11,6 @@ from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.wire.transfers import OfferedBlobs
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
-from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.messages import Manifest
 from tinyfleet.fedcore.run_spec import WireSettings
 from tinyfleet.fedcore.sparsity.mask import mask_digest
@@ -42,13 +41,13 @@ class TaskBlobs:
         with_mask = with_mask or self.mask_digest is None
         raw = self._addressed(device)
         key = with_mask, device if raw else ""
-        manifest = self._manifests.get(key)
-        if manifest is None:
+        manifest, most = self._manifests.get(key), self._offered.chunk_bytes
+        if manifest is None or manifest.chunk_size > most:  # it may have been made before the broker was there
             # Of what was encoded, not of the file: what happens to that one afterwards is found out.
             make = partial(self._make, raw, with_mask=with_mask)
             blob = make()
             sha256 = hashlib.sha256(blob).hexdigest()
-            manifest = self._manifests[key] = Manifest(sha256, len(blob), DEFAULT_CHUNK_BYTES)
+            manifest = self._manifests[key] = Manifest(sha256, len(blob), most)
             path = self._blobs.path(sha256)
             self._offered.offer(path, manifest, blob, make)
         return manifest

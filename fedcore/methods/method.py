@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import ConfigError, ResultError
 from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
@@ -124,6 +124,24 @@ class Method(ABC):
     def fold(self, fold: Fold, result: Payload) -> None:
         """Add one device's result. Raises ``ResultError``, leaving ``fold`` unchanged, where it does not fit."""
 
+    def late(self, task: Payload, result: Payload) -> Payload:
+        """What of a result of an earlier step counts in the present one, whose ``task`` this is.
+
+        Its weights, under the task's mask: one that has grown since starts at zero, as it did in the state.
+        Gradients and all other evidence are of another mask, and are left. Raises ``ResultError`` where it has
+        no weights: it is of another stage.
+        """
+        if self.own_masks:
+            return result
+        names = self.problem.graph.params
+        if not result.params.keys() >= names.keys():
+            raise ResultError("it is late, and of a stage without weights: nothing of it counts in this step")
+        params = {name: result.params[name].copy() for name in names}
+        for name, active in task.mask.items():
+            if params[name].shape == active.shape:  # else the fold refuses it
+                params[name][~active] = 0.0
+        return Payload(result.meta, params, task.mask)
+
     @abstractmethod
     def finish_round(self, state: Payload, fold: Fold) -> Payload:
         """The state after the step; ``meta["metrics"]`` holds the step's weighted means (loss, accuracy, ...)."""
@@ -156,6 +174,13 @@ class Method(ABC):
     def deployed(self, state: Payload) -> Payload:
         """The model to evaluate and to export: the state's own, unless the method trains something else."""
         return state
+
+    def more_than_updates(self) -> str:
+        """What its results tell besides updates that are averaged, and the remedy; empty: nothing.
+
+        Differential privacy bounds updates alone, and refuses what tells more.
+        """
+        return "its class does not say that they are updates and nothing more; override more_than_updates"
 
     # -- what a task costs a device ------------------------------------------------------
 

@@ -27,6 +27,7 @@ class TellingContext(ssl.SSLContext):
 
     fault: OSError | None = None
     shaken = False  # the handshake came to its end
+    heard = b""  # the first bytes that came through
 
     def note(self, error: OSError) -> None:
         """Keep the first error: what follows is its consequence."""
@@ -48,10 +49,13 @@ class _TellingSocket(ssl.SSLSocket):
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
-            return super().recv(buflen, flags)
+            data = super().recv(buflen, flags)
         except OSError as error:
             _note(self, error)
             raise
+        if isinstance(self.context, TellingContext) and len(self.context.heard) < _HEARD_BYTES:
+            self.context.heard += data[:_HEARD_BYTES]
+        return data
 
     def send(self, data: Any, flags: int = 0) -> int:
         try:
@@ -71,6 +75,7 @@ class _TellingSocket(ssl.SSLSocket):
             _note(self, error)
 
 
+_HEARD_BYTES = 16
 _NOT_YET = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 
 

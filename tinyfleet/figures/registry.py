@@ -17,6 +17,7 @@ from tinyfleet.figures import (
     models,
     parts,
     poisoning,
+    privacy,
     secure_aggregation,
     selection,
 )
@@ -36,6 +37,7 @@ MODULES = (
     models,
     parts,
     poisoning,
+    privacy,
     secure_aggregation,
     selection,
 )

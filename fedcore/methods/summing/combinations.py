@@ -27,6 +27,9 @@ def check_secure_aggregation(spec: RunSpec, method: Method) -> None:
         f'fleet.selection = "{fleet.selection}" gives devices parts of a step; set it to "random"': (
             fleet.selection != "random"
         ),
+        f'privacy.mode = "{spec.privacy.mode}" clips and adds noise to what is masked; set it to "none"': (
+            spec.privacy.mode != "none"
+        ),
         f"fleet.weight_share = {fleet.weight_share:g} weighs single results; set it to 1": fleet.weight_share < 1.0,
         f"fleet.staleness = {fleet.staleness}: a late result is in no sum; set it to 0": fleet.staleness > 0,
         f"fleet.min_results = {fleet.min_results}: a sum hides a result among {LEAST_MEMBERS} or more; raise it": (

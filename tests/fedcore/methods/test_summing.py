@@ -21,7 +21,7 @@ from tinyfleet.fedcore.methods.summing.summands import fill, layout_of, terms_of
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
-from tinyfleet.fedcore.run_spec import RunSpec, SecureAggregationSettings, WireSettings
+from tinyfleet.fedcore.run_spec import PrivacySettings, RunSpec, SecureAggregationSettings, WireSettings
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach
 from tinyfleet.fedcore.secure_sum.in_process import Losses
 from tinyfleet.fedcore.training.registry import create
@@ -246,6 +246,13 @@ def test_settings_that_need_single_results_are_refused_by_name(setting, value):
     with pytest.raises(ConfigError, match=f"fleet.{setting}"):
         check_secure_aggregation(odd, method)
     check_secure_aggregation(msgspec.structs.replace(odd, secure_aggregation=SecureAggregationSettings()), method)
+
+
+@pytest.mark.parametrize("mode", ["central", "local"])
+def test_noise_is_not_added_to_what_is_masked(mode):
+    spec = msgspec.structs.replace(secure(spec_of()), privacy=PrivacySettings(mode, noise=1.0))
+    with pytest.raises(ConfigError, match=r"privacy\.mode"):
+        check_secure_aggregation(spec, registry.create(spec.method, registry.problem_of(spec)))
 
 
 def test_an_odd_number_of_neighbours_is_refused():
