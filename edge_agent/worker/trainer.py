@@ -88,7 +88,8 @@ class Trainer:
             cost_model = with_kernels_of(cost_model, shipped(facts.name))
         samples = len(data.train) + len(data.development)
         private = spec.privacy.mode != "none"
-        running = control_of(command, method, task, cost_model, samples, self._emit, private=private)
+        silent = private or spec.secure_aggregation.enabled  # a local loss is the device's own
+        running = control_of(command, method, task, cost_model, samples, self._emit, private=silent)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return
