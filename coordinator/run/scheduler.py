@@ -34,7 +34,7 @@ Creator = Callable[[RunSpec], Method]
 
 def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
-    method = methods.create(spec.method, methods.problem_of(spec))
+    method = methods.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
     return method

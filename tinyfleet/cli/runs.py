@@ -128,7 +128,7 @@ def read_spec(file: Path) -> RunSpec:
     from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
-    method = registry.create(spec.method, registry.problem_of(spec))
+    method = registry.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
     return calibrated(spec)
