@@ -54,6 +54,9 @@ def run(config: AgentConfig) -> None:
     with lock(state):
         take_leaf(os.environ)
         who = identity.obtain(state, config.name)
+        transport = config.broker.transport(
+            who.client_id
+        )  # what is wrong with its settings is said before all else
         board = describe(config, who.device, stopping)
         if board is None:
             return
@@ -64,7 +67,7 @@ def run(config: AgentConfig) -> None:
             board.samples,
             ", ".join(board.engines) or "none",
         )
-        supervisor = assemble(config, state, who, board, config.broker.transport(who.client_id))
+        supervisor = assemble(config, state, who, board, transport)
         gc.collect()  # what starting took, parsers and the like, is not held for weeks
         allocator.trim()
         supervisor.run(stopping)

@@ -17,6 +17,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    renewal: str = ""  # why the certificate was not renewed
 
 
 class StatusFile:
@@ -28,9 +29,9 @@ class StatusFile:
         self._session = session
         self._written: AgentStatus | None = None
 
-    def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
+    def write(self, link: str, task_state: str, task: tuple[str, int] | None, renewal: str = "") -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
+        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, renewal)
         if status != self._written:
             temporary = self._path.with_name(f".{self._path.name}.tmp")
             temporary.write_bytes(msgspec.json.encode(status))

@@ -20,11 +20,21 @@ from typing import Any
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.connection import Backoff, Client, MQTTv5, MQTTv311, broker_address, socket_bytes
+from tinyfleet.fedcore.protocol.connection import (
+    Backoff,
+    Client,
+    MQTTv5,
+    MQTTv311,
+    broker_address,
+    connect_properties,
+    socket_bytes,
+    subscribe_options,
+)
 from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context
 from tinyfleet.fedcore.tls.faults import explain, hung_up_unheard
+from tinyfleet.fedcore.tls.plaintext import PlaintextRefused, refuse_far
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +57,11 @@ class MqttTransport(Transport):
 
     ``window`` bounds unacknowledged publishes. Reconnects wait as ``Backoff`` says, ``reconnect_max_s`` at most.
 
-    ``tls_ca``, ``tls_cert`` and ``tls_key`` are PEM files, read again for every connection, so that a
-    renewed certificate needs no restart; without ``tls_key`` the key stands in ``tls_cert``.
-    Why the broker cannot be reached for a fault of TLS, or will not have us, is told as ``Disconnected``, once a
-    reason. Raises ``ConfigError`` for a malformed URL or protocol, and for a TLS file that is missing or broken.
+    ``tls_ca``, ``tls_cert`` and ``tls_key`` are PEM files, read again for every connection, so that a renewed
+    certificate needs no restart; without ``tls_key`` the key stands in ``tls_cert``. Without ``plaintext`` an mqtt://
+    connection to another machine is ended before anything is said on it.
+    Why the broker cannot be reached, for a fault of TLS or its refusal, is told as ``Disconnected``, once a reason.
+    Raises ``ConfigError`` for a malformed URL or protocol, and for a TLS file that is missing or broken.
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class MqttTransport(Transport):
         tls_ca: str | None = None,
         tls_cert: str | None = None,
         tls_key: str | None = None,
+        plaintext: bool = False,
         window: int = 16,
         protocol: str = "auto",
         reconnect_max_s: float = 30.0,
@@ -82,6 +94,7 @@ class MqttTransport(Transport):
             raise ConfigError(
                 f"broker URL {url!r} is plaintext, which takes no certificate; give mqtts://HOST:PORT"
             )
+        self._plaintext = plaintext
         self._tls_context: TellingContext | None = None  # of the present connection
         self._backoff = Backoff(reconnect_max_s, rng or random.Random())
         self._clock = clock
@@ -148,11 +161,11 @@ class MqttTransport(Transport):
         """Why the last try to connect failed; empty while a connection stands, and before the first try ended."""
         return self._fault
 
-    def reconnect(self) -> None:
-        """End the connection and open the next soon, with the TLS files as they are now."""
+    def reconnect(self, reason: str) -> None:
         with self._changed:
             client = self._client
         if client is not None:
+            self._because(client, reason)
             client.disconnect()
 
     @property
@@ -224,7 +237,12 @@ class MqttTransport(Transport):
             self._fault = str(error)
             return False
         try:
-            client.connect(self._host, self._port, KEEPALIVE_S, properties=_connect_properties(protocol))
+            client.connect(
+                self._host,
+                self._port,
+                KEEPALIVE_S,
+                properties=connect_properties(protocol, MAX_PAYLOAD_BYTES + 1024),
+            )
         except (OSError, ValueError) as error:
             log.debug("cannot reach %s:%d: %s", self._host, self._port, error)
             self._fault = self._blamed(error if isinstance(error, OSError) else None)
@@ -250,7 +268,9 @@ class MqttTransport(Transport):
 
     def _blamed(self, error: OSError | None, *, unheard: bool = False) -> str:
         """What TLS, or the lack of it, has to do with a connection that never stood; else empty."""
-        why = "" if self._tls_context is None else explain(self._tls_context, self._tls_files, error)
+        why = str(error) if isinstance(error, PlaintextRefused) else ""
+        if self._tls_context is not None:
+            why = explain(self._tls_context, self._tls_files, error)
         if not why and unheard:
             why = hung_up_unheard(self._tls_files if self._tls else None)
         return f"{self._host}:{self._port}: {why}" if why else ""
@@ -286,7 +306,7 @@ class MqttTransport(Transport):
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=False)
         self._stood = False
-        client.on_socket_open = _no_delay
+        client.on_socket_open = self._on_socket_open
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -304,7 +324,7 @@ class MqttTransport(Transport):
             self._because(client, f"the broker refused the connection: {reason}")
             self._end()
         elif self._subscriptions:
-            client.subscribe([(topic, _subscribe_options(client)) for topic in self._subscriptions])
+            client.subscribe([(topic, subscribe_options(client)) for topic in self._subscriptions])
         else:
             self._stand(client)
 
@@ -364,6 +384,12 @@ class MqttTransport(Transport):
                 self._in_flight -= 1
                 self._changed.notify_all()
 
+    def _on_socket_open(self, client: Client, userdata: Any, sock: Any) -> None:
+        # Nagle's algorithm would wait for delayed acknowledgements in every round trip.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._tls and not self._plaintext:
+            refuse_far(sock)
+
     def _on_socket_close(self, client: Client, userdata: Any, sock: Any) -> None:
         sent, received = socket_bytes(sock)
         with self._changed:
@@ -372,28 +398,3 @@ class MqttTransport(Transport):
                 self._client = None
                 self._ready = False
                 self._changed.notify_all()
-
-
-def _no_delay(client: Client, userdata: Any, sock: Any) -> None:
-    # Nagle's algorithm would wait for delayed acknowledgements in every round trip.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _connect_properties(protocol: int) -> Any:
-    """MQTT 5: the broker is to keep larger packets to itself, so that nobody can fill this process's memory."""
-    if protocol != MQTTv5:
-        return None
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    properties = Properties(PacketTypes.CONNECT)
-    properties.MaximumPacketSize = MAX_PAYLOAD_BYTES + 1024  # the topic and the header
-    return properties
-
-
-def _subscribe_options(client: Client) -> Any:
-    if client.protocol != MQTTv5:
-        return 1
-    from paho.mqtt.subscribeoptions import SubscribeOptions
-
-    return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)

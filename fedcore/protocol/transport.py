@@ -67,6 +67,10 @@ class Transport(ABC):
         Raises ``TransportError`` when not connected or when the window stays full for ``timeout`` seconds.
         """
 
+    @abstractmethod
+    def reconnect(self, reason: str) -> None:
+        """End the connection, if there is one, and open the next soon: with a new certificate, say."""
+
     @property
     @abstractmethod
     def window_free(self) -> int:

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
+from tinyfleet.doctor.certificates import certificates
 from tinyfleet.doctor.plugins import plugins
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.fedcore.training.torch.facts import TORCH
 
@@ -106,13 +108,16 @@ def broker(surroundings: Surroundings) -> Answer:
     port = url.port or (8883 if url.scheme == "mqtts" else 1883)
     try:
         with socket.create_connection((url.hostname, port), timeout=5.0):
-            return Answer(Outcome.OK, f"{url.hostname}:{port} takes connections")
+            found = f"{url.hostname}:{port} takes connections"
     except OSError as error:
         return Answer(
             Outcome.MISSING,
             f"{url.hostname}:{port}: {error}",
             "start the broker, or check its host, port and firewall",
         )
+    if exposed := BrokerSettings(surroundings.broker, plaintext=True, username="any").exposure():
+        return Answer(Outcome.WARNING, f"{found}; {exposed}", "tinyfleet broker config")
+    return Answer(Outcome.OK, found)
 
 
 def embedded_broker(surroundings: Surroundings) -> Answer:
@@ -243,5 +248,6 @@ CHECKS: dict[str, Check] = {
     "disk": Check(disk),
     "data": Check(data),
     "state": Check(state),
+    "certificates": Check(certificates),
     "plugins": Check(plugins),
 }
