@@ -29,7 +29,7 @@ OWN = "coordinator"  # the name in its certificate
 DIRECTORY = "authority"  # beside the coordinator's state, where the settings name no other
 LOOK_S = 10.0  # how soon a replaced authority is noticed
 OWN_S, OWN_AFTER_FAULT_S = 3600.0, 900.0  # how often the own certificate's age is looked at
-SIGN_S = 30.0  # a device that asks more often is not heard
+SIGN_S = 10.0  # a device that asks more often waits for so long
 WANT_S, WANT_AGAIN_S = 0.2, 900.0  # between two devices that are told to renew; between two times for one
 
 
@@ -57,7 +57,8 @@ class Certificates:
         self._fault = ""  # why there is none
         self._seen: object = None  # of the file that every change of an authority touches
         self._behind: set[str] = set()
-        self._signed: dict[str, float] = {}  # when a device was last answered
+        self._asked: dict[str, RenewalRequest] = {}  # by devices that wait for an answer
+        self._answered: dict[str, float] = {}  # when a device was last answered
         self._wanted: dict[str, float] = {}  # when it was last told to renew
         self._next_look = self._next_own = self._next_want = clock()
         self._own: queue.SimpleQueue[bool | str] = queue.SimpleQueue()  # what became of the renewal of the own one
@@ -68,24 +69,9 @@ class Certificates:
     # -- what devices say -------------------------------------------------------------------
 
     def asked(self, device: str, request: RenewalRequest) -> None:
-        """Answer a renewal; what is refused is a warning here too."""
-        now = self._clock()
-        if now - self._signed.get(device, -SIGN_S) < SIGN_S:
-            return
-        self._signed[device] = now
-        authority = self._open()
-        reply: RenewalGrant | RenewalRefused
-        if authority is None:
-            reply = RenewalRefused(f"{self._fault}; renew by hand: tinyfleet ca renew {device}")
-        else:
-            from tinyfleet.coordinator.fleet.authority import answer
-
-            reply = answer(authority, device, request)
-        if isinstance(reply, RenewalRefused):
-            log.warning("the certificate of %s is not renewed: %s", device, reply.reason)
-        else:
-            log.info("the certificate of %s is renewed", device)
-        self._outgoing.send(device, reply)
+        """A device wants its next certificate: answered at once, or when it is its turn again."""
+        self._asked[device] = request
+        self._answer_in_turn(self._clock())
 
     def in_use(self, device: str, message: CertificateInUse) -> None:
         """A device came with this certificate. One that was not signed here is another authority's business."""
@@ -120,6 +106,7 @@ class Certificates:
         if now >= self._next_look:
             self._next_look = now + LOOK_S
             self._look()
+        self._answer_in_turn(now)
         if self._renewing:
             self._look_at_own(now)
         elif self._files is not None and now >= self._next_own:
@@ -127,6 +114,31 @@ class Certificates:
             self._renew_own()
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _answer_in_turn(self, now: float) -> None:
+        for device in [one for one in self._asked if now - self._answered.get(one, -SIGN_S) >= SIGN_S]:
+            self._answered[device] = now
+            self._answer(device, self._asked.pop(device))
+
+    def _answer(self, device: str, request: RenewalRequest) -> None:
+        """What is refused is a warning here too."""
+        authority = self._open()
+        reply: RenewalGrant | RenewalRefused
+        if authority is None:
+            reply = RenewalRefused(f"{self._fault}; renew by hand: tinyfleet ca renew {device}")
+        else:
+            from tinyfleet.coordinator.fleet.authority import answer
+
+            try:
+                reply = answer(authority, device, request)
+            except Exception as error:  # one bad request costs one request
+                log.exception("the request of %s breaks what answers it", device)
+                reply = RenewalRefused(f"it cannot be answered: {type(error).__name__}")
+        if isinstance(reply, RenewalRefused):
+            log.warning("the certificate of %s is not renewed: %s", device, reply.reason)
+        else:
+            log.info("the certificate of %s is renewed", device)
+        self._outgoing.send(device, reply)
 
     def _open(self) -> Authority | None:
         """The authority, opened where it is there and was not open yet; else ``_fault`` says why not."""

@@ -1,8 +1,7 @@
 """The real transport: MQTT 5 where the broker offers it, else 3.1.1, on paho-mqtt.
 
-Every connection is a new paho client with a clean session: paho queues without bound and resends
-past its window after a reconnect, so nothing of an old connection may live on. What was not
-acknowledged is simply lost; the application asks again.
+Every connection is a new paho client with a clean session: paho queues without bound and resends past its window
+after a reconnect, so nothing of an old connection lives on. What was not acknowledged is lost, and asked for again.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 30
 CONNECT_TIMEOUT_S = 10.0
-# From the TCP connection to the last subscription's acknowledgement: some brokers never answer a
-# protocol version that they do not know.
+# From the TCP connection to the last subscription's acknowledgement: some brokers never answer an unknown version.
 HANDSHAKE_TIMEOUT_S = 5.0
 # A broker that hangs takes no DISCONNECT: its socket is shut after this. Who closes waits twice as long at most.
 FAREWELL_S = 0.5
@@ -158,7 +156,7 @@ class MqttTransport(Transport):
 
     @property
     def fault(self) -> str:
-        """Why the last try to connect failed; empty while a connection stands, and before the first try ended."""
+        """Why the last try to connect failed; empty while a connection stands."""
         return self._fault
 
     def reconnect(self, reason: str) -> None:
@@ -251,7 +249,9 @@ class MqttTransport(Transport):
             self._client, self._in_flight = client, 0
         client.loop_start()
         with self._changed:
-            self._changed.wait_for(lambda: self._stood or self._ended.is_set(), HANDSHAKE_TIMEOUT_S)
+            self._changed.wait_for(
+                lambda: self._stood or self._ended.is_set() or self._closing.is_set(), HANDSHAKE_TIMEOUT_S
+            )
         if self._stood:
             self._ended.wait()
         with self._changed:

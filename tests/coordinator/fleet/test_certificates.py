@@ -116,15 +116,21 @@ def test_an_authority_that_is_made_later_is_found(gateway, tmp_path):
     assert isinstance(gateway.post.sent[0][1], RenewalGrant)
 
 
-def test_who_asks_again_and_again_is_not_heard(gateway, authority):
+def test_who_asks_again_and_again_waits_for_its_turn(gateway, authority):
     tls = gateway.tls(authority, "board-1")
     authority.rotate()
     gateway.start()
     for _ in range(50):
         gateway.certificates.asked("board-1", prepare(tls))
     assert len(gateway.post.sent) == 1
+    gateway.now += module.SIGN_S / 2
+    gateway.certificates.tick(gateway.now)
+    assert len(gateway.post.sent) == 1
+    gateway.now += module.SIGN_S / 2
+    gateway.certificates.tick(gateway.now)
+    assert len(gateway.post.sent) == 2, "the last of them is answered, not lost"
     gateway.now += module.SIGN_S
-    gateway.certificates.asked("board-1", prepare(tls))
+    gateway.certificates.tick(gateway.now)
     assert len(gateway.post.sent) == 2
 
 
