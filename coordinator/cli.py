@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _store(options: argparse.Namespace) -> Store:
-    store = Store(options.state)
+    store = Store(options.state, mend=True)
     if not options.empty:
         store.check_whole()
     return store

@@ -173,7 +173,7 @@ class Service:
                 pass
             case Hello():
                 if self._registry.on_hello(device, message) and self._registry.accepted(device):
-                    self._scheduler.on_hello(device)
+                    self._scheduler.on_hello(device, message.held)
             case Heartbeat():
                 if self._registry.on_heartbeat(device, message) and self._registry.accepted(device):
                     self._scheduler.on_heartbeat(device)

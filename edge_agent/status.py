@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import msgspec
+
+logger = logging.getLogger(__name__)
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
@@ -28,20 +31,28 @@ class StatusFile:
         self._device = device
         self._session = session
         self._written: AgentStatus | None = None
+        self._failing = False
 
     def write(self, link: str, task_state: str, task: tuple[str, int] | None, renewal: str = "") -> None:
         """Put the state on disk where it differs from what is there."""
         status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, renewal)
-        if status != self._written:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
+        if status == self._written:
+            return
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        try:
             temporary.write_bytes(msgspec.json.encode(status))
             temporary.replace(self._path)
-            self._written = status
+        except OSError as error:
+            if not self._failing:
+                logger.warning("%s cannot be written: %s; the agent goes on", self._path, error)
+            self._failing = True  # and tried again each turn: what it says is wanted
+            return
+        self._written, self._failing = status, False
 
 
 def read(path: Path) -> AgentStatus | None:
     """The last status, or None where no agent has run here."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=AgentStatus)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -34,6 +34,7 @@ from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Heartbeat,
     Hello,
+    LeaseExtended,
     Message,
     RenewalGrant,
     RenewalRefused,
@@ -169,11 +170,12 @@ class Supervisor:
         match event:
             case Connected():
                 self._delivery.interrupted()
-                self.assignment.reconnected()
+                self.assignment.connected()
                 self.link.connected()
                 self._delivery.offer()
             case Disconnected(reason):
                 self.link.disconnected(reason)
+                self.assignment.disconnected()
                 self._delivery.interrupted()
             case Received(topic, payload):
                 try:
@@ -202,6 +204,8 @@ class Supervisor:
                 self._offered(message)
             case TaskCancel(run, step, reason):
                 self.assignment.cancelled(run, step, reason)
+            case LeaseExtended(run, step, lease_s):
+                self.assignment.extended(run, step, lease_s)
             case ResultVerdict():
                 self._delivery.judged(message)
             case RunEnded(run):
@@ -237,7 +241,7 @@ class Supervisor:
     # -- what the link says ----------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        return self._self_report.hello(self._task())
+        return self._self_report.hello(self._task(), self.assignment.held_runs)
 
     def _heartbeat(self) -> Heartbeat:
         return self._self_report.heartbeat(self._task(), self.assignment.worker_rss_bytes, self._delivery.traffic)

@@ -40,6 +40,10 @@ class TrainingSettings(Settings, frozen=True):
     activation_precision: Literal["fp32", "fp16"] = "fp32"  # of that share
     # With activation_keep < 1, prune batch norm's cache as well: its input gradient is approximate then.
     activation_norms: bool = False
+    # The native engine's kernels: those that each board measured as its fastest, or the engine's own choice
+    # everywhere. Others round differently: a live run on boards that have measured equals its simulation to the bit
+    # only with "shipped".
+    kernels: Literal["measured", "shipped"] = "measured"
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
     pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
 
@@ -107,7 +111,7 @@ class WireSettings(Settings, frozen=True):
 
 
 class RunSpec(Settings, frozen=True):
-    """A whole run. Equal specs on equal data give bit-identical models, live or simulated."""
+    """A whole run. Equal specs on equal data and equal kernels give bit-identical models, live or simulated."""
 
     name: str = "run"  # the beginning of the run's id
     seed: int = 0  # of everything random in the run

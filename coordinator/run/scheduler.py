@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,9 +127,12 @@ class Scheduler:
 
     # -- what devices say ---------------------------------------------------------------
 
-    def on_hello(self, device: str) -> None:
-        """A device (re)connected."""
+    def on_hello(self, device: str, held: Sequence[str] = ()) -> None:
+        """A device (re)connected, and keeps masks of the runs ``held``: it hears of each that has ended."""
         self._told.pop(device, None)
+        for run in held:
+            if run != self._ended and self._store.runs.has_ended(run):
+                self._context.outgoing.send(device, RunEnded(run))
         self._reconcile(device)
         if self._run is not None:
             self._run.on_hello(device)

@@ -144,7 +144,7 @@ class StepFold:
         result = codec.decode(blob, held=self._held, max_decoded_bytes=self._max_decoded_bytes)
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
-        return result
+        return result if step == self._task.meta["step"] else self._method.late(self._task, result)
 
     # -- the end ------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
-from tinyfleet.fedcore.files import drop_temporaries
+from tinyfleet.fedcore.files import drop_temporaries, remove
 
 
 class Store:
@@ -32,12 +32,16 @@ class Store:
     directory cannot be used.
     """
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False) -> None:
+        """``mend``: this is the running service, and a damaged database may be replaced by its copy."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{directory}: {error}; give a directory that can be made") from None
         self.directory = directory
         self.blobs = BlobStore(directory / "blobs")
         self._clock = clock
-        self._db = Database(directory / "coordinator.db")
+        self._db = Database(directory / "coordinator.db", mend=mend)
         self.devices = Devices(self._db, clock)
         self.runs = Runs(self._db, clock)
         self.steps = Steps(self._db, clock)
@@ -103,6 +107,7 @@ class Store:
             for entry in summary.lost:
                 self.tasks.lose(run, step, entry["device"], entry["reason"])
             self.runs.advance(run, step + 1, round_, state_sha256)
+        self._db.keep_copy()
 
     def rewind(self, run: str, step: int, reason: str) -> None:
         """Step ``step`` is done again from the state that it started from; what came after it is forgotten."""
@@ -125,6 +130,7 @@ class Store:
             self.tasks.lose_all(run, f"run {state.value}")
             self.steps.abandon(run)
             self.runs.end(run, event, reason)
+        self._db.keep_copy()
         return state
 
     def _save_choice(self, run: str, step: int, choice: Choice) -> None:
@@ -137,7 +143,7 @@ class Store:
         """Delete what an earlier process had not finished. Called before anything is begun."""
         drop_temporaries(self.directory)
         for path in self.directory.glob("initial-*.blob"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def check_whole(self) -> None:
         """Raises ``StoreError`` where there are blobs, and no run that they could be of: the database is gone."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.task.uploads import ResultUploads
-from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.errors import CodecError, TransportError
 from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Message,
@@ -91,9 +91,18 @@ class Delivery:
         """Send what the window takes now."""
         try:
             self._uploads.pump()
-        except (TransportError, OSError) as error:
+        except (CodecError, OSError) as error:
+            self._uploads.clear()
+            self._put_damaged_aside(error)
+        except TransportError as error:
             logger.info("upload interrupted: %s", error)
             self._uploads.clear()
+
+    def _put_damaged_aside(self, error: Exception) -> None:
+        """Results that are no longer whole on disk go: the coordinator has their tasks done again."""
+        for offer in self._outbox.damaged():
+            logger.warning("run %s step %d: result is damaged on disk (%s); dropped", offer.run, offer.step, error)
+            self._outbox.drop(offer.run, offer.step)
 
     def interrupted(self) -> None:
         """The connection has changed: the coordinator asks again."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tinyfleet.fedcore.files import drop_temporaries, sync_directory, write_atomic
+from tinyfleet.fedcore.files import drop_temporaries, remove, sync_directory, write_atomic
 from tinyfleet.fedcore.protocol.chunks import manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer
 
@@ -62,7 +62,7 @@ class Outbox:
         write_atomic(self._directory / f"{stem}.json", msgspec.json.encode(entry))
         self._entries[key] = entry
         if before is not None and before.blob != name:
-            (self._directory / before.blob).unlink(missing_ok=True)
+            remove(self._directory / before.blob)
         self.prune()
 
     def drop(self, run: str, step: int) -> bool:
@@ -71,8 +71,8 @@ class Outbox:
         if entry is None:
             return False
         # Description first: a blob without one is swept at the next start, the reverse is a broken result.
-        (self._directory / f"{_stem(run, step)}.json").unlink(missing_ok=True)
-        (self._directory / entry.blob).unlink(missing_ok=True)
+        remove(self._directory / f"{_stem(run, step)}.json")
+        remove(self._directory / entry.blob)
         return True
 
     def get(self, run: str, step: int) -> ResultOffer | None:
@@ -86,6 +86,10 @@ class Outbox:
             if entry.offer.manifest.sha256 == sha256:
                 return entry.offer, self._directory / entry.blob
         return None
+
+    def damaged(self) -> list[ResultOffer]:
+        """Results whose blob is no longer what it was."""
+        return [entry.offer for entry in self._entries.values() if not self._is_whole(entry)]
 
     def offers(self) -> list[ResultOffer]:
         """All results, the oldest first."""
@@ -118,23 +122,28 @@ class Outbox:
         for path in sorted(self._directory.glob("*.json")):
             try:
                 entry = msgspec.json.decode(path.read_bytes(), type=OutboxEntry)
-            except msgspec.MsgspecError as error:
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
                 logger.warning("outbox: %s is not a description (%s); dropped", path.name, error)
-                path.unlink()
+                remove(path)
                 continue
-            blob = self._directory / Path(entry.blob).name
-            manifest = entry.offer.manifest
-            if not blob.is_file() or manifest_of(blob, manifest.chunk_size) != manifest:
+            if not self._is_whole(entry):
                 logger.warning(
                     "outbox: blob of run %s step %d is damaged; dropped", entry.offer.run, entry.offer.step
                 )
-                path.unlink()
+                remove(path)
                 continue
             self._entries[entry.offer.run, entry.offer.step] = entry
         held = {entry.blob for entry in self._entries.values()}
         for blob in self._directory.glob("*.blob"):
             if blob.name not in held:
-                blob.unlink()
+                remove(blob)
+
+    def _is_whole(self, entry: OutboxEntry) -> bool:
+        manifest = entry.offer.manifest
+        try:
+            return manifest_of(self._directory / Path(entry.blob).name, manifest.chunk_size) == manifest
+        except OSError:
+            return False
 
 
 def _stem(run: str, step: int) -> str:

@@ -60,7 +60,7 @@ class Trainer:
         """Do one task and emit ``TaskDone``. Raises whatever went wrong."""
         from tinyfleet.edge_agent.worker.masks import MaskStore
         from tinyfleet.fedcore.methods.registry import create, problem_of
-        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped
+        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped, shipped, with_kernels_of
         from tinyfleet.fedcore.protocol.codec import decode
         from tinyfleet.fedcore.protocol.results import encode_result
         from tinyfleet.fedcore.training.registry import facts_of
@@ -80,6 +80,8 @@ class Trainer:
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
+        if cost_model is not None and spec.training.kernels == "shipped":
+            cost_model = with_kernels_of(cost_model, shipped(facts.name))
         samples = len(data.train) + len(data.development)
         running = control_of(command, method, task, cost_model, samples, self._emit)
         if running.refusal:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
+from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
@@ -119,6 +120,24 @@ class Method(ABC):
     @abstractmethod
     def fold(self, fold: Fold, result: Payload) -> None:
         """Add one device's result. Raises ``ResultError``, leaving ``fold`` unchanged, where it does not fit."""
+
+    def late(self, task: Payload, result: Payload) -> Payload:
+        """What of a result of an earlier step counts in the present one, whose ``task`` this is.
+
+        Its weights, under the task's mask: one that has grown since starts at zero, as it did in the state.
+        Gradients and all other evidence are of another mask, and are left. Raises ``ResultError`` where it has
+        no weights: it is of another stage.
+        """
+        if self.own_masks:
+            return result
+        names = self.problem.graph.params
+        if not result.params.keys() >= names.keys():
+            raise ResultError("it is late, and of a stage without weights: nothing of it counts in this step")
+        params = {name: result.params[name].copy() for name in names}
+        for name, active in task.mask.items():
+            if params[name].shape == active.shape:  # else the fold refuses it
+                params[name][~active] = 0.0
+        return Payload(result.meta, params, task.mask)
 
     @abstractmethod
     def finish_round(self, state: Payload, fold: Fold) -> Payload:

@@ -101,6 +101,15 @@ class PruneFl(FedAvg):
             return SquaresFold(self.problem.graph, state.mask)
         return super().begin_fold(state)
 
+    def late(self, task: Payload, result: Payload) -> Payload:
+        """Its weights; squares of another mask count as zero."""
+        own = super().late(task, result)
+        if not task.meta.get("reconfigure"):
+            return own
+        flat, scales = packed({n: np.zeros(s, np.float32) for n, s in self.problem.graph.maskable_shapes.items()})
+        meta: dict[str, Json] = own.meta | {SCALES: scales}
+        return Payload(meta, own.params | flat, own.mask)
+
     def finish_round(self, state: Payload, fold: Any) -> Payload:
         after = super().finish_round(state, fold)
         if isinstance(fold, SquaresFold):

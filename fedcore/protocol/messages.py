@@ -110,6 +110,7 @@ class Hello(Message, frozen=True, tag="hello"):
     memory_limit_bytes: Size = 0
     task: Task | None = None  # (run, step) that is under way or in the outbox
     protocol: Version = 1  # the newest that the agent speaks
+    held: Annotated[list[Name], Meta(max_length=64)] = []  # runs of which it keeps masks
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
@@ -209,6 +210,14 @@ class TaskCancel(Message, frozen=True, tag="task_cancel"):
     reason: Text = ""
 
 
+class LeaseExtended(Message, frozen=True, tag="lease_extended"):
+    """The coordinator still waits for this task: its lease runs for ``lease_s`` seconds from now on."""
+
+    run: Name
+    step: Index
+    lease_s: Seconds
+
+
 class ResultVerdict(Message, frozen=True, tag="result_verdict"):
     """The application's acknowledgement of a result: only now may the outbox drop it."""
 
@@ -248,6 +257,7 @@ DownMessage: TypeAlias = (
     Welcome
     | TaskOffer
     | TaskCancel
+    | LeaseExtended
     | ResultVerdict
     | RunEnded
     | ChunkRequest
