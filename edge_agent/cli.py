@@ -48,6 +48,7 @@ def init(options: argparse.Namespace) -> None:
     from tinyfleet.edge_agent.state_directory import state_directory
 
     config = _config(options, missing_ok=True)
+    config.broker.exposure()  # refused before anything is made
     who = identity.obtain(state_directory(config), config.name)
     path = options.config
     written = path is not None and not path.exists()

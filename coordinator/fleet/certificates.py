@@ -63,6 +63,8 @@ class Certificates:
         self._next_look = self._next_own = self._next_want = clock()
         self._own: queue.SimpleQueue[bool | str] = queue.SimpleQueue()  # what became of the renewal of the own one
         self._renewing = False
+        if files is not None and (why := files.fixed()):
+            log.warning("the coordinator's own certificate will not renew itself: %s", why)
         if named and self._open() is None:
             raise ConfigError(f"authority {directory}: {self._fault}")
 

@@ -60,6 +60,9 @@ class Renewal:
         self._then: Callable[[bytes], None] = self._ask  # what the child's answer is for
         self._until = 0.0  # of the child, or of the coordinator's answer
         self._asked = False
+        if files is not None and (why := files.fixed()):
+            self.fault = why  # said now, and not for the first time in the last third of its life
+            logger.warning("the certificate will not renew itself: %s", why)
 
     # -- what the coordinator says --------------------------------------------------------
 

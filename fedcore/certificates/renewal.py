@@ -7,7 +7,6 @@ works.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -38,7 +37,8 @@ def prepare(files: TlsFiles) -> RenewalRequest:
     identity, _ = _named(files)
     current = read_key(Path(files.key) if files.key else identity)
     subject = subject_of(_name(read_certificate(identity)))
-    _replaceable(identity)
+    if why := files.fixed():
+        raise ConfigError(why)
     requested = current
     if files.key is None:
         waiting = identity.with_name(NEXT_KEY)
@@ -80,7 +80,6 @@ def install(files: TlsFiles, grant: RenewalGrant, broker: str = "") -> str:
     if broker:
         _try_out(broker, files, content, grant.authorities.encode())
     if authorities != known:  # a gateway's program may read the authority's own file
-        _replaceable(trust)
         write_atomic(trust, grant.authorities.encode())
     write_atomic(identity, content, mode=0o644 if files.key else 0o600)
     if not files.key:
@@ -111,16 +110,8 @@ def _try_out(broker: str, files: TlsFiles, content: bytes, authorities: bytes) -
 def _named(files: TlsFiles) -> tuple[Path, Path]:
     """Paths of the certificate and of whom to trust. Raises ``ConfigError`` where one is not named."""
     if files.certificate is None or files.authorities is None:
-        raise ConfigError("a certificate that renews itself needs broker.tls_cert and broker.tls_ca; give both")
+        raise ConfigError(files.fixed())
     return Path(files.certificate), Path(files.authorities)
-
-
-def _replaceable(path: Path) -> None:
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"{path.parent} may not be written by this user, so {path.name} cannot be replaced; keep it in a "
-            "directory of this program's own, such as /var/lib/tinyfleet/tls"
-        )
 
 
 def read_certificate(path: Path) -> x509.Certificate:

@@ -193,6 +193,19 @@ def test_a_certificate_that_cannot_be_read_is_a_warning(board, caplog):
     assert board.said == []
 
 
+@pytest.mark.parametrize("missing", ["directory", "tls_ca"])
+def test_what_will_stand_in_its_way_is_told_at_the_start(board, caplog, monkeypatch, missing):
+    """Not for the first time when the certificate is about to end."""
+    if missing == "tls_ca":
+        board.files = TlsFiles(None, board.files.certificate, board.files.key)
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    board.start()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the certificate will not renew itself: " in caplog.text
+    assert {"tls_ca": "give both", "directory": "may not be written by this user"}[missing] in board.renewal.fault
+
+
 def test_a_child_that_hangs_is_ended(board, monkeypatch, tmp_path):
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 1000\n")
