@@ -16,7 +16,8 @@ from tinyfleet.edge_agent import config as configuration
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
-from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable
+from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
+from tinyfleet.fedcore.foreign.shown import printable
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -25,7 +26,7 @@ DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run, and exit: 0, or the error's own code (docs/agent.md)."""
     options = _parser().parse_args(arguments)
-    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_as_daemon(options.log_level)
     try:
         options.command(options)
     except TinyfleetError as error:
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the agent until SIGTERM."""
     from tinyfleet.edge_agent import daemon
 
+    end_with_any_thread()
     daemon.run(_config(options))
 
 
@@ -151,8 +153,9 @@ def status(options: argparse.Namespace) -> None:
     if options.json:
         _write(facts)
         return
+    facts["trouble"] = "none" if last.trouble is None else last.trouble.told(time.time())
     for name, value in facts.items():
-        sys.stdout.write(f"{name:12} {value}\n")
+        sys.stdout.write(f"{name:12} {printable(str(value))}\n")
 
 
 def sensors(options: argparse.Namespace) -> None:

@@ -66,9 +66,8 @@ def run(config: AgentConfig) -> None:
         sweep(state)
         take_leaf(os.environ)
         who = identity.obtain(state, config.name)
-        transport = config.broker.transport(
-            who.client_id
-        )  # what is wrong with its settings is said before all else
+        transport = config.broker.transport(who.client_id)  # before the data is read, which may take minutes
+        stopping.at_once = transport.hurry
         board = describe(config, who.device, stopping)
         if board is None:
             return
@@ -175,10 +174,12 @@ def _answer(command: DescribeCommand, stopping: Callable[[], bool]) -> WorkerEve
 class StopSignal:
     """Called, it is true once SIGTERM or SIGINT has come.
 
-    A shell lets its background jobs ignore SIGINT from birth: from here on it counts all the same.
+    A shell lets its background jobs ignore SIGINT from birth: from here on it counts all the same. ``at_once`` is
+    called in the handler, where neither a lock may be taken nor a line be logged.
     """
 
     def __init__(self) -> None:
+        self.at_once: Callable[[], None] | None = None
         self._came: int | None = None
         self._told = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -187,6 +188,8 @@ class StopSignal:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         # No more than that: in the middle of a line of log another cannot be written, and the signal would be lost.
         self._came = number
+        if self.at_once is not None:
+            self.at_once()
 
     def __call__(self) -> bool:
         if self._came is not None and not self._told:

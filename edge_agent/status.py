@@ -8,11 +8,14 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.protocol.reach.watch import Trouble
+
 logger = logging.getLogger(__name__)
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next."""
+    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away, and
+    ``refused`` is the latest result that does not count, and why."""
 
     device: str
     session: str
@@ -20,6 +23,8 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    trouble: Trouble | None = None
+    refused: str = ""
     renewal: str = ""  # why the certificate was not renewed
 
 
@@ -33,9 +38,19 @@ class StatusFile:
         self._written: AgentStatus | None = None
         self._failing = False
 
-    def write(self, link: str, task_state: str, task: tuple[str, int] | None, renewal: str = "") -> None:
+    def write(
+        self,
+        link: str,
+        task_state: str,
+        task: tuple[str, int] | None,
+        trouble: Trouble | None = None,
+        refused: str = "",
+        renewal: str = "",
+    ) -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task, renewal)
+        status = AgentStatus(
+            self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble, refused, renewal
+        )
         if status == self._written:
             return
         temporary = self._path.with_name(f".{self._path.name}.tmp")

@@ -47,6 +47,7 @@ from tinyfleet.fedcore.protocol.messages import (
     decode_down,
     encode,
 )
+from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 logger = logging.getLogger(__name__)
@@ -104,9 +105,10 @@ class Supervisor:
             outbox=outbox,
             start_worker=start_worker,
             pauses=Pauses(guards, clock),
-            send=self.link.send,
+            send=self._delivery.say,
             clock=clock,
         )
+        self._watch = ReachWatch(logger, clock, wall_clock)
         self._status = StatusFile(state / STATUS, device, self.session)
 
     @property
@@ -136,7 +138,7 @@ class Supervisor:
         self._renewal.close()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None)
+        self._status.write("stopped", self.assignment.state, None, refused=self._delivery.refused)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -151,7 +153,21 @@ class Supervisor:
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key, self._renewal.fault)
+        self._look_at_reach()
+        self._status.write(
+            self.link.state,
+            self.assignment.state,
+            self.assignment.key,
+            self._watch.trouble,
+            self._delivery.refused,
+            self._renewal.fault,
+        )
+
+    def _look_at_reach(self) -> None:
+        """Log what keeps the coordinator away, and that nothing does any more."""
+        cause = self.link.cause
+        if cause is not None or self.link.answered:
+            self._watch.note(cause)
 
     def _patience(self) -> float:
         if self._delivery.sending:
@@ -173,10 +189,11 @@ class Supervisor:
                 self.assignment.connected()
                 self.link.connected()
                 self._delivery.offer()
-            case Disconnected(reason):
-                self.link.disconnected(reason)
+            case Disconnected():
+                self.link.disconnected(event.cause)
                 self.assignment.disconnected()
                 self._delivery.interrupted()
+                self._look_at_reach()
             case Received(topic, payload):
                 try:
                     self._received(topic, payload)

@@ -50,7 +50,7 @@ class BrokerSettings(Settings, frozen=True):
 
         Raises ``ConfigError`` for plaintext to another machine that ``plaintext`` does not allow.
         """
-        from tinyfleet.fedcore.protocol.connection import broker_address
+        from tinyfleet.fedcore.protocol.reach.client import broker_address
         from tinyfleet.fedcore.tls.plaintext import stays_here
 
         host, _, tls = broker_address(self.url)
@@ -76,14 +76,23 @@ class BrokerSettings(Settings, frozen=True):
         """The first line of the password file; None where none is named. Raises ``ConfigError``."""
         if not self.password_file:
             return None
+        named = f"broker.password_file {self.password_file}"
+        if not self.username:
+            raise ConfigError(f"{named} without broker.username; give the user whose password it is")
+        path = Path(self.password_file)
         try:
-            lines = Path(self.password_file).read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
+            mode = path.stat().st_mode
         except OSError as error:
-            raise ConfigError(f"broker.password_file {self.password_file}: {error.strerror}") from None
-        if not lines or not lines[0]:
+            raise ConfigError(f"{named}: {error.strerror}; give a file that this user may read") from None
+        except UnicodeDecodeError as error:
             raise ConfigError(
-                f"broker.password_file {self.password_file} is empty; write the password on its first line"
-            )
+                f"{named} is not UTF-8 at byte {error.start}; write the password in UTF-8, as the broker expects it"
+            ) from None
+        if not lines or not lines[0]:
+            raise ConfigError(f"{named} is empty; write the password on its first line")
+        if mode & 0o007:
+            raise ConfigError(f"{named}: everybody on this machine may read it; chmod 600 {self.password_file}")
         return lines[0]
 
     def transport(self, client_id: str) -> Transport:

@@ -92,15 +92,28 @@ class FleetSettings(Settings, frozen=True):
     least_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.125
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
     # A result is refused whose update's norm is more than so many times the median of its step; 0: none is.
-    norm_limit: Annotated[float, Meta(ge=0.0)] = 10.0
-    # Of a step's samples that one device of five or more may weigh, and half of it of samples times norm; 1: any.
-    # It also cuts honest devices that hold much of the data: to be chosen by whoever runs devices of others.
-    weight_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/coordinator.md.
+    norm_limit: Annotated[float, Meta(ge=0.0)] = 100.0
+    # One device of five or more can do as much as so many median ones, in any part of its result; 0: no limit.
+    influence_limit: Annotated[float, Meta(ge=0.0)] = 1.5
+    # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/admission.md.
     aggregate: Literal["mean", "clipped", "median", "trimmed", "krum", "multi-krum", "geometric-median"] = "mean"
     # Share of a step's results that may be hostile: what trimmed cuts at either end, and krum does without.
     hostile_share: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.3
     max_refusals: Count = 3  # refused results of a run after which a device is left out of it; 0: it never is
+
+
+class PrivacySettings(Settings, frozen=True):
+    """Differential privacy of a device's data: docs/privacy.md says against whom, and what it does not cover."""
+
+    # central: the coordinator sees each update, and adds noise to their sum; local: each device adds its own
+    mode: Literal["none", "central", "local"] = "none"
+    # Euclidean norm that an update of a device may have: of weights under the mask, biases, norms and statistics
+    clip: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    # Deviation of the noise, in clips: of the sum (central), of each update (local); 0: what epsilon asks for
+    noise: Annotated[float, Meta(ge=0.0, le=1e4)] = 0.0
+    # Budget of the run: it stops before a step that would pass it; 0: none, and noise says what is spent
+    epsilon: Annotated[float, Meta(ge=0.0)] = 0.0
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)] = 1e-5  # far below one part in the number of devices
 
 
 class WireSettings(Settings, frozen=True):
@@ -121,3 +134,4 @@ class RunSpec(Settings, frozen=True):
     data: DataSettings = DataSettings()
     fleet: FleetSettings = FleetSettings()
     wire: WireSettings = WireSettings()
+    privacy: PrivacySettings = PrivacySettings()

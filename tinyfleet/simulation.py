@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tinyfleet.coordinator.accountant import affordable, calibrated, epsilon
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
@@ -24,6 +25,9 @@ from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.admissible import admission_of, check_privacy
+from tinyfleet.fedcore.privacy.noise import DeviceNoise, StepPrivacy, private_result
+from tinyfleet.fedcore.privacy.noise_key import simulated_key
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -32,6 +36,8 @@ from tinyfleet.fedcore.training.engine import Engine, Evaluation
 from tinyfleet.fedcore.training.levers import NO_LEVERS
 
 log = logging.getLogger(__name__)
+
+COORDINATOR = "coordinator"  # whose noise is made of its own key
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class StepRecord:
     seconds: float
     flops: float = 0.0  # analytic, of the device with the most data
     memory: int = 0  # analytic peak in bytes, likewise
+    epsilon: float | None = None  # that such a live run would have spent after it; None: it is not private
 
 
 class SimulatedMemory:
@@ -75,6 +82,11 @@ class SimulatedDevice:
         self._held: tuple[str, Mask] | None = None
         self._memory = SimulatedMemory()
 
+    @property
+    def enrolled(self) -> int:
+        """The samples that it says to have."""
+        return _samples(self.data)
+
     def holds(self, digest: str) -> bool:
         """Whether a task may come without this mask."""
         return self._held is not None and self._held[0] == digest
@@ -85,6 +97,8 @@ class SimulatedDevice:
         self._held = (mask_digest(task.mask), task.mask) if task.mask else None
         control = Control(self.levers, self.steps, memory=self._memory)
         result = method.run(task, engine, self.data, control)
+        noise = DeviceNoise(simulated_key(spec.seed, self.data.name))
+        result = private_result(spec.privacy, method, task, result, noise)
         return encode_result(result, task, spec.wire, method.upload_precision)
 
 
@@ -107,9 +121,14 @@ class Simulation:
         names: Sequence[str] | None = None,
         evaluate: Callable[[int], bool] = lambda finished: True,
     ) -> None:
+        spec = calibrated(spec)
         self.spec, self.engine, self._due = spec, engine, evaluate
         self.method = create(spec.method, problem_of(spec))
         check_aggregate(spec.fleet, self.method)
+        check_privacy(spec, self.method)
+        self._privacy = None
+        if spec.privacy.mode != "none":
+            self._privacy = StepPrivacy(spec.privacy, simulated_key(spec.seed, COORDINATOR))
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)
@@ -136,13 +155,13 @@ class Simulation:
         }
         replies: list[StoredResult] = []
         held: Any = lambda asked: task.mask if asked == digest else None  # noqa: E731
-        fold = StepFold(self.method, state, held, lambda: replies, self.spec.fleet)
+        fold = StepFold(self.method, state, held, lambda: replies, admission_of(self.spec), self._privacy)
         down, up, cohort = 0, 0, self.cohort()
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
             blob = blobs[device.holds(digest)]
             reply = device.run(blob, self.method, self.engine, self.spec)
-            self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
+            self._take(fold, replies, (_step(state), device.data.name, reply), device.enrolled)
             down, up = down + len(blob), up + len(reply)
         self.state = fold.finish()
         for (_, name), reason in fold.judgement.refused.items():
@@ -165,6 +184,7 @@ class Simulation:
             seconds=time.perf_counter() - started,
             flops=cost.flops,
             memory=cost.memory,
+            epsilon=None if self._privacy is None else epsilon(self.spec.privacy, _step(state) + 1),
         )
 
     def _take(self, fold: StepFold, replies: list[StoredResult], reply: StoredResult, samples: int) -> None:
@@ -195,7 +215,11 @@ class Simulation:
 
     @property
     def finished(self) -> bool:
-        return self.method.finished(self.state)
+        """After the last round, or where a live run would stop at the end of its privacy budget."""
+        if self.method.finished(self.state):
+            return True
+        releases = _step(self.state) + 1
+        return self._privacy is not None and affordable(self.spec.privacy, releases) < releases
 
 
 def simulate(

@@ -48,7 +48,7 @@ class Certificates:
         *,
         named: bool,
         outgoing: Outgoing,
-        reconnect: Callable[[str], None],
+        reconnect: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._directory, self._files, self._broker = directory, files, broker
@@ -209,4 +209,4 @@ class Certificates:
         elif became:
             log.info("the coordinator's own certificate was renewed")
             self._seen = None  # look again who else is behind
-            self._reconnect("the certificate was renewed; coming back with it")
+            self._reconnect()

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tinyfleet.coordinator.errors import DamagedBlob
+from tinyfleet.coordinator.run.budget import PrivacyBudget
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
@@ -25,6 +26,7 @@ from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.admissible import admission_of
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskCancel, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -58,7 +60,8 @@ class Run:
         self._spec_data: dict[str, Any] = msgspec.to_builtins(spec)
         self._sha256 = state_sha256
         state = codec.decode(context.store.blobs.read(state_sha256))
-        self._learning = MethodState(method, state, spec.fleet)
+        self._budget = PrivacyBudget(context.store.ledgers, run, spec)
+        self._learning = MethodState(method, state, admission_of(spec), self._budget.terms)
         self._open: Step | None = None
         self._late = LateDevices(spec.fleet.staleness)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
@@ -172,10 +175,11 @@ class Run:
 
     def _go_on(self, now: float) -> RunEnd | None:
         """Open the next step, or finish the run once its last state is measured."""
-        if not self._learning.finished:
+        spent = "" if self._learning.finished else self._budget.spent_out()
+        if not self._learning.finished and not spent:
             self._open_next(now)
         elif not self._evaluations.waiting:
-            return RunEnd(RunEvent.COMPLETE)
+            return RunEnd(RunEvent.STOP, spent) if spent else RunEnd(RunEvent.COMPLETE)
         return None
 
     def _open_next(self, now: float) -> None:
@@ -279,6 +283,7 @@ class Run:
             accuracy=after.metric("accuracy"),
             density=after.density(),
         )
+        self._budget.released(step.step, sha256)
         store.finish_step(self.run, step.step, sha256, after.round, summary, step.excluded)
         step.tell_excluded()
         self._learning, self._sha256, self._open = after, sha256, None

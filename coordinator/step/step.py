@@ -13,7 +13,7 @@ from tinyfleet.coordinator.step.deadline import StepDeadline
 from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import DEADLINE, Choice
-from tinyfleet.fedcore.cohort.admission import Key
+from tinyfleet.fedcore.cohort.measure import Key
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
 from tinyfleet.fedcore.run_spec import FleetSettings

@@ -9,7 +9,6 @@ from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.wire.transfers import OfferedBlobs
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
-from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.messages import Manifest
 from tinyfleet.fedcore.run_spec import WireSettings
 from tinyfleet.fedcore.sparsity.mask import mask_digest
@@ -30,12 +29,12 @@ class TaskBlobs:
     def manifest(self, *, with_mask: bool) -> Manifest:
         """The variant's manifest; its chunks may be asked for from now on."""
         with_mask = with_mask or self.mask_digest is None
-        manifest = self._manifests.get(with_mask)
-        if manifest is None:
+        manifest, most = self._manifests.get(with_mask), self._offered.chunk_bytes
+        if manifest is None or manifest.chunk_size > most:  # it may have been made before the broker was there
             # Of what was encoded, not of the file: what happens to that one afterwards is found out.
             blob = self._make(with_mask=with_mask)
             sha256 = hashlib.sha256(blob).hexdigest()
-            manifest = self._manifests[with_mask] = Manifest(sha256, len(blob), DEFAULT_CHUNK_BYTES)
+            manifest = self._manifests[with_mask] = Manifest(sha256, len(blob), most)
             path, make = self._blobs.path(sha256), partial(self._make, with_mask=with_mask)
             self._offered.offer(path, manifest, blob, make)
         return manifest

@@ -73,6 +73,11 @@ class OfferedBlobs:
         self._allowances = {key: left for key, left in self._allowances.items() if key[0] in self._open}
 
     @property
+    def chunk_bytes(self) -> int:
+        """Size of the chunks of what is offered now."""
+        return self._outgoing.chunk_bytes
+
+    @property
     def digests(self) -> frozenset[str]:
         return frozenset(self._open)
 

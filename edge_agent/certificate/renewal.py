@@ -44,7 +44,7 @@ class Renewal:
         broker: str,
         *,
         send: Callable[[Message], None],
-        reconnect: Callable[[str], None],
+        reconnect: Callable[[], None],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         rng: random.Random,
@@ -167,7 +167,7 @@ class Renewal:
         self.fault, self._wanted = "", False
         told = lasting(self._certificate, self._wall_clock())
         logger.info("the certificate was renewed: serial %s, %s", said.decode(), told)
-        self._reconnect("the certificate was renewed; coming back with it")
+        self._reconnect()
 
     def _failed(self, why: str) -> None:
         """Said each time, and tried again sparsely: most causes are somebody's to mend."""

@@ -11,6 +11,7 @@ from tinyfleet.fedcore.errors import CodecError, TransportError
 from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Message,
+    ResultOffer,
     ResultVerdict,
     TaskState,
     TaskStatus,
@@ -42,6 +43,7 @@ class Delivery:
         self._clock = clock
         self._next_offers = 0.0
         self._counted = Traffic()  # socket bytes that earlier tasks have been charged with
+        self.refused = ""  # the latest result that does not count, and why
 
     @property
     def sending(self) -> bool:
@@ -63,7 +65,11 @@ class Delivery:
         """Say everything that is in the outbox, and again after a while."""
         self._next_offers = self._clock() + REOFFER_S
         for offer in self._outbox.offers():
-            self._send(offer)
+            self.say(offer)
+
+    def say(self, message: Message) -> None:
+        """Any message; of a result the size of the chunks in which the broker takes it."""
+        self._send(self._uploads.fitting(message) if isinstance(message, ResultOffer) else message)
 
     def tick(self) -> None:
         """Offer again where it is time to."""
@@ -76,11 +82,18 @@ class Delivery:
             logger.info("asked for chunks of %s, which is not in the outbox", request.sha256[:12])
 
     def judged(self, verdict: ResultVerdict) -> None:
-        """The coordinator has decided: the outbox lets go, and the task's traffic is reported."""
-        if not self._outbox.drop(verdict.run, verdict.step):
-            return
+        """The coordinator has decided: the outbox lets go, and the task's traffic is reported.
+
+        A result that was stored, and so is in the outbox no more, may be refused when its step closes.
+        """
+        held = self._outbox.drop(verdict.run, verdict.step)
         if verdict.verdict is Verdict.REFUSED:
-            logger.warning("run %s step %d: result refused (%s)", verdict.run, verdict.step, verdict.reason)
+            refused = f"run {verdict.run} step {verdict.step}: result refused ({verdict.reason})"
+            if held or refused != self.refused:
+                logger.warning("%s", refused)
+            self.refused = refused
+            return
+        if not held:
             return
         traffic = self.traffic
         since = Traffic(traffic.sent - self._counted.sent, traffic.received - self._counted.received)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Boards without a clock battery wake up in the past: times before this say nothing about age.
 _CLOCK_VALID_FROM = 1_704_067_200.0  # 2024-01-01
+# A clock that is set forward makes results old at once: none goes for its age that this agent has not held so long.
+_HELD_S = 86_400.0
 
 
 class OutboxEntry(msgspec.Struct, frozen=True):
@@ -38,13 +41,20 @@ class Outbox:
     """Bounded by bytes and age: when it is over, the oldest results are dropped, never the newest."""
 
     def __init__(
-        self, directory: Path, *, max_bytes: int, max_age_s: float, wall_clock: Callable[[], float]
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        max_age_s: float,
+        wall_clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
-        self._clock = wall_clock
+        self._wall_clock, self._clock = wall_clock, clock
         self._entries: dict[tuple[str, int], OutboxEntry] = {}
+        self._held_since: dict[tuple[str, int], float] = {}  # by this process
         directory.mkdir(parents=True, exist_ok=True)
         self._load()
 
@@ -58,9 +68,9 @@ class Outbox:
         blob.replace(self._directory / name)
         sync_directory(self._directory)
         sequence = 1 + max((entry.sequence for entry in self._entries.values()), default=0)
-        entry = OutboxEntry(offer, name, self._clock(), sequence)
+        entry = OutboxEntry(offer, name, self._wall_clock(), sequence)
         write_atomic(self._directory / f"{stem}.json", msgspec.json.encode(entry))
-        self._entries[key] = entry
+        self._entries[key], self._held_since[key] = entry, self._clock()
         if before is not None and before.blob != name:
             remove(self._directory / before.blob)
         self.prune()
@@ -97,12 +107,13 @@ class Outbox:
 
     def prune(self) -> None:
         """Drop what is too old, then the oldest until the rest fits. The newest always stays."""
-        now = self._clock()
+        now = self._wall_clock()
         entries = sorted(self._entries.values(), key=lambda entry: entry.sequence)
         total = sum(entry.offer.manifest.size for entry in entries)
         for entry in entries[:-1]:
             known = _CLOCK_VALID_FROM <= entry.created <= now
-            old = known and now - entry.created > self._max_age_s
+            held_s = self._clock() - self._held_since[entry.offer.run, entry.offer.step]
+            old = known and now - entry.created > self._max_age_s and held_s >= min(self._max_age_s, _HELD_S)
             if not old and total <= self._max_bytes:
                 continue
             logger.warning(
@@ -133,6 +144,7 @@ class Outbox:
                 remove(path)
                 continue
             self._entries[entry.offer.run, entry.offer.step] = entry
+            self._held_since[entry.offer.run, entry.offer.step] = self._clock()
         held = {entry.blob for entry in self._entries.values()}
         for blob in self._directory.glob("*.blob"):
             if blob.name not in held:

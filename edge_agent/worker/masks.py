@@ -58,8 +58,9 @@ class MaskStore:
             write_atomic(
                 path, header + b"\n" + b"".join(np.packbits(entries).tobytes() for entries in mask.values())
             )
-            kept = sorted(self._directory.glob("*.mask"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-            for old in kept[KEPT_MASKS:]:
+            # Not by its own time: the board's clock may have been set back.
+            others = [file for file in self._directory.glob("*.mask") if file != path]
+            for old in sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True)[KEPT_MASKS - 1 :]:
                 remove(old)
         return digest
 

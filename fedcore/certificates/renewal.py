@@ -21,8 +21,8 @@ from tinyfleet.fedcore.certificates.request import HASH, key_pem, make_request, 
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.protocol.connection import broker_address
 from tinyfleet.fedcore.protocol.messages import RenewalGrant, RenewalRequest
+from tinyfleet.fedcore.protocol.reach.client import broker_address
 from tinyfleet.fedcore.tls.context import TlsFiles
 from tinyfleet.fedcore.tls.trial import trial
 

@@ -110,6 +110,9 @@ class FedAvg(Method):
         }
         return Payload(meta, params, state.mask)
 
+    def more_than_updates(self) -> str:
+        return ""
+
     # -- device half --------------------------------------------------------------------
 
     def run(self, task: Payload, engine: Engine, data: DeviceData, control: Control) -> Payload:

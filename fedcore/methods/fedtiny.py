@@ -56,6 +56,12 @@ class FedTiny(Adjusting):
             state.meta["candidates"] = [dict(counts) for counts in pool]
         return Payload(state.meta, parent, mask)
 
+    def more_than_updates(self) -> str:
+        s = self.settings
+        if s.selection and (s.candidates or selection.default_pool_size(s.density)) > 1:
+            return "they hold statistics and losses of each candidate mask; set method.selection = false"
+        return super().more_than_updates()
+
     def configure_round(self, state: Payload) -> Payload:
         task = super().configure_round(state)
         if state.meta["stage"] != TRAIN:

@@ -152,6 +152,13 @@ class Method(ABC):
         """The model to evaluate and to export: the state's own, unless the method trains something else."""
         return state
 
+    def more_than_updates(self) -> str:
+        """What its results tell besides updates that are averaged, and the remedy; empty: nothing.
+
+        Differential privacy bounds updates alone, and refuses what tells more.
+        """
+        return "its class does not say that they are updates and nothing more; override more_than_updates"
+
     # -- what a task costs a device ------------------------------------------------------
 
     @abstractmethod

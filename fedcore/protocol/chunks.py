@@ -20,6 +20,8 @@ from tinyfleet.fedcore.protocol.messages import Manifest
 _FRAME = struct.Struct("<32sI")
 # With its frame and the MQTT header a chunk passes brokers that stop at 128 KB (AWS IoT Core).
 DEFAULT_CHUNK_BYTES = 96 * 1024 - _FRAME.size
+# A broker that takes no chunk of this size takes hardly a control message either.
+_LEAST_CHUNK_BYTES = 1024
 MAX_BLOB_BYTES = 1 << 30
 MAX_CHUNKS = 1 << 20
 _READ_BYTES = 1 << 16
@@ -32,6 +34,13 @@ class Chunk:
     sha256: str
     index: int
     data: bytes
+
+
+def chunk_bytes(payload_bytes: int | None) -> int:
+    """Size of chunks for a broker that takes payloads of so many bytes at most (None: it announced no limit)."""
+    if payload_bytes is None or payload_bytes < _LEAST_CHUNK_BYTES + _FRAME.size:
+        return DEFAULT_CHUNK_BYTES
+    return min(DEFAULT_CHUNK_BYTES, payload_bytes - _FRAME.size)
 
 
 def hash_file(path: Path) -> str:

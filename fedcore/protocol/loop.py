@@ -116,9 +116,9 @@ class LoopTransport(Transport):
         self._sent += len(topic) + len(payload)
         self._broker._deliver(topic, payload)
 
-    def reconnect(self, reason: str) -> None:
+    def reconnect(self) -> None:
         if self._connected:
-            self._lose(reason)
+            self._lose("connecting again")
             self._broker._join(self)
 
     @property

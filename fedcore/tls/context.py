@@ -43,6 +43,7 @@ class TellingContext(ssl.SSLContext):
     fault: OSError | None = None
     shaken = False  # the handshake came to its end
     certificate: str | None = None  # the client's
+    heard = b""  # the first bytes that came through
 
     def note(self, error: OSError) -> None:
         """Keep the first error: what follows is its consequence."""
@@ -65,10 +66,13 @@ class _TellingSocket(ssl.SSLSocket):
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
-            return super().recv(buflen, flags)
+            data = super().recv(buflen, flags)
         except OSError as error:
             _note(self, error)
             raise
+        if isinstance(self.context, TellingContext) and len(self.context.heard) < _HEARD_BYTES:
+            self.context.heard += data[:_HEARD_BYTES]
+        return data
 
     def send(self, data: Any, flags: int = 0) -> int:
         try:
@@ -88,6 +92,7 @@ class _TellingSocket(ssl.SSLSocket):
             _note(self, error)
 
 
+_HEARD_BYTES = 16
 _NOT_YET = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 
 

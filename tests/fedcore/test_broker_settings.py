@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 
 import pytest
@@ -12,6 +14,11 @@ from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol import mqtt
 
 
+def closed(path, content):
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+
+
 def test_both_sides_read_the_same_settings():
     assert type(CoordinatorConfig().broker) is type(AgentConfig().broker) is BrokerSettings
     assert CoordinatorConfig().broker == AgentConfig().broker
@@ -19,29 +26,45 @@ def test_both_sides_read_the_same_settings():
 
 def test_the_password_is_the_first_line(tmp_path):
     path = tmp_path / "password"
-    path.write_text("secret\n# a note\n", encoding="utf-8")
-    assert BrokerSettings(password_file=str(path)).password() == "secret"
+    closed(path, b"secret\n# a note\n")
+    assert BrokerSettings(username="u", password_file=str(path)).password() == "secret"
     assert BrokerSettings().password() is None
 
 
-@pytest.mark.parametrize("content", ["", "\nsecond line\n"])
-def test_an_empty_password_is_an_error_that_says_what_to_do(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (b"", 0o600, "is empty; write the password on its first line"),
+        (b"\nsecond line\n", 0o600, "is empty; write the password on its first line"),
+        (b"stra\xdfe\n", 0o600, "is not UTF-8 at byte 4; write the password in UTF-8"),
+        (b"secret\n", 0o644, "everybody on this machine may read it; chmod 600"),
+    ],
+)
+def test_a_password_file_that_is_wrong_says_what_to_do(tmp_path, content, mode, said):
     path = tmp_path / "password"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"password is empty; write the password on its first line"):
-        BrokerSettings(password_file=str(path)).password()
+    closed(path, content)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        BrokerSettings(username="u", password_file=str(path)).password()
 
 
 def test_a_password_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"broker.password_file .*/none: No such file"):
-        BrokerSettings(password_file=str(tmp_path / "none")).password()
+        BrokerSettings(username="u", password_file=str(tmp_path / "none")).password()
+    with pytest.raises(ConfigError, match=r"Is a directory; give a file that this user may read"):
+        BrokerSettings(username="u", password_file=str(tmp_path)).password()
+
+
+def test_a_password_is_somebodys(tmp_path):
+    with pytest.raises(ConfigError, match=r"without broker.username; give the user whose password it is"):
+        BrokerSettings(password_file=str(tmp_path / "password")).password()
 
 
 def test_the_transport_logs_in_as_the_settings_say(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(mqtt, "MqttTransport", lambda *place, **login: made.append((*place, *login.values())))
     path = tmp_path / "password"
-    path.write_text("secret\n", encoding="utf-8")
+    closed(path, b"secret\n")
     BrokerSettings("mqtts://h:1", "porch", str(path), "ca.pem", "5").transport("porch-1")
     BrokerSettings("mqtt://127.0.0.1:1").transport("porch-2")
     assert made == [
@@ -96,7 +119,7 @@ def test_a_name_is_this_machine_only_where_all_its_addresses_are(monkeypatch):
 
 
 def test_plaintext_that_is_allowed_is_warned_of_at_each_start(caplog, tmp_path):
-    (tmp_path / "password").write_text("secret")
+    closed(tmp_path / "password", b"secret")
     for settings, told in (
         (BrokerSettings("mqtt://192.168.1.7", plaintext=True), "reads models, and forges messages"),
         (
@@ -118,17 +141,17 @@ def test_tls_with_a_name_or_a_certificate_is_not_warned_of():
 
 def test_a_name_that_leads_elsewhere_later_gets_no_word(monkeypatch):
     """It was loopback when the settings were checked: what counts is where the connection ends."""
-    transport = BrokerSettings("mqtt://127.0.0.1:1").transport("porch")
     heard = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        transport._port = server.getsockname()[1]
+        transport = BrokerSettings(f"mqtt://127.0.0.1:{server.getsockname()[1]}").transport("porch")
         monkeypatch.setattr("tinyfleet.fedcore.tls.plaintext.loopback", lambda address: False)
         transport.open(())
         connection, _ = server.accept()
         with connection:
             connection.settimeout(PATIENCE_S)
-            while piece := connection.recv(100):
-                heard.append(piece)
+            with contextlib.suppress(ConnectionResetError):
+                while piece := connection.recv(100):
+                    heard.append(piece)
         event = transport.receive(PATIENCE_S)
         transport.close()
     assert heard == []

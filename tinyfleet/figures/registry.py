@@ -17,6 +17,7 @@ from tinyfleet.figures import (
     models,
     parts,
     poisoning,
+    privacy,
     selection,
 )
 from tinyfleet.figures.page import Figure
@@ -35,6 +36,7 @@ MODULES = (
     models,
     parts,
     poisoning,
+    privacy,
     selection,
 )
 

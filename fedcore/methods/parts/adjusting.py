@@ -74,6 +74,13 @@ class Adjusting(Growing):
         group = self.groups[integer(state, "adjustments") % len(self.groups)]
         return progressive.adjustment_counts(state.mask, group, round_index, s.stop, s.scale)
 
+    def more_than_updates(self) -> str:
+        s = self.settings
+        rounds = range(self.problem.training.rounds)
+        if not s.progressive or not any(is_adjustment_round(r, s.interval, s.stop) for r in rounds):
+            return super().more_than_updates()
+        return "they name the pruned weights with the largest gradients; set method.progressive = false"
+
     def begin_fold(self, state: Payload) -> Fold:
         return TrainFold(self.problem.graph, state.mask, self.adjustment(state))
 

@@ -124,7 +124,7 @@ def test_a_reason_is_told_once_and_forgotten_once_it_stands(fleet):
     until(client, Connected)
     assert client.fault == ""
     (kept / "crt").write_bytes(b"half a certifi")
-    client.reconnect("to read its files again")
+    client.reconnect()
     until(client, Disconnected)
     assert "tls_cert" in until(client, Disconnected).reason
     assert client.receive(2.0) is None, "the same reason again"
