@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import msgspec
 
 from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.fedcore.protocol.reach.watch import Trouble
 from tinyfleet.fedcore.protocol.signed.signatures import shown
+
+logger = logging.getLogger(__name__)
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next."""
+    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away, and
+    ``refused`` is the latest result that does not count, and why."""
 
     device: str
     session: str
@@ -22,7 +27,10 @@ class AgentStatus(msgspec.Struct, frozen=True):
     task: tuple[str, int] | None = None
     fingerprint: str = ""  # of this board's key, as the coordinator's `devices list` shows it
     fleet: str = ""  # the id of the fleet that is heard; empty: none yet
-    trouble: str = ""  # who else speaks to this board, or as it
+    others: str = ""  # who else speaks to this board, or as it
+    trouble: Trouble | None = None
+    refused: str = ""
+    renewal: str = ""  # why the certificate was not renewed
 
 
 class StatusFile:
@@ -33,24 +41,51 @@ class StatusFile:
         self._identity = identity
         self._session = session
         self._written: AgentStatus | None = None
+        self._failing = False
 
     def write(
-        self, link: str, task_state: str, task: tuple[str, int] | None, fleet: str = "", trouble: str = ""
+        self,
+        link: str,
+        task_state: str,
+        task: tuple[str, int] | None,
+        trouble: Trouble | None = None,
+        refused: str = "",
+        renewal: str = "",
+        fleet: str = "",
+        others: str = "",
     ) -> None:
         """Put the state on disk where it differs from what is there."""
-        who = self._identity
-        mark, pid = shown(who.fingerprint), os.getpid()
-        status = AgentStatus(who.device, self._session, pid, str(link), str(task_state), task, mark, fleet, trouble)
-        if status != self._written:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
+        status = AgentStatus(
+            self._identity.device,
+            self._session,
+            os.getpid(),
+            str(link),
+            str(task_state),
+            task,
+            shown(self._identity.fingerprint),
+            fleet,
+            others,
+            trouble,
+            refused,
+            renewal,
+        )
+        if status == self._written:
+            return
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        try:
             temporary.write_bytes(msgspec.json.encode(status))
             temporary.replace(self._path)
-            self._written = status
+        except OSError as error:
+            if not self._failing:
+                logger.warning("%s cannot be written: %s; the agent goes on", self._path, error)
+            self._failing = True  # and tried again each turn: what it says is wanted
+            return
+        self._written, self._failing = status, False
 
 
 def read(path: Path) -> AgentStatus | None:
     """The last status, or None where no agent has run here."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=AgentStatus)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

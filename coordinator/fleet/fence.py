@@ -86,6 +86,9 @@ class Fence:
         except CodecError as error:
             log.warning("from %s: %s dropped: %s", device, handling.kind, printable(str(error), _SHOWN))
             self._fault(device, handling.kind, str(error))
+        except OSError as error:
+            # The disk's fault, not the device's: what is dropped here is asked for again.
+            log.warning("from %s: %s dropped, it cannot be kept: %s", device, handling.kind, error)
         except Exception as error:
             log.exception("from %s: a %s broke what handles it, and is dropped", device, handling.kind)
             self._fault(device, handling.kind, repr(error))

@@ -6,6 +6,7 @@ import logging
 
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import messages, topics
+from tinyfleet.fedcore.protocol.chunks import chunk_bytes
 from tinyfleet.fedcore.protocol.signed.envelope import Address, Direction, seal
 from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, fleet_id
 from tinyfleet.fedcore.protocol.transport import Transport
@@ -23,6 +24,11 @@ class Outgoing:
         self._key = key
         self._counter = 0
         self._sessions: dict[str, str] = {}  # of the devices that have greeted this start
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of chunks that the broker takes, whatever the device's name."""
+        return chunk_bytes(self._transport.payload_bytes(topics.down_chunk(topics.LONGEST_DEVICE)))
 
     @property
     def connected(self) -> bool:

@@ -147,7 +147,12 @@ class Governor:
 
     def _learn(self, spec: RunSpec, experience: Experience) -> None:
         self._history[self._kind(spec)] = experience
-        write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._history), indent=1))
+        try:
+            write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._history), indent=1))
+        except OSError as error:
+            logger.warning(
+                "%s cannot be written: %s; what tasks take is known until the next start", self._path, error
+            )
 
     def _kind(self, spec: RunSpec) -> str:
         """Tasks that cost about the same memory: another limit or engine starts afresh."""
@@ -166,7 +171,7 @@ class Governor:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Experience])
         except FileNotFoundError:
             return {}
-        except msgspec.MsgspecError as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             logger.warning("%s is not a history (%s); starting without one", self._path, error)
             return {}
 

@@ -26,6 +26,9 @@ Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Version = Annotated[int, Meta(ge=1, le=1 << 16)]
 Nonce = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")]  # random, to be said again in an answer; empty: none
 Task = tuple[Name, Index]
+Pem = Annotated[str, Meta(max_length=4096)]
+Bundle = Annotated[str, Meta(max_length=16384)]
+Serial = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$")]  # of a certificate
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 1 << 20
@@ -114,6 +117,7 @@ class Hello(Message, frozen=True, tag="hello"):
     protocol: Version = 2  # the newest that the agent speaks
     nonce: Nonce = ""
     answer: Nonce = ""  # of the challenge
+    held: Annotated[list[Name], Meta(max_length=64)] = []  # runs of which it keeps masks
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
@@ -161,6 +165,19 @@ class ResultOffer(Message, frozen=True, tag="result_offer"):
     engine: Name
     micro_batch: Index = 0
     levers: Text = ""  # as in ``TaskStatus``
+
+
+class RenewalRequest(Message, frozen=True, tag="renewal_request"):
+    """Sign this request for a certificate. Idempotent: the same request gets the same certificate."""
+
+    request: Pem
+    proof: Annotated[bytes, Meta(max_length=80)]  # ECDSA signature of the request by the key in use
+
+
+class CertificateInUse(Message, frozen=True, tag="certificate_in_use"):
+    """After each Welcome: the certificate that this device came with, so that its arrival is known."""
+
+    serial: Serial
 
 
 # -- coordinator -> device ---------------------------------------------------------------
@@ -215,6 +232,14 @@ class TaskCancel(Message, frozen=True, tag="task_cancel"):
     reason: Text = ""
 
 
+class LeaseExtended(Message, frozen=True, tag="lease_extended"):
+    """The coordinator still waits for this task: its lease runs for ``lease_s`` seconds from now on."""
+
+    run: Name
+    step: Index
+    lease_s: Seconds
+
+
 class ResultVerdict(Message, frozen=True, tag="result_verdict"):
     """The application's acknowledgement of a result: only now may the outbox drop it."""
 
@@ -230,9 +255,39 @@ class RunEnded(Message, frozen=True, tag="run_ended"):
     run: Name
 
 
-UpMessage: TypeAlias = Hello | Heartbeat | Goodbye | TaskStatus | ResultOffer | ChunkRequest
+class RenewalGrant(Message, frozen=True, tag="renewal_grant"):
+    """The certificate that was asked for, and whom to trust from now on."""
+
+    certificate: Pem
+    authorities: Bundle
+
+
+class RenewalWanted(Message, frozen=True, tag="renewal_wanted"):
+    """Renew now: the authority was replaced. Said again until it is done."""
+
+
+class RenewalRefused(Message, frozen=True, tag="renewal_refused"):
+    """There will be no certificate, and why."""
+
+    reason: Text
+
+
+UpMessage: TypeAlias = (
+    Hello | Heartbeat | Goodbye | TaskStatus | ResultOffer | ChunkRequest | RenewalRequest | CertificateInUse
+)
 DownMessage: TypeAlias = (
-    Challenge | HelloWanted | Welcome | TaskOffer | TaskCancel | ResultVerdict | RunEnded | ChunkRequest
+    Challenge
+    | HelloWanted
+    | Welcome
+    | TaskOffer
+    | TaskCancel
+    | LeaseExtended
+    | ResultVerdict
+    | RunEnded
+    | ChunkRequest
+    | RenewalGrant
+    | RenewalWanted
+    | RenewalRefused
 )
 
 _up_decoder = msgspec.json.Decoder(UpMessage)

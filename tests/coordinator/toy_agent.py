@@ -66,6 +66,7 @@ class Agent:
         self.receiver: Receiver | None = None
         self.offer: TaskOffer | None = None
         self.masks: dict[str, Mask] = {}
+        self.held: list[str] = []  # runs that it says it keeps masks of
         self.outbox: dict[tuple[str, int], tuple[ResultOffer, Path]] = {}
         self.pin = FleetPin(self.directory / "fleet.json")
         self.begin()
@@ -104,6 +105,7 @@ class Agent:
             task=task,
             nonce=nonce,
             answer=answer,
+            held=self.held,
         )
 
     def heartbeat(self, **health: float) -> None:
