@@ -137,14 +137,17 @@ def _status(options: argparse.Namespace) -> None:
     if not (options.state / "coordinator.db").exists():
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
-    runs, devices = store.runs.all(), store.devices.all()
+    runs, devices, put_aside = store.runs.all(), store.devices.all(), store.put_aside
+    spent = {row.run: ledger for row in runs if (ledger := store.ledgers.legible(row.run)) is not None}
     store.close()
     service = read_status(options.state)
     if options.json:
         document: dict[str, Any] = {
             "service": None if service is None else {**msgspec.to_builtins(service), "running": service.running},
             "runs": [dataclasses.asdict(row) for row in runs],
+            "privacy": {run: msgspec.to_builtins(ledger) for run, ledger in spent.items()},
             "devices": [dataclasses.asdict(row) for row in devices],
+            "damaged": None if put_aside is None else str(put_aside),
         }
         sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
@@ -154,7 +157,12 @@ def _status(options: argparse.Namespace) -> None:
         lines.append(f"service {f'running, {at}' if service.running else 'not running'}")
         if service.running and service.trouble is not None:
             lines.append(f"trouble {service.trouble.told(time.time())}")
+    if put_aside is not None:
+        lines.append(
+            f"damage  {put_aside} was damaged and its copy took its place; remove it once it was looked at"
+        )
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"
         lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")

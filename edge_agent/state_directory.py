@@ -15,6 +15,7 @@ from tinyfleet.fedcore.files import drop_temporaries, make_folder, make_room_for
 GOVERNOR = "governor.json"  # what tasks took, and what did not fit
 OUTBOX, INBOX = "outbox", "inbox"
 MASKS = "masks"  # a folder a run
+RELEASES = "releases"  # a folder a run with local privacy: what of it left this board
 WORK = "work"  # the result being written, the worker's log
 RESULT, WORKER_LOG = "result.blob", "worker.log"  # there
 STATUS = "status.json"

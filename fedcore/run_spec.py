@@ -102,11 +102,35 @@ class FleetSettings(Settings, frozen=True):
     max_refusals: Count = 3  # refused results of a run after which a device is left out of it; 0: it never is
 
 
+class PrivacySettings(Settings, frozen=True):
+    """Differential privacy of a device's data: docs/privacy.md says against whom, and what it does not cover."""
+
+    # central: the coordinator sees each update, and adds noise to their sum; local: each device adds its own
+    mode: Literal["none", "central", "local"] = "none"
+    # Euclidean norm that an update of a device may have: of weights under the mask, biases, norms and statistics
+    clip: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    # Deviation of the noise, in clips: of the sum (central), of each update (local); 0: what epsilon asks for
+    noise: Annotated[float, Meta(ge=0.0, le=1e4)] = 0.0
+    # Budget of the run: it stops before a step that would pass it; 0: none, and noise says what is spent
+    epsilon: Annotated[float, Meta(ge=0.0)] = 0.0
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)] = 1e-5  # far below one part in the number of devices
+
+
 class WireSettings(Settings, frozen=True):
     """How payloads travel."""
 
     precision: Literal["fp32", "fp16", "int8"] = "fp16"  # of active values; results and tasks alike
     compress: bool = True  # zstd, where it shrinks
+
+
+class SecureAggregationSettings(Settings, frozen=True):
+    """Whether the coordinator sees single results, or their sum alone. See docs/secure-aggregation.md."""
+
+    enabled: bool = False  # pairwise masks: the coordinator sees the sum of a step's results, and none of them
+    # Of the devices that hold shares of one's secrets, so many unmask; always more than half of them.
+    threshold: Fraction = 0.5
+    # With whom a device shares masks; 0: with as few as is safe, with all in a small fleet. Else an even number.
+    neighbours: Annotated[int, Meta(ge=0, le=4096)] = 0
 
 
 class RunSpec(Settings, frozen=True):
@@ -120,3 +144,5 @@ class RunSpec(Settings, frozen=True):
     data: DataSettings = DataSettings()
     fleet: FleetSettings = FleetSettings()
     wire: WireSettings = WireSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()

@@ -15,6 +15,7 @@ from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
 from tinyfleet.fedcore.methods.parts.checks import MAX_SAMPLES, checked_samples
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.noise import StepPrivacy, noisy_mean, reduced, untold
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import FleetSettings
 
@@ -55,6 +56,7 @@ class StepFold:
         held: Callable[[str], Mask | None],
         stored: Callable[[], Iterable[StoredResult]],
         fleet: FleetSettings | None = None,
+        privacy: StepPrivacy | None = None,
     ) -> None:
         self._method = method
         self._state = state
@@ -62,6 +64,7 @@ class StepFold:
         self._held = held
         self._stored = stored
         self._fleet = fleet or FleetSettings()
+        self._privacy = privacy
         self._max_decoded_bytes = _MARGIN_BYTES + 32 * sum(s.size for s in method.problem.graph.params.values())
         self._closed: Closed | None = None
         self._rebuild()
@@ -111,7 +114,11 @@ class StepFold:
 
     def finish(self) -> Payload:
         """The state after the step."""
-        return self._method.finish_round(self._state, self._close().fold)
+        closed = self._close()
+        if self._privacy is None:
+            return self._method.finish_round(self._state, closed.fold)
+        fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else closed.fold
+        return untold(self._method.finish_round(self._state, fold))
 
     # -- results as they come -----------------------------------------------------------
 
@@ -127,6 +134,8 @@ class StepFold:
 
     def _take(self, key: Key, blob: bytes, enrolled: int) -> None:
         result = self._decode(key[0], blob)
+        if result.meta.get("device", key[1]) != key[1]:
+            raise ResultError(f"{key[1]} sent a result of {result.meta['device']!r:.80}")
         measured = measure(self._method, self._task, result, enrolled)
         try:
             self._method.fold(self._fold, result)
@@ -145,15 +154,19 @@ class StepFold:
         result = codec.decode(blob, held=self._held, max_decoded_bytes=self._max_decoded_bytes)
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
-        return result if step == self._task.meta["step"] else self._method.late(self._task, result)
+        if step != self._task.meta["step"]:
+            result = self._method.late(self._task, result)
+        return result if self._privacy is None else reduced(result)
 
     # -- the end ------------------------------------------------------------------------
 
     def _close(self) -> Closed:
         if self._closed is None:
             judgement = judge(self._counted, self._fleet)
+            # Of central privacy the noisy mean alone is used, and none is refused for what others fill a sum with.
+            central = self._privacy is not None and self._privacy.central
             plain = self._fleet.aggregate in STREAMED
-            if plain and self._whole and not judgement.refused and not judgement.limits:
+            if central or (plain and self._whole and not judgement.refused and not judgement.limits):
                 self._closed = Closed(judgement, self._fold)
             else:
                 self._closed = self._folded_anew(judgement)
@@ -176,6 +189,13 @@ class StepFold:
         fold = self._method.begin_fold(self._state)
         for result in robust(self._fleet, self._task, self._admitted(judgement)):
             self._method.fold(fold, result)
+        return fold
+
+    def _noisy(self, privacy: StepPrivacy, judgement: Judgement) -> Fold:
+        """The fold of the noisy mean alone: the method sees no single result."""
+        results = (result for _, result in self._admitted(judgement))
+        fold = self._method.begin_fold(self._state)
+        self._method.fold(fold, noisy_mean(privacy.settings, privacy.key, self._method, self._task, results))
         return fold
 
     def _fits(self, result: Payload, times: int) -> bool:

@@ -15,8 +15,10 @@ from pathlib import Path
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
-from tinyfleet.coordinator.store.database import Database
+from tinyfleet.coordinator.store.database.database import Database
+from tinyfleet.coordinator.store.database.safekeeping import damaged
 from tinyfleet.coordinator.store.devices import Devices
+from tinyfleet.coordinator.store.ledgers import Ledgers
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
@@ -47,6 +49,7 @@ class Store:
         self.steps = Steps(self._db, clock)
         self.tasks = Tasks(self._db)
         self.shares = Shares(self._db)
+        self.ledgers = Ledgers(directory / "privacy")
 
     def close(self) -> None:
         self._db.close()
@@ -63,6 +66,12 @@ class Store:
     def incoming(self) -> Path:
         """Where results lie while they arrive."""
         return self.directory / "incoming"
+
+    @property
+    def put_aside(self) -> Path | None:
+        """The database that was damaged, where its copy has taken its place."""
+        path = damaged(self.directory / "coordinator.db")
+        return path if path.exists() else None
 
     def state_blob(self, run: str) -> Path | None:
         """The latest model state (codec, fp32, lossless), or None before there is one. Raises ``UnknownRun``."""
@@ -140,7 +149,7 @@ class Store:
     # -- blobs --------------------------------------------------------------------------
 
     def sweep_leftovers(self) -> None:
-        """Delete what an earlier process had not finished. Called before anything is begun."""
+        """Delete what an earlier process, or an engine process, had not finished. Called while none is at work."""
         drop_temporaries(self.directory)
         for path in self.directory.glob("initial-*.blob"):
             remove(path)

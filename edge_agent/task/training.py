@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, RESULT, WORK
+from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, RELEASES, RESULT, WORK
 from tinyfleet.edge_agent.states import AssignmentEvent
 from tinyfleet.edge_agent.task.held_runs import HeldRuns
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
@@ -35,7 +35,7 @@ from tinyfleet.edge_agent.worker.commands import (
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import Event, Worker
 from tinyfleet.edge_agent.worker.slot import WorkerSlot
-from tinyfleet.fedcore.files import remove
+from tinyfleet.fedcore.files import drop_temporaries, remove
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState
 from tinyfleet.fedcore.training.levers import Levers
@@ -62,6 +62,8 @@ class Training:
         self._device = device
         self._engine = config.engine
         self._data = msgspec.to_builtins(config.data)
+        self._privacy = msgspec.to_builtins(config.privacy)
+        self._releases = state / RELEASES
         self.held = HeldRuns(state / MASKS)
         self._cost_model = state / COST_MODEL
         self._result = state / WORK / RESULT
@@ -89,8 +91,10 @@ class Training:
                 blob=str(blob),
                 result=str(self._result),
                 masks=str(masks),
+                releases=str(self._releases / masks.name),
                 spec=offer.spec,
                 data=self._data,
+                privacy=self._privacy,
                 engine=self._engine,
                 threads=limits.threads,
                 target_bytes=limits.target_bytes,
@@ -127,6 +131,7 @@ class Training:
         else:
             self._slot.close()
         remove(self._result)
+        drop_temporaries(self._result.parent)  # of a worker that was ended while it wrote
 
     def forget(self, run: str) -> None:
         """No more of this run: its worker and its masks go."""

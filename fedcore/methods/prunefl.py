@@ -86,6 +86,11 @@ class PruneFl(FedAvg):
         s = self.settings
         return reconfigured(self.problem.graph, squares, params, mask, s.density, s.protected)
 
+    def more_than_updates(self) -> str:
+        if self.settings.interval >= self.problem.training.rounds:
+            return super().more_than_updates()
+        return "they hold the squared gradients of all weights; set method.interval to training.rounds"
+
     def reconfigures(self, state: Payload) -> bool:
         """Whether the coming round ends with a reconfiguration."""
         round_index = integer(state, "round")

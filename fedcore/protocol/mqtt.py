@@ -133,13 +133,13 @@ class MqttTransport(Transport):
         return None if (connection := self._connection) is None else connection.hindrance
 
     def unheard(self, topic: str) -> bool:
-        return (connection := self._connection) is not None and connection.unheard(topic)
+        return (connection := self._connection) is not None and topic in connection.publishes.unheard
 
     def payload_bytes(self, topic: str) -> int | None:
         connection = self._connection
-        if connection is None or connection.announced.packet_bytes >= NO_LIMIT:
+        if connection is None or connection.publishes.announced.packet_bytes >= NO_LIMIT:
             return None
-        return connection.announced.payload_bytes(topic)
+        return connection.publishes.announced.payload_bytes(topic)
 
     def reconnect(self) -> None:
         """End the connection and open the next soon, with the TLS files as they are now."""

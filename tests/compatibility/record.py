@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from tinyfleet.coordinator.states import RunEvent
+from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION
 from tinyfleet.coordinator.store.records import Choice, Share, StepSummary
 from tinyfleet.coordinator.store.rows import DeviceRow, RunRow, ShareRow, StepRow, TaskRow
-from tinyfleet.coordinator.store.schema import SCHEMA_VERSION
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.fedcore.payload import Payload

@@ -1,10 +1,12 @@
-"""Boundaries by name: written down in an undisturbed run, and killed at, one in each run."""
+"""Boundaries by name: written down in an undisturbed run, and killed at, one of each process in a run."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from tests.kills.fleet import Fleet
@@ -52,20 +54,33 @@ def written_down(fleet: Fleet, spec: RunSpec) -> list[Boundary]:
     return found
 
 
-def run_to(boundary: Boundary, fleet: Fleet, spec: RunSpec, sha256: str) -> tuple[bool, list[str]]:
-    """One run, killed at ``boundary``: whether it came there, and all that is wrong afterwards."""
-    order = _give(boundary, fleet)
-    if boundary.at_start:
+def together(boundaries: Iterable[Boundary]) -> list[list[Boundary]]:
+    """What may be killed at in one run: one boundary of each process. Those of a start come last."""
+    by_role: dict[tuple[bool, str], list[Boundary]] = {}
+    for boundary in boundaries:
+        by_role.setdefault((boundary.at_start, boundary.role), []).append(boundary)
+    found = []
+    for at_start in (False, True):
+        columns = [column for (start, _), column in by_role.items() if start is at_start]
+        found += [[one for one in row if one is not None] for row in zip_longest(*columns)]
+    return found
+
+
+def run_to(boundaries: list[Boundary], fleet: Fleet, spec: RunSpec, sha256: str) -> tuple[set[Boundary], list[str]]:
+    """One run, killed at each of ``boundaries``: those that it came to, and all that is wrong afterwards."""
+    orders = {boundary: _give(boundary, fleet) for boundary in boundaries}
+    if boundaries[0].at_start:
         fleet.start()
         fleet.until_there()
     with fleet.store() as store:
         run = store.runs.submit(spec)
         fleet.until_ended(store, run)
         fleet.until("nothing is left", lambda: not fleet.leftovers(store), tend=True)
-        came = not order.exists()
-        order.unlink(missing_ok=True)
+        came = {boundary for boundary, order in orders.items() if not order.exists()}
+        for boundary in set(orders) - came:
+            orders[boundary].unlink(missing_ok=True)
         fleet.tend()
-        if not came:
+        for boundary in boundaries:
             fleet.forgive(_daemon(boundary))
         return came, fleet.faults(store, run, sha256)
 

@@ -74,7 +74,7 @@ class Fleet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._killed: set[str] = set()
         (directory / "coordinator.toml").write_text(
-            "auto_accept = true\nheartbeat_s = 0.5\nreoffer_s = 1.0\nchunk_timeout_s = 0.5\n"
+            "auto_accept = true\nheartbeat_s = 0.5\nreoffer_s = 1.0\nchunk_timeout_s = 0.5\nnice = 0\n"
             f'engine = "{preferred()}"\n{settings}',
             encoding="utf-8",
         )
@@ -289,7 +289,7 @@ class Fleet:
         path.write_text(
             f'name = "{name}"\nstate = "{self.directory / name}"\nengine = "{preferred()}"\n'
             f'[broker]\nurl = "mqtt://127.0.0.1:{self._broker.port}"\n'
-            '[limits]\nthreads = 1\npolicy = "warm"\nmemory_limit = "600M"\nio_priority = "none"\n'
+            '[limits]\nthreads = 1\npolicy = "warm"\nmemory_limit = "600M"\nio_priority = "none"\nnice = 0\n'
             f'[data]\nsource = "digits"\nindex = {number}\nlimit = 160\n'
             f"public_fraction = 0.1\ntest_fraction = 0.2\n"
             f'[data.partition]\nkind = "dirichlet"\nalpha = 0.5\ndevices = {len(self.agents)}\n',

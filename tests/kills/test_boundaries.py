@@ -13,13 +13,13 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.kills.boundary import Boundary, orders, run_to, written_down
+from tests.kills.boundary import Boundary, orders, run_to, together, written_down
 from tests.kills.fleet import Fleet, small_run, undisturbed
 from tests.kills.records import Records
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 
 AGENTS = 2
-SPEC = small_run(AGENTS, rounds=2)
+SPEC = small_run(AGENTS, rounds=1)
 SAMPLE, SEED = 3, int(os.environ.get("TINYFLEET_KILL_SEED", "1"))
 MOST = int(os.environ.get("TINYFLEET_KILL_BOUNDARIES", "0"))
 
@@ -50,19 +50,17 @@ def fleets(tmp_path) -> Iterator[Callable[[], Fleet]]:
 
 def survives(boundaries: list[Boundary], fleets: Callable[[], Fleet], sha256: str, records: Records) -> None:
     """Kill at each of them; those of a start in a fleet of their own."""
-    fleet, fresh = fleets(), False
-    fleet.start()
-    fleet.until_there()
-    for boundary in boundaries:
-        if boundary.at_start or fresh:
-            fleet, fresh = fleets(), boundary.at_start
-            if not fresh:
+    fleet: Fleet | None = None
+    for group in together(boundaries):
+        if fleet is None or group[0].at_start:
+            fleet = fleets()
+            if not group[0].at_start:
                 fleet.start()
                 fleet.until_there()
-        came, faults = run_to(boundary, fleet, SPEC, sha256)
-        records.add({**asdict(boundary), "came": came, "faults": faults})
-        fresh = fresh or bool(faults)
-        fleet.deaths.clear()
+        came, faults = run_to(group, fleet, SPEC, sha256)
+        for boundary in group:
+            records.add({**asdict(boundary), "came": boundary in came, "faults": faults})
+        fleet = None if faults or group[0].at_start else fleet
 
 
 def check(records: list[dict], wanted: int) -> None:
@@ -93,5 +91,5 @@ def test_killed_at_every_boundary(fleets, sha256, tmp_path):
     if MOST:
         found = random.Random(SEED).sample(found, MOST)
     left = [b for b in found if (b.role, b.label, b.number, b.at_start) not in done]
-    survives(sorted(left, key=lambda b: b.at_start), fleets, sha256, records)
+    survives(left, fleets, sha256, records)
     check(records.all(), len(found))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -73,13 +75,13 @@ def kinds(state):
 def test_the_cases_are_all_there(tmp_path):
     fleet, _ = in_the_middle(tmp_path)
     assert set(kinds(fleet.store.directory)) == {
-        *("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept"),
+        *("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept", "status.json"),
         *("blobs", "blobs/*", "incoming", "incoming/*", "incoming/*/*.part", "incoming/*/*.have"),
     }
 
 
 def cases():
-    files = ("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept")
+    files = ("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept", "status.json")
     files += ("incoming/*/*.part", "incoming/*/*.have", "the state", "an earlier state", "a result", "a task")
     for name in files:
         for hurt in damage.OF_FILES:
@@ -136,3 +138,26 @@ def test_without_a_kept_copy_a_damaged_database_is_named(tmp_path, hurt):
     with pytest.raises(StoreError, match=r"coordinator\.db") as error:
         Store(fleet.store.directory).check_whole()
     assert "backup" in str(error.value) or "state directory" in str(error.value)
+
+
+def test_a_database_that_was_put_aside_is_named_in_the_status_until_it_is_removed(tmp_path):
+    fleet, run = in_the_middle(tmp_path)
+    fleet.vanish()
+    state = fleet.store.directory
+    damage.garbage(state / "coordinator.db")
+    with pytest.raises(StoreError, match="the coordinator puts its own copy in the place of a damaged one"):
+        Store(state)  # a command beside it may not
+    fleet.start()
+    status = [
+        sys.executable,
+        "-c",
+        "from tinyfleet.coordinator.cli import main; main()",
+        "status",
+        "--state",
+        state,
+    ]
+    said = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    assert f"damage  {state}/coordinator.db.damaged was damaged and its copy took its place" in said
+    assert run in said
+    (state / "coordinator.db.damaged").unlink()
+    assert "damage " not in subprocess.run(status, capture_output=True, text=True, check=True).stdout

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyfleet.coordinator.status import read_status
 from tinyfleet.doctor.answer import Answer, Outcome, Surroundings
 from tinyfleet.doctor.probe import EXIT_CODES, probe
+from tinyfleet.edge_agent.cli import DEFAULT_CONFIG
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol import topics
@@ -16,14 +18,21 @@ from tinyfleet.fedcore.settings import convert
 
 
 def broker(surroundings: Surroundings) -> Answer:
-    """Name, port, TLS, log-in and subscription of ``--broker``, or of ``[broker]`` in ``--config``."""
-    if surroundings.broker is None and surroundings.config is None:
+    """Name, port, TLS, log-in and subscription of ``--broker``, or of ``[broker]`` in ``--config``.
+
+    Without either: of the agent's usual file, else what the coordinator that runs here says.
+    """
+    usual = surroundings.root / DEFAULT_CONFIG.relative_to("/")
+    asked = surroundings.broker is not None or surroundings.config is not None
+    if not asked and not usual.exists():
         return _as_told(surroundings.state)
     try:
-        settings, topic = _settings(surroundings)
+        settings, topic = _settings(surroundings if asked else replace(surroundings, config=usual))
         steps = list(probe(settings, topic))
     except ConfigError as error:
-        return Answer(Outcome.MISSING, str(error), "correct it", code=error.exit_code)
+        if asked:
+            return Answer(Outcome.MISSING, str(error), "correct it", code=error.exit_code)
+        return Answer(Outcome.WARNING, str(error), "run this as the agent's user, or give --config FILE")
     found = "\n".join(map(str, steps))
     cause = steps[-1].cause
     if cause is None:

@@ -101,7 +101,7 @@ def unreachable(error: Exception) -> tuple[CauseKind, str]:
 
 def foreign(first: bytes) -> tuple[CauseKind, str] | None:
     """Of the first bytes of an answer to CONNECT: None where they are MQTT's."""
-    if not first or first[0] & 0xF0 in (0x20, 0xE0, 0xF0):  # CONNACK, DISCONNECT, AUTH
+    if not first or first[0] in (0x20, 0xE0, 0xF0):  # CONNACK, DISCONNECT, AUTH
         return None
     if first[:2] == b"\x15\x03":  # an alert, RFC 8446, section 5.1
         return CauseKind.TLS, "it speaks TLS on that port; give mqtts://"

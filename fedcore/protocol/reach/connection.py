@@ -24,6 +24,7 @@ from tinyfleet.fedcore.protocol.reach.client import (
     socket_bytes,
     subscribe_options,
 )
+from tinyfleet.fedcore.protocol.reach.publishes import Publishes
 from tinyfleet.fedcore.protocol.transport import Will
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context
 from tinyfleet.fedcore.tls.faults import explain, hung_up_unheard
@@ -36,11 +37,8 @@ KEEPALIVE_S = 30
 HANDSHAKE_TIMEOUT_S = 5.0
 # A broker that hangs takes no DISCONNECT: its socket is shut after this. Who closes waits twice as long at most.
 FAREWELL_S = 0.5
-# How soon a publish that waits for room notices that the program is to end.
+# How soon it is noticed that what answers through TLS is no broker.
 _LOOK_S = 0.1
-# Topics of which something is kept; a fleet's names are a stranger's to choose.
-_MOST_TOPICS = 1000
-_UNHEARD = 0x10  # PUBACK: no matching subscribers
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +85,12 @@ class BrokerConnection:
         self.cause: Cause | None = None  # the first one counts: what follows comes of it
         self.settled = False  # that cause is none of the protocol's version
         self.stood = self.ready = False
-        self.announced = Announced()
-        self._window = access.window
         self._changed = threading.Condition()
+        self.publishes = Publishes(access.address, access.window, self._changed)
         self._over = self._closing = self._answered = False
         self._tls: TellingContext | None = None
         self._client: WatchedClient | None = None  # while its socket is open
         self._past = (0, 0)  # bytes of the socket, once it is closed
-        self._in_flight: dict[int, tuple[str, int]] = {}  # topic and size, by packet id
-        self._sending = 0  # beside these: packet ids are known after the fact
-        self._early: dict[int, Any] = {}  # acknowledged before that
-        self._refused: dict[str, Cause] = {}  # by topic
-        self._unheard: set[str] = set()
 
     # -- its life ---------------------------------------------------------------------------
 
@@ -187,58 +179,29 @@ class BrokerConnection:
 
     def publish(self, topic: str, payload: bytes, timeout: float, hurried: Callable[[], bool]) -> None:
         """See ``Transport.publish``; waits no longer once ``hurried``."""
-        self._await_room(timeout, hurried)
-        client, most = self._client, self.announced.payload_bytes(topic)
-        if len(payload) > most:
-            said = f"the broker takes packets of {self.announced.packet_bytes} bytes at most"
-            with self._changed:
-                self._sending -= 1
-                self._note(topic, CauseKind.SIZE, f"{said}; raise its limit: one of {len(payload)} bytes waits")
-            raise TransportError(f"{len(payload)} bytes for {topic} are too many: {said}")
-        if client is None:
-            raise TransportError(f"not connected to the broker at {self._access.address}")
-        info = client.publish(topic, payload, qos=1)
-        with self._changed:
-            self._sending -= 1
-            if info.rc is MQTTErrorCode.MQTT_ERR_SUCCESS:
-                early = self._early.pop(info.mid, None)
-                if early is None:
-                    self._in_flight[info.mid] = (topic, len(payload))
-                else:
-                    self._judge(topic, early)
-            self._changed.notify_all()
-        if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise TransportError(f"the publish was refused before it was sent: {info.rc.name}")
-
-    def _await_room(self, timeout: float, hurried: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while self.ready and self.window_free <= 0:
-                left = deadline - time.monotonic()
-                if left <= 0 or hurried():
-                    raise TransportError(
-                        f"the broker at {self._access.address} acknowledged none of {self._window} publishes "
-                        f"{'yet' if left > 0 else f'within {timeout:g} s'}"
-                    )
-                self._changed.wait(min(left, _LOOK_S))
-            if not self.ready:
+        self.publishes.begin(topic, len(payload), timeout, stands=lambda: self.ready, hurried=hurried)
+        client, packet_id = self._client, None
+        try:
+            if client is None:
                 raise TransportError(f"not connected to the broker at {self._access.address}")
-            self._sending += 1
+            info = client.publish(topic, payload, qos=1)
+            if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+                raise TransportError(f"the publish was refused before it was sent: {info.rc.name}")
+            packet_id = info.mid
+        finally:
+            self.publishes.sent(topic, len(payload), packet_id)
 
     @property
     def window_free(self) -> int:
         """How many publishes would not wait now."""
-        return self._window - len(self._in_flight) - self._sending if self.ready else 0
+        return self.publishes.free if self.ready else 0
 
     @property
     def hindrance(self) -> Cause | None:
         """What keeps publishes back on a connection that stands."""
         with self._changed:
-            return next(iter(self._refused.values()), None)
-
-    def unheard(self, topic: str) -> bool:
-        """The broker said that nobody subscribes to ``topic``, the last time."""
-        return topic in self._unheard
+            refused = next(iter(self.publishes.refused.values()), None)
+        return None if refused is None else self._access.cause(*refused)
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -303,9 +266,8 @@ class BrokerConnection:
             self._because(*found, settled=said != "Unsupported protocol version")
             self._end()
             return
-        self.announced = Announced.of(properties)
-        self._window = min(self._access.window, self.announced.receive_maximum)
-        if self.announced.qos < 1:
+        self.publishes.announced = announced = Announced.of(properties)
+        if announced.qos < 1:
             self._because(CauseKind.REFUSED, "the broker takes QoS 0 alone; let it take QoS 1", settled=True)
             self._end()
         elif self._subscriptions:
@@ -333,10 +295,11 @@ class BrokerConnection:
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         by_broker = flags.is_disconnect_packet_from_server
         if reason.is_failure and (by_broker or self.stood) and not self._closing:
-            with self._changed:
-                largest = max((size for _, size in self._in_flight.values()), default=0)
             found = causes.ended(
-                str(reason), by_broker=by_broker, client_id=self._access.client_id, unanswered_bytes=largest
+                str(reason),
+                by_broker=by_broker,
+                client_id=self._access.client_id,
+                unanswered_bytes=self.publishes.largest,
             )
             self._because(*found, settled=True)
         self._end()
@@ -355,27 +318,7 @@ class BrokerConnection:
         self._received(topic, message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
-        with self._changed:
-            sent = self._in_flight.pop(mid, None)
-            if sent is None:
-                self._early[mid] = reason
-            else:
-                self._judge(sent[0], reason)
-            self._changed.notify_all()
-
-    def _judge(self, topic: str, reason: Any) -> None:
-        """What the broker makes of a publish to ``topic``. MQTT 3.1.1 says nothing."""
-        if len(self._unheard) + len(self._refused) > _MOST_TOPICS:
-            self._unheard.clear()
-            self._refused.clear()
-        (self._unheard.add if reason.value == _UNHEARD else self._unheard.discard)(topic)
-        if reason.is_failure:
-            self._note(topic, *causes.publish_refused(str(reason), topic))
-        else:
-            self._refused.pop(topic, None)
-
-    def _note(self, topic: str, kind: CauseKind, why: str) -> None:
-        self._refused[topic] = self._access.cause(kind, why)
+        self.publishes.acknowledged(mid, reason)
 
     def _on_socket_close(self, client: Any, userdata: Any, sock: Any) -> None:
         past = socket_bytes(sock)

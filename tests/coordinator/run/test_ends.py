@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from tests.coordinator.toy import toy_spec
 from tests.coordinator.toy_fleet import seen
-from tinyfleet.fedcore.protocol import topics
-from tinyfleet.fedcore.protocol.messages import Hello, RunEnded, encode
+from tinyfleet.fedcore.protocol.messages import RunEnded
 
 
 def test_a_device_that_missed_several_ends_hears_of_each_run_that_it_keeps(fleet):
@@ -24,9 +21,8 @@ def test_a_device_that_missed_several_ends_hears_of_each_run_that_it_keeps(fleet
     fleet.start()
     away.seen.clear()
     away.restart()
-    hello = Hello(away.device, away.key, away.session, "0", ["torch"], samples=50)
-    held = [*runs[:2], "of-another-fleet"]
-    away.transport.publish(topics.up(away.device), encode(msgspec.structs.replace(hello, held=held)))
+    away.held = [*runs[:2], "of-another-fleet"]
+    away.hello()
     fleet.turn()
     told = [message.run for message in seen(away, RunEnded)]
     assert sorted(told) == sorted(runs), "the two that it named, the latest as everybody, and nothing of others"

@@ -28,7 +28,7 @@ _CHILDREN = {
 _CARRIERS = (
     "tinyfleet.fedcore.files",
     "tinyfleet.fedcore.child",
-    "tinyfleet.coordinator.store.database",
+    "tinyfleet.coordinator.store.database.database",
     "tinyfleet.fedcore.protocol",
     "tinyfleet.coordinator.wire.outgoing",
     "tinyfleet.edge_agent.link",

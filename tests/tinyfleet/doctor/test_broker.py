@@ -120,7 +120,7 @@ def test_dns_that_hangs_ends_too(monkeypatch):
 
 
 def test_without_a_broker_it_tells_what_the_coordinator_says(tmp_path):
-    here = Surroundings(tmp_path)
+    here = Surroundings(tmp_path, root=tmp_path)
     assert "not asked for" in broker(here).found
     status = ServiceStatusFile(tmp_path, "gw:1883")
     status.write(connected=True, trouble=None)
@@ -131,6 +131,16 @@ def test_without_a_broker_it_tells_what_the_coordinator_says(tmp_path):
     assert "gw:1883: nobody listens" in told.found
     status.write(connected=False, trouble=None, stopped=True)
     assert "not asked for" in broker(here).found
+
+
+def test_on_a_board_it_tries_the_agents_own_broker(tmp_path):
+    usual = tmp_path / "etc" / "tinyfleet" / "agent.toml"
+    usual.parent.mkdir(parents=True)
+    usual.write_text(f'[broker]\nurl = "mqtt://127.0.0.1:{free_port()}"\n', encoding="utf-8")
+    tried = broker(Surroundings(tmp_path, root=tmp_path))
+    assert (tried.status, tried.code) == (Outcome.MISSING, EXIT_CODES[CauseKind.PORT])
+    usual.write_text(f'[broker]\nusername = "u"\npassword_file = "{tmp_path}/none"\n', encoding="utf-8")
+    assert broker(Surroundings(tmp_path, root=tmp_path)).status is Outcome.WARNING
 
 
 def test_the_page_lists_the_codes():

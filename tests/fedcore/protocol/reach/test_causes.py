@@ -112,6 +112,16 @@ def mail_server(scene, monkeypatch):
     return refusal(scene.client(f"mqtt://127.0.0.1:{scene.server(first=b'220 mail.lan ESMTP').port}"))
 
 
+def database(scene, monkeypatch):
+    """Its first byte is that of a CONNACK, but for its flags."""
+    return refusal(scene.client(f"mqtt://127.0.0.1:{scene.server(b'-ERR unknown command').port}"))
+
+
+def stops_answering(scene, monkeypatch):
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 1)
+    return end(scene.client(f"mqtt://127.0.0.1:{scene.server(CONNACK_5).port}", protocol="5"))
+
+
 def other_authority(scene, monkeypatch):
     fleet, stranger = scene.fleet(), Authority.make(scene.directory / "stranger")
     return refusal(fleet.connect(fleet.issue("board-1"), trust=stranger.trust_path))
@@ -276,6 +286,8 @@ CASES = {
     web_server: (K.FOREIGN, "something else than an MQTT broker answers ('HTTP/1.1 400 Bad')"),
     web_server_with_tls: (K.FOREIGN, "something else than an MQTT broker answers ('HTTP/1.1 400 Bad')"),
     mail_server: (K.FOREIGN, "something else than an MQTT broker answers ('220 mail.lan ESM')"),
+    database: (K.FOREIGN, "something else than an MQTT broker answers ('-ERR unknown com')"),
+    stops_answering: (K.SILENT, "the broker has stopped answering"),
     other_authority: (K.TLS, "the broker's certificate is of an authority that is not in tls_ca"),
     other_name: (K.TLS, "the broker's certificate is for another name"),
     expired: (K.TLS, "the broker's certificate has expired by this board's clock"),

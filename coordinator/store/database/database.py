@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from tinyfleet.coordinator.errors import StoreError
-from tinyfleet.coordinator.store.safekeeping import Safekeeping, kept, put_back_if_damaged
-from tinyfleet.coordinator.store.schema import SCHEMA_VERSION, UPGRADES
+from tinyfleet.coordinator.store.database.safekeeping import Safekeeping, kept, put_back_if_damaged
+from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION, UPGRADES
 from tinyfleet.fedcore.foreign.bounds import check_bounds
 from tinyfleet.fedcore.state_table import E, S, StateTable
 

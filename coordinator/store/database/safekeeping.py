@@ -45,6 +45,11 @@ def kept(path: Path) -> Path:
     return path.with_name(f"{path.name}.kept")
 
 
+def damaged(path: Path) -> Path:
+    """Where one lies that was damaged, until somebody removes it."""
+    return path.with_name(f"{path.name}.damaged")
+
+
 def put_back_if_damaged(path: Path) -> None:
     """Before a database is opened: one that cannot be read is put aside, and its copy takes its place.
 
@@ -57,7 +62,7 @@ def put_back_if_damaged(path: Path) -> None:
         make_room_for(path.with_name(path.name + beside))
     if not copy.is_file() or _is_sound(path) or not _is_sound(copy):
         return
-    aside = path.with_name(f"{path.name}.damaged")
+    aside = damaged(path)
     remove(aside)
     if os.path.lexists(path):
         path.rename(aside)
