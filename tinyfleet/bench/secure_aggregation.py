@@ -208,7 +208,13 @@ class StepOf:
         watch("coordinator")
         task = method.configure_round(state)
         replies: list[StoredResult] = []
-        fold = StepFold(method, state, lambda digest: task.mask, lambda: replies, FleetSettings(norm_limit=0.0))
+        fold = StepFold(
+            method,
+            state,
+            lambda digest: task.mask,
+            lambda: replies,
+            FleetSettings(norm_limit=0.0, influence_limit=0.0),
+        )
         step, members = int(state.meta["step"]), method.members(state)  # type: ignore[arg-type]
         shared = encode(task, precision=self._wire.precision, send_mask=False)
         for name in members or names:

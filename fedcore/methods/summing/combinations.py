@@ -30,7 +30,9 @@ def check_secure_aggregation(spec: RunSpec, method: Method) -> None:
         f'privacy.mode = "{spec.privacy.mode}" clips and adds noise to what is masked; set it to "none"': (
             spec.privacy.mode != "none"
         ),
-        f"fleet.weight_share = {fleet.weight_share:g} weighs single results; set it to 1": fleet.weight_share < 1.0,
+        f"fleet.influence_limit = {fleet.influence_limit:g} cuts single results; set it to 0": bool(
+            fleet.influence_limit
+        ),
         f"fleet.staleness = {fleet.staleness}: a late result is in no sum; set it to 0": fleet.staleness > 0,
         f"fleet.min_results = {fleet.min_results}: a sum hides a result among {LEAST_MEMBERS} or more; raise it": (
             fleet.min_results < LEAST_MEMBERS

@@ -35,7 +35,7 @@ OTHERS = ("prunefl", "feddst", "lotteryfl", "fedrts")
 
 def spec_of(method: str = "static", devices: int = 4, limit: int = 120, **changes: Any) -> RunSpec:
     spec = demo_spec(method, 2, 0.1, data="digits", limit=limit, agents=devices)
-    fleet = msgspec.structs.replace(spec.fleet, norm_limit=0.0, min_results=3)
+    fleet = msgspec.structs.replace(spec.fleet, norm_limit=0.0, influence_limit=0.0, min_results=3)
     training = msgspec.structs.replace(spec.training, pretrain_epochs=1)
     return msgspec.structs.replace(spec, fleet=fleet, training=training, **changes)
 
@@ -235,7 +235,7 @@ def test_the_others_are_taken(method):
     [
         ("aggregate", "median"),
         ("norm_limit", 10.0),
-        ("weight_share", 0.5),
+        ("influence_limit", 2.0),
         ("staleness", 1),
         ("selection", "capability"),
         ("min_results", 2),
