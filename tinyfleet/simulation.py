@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinyfleet.coordinator.accountant import affordable, calibrated, epsilon
+from tinyfleet.coordinator.privacy.accountant import affordable, calibrated, epsilon
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tinyfleet.coordinator.errors import DamagedBlob
-from tinyfleet.coordinator.run.budget import PrivacyBudget
+from tinyfleet.coordinator.privacy.budget import PrivacyBudget
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState

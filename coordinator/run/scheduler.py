@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyfleet.coordinator.accountant import calibrated
 from tinyfleet.coordinator.errors import DamagedBlob, StoreError
+from tinyfleet.coordinator.privacy.accountant import calibrated
 from tinyfleet.coordinator.run.engine_process import EngineAnswer, EngineFailed, EngineRequests, Prepared
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.results import Results

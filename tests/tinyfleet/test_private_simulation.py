@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tinyfleet.coordinator.accountant import epsilon
+from tinyfleet.coordinator.privacy.accountant import epsilon
 from tinyfleet.demo.spec import demo_spec
 from tinyfleet.fedcore.protocol.codec import encode
 from tinyfleet.fedcore.run_spec import PrivacySettings

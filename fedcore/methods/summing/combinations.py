@@ -30,7 +30,7 @@ def check_secure_aggregation(spec: RunSpec, method: Method) -> None:
         f'privacy.mode = "{spec.privacy.mode}" clips and adds noise to what is masked; set it to "none"': (
             spec.privacy.mode != "none"
         ),
-        f"fleet.influence_limit = {fleet.influence_limit:g} cuts single results; set it to 0": bool(
+        f"fleet.influence_limit = {fleet.influence_limit:g} cuts single results back; set it to 0": bool(
             fleet.influence_limit
         ),
         f"fleet.staleness = {fleet.staleness}: a late result is in no sum; set it to 0": fleet.staleness > 0,

@@ -9,7 +9,7 @@ from tinyfleet.fedcore.arrays import IntArray
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.parts.checks import checked_samples
 from tinyfleet.fedcore.methods.summing import phases
-from tinyfleet.fedcore.methods.summing.phases import Phase, Standing, sealed_table
+from tinyfleet.fedcore.methods.summing.phases import ExchangeState, Phase, sealed_table
 from tinyfleet.fedcore.methods.summing.summands import COARSE, SAMPLES
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.secure_sum.collector import SecureSum
@@ -21,7 +21,7 @@ from tinyfleet.fedcore.secure_sum.ring import Layout
 class ExchangeFold:
     """``add`` takes one device's message wholly or raises. ``layout`` is asked for once the roster is known."""
 
-    def __init__(self, standing: Standing, raw: dict[str, bytes], layout: Callable[[Roster], Layout]) -> None:
+    def __init__(self, standing: ExchangeState, raw: dict[str, bytes], layout: Callable[[Roster], Layout]) -> None:
         self._standing = standing
         self._adverts: dict[str, KeyAdvert] = {}
         self._samples = 0

@@ -40,7 +40,7 @@ Summed = Annotated[str, Meta(max_length=200)]
 MAX_WIDE = 10_000
 
 
-class Standing(Struct, frozen=True, forbid_unknown_fields=True):
+class ExchangeState(Struct, frozen=True, forbid_unknown_fields=True):
     """How far the exchange of a state or a task is."""
 
     exchange: Exchange
@@ -55,13 +55,13 @@ class Around(NamedTuple):
     """A state or a task: the method's own, and where its exchange stands."""
 
     inner: Payload
-    standing: Standing
+    standing: ExchangeState
 
 
 def taken_apart(payload: Payload) -> Around:
     """Raises ``ResultError`` where it is of no secure run."""
     try:
-        standing = msgspec.convert(payload.meta.get(EXCHANGE), Standing)
+        standing = msgspec.convert(payload.meta.get(EXCHANGE), ExchangeState)
     except msgspec.ValidationError as error:
         raise ResultError(f"where the secure sum stands cannot be read: {error}") from None
     inner = payload.meta.get(INNER)
@@ -70,7 +70,7 @@ def taken_apart(payload: Payload) -> Around:
     return Around(Payload(inner, payload.params, payload.mask, payload.gradients), standing)
 
 
-def put_together(inner: Payload, standing: Standing, step: int, raw: dict[str, bytes]) -> Payload:
+def put_together(inner: Payload, standing: ExchangeState, step: int, raw: dict[str, bytes]) -> Payload:
     """The same the other way round; ``step`` is the run's."""
     meta: dict[str, Json] = {
         "step": step,

@@ -20,7 +20,7 @@ from tinyfleet.fedcore.methods.method import Control, Fold, Method
 from tinyfleet.fedcore.methods.parts.checks import checked_samples, integer
 from tinyfleet.fedcore.methods.summing import phases
 from tinyfleet.fedcore.methods.summing.exchange_fold import ExchangeFold
-from tinyfleet.fedcore.methods.summing.phases import Phase, Standing, put_together, taken_apart
+from tinyfleet.fedcore.methods.summing.phases import ExchangeState, Phase, put_together, taken_apart
 from tinyfleet.fedcore.methods.summing.summands import fill, layout_of, terms_of
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import SecureAggregationSettings
@@ -53,7 +53,7 @@ class SecureMethod(Method):
     def started(self, inner: Payload) -> Payload:
         """The state before the first exchange, of one of the wrapped method's."""
         # The run's id is not known here; what is needed is that no two runs share it.
-        return put_together(inner, Standing(Exchange(secrets.token_hex(8), 0), Phase.KEYS), 0, {})
+        return put_together(inner, ExchangeState(Exchange(secrets.token_hex(8), 0), Phase.KEYS), 0, {})
 
     def configure_round(self, state: Payload) -> Payload:
         inner, standing = taken_apart(state)
@@ -115,20 +115,20 @@ class SecureMethod(Method):
             log.warning("step %d: %s; begun anew with fresh keys", step - 1, error)
             return self._anew(inner, standing, step, failures=standing.failures + 1)
 
-    def _unmasked(self, inner: Payload, standing: Standing, step: int, fold: ExchangeFold) -> Payload:
+    def _unmasked(self, inner: Payload, standing: ExchangeState, step: int, fold: ExchangeFold) -> Payload:
         """The method's next state, before the next exchange."""
         own = self.inner.begin_fold(inner)
         fill(self.inner.sum_stage(self.inner.configure_round(inner)), own, fold.total(), len(standing.names))
         return self._anew(self.inner.finish_round(inner, own), standing, step)
 
     def _anew(
-        self, inner: Payload, standing: Standing, step: int, *, wide: tuple[str, ...] = (), failures: int = 0
+        self, inner: Payload, standing: ExchangeState, step: int, *, wide: tuple[str, ...] = (), failures: int = 0
     ) -> Payload:
         """A sum that once had to be wide stays so: else its steps would all be done twice."""
         exchange = Exchange(standing.exchange.run, step)
-        return put_together(inner, Standing(exchange, Phase.KEYS, wide or standing.wide, failures), step, {})
+        return put_together(inner, ExchangeState(exchange, Phase.KEYS, wide or standing.wide, failures), step, {})
 
-    def _layout(self, inner: Payload, standing: Standing, roster: Roster) -> Any:
+    def _layout(self, inner: Payload, standing: ExchangeState, roster: Roster) -> Any:
         stage = self.inner.sum_stage(self.inner.configure_round(inner))
         return layout_of(stage, roster.samples, standing.wide)
 
@@ -176,14 +176,14 @@ class SecureMethod(Method):
         control.memory.write(integer(task, "step"), kept.payload())
         return _reply(task, data, name, message)
 
-    def _masked(self, inner: Payload, standing: Standing, result: Payload, kept: Kept) -> bytes:
+    def _masked(self, inner: Payload, standing: ExchangeState, result: Payload, kept: Kept) -> bytes:
         samples, wide = kept.roster.samples, standing.wide
         stage = self.inner.sum_stage(inner)
         layout = layout_of(stage, samples, wide)
         words = layout.words(terms_of(stage, result, checked_samples(result), samples, wide))
         return kept.participant.masked(kept.roster, standing.dealt, words, layout)
 
-    def _advertise(self, task: Payload, standing: Standing, data: DeviceData, control: Control) -> Payload:
+    def _advertise(self, task: Payload, standing: ExchangeState, data: DeviceData, control: Control) -> Payload:
         """Fresh keys, or those of this very exchange where the task is a repeated one."""
         step = integer(task, "step")
         remembered = control.memory.read(step + 1)
@@ -203,7 +203,7 @@ class Kept:
         self._meta, self._raw = meta, raw
 
     @classmethod
-    def of(cls, remembered: Payload | None, standing: Standing, device: str) -> Kept:
+    def of(cls, remembered: Payload | None, standing: ExchangeState, device: str) -> Kept:
         """Raises ``ResultError`` where the device was not there when keys were advertised."""
         if remembered is None or remembered.meta.get(phases.EXCHANGE) != _key(standing):
             raise ResultError(
@@ -229,7 +229,7 @@ class Kept:
     def roster(self) -> Roster:
         return decode(self._raw.get(phases.ROSTER, b""), Roster)
 
-    def revealed(self, standing: Standing) -> Unmasking:
+    def revealed(self, standing: ExchangeState) -> Unmasking:
         """Raises ``SecureSumError`` where the survivors, or those that dealt, are not those of before."""
         self.pin(MEMBERS, {MEMBERS: msgspec.json.encode(standing.dealt)})
         held = decode(self._raw.get(phases.HELD, b""), HeldShares)
@@ -243,12 +243,12 @@ class Kept:
         return Payload(meta, raw=self._raw | {DIGEST: participant.input_digest})
 
 
-def _on(standing: Standing, phase: Phase, **changes: tuple[str, ...]) -> Standing:
-    found: Standing = msgspec.structs.replace(standing, phase=phase, **changes)
+def _on(standing: ExchangeState, phase: Phase, **changes: tuple[str, ...]) -> ExchangeState:
+    found: ExchangeState = msgspec.structs.replace(standing, phase=phase, **changes)
     return found
 
 
-def _key(standing: Standing) -> Json:
+def _key(standing: ExchangeState) -> Json:
     found: Json = msgspec.to_builtins(standing.exchange)
     return found
 

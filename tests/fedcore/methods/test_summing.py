@@ -235,7 +235,7 @@ def test_the_others_are_taken(method):
     [
         ("aggregate", "median"),
         ("norm_limit", 10.0),
-        ("influence_limit", 2.0),
+        ("influence_limit", 1.5),
         ("staleness", 1),
         ("selection", "capability"),
         ("min_results", 2),
