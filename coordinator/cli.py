@@ -18,6 +18,7 @@ from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.lock import StateLock
 from tinyfleet.coordinator.status import read_status
 from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         const=0,
         help="serve MQTT on loopback in this process; port 0 or none: any free one, named in STATE/broker.url",
     )
+    run.add_argument("--plaintext", action="store_true", help="allow mqtt:// to another machine")
     run.add_argument("--auto-accept", action="store_true", help="accept every new device: demos, closed networks")
     run.add_argument("--empty", action="store_true", help="start although blobs are there that no run knows")
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -75,22 +77,29 @@ def _run(options: argparse.Namespace) -> None:
     config = CoordinatorConfig() if options.config is None else read_toml(options.config, CoordinatorConfig)
     if options.auto_accept:
         config = msgspec.structs.replace(config, auto_accept=True)
+    broker = config.broker
+    if options.embedded_broker is None:
+        broker = msgspec.structs.replace(
+            broker, url=options.broker or broker.url, plaintext=broker.plaintext or options.plaintext
+        )
+        broker.exposure()  # refused before anything is made
+        config = msgspec.structs.replace(config, broker=broker)
     stopping = _Stop()
     with StateLock(options.state):
         if options.embedded_broker is None:
-            _serve(_store(options), config, options.broker or config.broker.url, stopping)
+            _serve(_store(options), config, stopping)
             return
         store = _store(options)
         from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 
-        broker = EmbeddedBroker(port=options.embedded_broker)
-        url = f"mqtt://127.0.0.1:{broker.start()}"
+        embedded = EmbeddedBroker(port=options.embedded_broker)
+        url = f"mqtt://127.0.0.1:{embedded.start()}"
         write_atomic(options.state / "broker.url", f"{url}\n".encode())
         log.info("the embedded broker listens on %s", url)
         try:
-            _serve(store, config, url, stopping)
+            _serve(store, msgspec.structs.replace(config, broker=BrokerSettings(url)), stopping)
         finally:
-            broker.stop()
+            embedded.stop()
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -100,10 +109,10 @@ def _store(options: argparse.Namespace) -> Store:
     return store
 
 
-def _serve(store: Store, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
+def _serve(store: Store, config: CoordinatorConfig, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
 
-    transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
+    transport = config.broker.transport("tinyfleet-coordinator")
     service = Service(store, transport, config)
     stopping.at_once = transport.hurry  # a publish that waits for a broker that hangs
     service.start()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.fleet import certificates
+from tinyfleet.coordinator.fleet.certificates import Certificates
 from tinyfleet.coordinator.fleet.fence import Fence
 from tinyfleet.coordinator.fleet.registry import Registry
 from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
@@ -19,11 +22,13 @@ from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import unpack_chunk
 from tinyfleet.fedcore.protocol.messages import (
+    CertificateInUse,
     ChunkRequest,
     Enrolment,
     Goodbye,
     Heartbeat,
     Hello,
+    RenewalRequest,
     ResultOffer,
     TaskStatus,
     UpMessage,
@@ -73,6 +78,15 @@ class Service:
             most_pending=config.limits.pending,
             clock=clock,
         )
+        self._certificates = Certificates(
+            Path(config.authority or store.directory / certificates.DIRECTORY).expanduser(),
+            config.broker.tls_files if config.broker.tls_cert else None,
+            config.broker.url,
+            named=bool(config.authority),
+            outgoing=outgoing,
+            reconnect=transport.reconnect,
+            clock=clock,
+        )
         self._fence = Fence(store.devices, config.limits, clock)
         self._offered = OfferedBlobs(outgoing, config.limits, clock)
         self._downloads = Downloads(store.incoming, outgoing, timeout_s=config.chunk_timeout_s, clock=clock)
@@ -117,6 +131,7 @@ class Service:
             self._downloads.tick(now)
         self._look_at_reach(now)
         self._fence.tick(now)
+        self._certificates.tick(now)
         self._scheduler.tick(now)
         if now - self._flushed_at >= FLUSH_S:
             self._flush(now)
@@ -177,6 +192,7 @@ class Service:
             case Heartbeat():
                 if self._registry.on_heartbeat(device, message) and self._registry.accepted(device):
                     self._scheduler.on_heartbeat(device)
+                    self._certificates.heard(device)
             case Goodbye():
                 self._registry.on_goodbye(device, message)
             case _ if not self._registry.accepted(device):
@@ -191,6 +207,10 @@ class Service:
             case ChunkRequest():
                 self._registry.on_sign_of_life(device)
                 self._offered.serve(device, message)
+            case RenewalRequest():
+                self._certificates.asked(device, message)
+            case CertificateInUse():
+                self._certificates.in_use(device, message)
 
     # -- time ---------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.files import make_room_for
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
 
 STATUS = "status.json"
@@ -40,6 +41,7 @@ class ServiceStatusFile:
 
     def __init__(self, state: Path, broker: str) -> None:
         self._path, self._broker = state / STATUS, broker
+        make_room_for(self._path)
         self._written: ServiceStatus | None = None
 
     def write(self, *, connected: bool, trouble: Trouble | None, stopped: bool = False) -> None:
@@ -60,5 +62,5 @@ def read_status(state: Path) -> ServiceStatus | None:
     """The last status, or None where no coordinator has run here."""
     try:
         return msgspec.json.decode((state / STATUS).read_bytes(), type=ServiceStatus)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None

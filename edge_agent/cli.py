@@ -50,6 +50,7 @@ def init(options: argparse.Namespace) -> None:
     from tinyfleet.edge_agent.state_directory import state_directory
 
     config = _config(options, missing_ok=True)
+    config.broker.exposure()  # refused before anything is made
     who = identity.obtain(state_directory(config), config.name)
     path = options.config
     written = path is not None and not path.exists()
@@ -138,13 +139,17 @@ def status(options: argparse.Namespace) -> None:
     """Say what the agent on this state directory is doing."""
     from tinyfleet.edge_agent.state_directory import STATUS
     from tinyfleet.edge_agent.status import read
+    from tinyfleet.fedcore.tls.validity import lasting
 
-    state = Path(_config(options).state).expanduser()
+    config = _config(options)
+    state = Path(config.state).expanduser()
     last = read(state / STATUS)
     if last is None:
         raise StateError(f"no agent has run on {state}; start one with 'edge-agent run', or give its --state")
     running = last.link != "stopped" and _is_alive(last.pid)
     facts = {**msgspec.to_builtins(last), "running": running}
+    if config.broker.tls_cert:
+        facts["certificate"] = lasting(Path(config.broker.tls_cert), time.time())
     if options.json:
         _write(facts)
         return
@@ -184,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--state", help="state directory")
         command.add_argument("--name", help="device name")
         command.add_argument("--broker", metavar="URL", help="mqtt://HOST:PORT")
+        command.add_argument(
+            "--plaintext", action="store_true", default=None, help="allow mqtt:// to another machine"
+        )
         command.add_argument("--memory-limit", metavar="SIZE", help='memory of the worker, such as "300M"')
         command.add_argument("--threads", type=int, help="CPU threads of the worker")
         command.add_argument("--policy", choices=("auto", "fresh", "warm"), help="worker process a task, or a run")
@@ -211,6 +219,7 @@ def _config(options: argparse.Namespace, *, missing_ok: bool = False) -> AgentCo
             "name": options.name,
             "engine": options.engine,
             "broker.url": options.broker,
+            "broker.plaintext": options.plaintext,
             "limits.memory_limit": options.memory_limit,
             "limits.threads": options.threads,
             "limits.policy": options.policy,

@@ -25,6 +25,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     task: tuple[str, int] | None = None
     trouble: Trouble | None = None
     refused: str = ""
+    renewal: str = ""  # why the certificate was not renewed
 
 
 class StatusFile:
@@ -44,10 +45,11 @@ class StatusFile:
         task: tuple[str, int] | None,
         trouble: Trouble | None = None,
         refused: str = "",
+        renewal: str = "",
     ) -> None:
         """Put the state on disk where it differs from what is there."""
         status = AgentStatus(
-            self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble, refused
+            self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble, refused, renewal
         )
         if status == self._written:
             return

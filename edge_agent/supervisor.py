@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tinyfleet.edge_agent.certificate.renewal import Renewal
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.guards.guards import Guards, reader
 from tinyfleet.edge_agent.identity import Identity
@@ -35,6 +36,9 @@ from tinyfleet.fedcore.protocol.messages import (
     Hello,
     LeaseExtended,
     Message,
+    RenewalGrant,
+    RenewalRefused,
+    RenewalWanted,
     ResultVerdict,
     RunEnded,
     TaskCancel,
@@ -80,6 +84,15 @@ class Supervisor:
         self._up, self._down, self._down_chunk = topics.up(device), topics.down(device), topics.down_chunk(device)
         self._self_report = SelfReport(identity, board, config.sensors, state, governor.memory_limit_bytes)
         self.link = Link(transport, device, hello=self._hello, heartbeat=self._heartbeat, clock=clock, rng=rng)
+        self._renewal = Renewal(
+            config.broker.tls_files if config.broker.tls_cert else None,
+            config.broker.url,
+            send=self.link.send,
+            reconnect=transport.reconnect,
+            clock=clock,
+            wall_clock=wall_clock,
+            rng=rng,
+        )
         self._delivery = Delivery(outbox, transport, topics.up_chunk(device), self.link.send, clock)
         sensors = config.sensors.options(state)
         guards = Guards(config.guards.limits(sensors), reader(config.sensors.disabled, sensors), clock)
@@ -122,6 +135,7 @@ class Supervisor:
     def close(self) -> None:
         """Goodbye, worker ended, disconnected."""
         self.assignment.stop()
+        self._renewal.close()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
         self._status.write("stopped", self.assignment.state, None, refused=self._delivery.refused)
@@ -135,6 +149,7 @@ class Supervisor:
             event = self._transport.receive(0.0) if left else None
         self.assignment.tick()
         self.link.tick()
+        self._renewal.tick(accepted=self.link.state is LinkState.ACCEPTED)
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
@@ -145,6 +160,7 @@ class Supervisor:
             self.assignment.key,
             self._watch.trouble,
             self._delivery.refused,
+            self._renewal.fault,
         )
 
     def _look_at_reach(self) -> None:
@@ -199,6 +215,8 @@ class Supervisor:
         match message:
             case Welcome():
                 self.link.welcomed(message)
+                if self.link.state is LinkState.ACCEPTED:
+                    self._renewal.welcomed()
             case TaskOffer():
                 self._offered(message)
             case TaskCancel(run, step, reason):
@@ -211,6 +229,12 @@ class Supervisor:
                 self.assignment.ended(run)
             case ChunkRequest():
                 self._delivery.requested(message)
+            case RenewalGrant():
+                self._renewal.granted(message)
+            case RenewalRefused(reason):
+                self._renewal.refused(reason)
+            case RenewalWanted():
+                self._renewal.wanted()
             case _:
                 logger.debug("a %s is not for an agent", type(message).__name__)
 

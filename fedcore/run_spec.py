@@ -123,6 +123,16 @@ class WireSettings(Settings, frozen=True):
     compress: bool = True  # zstd, where it shrinks
 
 
+class SecureAggregationSettings(Settings, frozen=True):
+    """Whether the coordinator sees single results, or their sum alone. See docs/secure-aggregation.md."""
+
+    enabled: bool = False  # pairwise masks: the coordinator sees the sum of a step's results, and none of them
+    # Of the devices that hold shares of one's secrets, so many unmask; always more than half of them.
+    threshold: Fraction = 0.5
+    # With whom a device shares masks; 0: with as few as is safe, with all in a small fleet. Else an even number.
+    neighbours: Annotated[int, Meta(ge=0, le=4096)] = 0
+
+
 class RunSpec(Settings, frozen=True):
     """A whole run. Equal specs on equal data and equal kernels give bit-identical models, live or simulated."""
 
@@ -135,3 +145,4 @@ class RunSpec(Settings, frozen=True):
     fleet: FleetSettings = FleetSettings()
     wire: WireSettings = WireSettings()
     privacy: PrivacySettings = PrivacySettings()
+    secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()

@@ -10,10 +10,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tinyfleet.coordinator.accountant import affordable, calibrated, epsilon
+from tinyfleet.coordinator.privacy.accountant import affordable, calibrated, epsilon
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
@@ -23,7 +23,7 @@ from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
-from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.methods.registry import method_of
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.privacy.admissible import admission_of, check_privacy
 from tinyfleet.fedcore.privacy.noise import DeviceNoise, StepPrivacy, private_result
@@ -94,7 +94,8 @@ class SimulatedDevice:
     def run(self, blob: bytes, method: Method, engine: Engine, spec: RunSpec) -> bytes:
         """Decode a task, run it, encode its result."""
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
-        self._held = (mask_digest(task.mask), task.mask) if task.mask else None
+        if task.mask:
+            self._held = mask_digest(task.mask), task.mask
         control = Control(self.levers, self.steps, memory=self._memory)
         result = method.run(task, engine, self.data, control)
         noise = DeviceNoise(simulated_key(spec.seed, self.data.name))
@@ -123,7 +124,7 @@ class Simulation:
     ) -> None:
         spec = calibrated(spec)
         self.spec, self.engine, self._due = spec, engine, evaluate
-        self.method = create(spec.method, problem_of(spec))
+        self.method = method_of(spec)
         check_aggregate(spec.fleet, self.method)
         check_privacy(spec, self.method)
         self._privacy = None
@@ -138,6 +139,8 @@ class Simulation:
     def cohort(self) -> list[SimulatedDevice]:
         """The devices of the coming step, as the coordinator draws them."""
         by_name = {device.data.name: device for device in self.devices}
+        if (members := self.method.members(self.state)) is not None:
+            return [by_name[name] for name in members]
         most = self.spec.fleet.max_refusals
         fit = [name for name in by_name if not most or self.refusals[name] < most]
         names = draw(fit, size=self.spec.fleet.cohort, seed=self.spec.seed, step=_step(self.state))
@@ -160,6 +163,9 @@ class Simulation:
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
             blob = blobs[device.holds(digest)]
+            if raw := self.method.addressed(state, device.data.name):
+                own = replace(task, raw=task.raw | raw)
+                blob = encode(own, precision=wire.precision, send_mask=False, compress=wire.compress)
             reply = device.run(blob, self.method, self.engine, self.spec)
             self._take(fold, replies, (_step(state), device.data.name, reply), device.enrolled)
             down, up = down + len(blob), up + len(reply)
@@ -168,7 +174,8 @@ class Simulation:
             self._refuse(name, reason)
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
-        evaluation = self.evaluate() if stage == "train" and self._due(finished) else None
+        trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
+        evaluation = self.evaluate() if trained and self._due(finished) else None
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),

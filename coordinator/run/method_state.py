@@ -41,7 +41,12 @@ class MethodState:
     @property
     def training(self) -> bool:
         """True once the state is a model: selection stages have none to evaluate."""
-        return bool(self._state.meta.get("stage") == "train")
+        return self.method.measurable(str(self._state.meta.get("stage")))
+
+    @property
+    def members(self) -> tuple[str, ...] | None:
+        """The only devices that the coming step is for; None: whoever is chosen."""
+        return self.method.members(self._state)
 
     @property
     def finished(self) -> bool:
@@ -57,6 +62,10 @@ class MethodState:
         metrics = self._state.meta.get("metrics")
         value = metrics.get(name) if isinstance(metrics, dict) else None
         return float(value) if isinstance(value, int | float) else None
+
+    def addressed(self, device: str) -> dict[str, bytes]:
+        """What of the coming step's task is for ``device`` alone."""
+        return self.method.addressed(self._state, device)
 
     # -- steps --------------------------------------------------------------------------
 

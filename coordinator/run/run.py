@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from tinyfleet.coordinator.errors import DamagedBlob
-from tinyfleet.coordinator.run.budget import PrivacyBudget
+from tinyfleet.coordinator.privacy.budget import PrivacyBudget
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
 from tinyfleet.coordinator.selection.candidates import choose
+from tinyfleet.coordinator.selection.policy import everyone
 from tinyfleet.coordinator.states import RunEvent, StepEvent
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.coordinator.step.context import Context
@@ -29,7 +30,7 @@ from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.privacy.admissible import admission_of
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskCancel, TaskStatus
-from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,10 @@ class Run:
             self._cancel(device, step, "too many steps ago")
         if registry.awaits():
             return
+        if (members := self._learning.members) is not None:
+            self._open_step(everyone(member for member in members if registry.accepted(member)), now).tick(now)
+            self.collect_garbage()
+            return
         candidates = [row for row in registry.candidates() if row.device not in self._late]
         if len(candidates) < max(fleet.min_results, fleet.min_devices if self.step == 0 else 1):
             return
@@ -232,7 +237,7 @@ class Run:
         tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
         opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
         blobs = self._task_blobs()
-        blobs.offer_all()
+        blobs.offer_all([task.device for task in tasks])
         resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
@@ -243,7 +248,7 @@ class Run:
         states = {**store.steps.base_states(self.run, 0), self.step: self._sha256}
         for step, row in rows.items():
             following = rows.get(step + 1)
-            training = self._learning.training if following is None else following.stage == "train"
+            training = self._learning.training if following is None else self.method.measurable(following.stage)
             sha256 = states.get(step + 1)
             if (
                 row.test_accuracy is None
@@ -327,7 +332,7 @@ class Run:
             self._context,
             self.run,
             self.step,
-            self.spec.fleet,
+            self._terms(),
             offers,
             fold,
             tasks,
@@ -335,6 +340,12 @@ class Run:
             attempt=attempt,
         )
         return self._open
+
+    def _terms(self) -> FleetSettings:
+        """Of the step: one that is for certain devices closes with those that answer, and what that means is known
+        to its method alone."""
+        fleet = self.spec.fleet
+        return fleet if self._learning.members is None else msgspec.structs.replace(fleet, min_results=0)
 
     def _stored(self) -> Iterator[StoredResult]:
         """The results of the open step that are on disk; one that is damaged there is asked for again."""
@@ -351,7 +362,10 @@ class Run:
                 yield entry.step, entry.device, blob
 
     def _task_blobs(self) -> TaskBlobs:
-        return TaskBlobs(self.task(), self.spec.wire, self._context.store.blobs, self._context.offered)
+        context = self._context
+        return TaskBlobs(
+            self.task(), self.spec.wire, context.store.blobs, context.offered, self._learning.addressed
+        )
 
     def _free(self, device: str) -> None:
         """A device that is no longer at an earlier step may take part again."""

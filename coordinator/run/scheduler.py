@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyfleet.coordinator.accountant import calibrated
 from tinyfleet.coordinator.errors import DamagedBlob, StoreError
+from tinyfleet.coordinator.privacy.accountant import calibrated
 from tinyfleet.coordinator.run.engine_process import EngineAnswer, EngineFailed, EngineRequests, Prepared
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.results import Results
@@ -34,7 +34,7 @@ Creator = Callable[[RunSpec], Method]
 
 def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
-    method = methods.create(spec.method, methods.problem_of(spec))
+    method = methods.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
     return method

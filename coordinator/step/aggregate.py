@@ -134,6 +134,8 @@ class StepFold:
 
     def _take(self, key: Key, blob: bytes, enrolled: int) -> None:
         result = self._decode(key[0], blob)
+        if result.meta.get("device", key[1]) != key[1]:
+            raise ResultError(f"{key[1]} sent a result of {result.meta['device']!r:.80}")
         measured = measure(self._method, self._task, result, enrolled)
         try:
             self._method.fold(self._fold, result)

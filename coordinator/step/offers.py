@@ -58,7 +58,7 @@ class StepOffers:
             step=self._step,
             stage=self._blobs.stage,
             lease_s=lease_s,
-            manifest=self._blobs.manifest(with_mask=task.with_mask or not held),
+            manifest=self._blobs.manifest(task.device, with_mask=task.with_mask or not held),
             spec=self._spec,
             local_steps=task.local_steps,
             activation_keep=task.activation_keep,

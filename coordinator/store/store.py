@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import StoreError
+from tinyfleet.coordinator.privacy.ledgers import Ledgers
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.store.database.database import Database
 from tinyfleet.coordinator.store.database.safekeeping import damaged
 from tinyfleet.coordinator.store.devices import Devices
-from tinyfleet.coordinator.store.ledgers import Ledgers
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares

@@ -59,7 +59,7 @@ class Trainer:
     def run(self, command: TaskCommand) -> None:
         """Do one task and emit ``TaskDone``. Raises whatever went wrong."""
         from tinyfleet.edge_agent.worker.masks import MaskStore
-        from tinyfleet.fedcore.methods.registry import create, problem_of
+        from tinyfleet.fedcore.methods.registry import method_of
         from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped, shipped, with_kernels_of
         from tinyfleet.fedcore.protocol.codec import decode
         from tinyfleet.fedcore.protocol.results import encode_result
@@ -80,7 +80,7 @@ class Trainer:
         task = decode(Path(command.blob).read_bytes(), held=masks.get)
         if task.mask:
             masks.put(task.mask)
-        method = create(spec.method, problem_of(spec))
+        method = method_of(spec)
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
@@ -88,7 +88,8 @@ class Trainer:
             cost_model = with_kernels_of(cost_model, shipped(facts.name))
         samples = len(data.train) + len(data.development)
         private = spec.privacy.mode != "none"
-        running = control_of(command, method, task, cost_model, samples, self._emit, private=private)
+        silent = private or spec.secure_aggregation.enabled  # a local loss is the device's own
+        running = control_of(command, method, task, cost_model, samples, self._emit, private=silent)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return

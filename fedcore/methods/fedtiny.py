@@ -10,6 +10,8 @@ from tinyfleet.fedcore.methods.method import Control, Fold, normalization_of
 from tinyfleet.fedcore.methods.parts import bn_selection as selection
 from tinyfleet.fedcore.methods.parts.adjusting import Adjusting, AdjustmentSettings
 from tinyfleet.fedcore.methods.parts.checks import checked_samples, integer
+from tinyfleet.fedcore.methods.summing.stages import LossStage, StatisticsStage
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol.codec import quantise
 from tinyfleet.fedcore.run_spec import Count, Fraction, Positive
@@ -85,6 +87,14 @@ class FedTiny(Adjusting):
         if stage == SELECTION:
             return selection.LossFold(len(self._pool(state)))
         return super().begin_fold(state)
+
+    def sum_stage(self, task: Payload) -> SumStage:
+        stage = task.meta["stage"]
+        if stage == STATISTICS:
+            return StatisticsStage(self.problem.graph, len(self._pool(task)), self.precision)
+        if stage == SELECTION:
+            return LossStage(len(self._pool(task)))
+        return super().sum_stage(task)
 
     def fold(self, fold: Any, result: Payload) -> None:
         weight = checked_samples(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,8 @@ import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
-from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.errors import ConfigError, ResultError
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
@@ -62,6 +64,7 @@ class Control:
     steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
     enough: bool = False
     memory: DeviceMemory = field(default_factory=Forgetful)
+    entropy: Callable[[int], bytes] = os.urandom  # so many bytes for secrets: never of a seed
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
 
     def tightened(self, settings: StepSettings) -> StepSettings:
@@ -142,6 +145,26 @@ class Method(ABC):
     @abstractmethod
     def finish_round(self, state: Payload, fold: Fold) -> Payload:
         """The state after the step; ``meta["metrics"]`` holds the step's weighted means (loss, accuracy, ...)."""
+
+    def sum_stage(self, task: Payload) -> SumStage:
+        """The sums that ``begin_fold`` and ``fold`` make of the task's results: for secure aggregation.
+
+        Whoever overrides one of those two overrides this too. Raises ``ConfigError`` where devices' results enter
+        by more than sums.
+        """
+        raise ConfigError(f"method {self.name} does not say which sums its devices' results enter")
+
+    def measurable(self, stage: str) -> bool:
+        """True where a state before a step of ``stage`` is a model: selection stages have none to evaluate."""
+        return stage == "train"
+
+    def members(self, state: Payload) -> tuple[str, ...] | None:
+        """The only devices that the coming step is for, all of them, there or not; None: whoever is chosen."""
+        return None
+
+    def addressed(self, state: Payload, device: str) -> dict[str, bytes]:
+        """What of the coming step's task is for one device alone: ``raw`` of its payload; mostly nothing."""
+        return {}
 
     def finished(self, state: Payload) -> bool:
         """True once all training rounds are done."""

@@ -41,6 +41,7 @@ class MqttTransport(Transport):
 
     ``tls_ca``, ``tls_cert`` and ``tls_key`` are PEM files, read again for every connection, so that a
     renewed certificate needs no restart; without ``tls_key`` the key stands in ``tls_cert``.
+    Without ``plaintext`` an mqtt:// connection to another machine is ended before anything is said on it.
     Why the broker cannot be reached, or will not have us, is told as ``Disconnected``, once a cause.
     Raises ``ConfigError`` for a malformed URL or protocol, and for a TLS file that is missing or broken.
     """
@@ -55,6 +56,7 @@ class MqttTransport(Transport):
         tls_ca: str | None = None,
         tls_cert: str | None = None,
         tls_key: str | None = None,
+        plaintext: bool = False,
         window: int = 16,
         protocol: str = "auto",
         reconnect_max_s: float = 30.0,
@@ -72,7 +74,9 @@ class MqttTransport(Transport):
             raise ConfigError(
                 f"broker URL {url!r} is plaintext, which takes no certificate; give mqtts://HOST:PORT"
             )
-        self._access = BrokerAccess(host, port, files if tls else None, client_id, username, password, window)
+        self._access = BrokerAccess(
+            host, port, files if tls else None, client_id, username, password, window, plaintext
+        )
         self._backoff = Backoff(reconnect_max_s, rng or random.Random())
         self._clock = clock
         self._stood_at = 0.0
@@ -142,7 +146,6 @@ class MqttTransport(Transport):
         return connection.publishes.announced.payload_bytes(topic)
 
     def reconnect(self) -> None:
-        """End the connection and open the next soon, with the TLS files as they are now."""
         if (connection := self._connection) is not None:
             self._anew = True
             connection.close()

@@ -75,6 +75,10 @@ class Transport(ABC):
         Raises ``TransportError`` when not connected or when the window stays full for ``timeout`` seconds.
         """
 
+    @abstractmethod
+    def reconnect(self) -> None:
+        """End the connection, if there is one, and open the next soon, with the TLS files as they are now."""
+
     @property
     @abstractmethod
     def window_free(self) -> int:

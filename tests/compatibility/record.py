@@ -46,6 +46,8 @@ UP = (
     ),
     wire.ResultOffer("run-1", 2, MANIFEST, 1.5, 2.5, 77, "native", 4, "micro-batch 4"),
     wire.ChunkRequest("cd" * 32, 3, 8),
+    wire.RenewalRequest("-----BEGIN CERTIFICATE REQUEST-----", b"proof"),
+    wire.CertificateInUse("12ab"),
 )
 DOWN = (
     wire.Welcome(wire.Enrolment.ACCEPTED, 7.0, "hello", 1),
@@ -55,6 +57,9 @@ DOWN = (
     wire.ResultVerdict("run-1", 2, wire.Verdict.REFUSED, "too late"),
     wire.RunEnded("run-1"),
     wire.ChunkRequest("cd" * 32, 3, 8),
+    wire.RenewalGrant("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----"),
+    wire.RenewalWanted(),
+    wire.RenewalRefused("no authority here"),
 )
 API = {"run": RunRow, "step": StepRow, "task": TaskRow, "device": DeviceRow, "share": ShareRow}
 

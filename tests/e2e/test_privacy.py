@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.e2e.conftest import spec_of
-from tinyfleet.coordinator.accountant import epsilon
+from tinyfleet.coordinator.privacy.accountant import epsilon
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.privacy.noise_key import simulated_key
 from tinyfleet.fedcore.protocol.codec import decode, encode

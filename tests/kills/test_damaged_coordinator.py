@@ -75,13 +75,13 @@ def kinds(state):
 def test_the_cases_are_all_there(tmp_path):
     fleet, _ = in_the_middle(tmp_path)
     assert set(kinds(fleet.store.directory)) == {
-        *("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept"),
+        *("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept", "status.json"),
         *("blobs", "blobs/*", "incoming", "incoming/*", "incoming/*/*.part", "incoming/*/*.have"),
     }
 
 
 def cases():
-    files = ("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept")
+    files = ("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept", "status.json")
     files += ("incoming/*/*.part", "incoming/*/*.have", "the state", "an earlier state", "a result", "a task")
     for name in files:
         for hurt in damage.OF_FILES:

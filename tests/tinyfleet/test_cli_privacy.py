@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tinyfleet.coordinator.cli import main as coordinator
-from tinyfleet.coordinator.store.ledgers import Ledger, Release
+from tinyfleet.coordinator.privacy.ledgers import Ledger, Release
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.run_spec import PrivacySettings

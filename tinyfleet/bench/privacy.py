@@ -6,6 +6,7 @@ The 8 x 8 digits over a hundred devices with a dozen samples each: privacy of wh
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class PrivacyRow:
     accuracies: list[float]  # after the last one
     bytes_up: float  # of a device and round
     bytes_down: float
-    seconds: float  # a round, median
+    seconds: float  # of the processor, a round of all devices and the coordinator: median
 
     @property
     def accuracy(self) -> float:
@@ -103,15 +104,19 @@ class _Run:
     before: float
     after: float
     steps: list[StepRecord]
+    seconds: list[float]
 
 
 def _run(spec: RunSpec, engine: Engine) -> _Run:
     simulation = Simulation(spec, engine, evaluate=lambda finished: False)
-    state, before, steps = simulation.state, simulation.evaluate().accuracy, []
+    state, before = simulation.state, simulation.evaluate().accuracy
+    steps, seconds = [], []
     values = sum(int(state.mask[n].sum()) if n in state.mask else v.size for n, v in state.params.items())
     while not simulation.finished:
+        started = time.process_time()  # other programs on the machine do not count
         steps.append(simulation.step())
-    return _Run(simulation.spec, values, before, simulation.evaluate().accuracy, steps)
+        seconds.append(time.process_time() - started)
+    return _Run(simulation.spec, values, before, simulation.evaluate().accuracy, steps, seconds)
 
 
 def _row(cell: PrivacyCell, runs: Sequence[_Run]) -> PrivacyRow:
@@ -130,5 +135,5 @@ def _row(cell: PrivacyCell, runs: Sequence[_Run]) -> PrivacyRow:
         [run.after for run in runs],
         statistics.fmean(step.bytes_up for step in steps),
         statistics.fmean(step.bytes_down for step in steps),
-        statistics.median(step.seconds for step in steps),
+        statistics.median(second for run in runs for second in run.seconds),
     )

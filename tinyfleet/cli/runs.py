@@ -14,8 +14,8 @@ from tinyfleet.cli.state import StateOption, opened
 from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tinyfleet.coordinator.accountant import Outlook
-    from tinyfleet.coordinator.store.ledgers import Ledger
+    from tinyfleet.coordinator.privacy.accountant import Outlook
+    from tinyfleet.coordinator.privacy.ledgers import Ledger
     from tinyfleet.coordinator.store.rows import StepRow, TaskRow
     from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -120,7 +120,7 @@ def read_spec(file: Path) -> RunSpec:
 
     Where its privacy names a budget and no noise, the noise is filled in.
     """
-    from tinyfleet.coordinator.accountant import calibrated
+    from tinyfleet.coordinator.privacy.accountant import calibrated
     from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
     from tinyfleet.fedcore.privacy.admissible import check_privacy
@@ -128,7 +128,7 @@ def read_spec(file: Path) -> RunSpec:
     from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
-    method = registry.create(spec.method, registry.problem_of(spec))
+    method = registry.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
     return calibrated(spec)
@@ -136,7 +136,7 @@ def read_spec(file: Path) -> RunSpec:
 
 def private_outlook(spec: RunSpec) -> Outlook | None:
     """What the whole run would spend; None where it is not private."""
-    from tinyfleet.coordinator.accountant import outlook
+    from tinyfleet.coordinator.privacy.accountant import outlook
 
     return outlook(spec)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
 from tinyfleet.doctor.broker import broker
+from tinyfleet.doctor.certificates import certificates
 from tinyfleet.doctor.plugins import plugins
 from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.fedcore.training.torch.facts import TORCH
@@ -219,5 +220,6 @@ CHECKS: dict[str, Check] = {
     "disk": Check(disk),
     "data": Check(data),
     "state": Check(state),
+    "certificates": Check(certificates),
     "plugins": Check(plugins),
 }

@@ -27,7 +27,7 @@ class PrivacyFigures:
         plain = {(row.density, row.norm): row for row in rows if row.mode == "none"}
         columns = (
             "privacy", "model", "noise, clips", "epsilon", "before", "accuracy", "points lost", "KB up", "KB down",
-            "seconds a round",
+            "processor seconds a round",
         )  # fmt: skip
         return markdown_table(columns, [_cells(row, plain[row.density, row.norm]) for row in rows])
 

@@ -18,6 +18,7 @@ from tinyfleet.figures import (
     parts,
     poisoning,
     privacy,
+    secure_aggregation,
     selection,
 )
 from tinyfleet.figures.page import Figure
@@ -37,6 +38,7 @@ MODULES = (
     parts,
     poisoning,
     privacy,
+    secure_aggregation,
     selection,
 )
 

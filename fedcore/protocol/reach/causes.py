@@ -8,6 +8,8 @@ import socket
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tinyfleet.fedcore.tls.plaintext import PlaintextRefused
+
 
 class CauseKind(StrEnum):
     """What has to be mended; ``docs/troubleshooting.md`` has a row for each."""
@@ -77,6 +79,8 @@ class Cause:
 
 def unreachable(error: Exception) -> tuple[CauseKind, str]:
     """Of an error before anything was said: name, way, port."""
+    if isinstance(error, PlaintextRefused):
+        return CauseKind.TLS, str(error)
     if isinstance(error, socket.gaierror):
         if error.errno in _DNS_IS_AWAY:
             return CauseKind.NAME, "its name cannot be looked up now; is this machine's network, or its DNS, down?"

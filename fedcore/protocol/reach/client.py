@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.tls.plaintext import refuse_far
 
 PROXIES = "urllib.request"
 
@@ -77,7 +78,7 @@ def socket_bytes(sock: Any) -> tuple[int, int]:
 class WatchedClient(Client):  # type: ignore[misc]  # paho is not typed for mypy here
     """paho's client of one connection; its network thread tells ``died`` of what error, and ``ended`` that it ends.
 
-    paho lets that thread end, and goes on saying that it is connected.
+    paho lets that thread end, and goes on saying that it is connected. ``near``: to this machine alone.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class WatchedClient(Client):  # type: ignore[misc]  # paho is not typed for mypy
         protocol: int,
         *,
         tls: ssl.SSLContext | None,
+        near: bool,
         died: Callable[[Exception], None],
         ended: Callable[[], None],
     ) -> None:
@@ -97,7 +99,14 @@ class WatchedClient(Client):  # type: ignore[misc]  # paho is not typed for mypy
         self._died, self._ended = died, ended
         if tls is not None:
             self.tls_set_context(tls)
-        self.on_socket_open = _no_delay
+        self._near = near
+        self.on_socket_open = self._opened
+
+    def _opened(self, client: Client, userdata: Any, sock: Any) -> None:
+        # Nagle's algorithm would wait for delayed acknowledgements in every round trip.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._near:
+            refuse_far(sock)
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
         """What paho's thread runs."""
@@ -108,11 +117,6 @@ class WatchedClient(Client):  # type: ignore[misc]  # paho is not typed for mypy
             return MQTTErrorCode.MQTT_ERR_UNKNOWN
         finally:
             self._ended()
-
-
-def _no_delay(client: Client, userdata: Any, sock: Any) -> None:
-    # Nagle's algorithm would wait for delayed acknowledgements in every round trip.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def connect_properties(protocol: int, packet_bytes: int) -> Any:

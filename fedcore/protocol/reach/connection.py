@@ -52,6 +52,7 @@ class BrokerAccess:
     username: str | None
     password: str | None
     window: int
+    plaintext: bool = False  # also to another machine
 
     @property
     def address(self) -> str:
@@ -149,7 +150,14 @@ class BrokerConnection:
 
     def _made(self) -> WatchedClient:
         access = self._access
-        client = WatchedClient(access.client_id, self._protocol, tls=self._tls, died=self.died, ended=self._end)
+        client = WatchedClient(
+            access.client_id,
+            self._protocol,
+            tls=self._tls,
+            near=access.tls is None and not access.plaintext,
+            died=self.died,
+            ended=self._end,
+        )
         client.max_inflight_messages_set(access.window)
         if access.username:
             client.username_pw_set(access.username, access.password)

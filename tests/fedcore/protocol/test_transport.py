@@ -90,6 +90,19 @@ def test_delivery_in_order_and_by_wildcard(network):
     assert messages(one, 1, timeout=0.3) == []
 
 
+def test_a_connection_that_is_renewed_stands_again(network):
+    client = network.client("t", will=Will("wills", b"gone"))
+    heir = network.client("wills")
+    client.reconnect()
+    ended = client.receive(PATIENCE_S)
+    assert isinstance(ended, Disconnected)
+    assert "connecting again" in ended.reason
+    assert client.receive(PATIENCE_S) == Connected()
+    client.publish("t", b"after")
+    assert messages(client, 1) == [("t", b"after")]
+    assert messages(heir, 1, timeout=0.3) == [], "it said goodbye: nobody inherits"
+
+
 def test_a_megabyte_arrives_and_is_counted(network):
     receiver, sender = network.client("big"), network.client()
     before = sender.bytes_sent, receiver.bytes_received

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tinyfleet.bench.privacy import CELLS, CLIP, PrivacyCell, bench_privacy, job
-from tinyfleet.coordinator.accountant import epsilon
+from tinyfleet.coordinator.privacy.accountant import epsilon
 from tinyfleet.fedcore.methods.registry import create, problem_of
 from tinyfleet.fedcore.privacy.admissible import check_privacy
 from tinyfleet.fedcore.training import registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import socket
@@ -24,6 +25,7 @@ from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.reach import client, connection
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind, unreachable
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
+from tinyfleet.fedcore.tls.clock import FILE_NAME as LAST_MET
 
 DAY = 86400.0
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -147,6 +149,27 @@ def not_yet_valid(scene, monkeypatch):
     monkeypatch.setattr(signing, "VALID_FROM", datetime.now(UTC) + timedelta(days=300))
     fleet = scene.fleet(authority=Authority.make(scene.directory / "ca"))
     return refusal(fleet.connect(fleet.keep(fleet.authority.issue(subject_of("board-1")))))
+
+
+def clock_fell_back(scene, monkeypatch):
+    fleet = scene.fleet()
+    kept, later = fleet.issue("board-1"), time.time() + 800 * DAY
+    (kept / LAST_MET).touch()
+    os.utime(kept / LAST_MET, (later, later))
+    return refusal(fleet.connect(kept))
+
+
+def revoked(scene, monkeypatch):
+    fleet = scene.fleet()
+    kept = fleet.issue("board-1")
+    fleet.authority.revoke("board-1")
+    fleet.restart()
+    return refusal(fleet.connect(kept))
+
+
+def plaintext_to_another_machine(scene, monkeypatch):
+    monkeypatch.setattr("tinyfleet.fedcore.tls.plaintext.loopback", lambda address: False)
+    return refusal(scene.client(f"mqtt://127.0.0.1:{scene.mosquitto().port}"))
 
 
 def no_client_certificate(scene, monkeypatch):
@@ -295,6 +318,9 @@ CASES = {
     other_name: (K.TLS, "the broker's certificate is for another name"),
     expired: (K.TLS, "the broker's certificate has expired by this board's clock"),
     not_yet_valid: (K.TLS, "which is before the broker's certificate is valid"),
+    clock_fell_back: (K.TLS, "yet it met the broker on"),
+    revoked: (K.TLS, "this client's certificate was revoked; ask the fleet's operator for a new one"),
+    plaintext_to_another_machine: (K.TLS, "and plaintext goes to this one alone; give mqtts://"),
     no_client_certificate: (K.TLS, "the broker wants a client certificate"),
     tls_to_plaintext: (K.TLS, "give its TLS port, or mqtt:// for a plaintext one"),
     plaintext_to_tls: (K.TLS, "give mqtts://"),

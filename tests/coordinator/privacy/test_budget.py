@@ -9,9 +9,9 @@ import pytest
 
 from tests.coordinator.toy import toy_spec
 from tests.coordinator.toy_fleet import Fleet, hold_back, seen
-from tinyfleet.coordinator.accountant import epsilon
-from tinyfleet.coordinator.run.budget import PrivacyBudget
-from tinyfleet.coordinator.store.ledgers import Ledgers
+from tinyfleet.coordinator.privacy.accountant import epsilon
+from tinyfleet.coordinator.privacy.budget import PrivacyBudget
+from tinyfleet.coordinator.privacy.ledgers import Ledgers
 from tinyfleet.fedcore.protocol.messages import TaskOffer, encode
 from tinyfleet.fedcore.run_spec import PrivacySettings
 

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from tinyfleet.coordinator import accountant
-from tinyfleet.coordinator.accountant import affordable, calibrated, epsilon, outlook
+from tinyfleet.coordinator.privacy import accountant
+from tinyfleet.coordinator.privacy.accountant import affordable, calibrated, epsilon, outlook
 from tinyfleet.fedcore.errors import ConfigError, Unavailable
 from tinyfleet.fedcore.run_spec import PrivacySettings, RunSpec, TrainingSettings
 

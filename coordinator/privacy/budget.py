@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from tinyfleet.coordinator.accountant import epsilon
-from tinyfleet.coordinator.store.ledgers import Ledger, Ledgers, Release
+from tinyfleet.coordinator.privacy.accountant import epsilon
+from tinyfleet.coordinator.privacy.ledgers import Ledger, Ledgers, Release
 from tinyfleet.fedcore.privacy.noise import StepPrivacy
 from tinyfleet.fedcore.run_spec import RunSpec
 
