@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
+from tests.signing import FLEET_KEY
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet import certificates as module
 from tinyfleet.coordinator.fleet.authority import Authority, CertificateState
@@ -232,7 +233,7 @@ def test_only_accepted_devices_are_answered(tmp_path):
     """As with all else: who is pending or rejected is not served."""
     store = Store(tmp_path / "state", clock=lambda: 1.7e9)
     authority = Authority.make(tmp_path / "state" / "authority")
-    service = Service(store, LoopTransport(LoopBroker(), "c"), CoordinatorConfig())
+    service = Service(store, LoopTransport(LoopBroker(), "c"), CoordinatorConfig(), FLEET_KEY)
     try:
         request = prepare(Gateway(tmp_path).tls(authority, "board-1"))
         authority.rotate()
