@@ -12,7 +12,7 @@ from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.wire.allowance import Allowance
-from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.errors import CodecError, Unauthentic
 from tinyfleet.fedcore.foreign.shown import printable
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class _Sender:
     faults: deque[float] = field(default_factory=deque)  # when, in seconds of the clock
     quarantined_until: float = 0.0
     over: int = 0  # messages beyond its allowance since that was last said
+    unauthentic: int = 0  # messages that it has not signed, likewise
+    unauthentic_said_at: float = float("-inf")
     said_at: float = float("-inf")
 
 
@@ -42,8 +44,9 @@ class Handling:
 class Fence:
     """Lets messages in, and nothing out: only ``StoreError``, for then nothing can be written any more.
 
-    A message that is none, or that breaks what handles it, is a fault. A device with too many of them within
-    ``quarantine_s`` is quarantined for as long: its messages are dropped unread.
+    A message that is none, or that breaks what handles it, is a fault of the device that has signed it. What nobody
+    has signed is nobody's fault, or anybody could have a device put in quarantine. A device with too many of them
+    within ``quarantine_s`` is quarantined for as long: its messages are dropped unread.
     """
 
     def __init__(self, store: Devices, limits: AllowanceSettings, clock: Callable[[], float]) -> None:
@@ -78,6 +81,8 @@ class Fence:
             yield handling
         except StoreError:
             raise
+        except Unauthentic as error:
+            self._unauthentic(device, str(error))
         except CodecError as error:
             log.warning("from %s: %s dropped: %s", device, handling.kind, printable(str(error), _SHOWN))
             self._fault(device, handling.kind, str(error))
@@ -116,6 +121,14 @@ class Fence:
         if now - sender.said_at >= self._limits.quarantine_s:
             log.warning("%s sends more %s than it may: %d dropped unread", device, what, sender.over)
             sender.over, sender.said_at = 0, now
+
+    def _unauthentic(self, device: str, reason: str) -> None:
+        sender, now = self._sender(device), self._clock()
+        sender.unauthentic += 1
+        if now - sender.unauthentic_said_at >= self._limits.quarantine_s:
+            what = printable(reason, _SHOWN)
+            log.warning("%d messages of %s dropped, which it has not signed: %s", sender.unauthentic, device, what)
+            sender.unauthentic, sender.unauthentic_said_at = 0, now
 
     def _sender(self, device: str) -> _Sender:
         sender = self._senders.get(device)
