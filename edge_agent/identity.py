@@ -7,7 +7,6 @@ library costs 10 MB that the supervisor would hold for ever.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import CodecError, ConfigError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 
 FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
@@ -63,9 +63,9 @@ def obtain(state: Path, name: str = "") -> Identity:
 def read(path: Path, name: str = "") -> Identity:
     """The identity in ``path``; the device is called ``name``, or after its key. Raises ``ConfigError``."""
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=IdentityFile)
+        file = read_document(path.read_bytes(), IdentityFile)
         raw = base64.b64decode(file.public_key, validate=True)
-    except (OSError, msgspec.MsgspecError, binascii.Error) as error:
+    except (OSError, CodecError, ValueError) as error:
         raise ConfigError(
             f"{path}: unreadable identity ({error}); restore it, or remove it for a new one"
         ) from None

@@ -18,6 +18,8 @@ from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common
 logger = logging.getLogger(__name__)
 
 HELLO_REPEAT_S = 5.0
+# While it waits for the operator: a coordinator that many strangers greet forgets some of them.
+PENDING_HELLO_REPEAT_S = 60.0
 # Until a Welcome names another.
 _FIRST_HEARTBEAT_S = 5.0
 # However often the coordinator wants to hear of this board.
@@ -90,6 +92,7 @@ class Link:
             )
             welcome = msgspec.structs.replace(welcome, enrolment=Enrolment.REJECTED)
         self._follow(_WELCOMED[welcome.enrolment])
+        self._put_hello_off()
         self._heartbeat_s = max(welcome.heartbeat_s, LEAST_HEARTBEAT_S)
         self._next_heartbeat = min(self._next_heartbeat, self._clock() + self._heartbeat_s)
         if self.state is not before:
@@ -98,7 +101,7 @@ class Link:
     def tick(self) -> None:
         """Say what is due now."""
         now = self._clock()
-        if self.state is LinkState.GREETING and now >= self._next_hello:
+        if self.state in (LinkState.GREETING, LinkState.PENDING) and now >= self._next_hello:
             self._greet()
         if self.online and now >= self._next_heartbeat:
             self._next_heartbeat = now + self._heartbeat_s
@@ -106,8 +109,12 @@ class Link:
 
     def _greet(self) -> None:
         """Hello, and its next repetition with jitter: a whole fleet reconnects in the same second."""
-        self._next_hello = self._clock() + HELLO_REPEAT_S * self._rng.uniform(0.5, 1.5)
+        self._put_hello_off()
         self.send(self._hello())
+
+    def _put_hello_off(self) -> None:
+        repeat_s = PENDING_HELLO_REPEAT_S if self.state is LinkState.PENDING else HELLO_REPEAT_S
+        self._next_hello = self._clock() + repeat_s * self._rng.uniform(0.5, 1.5)
 
     def _follow(self, event: LinkEvent) -> None:
         if not LINK_TABLE.allows(self.state, event):

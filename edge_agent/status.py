@@ -7,6 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.foreign.documents import read_document
+
 
 class AgentStatus(msgspec.Struct, frozen=True):
     """``pid`` and ``session`` tell one agent start from the next."""
@@ -39,8 +42,8 @@ class StatusFile:
 
 
 def read(path: Path) -> AgentStatus | None:
-    """The last status, or None where no agent has run here."""
+    """The last status, or None where no agent has run here, or its file is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=AgentStatus)
-    except (FileNotFoundError, msgspec.MsgspecError):
+        return read_document(path.read_bytes(), AgentStatus)
+    except (FileNotFoundError, CodecError):
         return None

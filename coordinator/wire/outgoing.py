@@ -8,6 +8,8 @@ from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import messages, topics
 from tinyfleet.fedcore.protocol.transport import Transport
 
+SPARED = 8  # publishes that may always be under way to devices that are accepted
+
 log = logging.getLogger(__name__)
 
 
@@ -20,6 +22,15 @@ class Outgoing:
     @property
     def connected(self) -> bool:
         return self._transport.connected
+
+    @property
+    def idle(self) -> bool:
+        """True while so little is under way that an answer to anybody holds nobody up."""
+        return self._transport.window_free > SPARED
+
+    def spare(self, device: str, message: messages.Message) -> bool:
+        """One control message to a device that nobody has accepted: only where nothing else waits to be sent."""
+        return self.idle and self.send(device, message)
 
     def send(self, device: str, message: messages.Message) -> bool:
         """One control message; False where it could not be handed to the broker."""

@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.files import drop_temporaries, sync_directory, write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.chunks import manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer
 
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Boards without a clock battery wake up in the past: times before this say nothing about age.
 _CLOCK_VALID_FROM = 1_704_067_200.0  # 2024-01-01
+_BLOB = re.compile(r"[0-9a-f]{16}-[0-9]{1,12}-[0-9a-f]{16}\.blob")
 
 
 class OutboxEntry(msgspec.Struct, frozen=True):
@@ -117,12 +121,12 @@ class Outbox:
         drop_temporaries(self._directory)
         for path in sorted(self._directory.glob("*.json")):
             try:
-                entry = msgspec.json.decode(path.read_bytes(), type=OutboxEntry)
-            except msgspec.MsgspecError as error:
+                entry = _entry(path)
+            except CodecError as error:
                 logger.warning("outbox: %s is not a description (%s); dropped", path.name, error)
                 path.unlink()
                 continue
-            blob = self._directory / Path(entry.blob).name
+            blob = self._directory / entry.blob
             manifest = entry.offer.manifest
             if not blob.is_file() or manifest_of(blob, manifest.chunk_size) != manifest:
                 logger.warning(
@@ -135,6 +139,14 @@ class Outbox:
         for blob in self._directory.glob("*.blob"):
             if blob.name not in held:
                 blob.unlink()
+
+
+def _entry(path: Path) -> OutboxEntry:
+    """Raises ``CodecError`` too where the blob's name is none: it must lie beside its description."""
+    entry = read_document(path.read_bytes(), OutboxEntry)
+    if not _BLOB.fullmatch(entry.blob):
+        raise CodecError("its blob's name is none of ours")
+    return entry
 
 
 def _stem(run: str, step: int) -> str:

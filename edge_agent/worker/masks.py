@@ -42,7 +42,7 @@ class MaskStore:
                 start += len(packed)
             if mask_digest(mask) != digest:
                 return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             return None
         path.touch()  # the least recently used one goes first
         return mask

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import random
 import socket
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
+from tinyfleet.fedcore.protocol.arrivals.arrivals import Arrivals
 from tinyfleet.fedcore.protocol.connection import Backoff, Client, MQTTv5, MQTTv311, broker_address, socket_bytes
 from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
@@ -37,9 +37,7 @@ HANDSHAKE_TIMEOUT_S = 5.0
 FAREWELL_S = 0.5
 # A larger publish than any chunk with its frame, or message, is nobody's of ours.
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
-# What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
-MAX_WAITING_BYTES = 64 << 20
-MAX_WAITING = 20_000
+DROPS_SAID_S = 10.0  # how often the log tells of publishes that found no room
 
 
 class MqttTransport(Transport):
@@ -87,9 +85,8 @@ class MqttTransport(Transport):
         self._clock = clock
         self._stood_at = 0.0
         self._told = ""  # the broker's refusal that the application knows of
-        self._events: queue.Queue[Event] = queue.Queue()
-        self._waiting_bytes = 0  # of the publishes among them
-        self._dropped = 0  # publishes, since there was no room for them
+        self._events = Arrivals()
+        self._drops_said_at = -DROPS_SAID_S
         self._changed = threading.Condition()
         self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
         self._client: Client | None = None  # the same while its socket is open
@@ -160,17 +157,15 @@ class MqttTransport(Transport):
         return self._window - self._in_flight if self._ready else 0
 
     def receive(self, timeout: float | None) -> Event | None:
-        try:
-            event = self._events.get(timeout != 0.0, timeout)
-        except queue.Empty:
-            return None
-        if isinstance(event, Received):
-            with self._changed:
-                self._waiting_bytes -= len(event.payload)
-                dropped, self._dropped = (0, self._dropped) if self._waiting_bytes else (self._dropped, 0)
-            if dropped:
-                log.warning("%d messages were dropped: they came faster than they are handled", dropped)
+        event = self._events.get(timeout)
+        now = time.monotonic()
+        if now - self._drops_said_at >= DROPS_SAID_S and (dropped := self._events.take_dropped()):
+            self._drops_said_at = now
+            log.warning("%d messages were dropped: they came faster than they are handled", dropped)
         return event
+
+    def favour(self, known: Callable[[str], bool]) -> None:
+        self._events.favour(known)
 
     @property
     def bytes_sent(self) -> int:
@@ -345,12 +340,6 @@ class MqttTransport(Transport):
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
-        size = len(message.payload)
-        with self._changed:
-            if self._waiting_bytes + size > MAX_WAITING_BYTES or self._events.qsize() >= MAX_WAITING:
-                self._dropped += 1
-                return
-            self._waiting_bytes += size
         self._events.put(Received(message.topic, bytes(message.payload)))
 
     def _on_publish(self, client: Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:

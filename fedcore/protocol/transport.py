@@ -7,6 +7,7 @@ agent and coordinator are single-threaded state machines.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -75,6 +76,13 @@ class Transport(ABC):
     @abstractmethod
     def receive(self, timeout: float | None) -> Event | None:
         """The next event, or None after ``timeout`` seconds (None: wait for ever)."""
+
+    @abstractmethod
+    def favour(self, known: Callable[[str], bool]) -> None:
+        """Topics that ``known`` says yes to never wait behind others, nor one of them behind another.
+
+        Called before ``open``; asked in any thread. Without it everything comes in its order.
+        """
 
     @property
     @abstractmethod
