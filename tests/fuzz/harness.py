@@ -6,6 +6,7 @@ import logging
 import random
 import re
 import resource
+import struct
 import time
 import traceback
 from collections import Counter
@@ -83,7 +84,14 @@ def inputs_of(target: Target, prepared: Prepared, block: int, count: int = BLOCK
 def _vary(rng: random.Random, prepared: Prepared, seed: bytes) -> bytes:
     try:
         return prepared.vary(rng, seed)
-    except (ValueError, IndexError, KeyError):  # a kept input may be too damaged to be varied by its form
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        struct.error,
+        RecursionError,
+    ):  # a kept input may be too damaged to be varied by its form
         return bytes(rng.randbytes(rng.randrange(64)))
 
 
