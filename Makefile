@@ -23,6 +23,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Where a wheel of the native engine is looked for (`make wheels`).
 WHEELS ?= dist
 NUMPY2 := .venv-numpy2
+AUDIT := .venv-audit
 PYTEST := $(BIN)/python -m pytest
 # Two processes share the fast tests. The lines that they run, in processes that they start too, are counted where
 # all of them run.
@@ -34,7 +35,7 @@ PYTHONS ?= $(PYTHON)
 ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/*/* sparse_engine/*.py* sparse_engine/*/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test test-slow test-root fuzz check format docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers
+.PHONY: help setup torch demo test test-slow test-root fuzz check format docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers audit
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -90,8 +91,11 @@ test-aarch64: ## Run the engine's tests for aarch64 under emulation (CPUS="corte
 test-sanitizers: $(VENV)/.stamp-dev ## Run the engine's tests under the address, undefined and thread sanitizers.
 	@JOBS=$(JOBS) sparse_engine/scripts/test_sanitizers.sh $(BIN)/python $(ARGS)
 
+audit: $(AUDIT)/.stamp $(VENV)/.stamp-demo ## Look for known vulnerabilities, changed wheels and secrets (ARGS=audit.json).
+	@$(AUDIT)/bin/python -m tests.audit $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') $(ARGS)
+
 clean: ## Remove everything that make made.
-	@rm -rf $(VENV) $(NUMPY2) $(OUT) build dist sparse_engine/build *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	@rm -rf $(VENV) $(NUMPY2) $(AUDIT) $(OUT) build dist sparse_engine/build *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	  .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -148,6 +152,13 @@ $(NUMPY2)/.stamp: pyproject.toml
 	@$(PYTHON) -m venv $(NUMPY2)
 	@$(NUMPY2)/bin/python -m pip install -qq $(PIP_FLAGS) 'numpy>=2,<2.5' -e '.[runtime]' onnx onnxruntime \
 	  flatbuffers pytest pytest-timeout hypothesis
+	@touch $@
+
+$(AUDIT)/.stamp: pyproject.toml
+	@echo "setup: environment of the audit in $(AUDIT)"
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install -qq $(PIP_FLAGS) $$($(PYTHON) -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["audit"])')
 	@touch $@
 
 # -- the broker --------------------------------------------------------------------------

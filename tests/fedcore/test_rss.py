@@ -30,7 +30,9 @@ def test_the_peak_begins_anew():
     # Not from the heap: another test may have told it to keep what is freed.
     block = mmap.mmap(-1, 60_000_000)
     block.write(bytes(len(block)))
-    assert rss.peak_bytes() >= rss.resident_bytes() > len(block)
+    resident = rss.resident_bytes()
+    # The kernel counts pages on each CPU apart: two looks differ by what it has not added up yet.
+    assert rss.peak_bytes() + 1_000_000 > resident > len(block)
     before = rss.peak_bytes()
     block.close()
     rss.reset_peak()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -162,10 +163,15 @@ def run(
 def _start(command: Sequence[str], box: Box, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(command, env=environment, preexec_fn=box.before_exec)  # noqa: PLW1509 - limits first
-    except FileNotFoundError:
-        raise CommandMissing(f"{command[0]}: no such command; give one that is in PATH, or its path") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) or _is_nowhere(command[0], environment.get("PATH")):
+            raise CommandMissing(f"{command[0]}: no such command; give one that is in PATH, or its path") from None
         raise CommandRefused(f"{command[0]} cannot be run: {error.strerror}") from None
+
+
+def _is_nowhere(name: str, path: str | None) -> bool:
+    """As shells see it: a folder of PATH that may not be searched holds no command."""
+    return os.sep not in name and shutil.which(name, os.F_OK, path) is None
 
 
 @contextlib.contextmanager

@@ -89,6 +89,19 @@ def test_signals_are_as_before_afterwards():
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
+def test_a_closed_folder_of_path_holds_no_command(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CommandMissing, match="no-such-command"):
+        run("pi-4b", ["no-such-command"], cgroups=False)
+    (tmp_path / "plain").write_text("no program")
+    with pytest.raises(CommandRefused, match="Permission denied"):
+        run("pi-4b", ["plain"], cgroups=False)
+
+
 def test_what_cannot_be_run_is_said(tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("no program")

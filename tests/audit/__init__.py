@@ -1,0 +1,1 @@
+"""``make audit``: known vulnerabilities, wheels by their hashes, secrets in the tree."""
