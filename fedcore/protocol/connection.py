@@ -34,7 +34,17 @@ _leave_proxies_out()
 
 from paho.mqtt.client import Client, MQTTv5, MQTTv311  # noqa: E402
 
-__all__ = ["Backoff", "Client", "MQTTv5", "MQTTv311", "broker_address", "socket_bytes"]
+__all__ = [
+    "Backoff",
+    "Client",
+    "MQTTv5",
+    "MQTTv311",
+    "broker_address",
+    "connect_properties",
+    "no_delay",
+    "socket_bytes",
+    "subscribe_options",
+]
 
 RECONNECT_BASE_S = 0.5
 # A connection that stood for so long was no part of the trouble that comes after it.
@@ -91,3 +101,29 @@ def broker_address(url: str) -> tuple[str, int, bool]:
         raise ConfigError(f"broker URL {url!r}; give mqtt://HOST:PORT or mqtts://HOST:PORT without credentials")
     tls = parts.scheme == "mqtts"
     return parts.hostname, port or (8883 if tls else 1883), tls
+
+
+def no_delay(client: Client, userdata: Any, sock: Any) -> None:
+    """Nagle's algorithm would wait for delayed acknowledgements in every round trip."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def connect_properties(protocol: int, most_bytes: int) -> Any:
+    """MQTT 5: the broker is to keep larger packets to itself, so that nobody can fill this process's memory."""
+    if protocol != MQTTv5:
+        return None
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.CONNECT)
+    properties.MaximumPacketSize = most_bytes
+    return properties
+
+
+def subscribe_options(client: Client) -> Any:
+    """QoS 1; MQTT 5: nothing that is retained."""
+    if client.protocol != MQTTv5:
+        return 1
+    from paho.mqtt.subscribeoptions import SubscribeOptions
+
+    return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)

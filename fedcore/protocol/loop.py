@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from tinyfleet.fedcore.errors import TransportError
-from tinyfleet.fedcore.protocol.arrivals.arrivals import Arrivals
+from tinyfleet.fedcore.protocol.traffic.arrivals import Arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 

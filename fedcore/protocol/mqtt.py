@@ -19,9 +19,22 @@ from typing import Any
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
-from tinyfleet.fedcore.protocol.arrivals.arrivals import Arrivals
-from tinyfleet.fedcore.protocol.connection import Backoff, Client, MQTTv5, MQTTv311, broker_address, socket_bytes
+from tinyfleet.fedcore.protocol.connection import (
+    Backoff,
+    Client,
+    MQTTv5,
+    MQTTv311,
+    broker_address,
+    connect_properties,
+    no_delay,
+    socket_bytes,
+    subscribe_options,
+)
 from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
+from tinyfleet.fedcore.protocol.traffic.arrivals import Arrivals
+from tinyfleet.fedcore.protocol.traffic.buffered_client import BufferedClient
+from tinyfleet.fedcore.protocol.traffic.flood_watch import FloodWatch
+from tinyfleet.fedcore.protocol.traffic.publish_window import PublishWindow
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles, client_context
 from tinyfleet.fedcore.tls.faults import explain, hung_up_unheard
@@ -37,7 +50,7 @@ HANDSHAKE_TIMEOUT_S = 5.0
 FAREWELL_S = 0.5
 # A larger publish than any chunk with its frame, or message, is nobody's of ours.
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
-DROPS_SAID_S = 10.0  # how often the log tells of publishes that found no room
+MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 1024  # the topic and the header
 
 
 class MqttTransport(Transport):
@@ -71,7 +84,7 @@ class MqttTransport(Transport):
         if protocol not in ("auto", "5", "3.1.1"):
             raise ConfigError(f"MQTT protocol {protocol!r}; choose auto, 5 or 3.1.1")
         self._protocols = {"auto": [MQTTv5, MQTTv311], "5": [MQTTv5], "3.1.1": [MQTTv311]}[protocol]
-        self._client_id, self._window = client_id, window
+        self._client_id, self._window = client_id, PublishWindow(window, clock)
         self._username, self._password = username, password
         self._tls_files = TlsFiles(tls_ca, tls_cert, tls_key)
         if self._tls:
@@ -86,7 +99,7 @@ class MqttTransport(Transport):
         self._stood_at = 0.0
         self._told = ""  # the broker's refusal that the application knows of
         self._events = Arrivals()
-        self._drops_said_at = -DROPS_SAID_S
+        self._watch = FloodWatch()
         self._changed = threading.Condition()
         self._current: Client | None = None  # of the present connection; callbacks of older ones are ignored
         self._client: Client | None = None  # the same while its socket is open
@@ -95,7 +108,6 @@ class MqttTransport(Transport):
         self._reason = ""
         self._fault = ""  # of the last connection that never stood
         self._answered = False  # the broker answered the present connection
-        self._in_flight = 0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._past = (0, 0)  # bytes of closed connections
@@ -125,20 +137,34 @@ class MqttTransport(Transport):
 
     def publish(self, topic: str, payload: bytes, timeout: float = 30.0) -> None:
         with self._changed:
-            free = self._changed.wait_for(lambda: not self._ready or self._in_flight < self._window, timeout)
+            free = self._wait_for_room(timeout)
             if not self._ready or self._client is None:
                 raise TransportError(f"not connected to the broker at {self._host}:{self._port}")
             if not free:
                 raise TransportError(
-                    f"the broker at {self._host}:{self._port} acknowledged none of {self._window} publishes "
+                    f"the broker at {self._host}:{self._port} acknowledged none of {self._window.size} publishes "
                     f"within {timeout:g} s"
                 )
             client = self._client
-            self._in_flight += 1
+            self._window.published()
         info = client.publish(topic, payload, qos=1)
         if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._acknowledged(client)
             raise TransportError(f"the publish was refused before it was sent: {info.rc.name}")
+
+    def _wait_for_room(self, timeout: float) -> bool:
+        """True once the window has room. Of a broker that acknowledges nothing for long nothing more will come."""
+        if self._window.lost and not self._window.full and self._client is not None:
+            self._client.drop_out_messages()
+            self._window.clear()
+        end = self._clock() + timeout
+        while self._ready and self._window.full and (left := end - self._clock()) > 0:
+            if self._window.lost and self._client is not None:
+                log.warning("%s:%d acknowledges nothing any more; connecting anew", self._host, self._port)
+                self._client.disconnect()
+                return False
+            self._changed.wait(min(left, 0.5))
+        return not self._window.full
 
     @property
     def fault(self) -> str:
@@ -154,15 +180,20 @@ class MqttTransport(Transport):
 
     @property
     def window_free(self) -> int:
-        return self._window - self._in_flight if self._ready else 0
+        return max(0, self._window.size - self._window.under_way) if self._ready else 0
 
     def receive(self, timeout: float | None) -> Event | None:
         event = self._events.get(timeout)
-        now = time.monotonic()
-        if now - self._drops_said_at >= DROPS_SAID_S and (dropped := self._events.take_dropped()):
-            self._drops_said_at = now
-            log.warning("%d messages were dropped: they came faster than they are handled", dropped)
+        if self._watch.due(now := self._clock()):
+            self._look_at_floods(now)
         return event
+
+    def _look_at_floods(self, now: float) -> None:
+        self._events.tell_dropped(now)
+        client = self._client
+        if client is not None and self._watch.over(client.skipped, now):
+            log.warning("%d unconfirmed messages were skipped; connecting anew, to be heard again", client.skipped)
+            client.disconnect()
 
     def favour(self, known: Callable[[str], bool]) -> None:
         self._events.favour(known)
@@ -219,13 +250,15 @@ class MqttTransport(Transport):
             self._fault = str(error)
             return False
         try:
-            client.connect(self._host, self._port, KEEPALIVE_S, properties=_connect_properties(protocol))
+            properties = connect_properties(protocol, MAX_PACKET_BYTES)
+            client.connect(self._host, self._port, KEEPALIVE_S, properties=properties)
         except (OSError, ValueError) as error:
             log.debug("cannot reach %s:%d: %s", self._host, self._port, error)
             self._fault = self._blamed(error if isinstance(error, OSError) else None)
             return False
         with self._changed:
-            self._client, self._in_flight = client, 0
+            self._client = client
+            self._window.clear()
         client.loop_start()
         with self._changed:
             self._changed.wait_for(lambda: self._stood or self._ended.is_set(), HANDSHAKE_TIMEOUT_S)
@@ -264,7 +297,7 @@ class MqttTransport(Transport):
 
     def _new_client(self, protocol: int) -> Client:
         clean = {} if protocol == MQTTv5 else {"clean_session": True}
-        client = Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             self._client_id,
             protocol=protocol,
@@ -272,7 +305,7 @@ class MqttTransport(Transport):
             **clean,
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(self._window)
+        client.max_inflight_messages_set(0)  # the window is ours: of what is lost paho would wait for ever
         if self._username:
             client.username_pw_set(self._username, self._password)
         if self._tls:
@@ -281,7 +314,7 @@ class MqttTransport(Transport):
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=False)
         self._stood = False
-        client.on_socket_open = _no_delay
+        client.on_socket_open = no_delay
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -299,7 +332,7 @@ class MqttTransport(Transport):
             self._because(client, f"the broker refused the connection: {reason}")
             self._end()
         elif self._subscriptions:
-            client.subscribe([(topic, _subscribe_options(client)) for topic in self._subscriptions])
+            client.subscribe([(topic, subscribe_options(client)) for topic in self._subscriptions])
         else:
             self._stand(client)
 
@@ -309,6 +342,7 @@ class MqttTransport(Transport):
             self._because(client, f"the broker refused a subscription: {refused[0]}; check its access list")
             self._end()
         else:
+            client.confirmed_only = all(reason.value == 1 for reason in reasons)
             self._stand(client)
 
     def _stand(self, client: Client) -> None:
@@ -340,6 +374,8 @@ class MqttTransport(Transport):
     def _on_message(self, client: Client, userdata: Any, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
+        if client.confirmed_only and not message.qos:
+            return
         self._events.put(Received(message.topic, bytes(message.payload)))
 
     def _on_publish(self, client: Client, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
@@ -349,8 +385,8 @@ class MqttTransport(Transport):
 
     def _acknowledged(self, client: Client) -> None:
         with self._changed:
-            if client is self._current and self._in_flight:
-                self._in_flight -= 1
+            if client is self._current:
+                self._window.acknowledged()
                 self._changed.notify_all()
 
     def _on_socket_close(self, client: Client, userdata: Any, sock: Any) -> None:
@@ -361,28 +397,3 @@ class MqttTransport(Transport):
                 self._client = None
                 self._ready = False
                 self._changed.notify_all()
-
-
-def _no_delay(client: Client, userdata: Any, sock: Any) -> None:
-    # Nagle's algorithm would wait for delayed acknowledgements in every round trip.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _connect_properties(protocol: int) -> Any:
-    """MQTT 5: the broker is to keep larger packets to itself, so that nobody can fill this process's memory."""
-    if protocol != MQTTv5:
-        return None
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    properties = Properties(PacketTypes.CONNECT)
-    properties.MaximumPacketSize = MAX_PAYLOAD_BYTES + 1024  # the topic and the header
-    return properties
-
-
-def _subscribe_options(client: Client) -> Any:
-    if client.protocol != MQTTv5:
-        return 1
-    from paho.mqtt.subscribeoptions import SubscribeOptions
-
-    return SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)

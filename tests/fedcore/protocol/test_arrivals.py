@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 
 from tests.patience import PATIENCE_S
-from tinyfleet.fedcore.protocol.arrivals.arrivals import KNOWN, KNOWN_TURNS, STRANGERS, Arrivals
-from tinyfleet.fedcore.protocol.arrivals.lanes import OVERHEAD_BYTES, Lanes, Room
+from tinyfleet.fedcore.protocol.traffic.arrivals import KNOWN, KNOWN_TURNS, STRANGERS, Arrivals
+from tinyfleet.fedcore.protocol.traffic.lanes import OVERHEAD_BYTES, Lanes, Room
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received
 
 

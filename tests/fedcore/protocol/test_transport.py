@@ -11,11 +11,11 @@ import pytest
 from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 from tinyfleet.fedcore.protocol import mqtt
-from tinyfleet.fedcore.protocol.arrivals import arrivals
 from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.traffic import arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received, Will
 
 KINDS = ("loop", "mosquitto-5", "mosquitto-3.1.1", "mosquitto-auto", "embedded")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from tinyfleet.fedcore.protocol.arrivals.lanes import Lanes, Room
+from tinyfleet.fedcore.protocol.traffic.lanes import Lanes, Room
 from tinyfleet.fedcore.protocol.transport import Event, Received
+
+log = logging.getLogger(__name__)
 
 # Of a device that is known: every window of chunks that it may have been asked for.
 KNOWN = Room(total_bytes=24 << 20, lane_bytes=8 << 20, lane_publishes=2000)
 # Of all others together: what is handled in a fraction of a second.
 STRANGERS = Room(total_bytes=2 << 20, lane_bytes=256 << 10, lane_publishes=4)
 KNOWN_TURNS = 3  # for each turn of a stranger, while both wait
+TOLD_S = 10.0  # how often the log tells of publishes that found no room
 PLAIN_PUBLISHES = 20_000  # that wait at most where nobody is favoured
 
 
@@ -34,6 +38,7 @@ class Arrivals:
         self._is_known: Callable[[str], bool] | None = None
         self._turns = 0  # of known topics, since a stranger's
         self._dropped = 0
+        self._told_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._connection) + len(self._plain) + len(self._known) + len(self._strangers)
@@ -66,6 +71,12 @@ class Arrivals:
         with self._changed:
             dropped, self._dropped = self._dropped, 0
         return dropped
+
+    def tell_dropped(self, now: float) -> None:
+        """Say in the log, now and then, how many publishes found no room."""
+        if now - self._told_at >= TOLD_S and (dropped := self.take_dropped()):
+            self._told_at = now
+            log.warning("%d messages were dropped: they came faster than they are handled", dropped)
 
     def _put_plain(self, event: Received) -> None:
         size = len(event.payload)
