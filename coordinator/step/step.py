@@ -21,6 +21,7 @@ from tinyfleet.fedcore.run_spec import FleetSettings
 log = logging.getLogger(__name__)
 
 MAX_DECLINE_PAUSE_S = 10.0
+MOST_OFFERS = 32  # between two looks at what devices answer: a broker keeps only so many messages for a client
 
 _EVENTS = {
     TaskState.ACCEPTED: PhaseEvent.ACCEPT,
@@ -232,13 +233,13 @@ class Step:
 
     def tick(self, now: float) -> None:
         """Send the offers that are due, give up on devices that stay away."""
-        registry = self._context.registry
+        registry, sent = self._context.registry, 0
         for task in self._tasks.values():
             if task.settled:
                 continue
             if registry.online(task.device):
-                if task.phase is TaskPhase.OFFERED:
-                    self._offers.send_if_due(task, now, self._deadline.left_s(now))
+                if task.phase is TaskPhase.OFFERED and sent < MOST_OFFERS:
+                    sent += self._offers.send_if_due(task, now, self._deadline.left_s(now))
                 continue
             away_s = registry.away_s(task.device, now)
             if not registry.accepted(task.device):

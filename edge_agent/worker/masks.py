@@ -37,6 +37,8 @@ class MaskStore:
             start = 0
             for name, shape in json.loads(header):
                 count = math.prod(shape)
+                if not 0 <= count <= 8 * len(bits):
+                    raise ValueError(f"a mask of {count} entries in {len(bits)} bytes")
                 packed = np.frombuffer(bits, np.uint8, -(-count // 8), start)
                 mask[name] = np.unpackbits(packed, count=count).astype(np.bool_).reshape(shape)
                 start += len(packed)
