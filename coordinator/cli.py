@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ import msgspec
 
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.lock import StateLock
+from tinyfleet.coordinator.status import read_status
 from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable, printable_json
+from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
+from tinyfleet.fedcore.foreign.shown import printable, printable_json
 from tinyfleet.fedcore.settings import read_toml
 
 log = logging.getLogger("coordinator")
@@ -51,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         const=0,
         help="serve MQTT on loopback in this process; port 0 or none: any free one, named in STATE/broker.url",
     )
+    run.add_argument("--plaintext", action="store_true", help="allow mqtt:// to another machine")
     run.add_argument("--auto-accept", action="store_true", help="accept every new device: demos, closed networks")
     run.add_argument("--empty", action="store_true", help="start although blobs are there that no run knows")
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
@@ -66,44 +70,51 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_as_daemon(options.log_level)
+    end_with_any_thread()
     for chatty in ("amqtt", "transitions"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     config = CoordinatorConfig() if options.config is None else read_toml(options.config, CoordinatorConfig)
     if options.auto_accept:
         config = msgspec.structs.replace(config, auto_accept=True)
+    broker = config.broker
+    if options.embedded_broker is None:
+        broker = msgspec.structs.replace(
+            broker, url=options.broker or broker.url, plaintext=broker.plaintext or options.plaintext
+        )
+        broker.exposure()  # refused before anything is made
+        config = msgspec.structs.replace(config, broker=broker)
     stopping = _Stop()
     with StateLock(options.state):
         if options.embedded_broker is None:
-            _serve(_store(options), config, options.broker or config.broker.url, stopping)
+            _serve(_store(options), config, stopping)
             return
         store = _store(options)
         from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 
-        broker = EmbeddedBroker(port=options.embedded_broker)
-        url = f"mqtt://127.0.0.1:{broker.start()}"
+        embedded = EmbeddedBroker(port=options.embedded_broker)
+        url = f"mqtt://127.0.0.1:{embedded.start()}"
         write_atomic(options.state / "broker.url", f"{url}\n".encode())
         log.info("the embedded broker listens on %s", url)
         try:
-            _serve(store, config, url, stopping)
+            _serve(store, msgspec.structs.replace(config, broker=BrokerSettings(url)), stopping)
         finally:
-            broker.stop()
+            embedded.stop()
 
 
 def _store(options: argparse.Namespace) -> Store:
-    store = Store(options.state)
+    store = Store(options.state, mend=True)
     if not options.empty:
         store.check_whole()
     return store
 
 
-def _serve(store: Store, config: CoordinatorConfig, url: str, stopping: _Stop) -> None:
+def _serve(store: Store, config: CoordinatorConfig, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
 
-    transport = msgspec.structs.replace(config.broker, url=url).transport("tinyfleet-coordinator")
+    transport = config.broker.transport("tinyfleet-coordinator")
     service = Service(store, transport, config)
-    # A publish that waits for a broker that hangs ends with the transport.
-    stopping.at_once = transport.close
+    stopping.at_once = transport.hurry  # a publish that waits for a broker that hangs
     service.start()
     log.info("serving; state in %s", store.directory)
     try:
@@ -118,14 +129,14 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
-        self.at_once: Callable[[], None] | None = None  # in a thread of its own: the handler may hold no lock
+        self.at_once: Callable[[], None] | None = None  # in the handler, which may take no lock
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: object) -> None:
-        if self.at_once is not None and not self.requested:
-            threading.Thread(target=self.at_once, name="stopping", daemon=True).start()
         self.requested = True
+        if self.at_once is not None:
+            self.at_once()
 
 
 # -- status -----------------------------------------------------------------------------
@@ -135,17 +146,32 @@ def _status(options: argparse.Namespace) -> None:
     if not (options.state / "coordinator.db").exists():
         raise ConfigError(f"{options.state}: no coordinator has run here; check --state")
     store = Store(options.state)
-    runs, devices = store.runs.all(), store.devices.all()
+    runs, devices, put_aside = store.runs.all(), store.devices.all(), store.put_aside
+    spent = {row.run: ledger for row in runs if (ledger := store.ledgers.legible(row.run)) is not None}
     store.close()
+    service = read_status(options.state)
     if options.json:
         document: dict[str, Any] = {
+            "service": None if service is None else {**msgspec.to_builtins(service), "running": service.running},
             "runs": [dataclasses.asdict(row) for row in runs],
+            "privacy": {run: msgspec.to_builtins(ledger) for run, ledger in spent.items()},
             "devices": [dataclasses.asdict(row) for row in devices],
+            "damaged": None if put_aside is None else str(put_aside),
         }
         sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
     lines = [f"{len(runs)} runs, {len(devices)} devices"]
+    if service is not None:
+        at = f"connected to {service.broker}" if service.connected else f"not connected to {service.broker}"
+        lines.append(f"service {f'running, {at}' if service.running else 'not running'}")
+        if service.running and service.trouble is not None:
+            lines.append(f"trouble {service.trouble.told(time.time())}")
+    if put_aside is not None:
+        lines.append(
+            f"damage  {put_aside} was damaged and its copy took its place; remove it once it was looked at"
+        )
     lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"
         lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")

@@ -33,6 +33,9 @@ class CoordinatorConfig(Settings, frozen=True):
     """Everything about the coordinator that is not part of a run."""
 
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    authority: str = (
+        ""  # directory of the fleet's certificates (`tinyfleet ca init`); empty: authority in the state's
+    )
     auto_accept: bool = False  # accept every new device at once: for demos and closed networks
     heartbeat_s: Annotated[float, Meta(ge=0.5, le=3600.0)] = 5.0  # three missed: the device is offline
     reoffer_s: Annotated[float, Meta(gt=0.0)] = 10.0  # an offer without an answer is sent again

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.fleet import certificates
+from tinyfleet.coordinator.fleet.certificates import Certificates
 from tinyfleet.coordinator.fleet.fence import Fence
 from tinyfleet.coordinator.fleet.registry import Registry
 from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
 from tinyfleet.coordinator.run.scheduler import Creator, Scheduler, create_method
+from tinyfleet.coordinator.status import ServiceStatusFile
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.coordinator.wire.outgoing import Outgoing
@@ -18,16 +22,20 @@ from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import unpack_chunk
 from tinyfleet.fedcore.protocol.messages import (
+    CertificateInUse,
     ChunkRequest,
     Enrolment,
     Goodbye,
     Heartbeat,
     Hello,
+    RenewalRequest,
     ResultOffer,
     TaskStatus,
     UpMessage,
     decode_up,
 )
+from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
+from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
 
 log = logging.getLogger(__name__)
@@ -35,6 +43,7 @@ log = logging.getLogger(__name__)
 STORE_POLL_S = 0.25  # how soon an operator's command is noticed
 FLUSH_S = 0.5
 ENGINE_POLL_S = 0.02  # while a run waits for the engine process and nothing else
+QUIET_S = 60.0  # without a word of any device, of which the log then tells
 MAX_EVENTS = 64  # between two looks at the clock
 
 
@@ -50,6 +59,7 @@ class Service:
         engine: EngineRequests | None = None,
         create: Creator = create_method,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         outgoing = Outgoing(transport)
         self._store, self._transport, self._outgoing, self._clock = store, transport, outgoing, clock
@@ -69,6 +79,15 @@ class Service:
             most_accepted=config.limits.auto_accepted,
             clock=clock,
         )
+        self._certificates = Certificates(
+            Path(config.authority or store.directory / certificates.DIRECTORY).expanduser(),
+            config.broker.tls_files if config.broker.tls_cert else None,
+            config.broker.url,
+            named=bool(config.authority),
+            outgoing=outgoing,
+            reconnect=transport.reconnect,
+            clock=clock,
+        )
         self._fence = Fence(store.devices, config.limits, clock, self._registry.accepted)
         transport.favour(self._is_of_member)
         self._offered = OfferedBlobs(outgoing, config.limits, clock)
@@ -77,6 +96,11 @@ class Service:
         self._scheduler = Scheduler(context, self._engine, create)
         self._changed = store.changed()
         self._looked_at = self._flushed_at = clock()
+        self._watch = ReachWatch(log, clock, wall_clock)
+        self._status = ServiceStatusFile(store.directory, transport.address)
+        self._down: Cause | None = None  # why there is no connection
+        self._heard_at = clock()  # any device, or else the broker
+        self._was_connected = False
 
     def start(self) -> None:
         """Connect, and take up the run that was under way."""
@@ -107,7 +131,9 @@ class Service:
         if self._transport.connected:
             self._registry.tick(now)
             self._downloads.tick(now)
+        self._look_at_reach(now)
         self._fence.tick(now)
+        self._certificates.tick(now)
         self._scheduler.tick(now)
         if now - self._flushed_at >= FLUSH_S:
             self._flush(now)
@@ -116,6 +142,7 @@ class Service:
         """Stop cleanly. The run that is under way goes on at the next start."""
         self._flush(self._clock())
         self._transport.close()
+        self._status.write(connected=False, trouble=None, stopped=True)
         self._engine.close()
         self._store.close()
 
@@ -129,6 +156,7 @@ class Service:
         match event:
             case Received(topic, payload):
                 device = topics.device_of(topic)
+                self._heard_at = self._clock()
                 if device is None or not self._fence.admits(device, len(payload)):
                     return
                 with self._fence.around(device, "chunk") as handling:
@@ -140,11 +168,13 @@ class Service:
                         handling.kind = type(message).__name__
                         self._on_message(device, message)
             case Connected():
-                log.info("connected to the broker")
+                log.log(logging.DEBUG if self._was_connected else logging.INFO, "connected to the broker")
+                self._was_connected, self._down, self._heard_at = True, None, self._clock()
                 self._registry.on_connected()
                 self._downloads.resume()
-            case Disconnected(reason):
-                log.warning("the broker is away: %s", reason)
+            case Disconnected():
+                self._down = event.cause
+                self._look_at_reach(self._clock())
 
     def _is_of_member(self, topic: str) -> bool:
         device = topics.device_of(topic)
@@ -164,10 +194,11 @@ class Service:
                 pass
             case Hello():
                 if self._registry.on_hello(device, message) and self._registry.accepted(device):
-                    self._scheduler.on_hello(device)
+                    self._scheduler.on_hello(device, message.held)
             case Heartbeat():
                 if self._registry.on_heartbeat(device, message) and self._registry.accepted(device):
                     self._scheduler.on_heartbeat(device)
+                    self._certificates.heard(device)
             case Goodbye():
                 self._registry.on_goodbye(device, message)
             case _ if not self._registry.accepted(device):
@@ -182,8 +213,28 @@ class Service:
             case ChunkRequest():
                 self._registry.on_sign_of_life(device)
                 self._offered.serve(device, message)
+            case RenewalRequest():
+                self._certificates.asked(device, message)
+            case CertificateInUse():
+                self._certificates.in_use(device, message)
 
     # -- time ---------------------------------------------------------------------------
+
+    def _look_at_reach(self, now: float) -> None:
+        """Log, and tell ``status``, what keeps the broker or all devices away, and that nothing does any more."""
+        connected = self._transport.connected
+        if self._down is not None or connected:
+            self._watch.note(self._down or self._transport.hindrance or self._quiet(now))
+        self._status.write(connected=connected, trouble=self._watch.trouble)
+
+    def _quiet(self, now: float) -> Cause | None:
+        if now - self._heard_at < max(QUIET_S, self._registry.silence_s):
+            return None
+        return Cause(
+            CauseKind.DEVICES,
+            f"{self._transport.address}: no device is heard of; see whether the boards' agents run and reach this "
+            f"broker, and whether its access list allows this client to read {topics.ALL_UP}",
+        )
 
     def _look_at_store(self) -> None:
         """Another process may have submitted, stopped, accepted or rejected."""

@@ -18,7 +18,7 @@ class RunState(StrEnum):
     PREPARING = "preparing"  # the engine process computes the initial state
     RUNNING = "running"
     FINISHED = "finished"  # all rounds done, last state evaluated
-    STOPPED = "stopped"  # by the operator
+    STOPPED = "stopped"  # by the operator, or at the end of its privacy budget
     FAILED = "failed"  # cannot go on; ``reason`` says why
 
 
@@ -28,7 +28,7 @@ class RunEvent(StrEnum):
     START = "start"  # it is first in the queue
     PREPARED = "prepared"  # its initial state is on disk
     COMPLETE = "complete"  # the method says so, and the last evaluation is in
-    STOP = "stop"  # the operator asked
+    STOP = "stop"  # the operator asked, or another step would pass the privacy budget
     FAIL = "fail"
 
 

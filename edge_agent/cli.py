@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from tinyfleet.edge_agent import config as configuration
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
-from tinyfleet.fedcore.foreign.shown import log_to_stderr, printable
+from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
+from tinyfleet.fedcore.foreign.shown import printable
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -24,7 +26,7 @@ DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run, and exit: 0, or the error's own code (docs/agent.md)."""
     options = _parser().parse_args(arguments)
-    log_to_stderr(options.log_level.upper(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_as_daemon(options.log_level)
     try:
         options.command(options)
     except TinyfleetError as error:
@@ -38,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the agent until SIGTERM."""
     from tinyfleet.edge_agent import daemon
 
+    end_with_any_thread()
     daemon.run(_config(options))
 
 
@@ -47,6 +50,7 @@ def init(options: argparse.Namespace) -> None:
     from tinyfleet.edge_agent.state_directory import state_directory
 
     config = _config(options, missing_ok=True)
+    config.broker.exposure()  # refused before anything is made
     who = identity.obtain(state_directory(config), config.name)
     path = options.config
     written = path is not None and not path.exists()
@@ -135,18 +139,23 @@ def status(options: argparse.Namespace) -> None:
     """Say what the agent on this state directory is doing."""
     from tinyfleet.edge_agent.state_directory import STATUS
     from tinyfleet.edge_agent.status import read
+    from tinyfleet.fedcore.tls.validity import lasting
 
-    state = Path(_config(options).state).expanduser()
+    config = _config(options)
+    state = Path(config.state).expanduser()
     last = read(state / STATUS)
     if last is None:
         raise StateError(f"no agent has run on {state}; start one with 'edge-agent run', or give its --state")
     running = last.link != "stopped" and _is_alive(last.pid)
     facts = {**msgspec.to_builtins(last), "running": running}
+    if config.broker.tls_cert:
+        facts["certificate"] = lasting(Path(config.broker.tls_cert), time.time())
     if options.json:
         _write(facts)
         return
+    facts["trouble"] = "none" if last.trouble is None else last.trouble.told(time.time())
     for name, value in facts.items():
-        sys.stdout.write(f"{name:12} {value}\n")
+        sys.stdout.write(f"{name:12} {printable(str(value))}\n")
 
 
 def sensors(options: argparse.Namespace) -> None:
@@ -180,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--state", help="state directory")
         command.add_argument("--name", help="device name")
         command.add_argument("--broker", metavar="URL", help="mqtt://HOST:PORT")
+        command.add_argument(
+            "--plaintext", action="store_true", default=None, help="allow mqtt:// to another machine"
+        )
         command.add_argument("--memory-limit", metavar="SIZE", help='memory of the worker, such as "300M"')
         command.add_argument("--threads", type=int, help="CPU threads of the worker")
         command.add_argument("--policy", choices=("auto", "fresh", "warm"), help="worker process a task, or a run")
@@ -207,6 +219,7 @@ def _config(options: argparse.Namespace, *, missing_ok: bool = False) -> AgentCo
             "name": options.name,
             "engine": options.engine,
             "broker.url": options.broker,
+            "broker.plaintext": options.plaintext,
             "limits.memory_limit": options.memory_limit,
             "limits.threads": options.threads,
             "limits.policy": options.policy,

@@ -19,7 +19,7 @@ from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.topics import valid_device
-from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, Settings
+from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, PrivacySettings, Settings
 from tinyfleet.fedcore.settings import convert, read_toml
 
 Policy = Literal["auto", "fresh", "warm"]
@@ -95,6 +95,30 @@ class LimitSettings(Settings, frozen=True):
         return limits
 
 
+class AgentPrivacySettings(Settings, frozen=True):
+    """What a run must promise before this device trains for it, whoever sends it."""
+
+    require: Annotated[
+        Literal["none", "central", "local"],
+        Meta(description="least privacy of a run: none takes all, central also local ones, local those alone"),
+    ] = "none"
+    least_noise: Annotated[
+        float, Meta(ge=0.0, description="least noise of a run with the required privacy, in clips")
+    ] = 0.0
+    most_releases: Annotated[
+        int, Meta(ge=0, description="updates with noise of its own that ever leave it, over all runs; 0: no limit")
+    ] = 0
+
+    def objection(self, run: PrivacySettings) -> str:
+        """Why this device does not train under a run's terms; empty: it does."""
+        ranks = ("none", "central", "local")
+        if ranks.index(run.mode) < ranks.index(self.require):
+            return f"this device requires privacy.mode {self.require!r}, and the run has {run.mode!r}"
+        if self.require != "none" and run.noise < self.least_noise:
+            return f"this device requires noise of {self.least_noise:g} clips, and the run has {run.noise:g}"
+        return ""
+
+
 class StorageSettings(Settings, frozen=True):
     """What the agent may keep on disk."""
 
@@ -121,6 +145,7 @@ class AgentConfig(Settings, frozen=True):
     data: Annotated[AgentDataSettings, Meta(description="the device's own data")] = AgentDataSettings()
     limits: Annotated[LimitSettings, Meta(description="what the board grants to training")] = LimitSettings()
     storage: Annotated[StorageSettings, Meta(description="what the agent may keep on disk")] = StorageSettings()
+    privacy: Annotated[AgentPrivacySettings, Meta(description="what a run must promise")] = AgentPrivacySettings()
     sensors: Annotated[SensorSettings, Meta(description="the board's sensors")] = SensorSettings()
     guards: Annotated[GuardSettings, Meta(description="what pauses training")] = GuardSettings()
 

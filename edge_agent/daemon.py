@@ -19,7 +19,17 @@ from tinyfleet.edge_agent import identity
 from tinyfleet.edge_agent.config import AgentConfig, size
 from tinyfleet.edge_agent.delegation import take_leaf
 from tinyfleet.edge_agent.self_report import Board
-from tinyfleet.edge_agent.state_directory import GOVERNOR, INBOX, OUTBOX, PROFILE, WORK, lock, state_directory
+from tinyfleet.edge_agent.state_directory import (
+    GOVERNOR,
+    INBOX,
+    OUTBOX,
+    PROFILE,
+    WORK,
+    WORKER_LOG,
+    lock,
+    state_directory,
+    sweep,
+)
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
@@ -43,6 +53,7 @@ logger = logging.getLogger(__name__)
 # Reading the data of a slow board's SD card, once at start; whether a signal has come is looked at meanwhile.
 DESCRIBE_TIMEOUT_S = 300.0
 _DESCRIBE_LOOK_S = 0.2
+DESCRIBE_ATTEMPTS = 3  # by processes that a signal ends: for lack of memory, say
 _SECONDS_A_DAY = 86_400.0
 
 
@@ -52,8 +63,11 @@ def run(config: AgentConfig) -> None:
     stopping = StopSignal()
     state = state_directory(config)
     with lock(state):
+        sweep(state)
         take_leaf(os.environ)
         who = identity.obtain(state, config.name)
+        transport = config.broker.transport(who.client_id)  # before the data is read, which may take minutes
+        stopping.at_once = transport.hurry
         board = describe(config, who.device, stopping)
         if board is None:
             return
@@ -64,7 +78,7 @@ def run(config: AgentConfig) -> None:
             board.samples,
             ", ".join(board.engines) or "none",
         )
-        supervisor = assemble(config, state, who, board, config.broker.transport(who.client_id))
+        supervisor = assemble(config, state, who, board, transport)
         gc.collect()  # what starting took, parsers and the like, is not held for weeks
         allocator.trim()
         supervisor.run(stopping)
@@ -91,7 +105,7 @@ def assemble(
     )
 
     def start_worker(run: str, limits: TaskLimits) -> WorkerProcess:
-        return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / WORK / "worker.log", cpu)
+        return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / WORK / WORKER_LOG, cpu)
 
     return Supervisor(
         who,
@@ -113,21 +127,21 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
 
     None where ``stopping`` before it has answered. Raises ``DataError`` where the device's data cannot be read.
     """
-    child = Child("tinyfleet.edge_agent.worker.main", ["--policy", "fresh", "--parent", str(os.getpid())])
-    deadline = time.monotonic() + DESCRIBE_TIMEOUT_S
     profile = Path(config.state).expanduser() / PROFILE
-    try:
-        child.send(DescribeCommand(device, msgspec.to_builtins(config.data), str(profile)))
-        event = None
-        while event is None and time.monotonic() < deadline and not stopping():
-            event = child.receive(_DESCRIBE_LOOK_S)
-    finally:
-        child.kill()
-    if stopping():
-        return None
-    if event is None:
-        raise DataError(f"data.source {config.data.source!r} was not read within {DESCRIBE_TIMEOUT_S:.0f} s")
-    match msgspec.convert(event, type=WorkerEvent):
+    command = DescribeCommand(device, msgspec.to_builtins(config.data), str(profile))
+    for attempt in range(DESCRIBE_ATTEMPTS):
+        event = _answer(command, stopping)
+        if stopping():
+            return None
+        if not (isinstance(event, Exited) and event.code < 0):
+            break
+        if attempt + 1 < DESCRIBE_ATTEMPTS:
+            logger.warning(
+                "the process that reads the data was ended by %s; again", signal.Signals(-event.code).name
+            )
+    match event:
+        case None:
+            raise DataError(f"data.source {config.data.source!r} was not read within {DESCRIBE_TIMEOUT_S:.0f} s")
         case Described(engines, samples, found, version):
             return Board(engines, samples, found, version)
         case TaskFailed("ConfigError", reason):
@@ -141,13 +155,31 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
             raise RuntimeError(f"{other} is no answer to a description")  # a defect of the worker's
 
 
+def _answer(command: DescribeCommand, stopping: Callable[[], bool]) -> WorkerEvent | None:
+    """What a child says to ``command``, its end included; None where it says nothing in time."""
+    child = Child("tinyfleet.edge_agent.worker.main", ["--policy", "fresh", "--parent", str(os.getpid())])
+    deadline = time.monotonic() + DESCRIBE_TIMEOUT_S
+    try:
+        child.send(command)
+        while time.monotonic() < deadline and not stopping():
+            said = child.receive(_DESCRIBE_LOOK_S)
+            if said is not None:
+                event: WorkerEvent = msgspec.convert(said, type=WorkerEvent)
+                return event
+    finally:
+        child.kill()
+    return None
+
+
 class StopSignal:
     """Called, it is true once SIGTERM or SIGINT has come.
 
-    A shell lets its background jobs ignore SIGINT from birth: from here on it counts all the same.
+    A shell lets its background jobs ignore SIGINT from birth: from here on it counts all the same. ``at_once`` is
+    called in the handler, where neither a lock may be taken nor a line be logged.
     """
 
     def __init__(self) -> None:
+        self.at_once: Callable[[], None] | None = None
         self._came: int | None = None
         self._told = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,6 +188,8 @@ class StopSignal:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         # No more than that: in the middle of a line of log another cannot be written, and the signal would be lost.
         self._came = number
+        if self.at_once is not None:
+            self.at_once()
 
     def __call__(self) -> bool:
         if self._came is not None and not self._told:

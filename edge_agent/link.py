@@ -12,6 +12,7 @@ from tinyfleet.edge_agent.states import LINK_TABLE, LinkEvent, LinkState
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.messages import Enrolment, Heartbeat, Hello, Message, Welcome, encode
+from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.transport import Transport
 from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common_protocol
 
@@ -24,6 +25,8 @@ PENDING_HELLO_REPEAT_S = 60.0
 _FIRST_HEARTBEAT_S = 5.0
 # However often the coordinator wants to hear of this board.
 LEAST_HEARTBEAT_S = 0.5
+# For so long a board may greet, or hear that nobody subscribes, before it says that no coordinator is there.
+MUTE_S = 20.0
 # A control message waits no longer for the window: the loop must go on.
 _PUBLISH_TIMEOUT_S = 5.0
 
@@ -49,13 +52,36 @@ class Link:
     ) -> None:
         self.state = LinkState.OFFLINE
         self._transport = transport
-        self._topic = topics.up(device)
+        self._topic, self._heard_on = topics.up(device), topics.down(device)
         self._hello = hello
         self._heartbeat = heartbeat
         self._clock = clock
         self._rng = rng
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._next_hello = self._next_heartbeat = 0.0
+        self._down: Cause | None = None  # why there is no connection
+        self._silent_since: float | None = None  # no coordinator has been there
+        self._enrolment: LinkState | None = None  # that was last told
+
+    @property
+    def cause(self) -> Cause | None:
+        """What keeps the coordinator away; None: nothing, or nothing that is known yet."""
+        if self.state is LinkState.OFFLINE:
+            return self._down
+        if (hindrance := self._transport.hindrance) is not None:
+            return hindrance
+        if self._silent_since is None or self._clock() - self._silent_since < MUTE_S:
+            return None
+        return Cause(
+            CauseKind.COORDINATOR,
+            f"{self._transport.address}: it answers, no coordinator does; start one on this broker, or let its "
+            f"access list allow this board to write {self._topic} and to read {self._heard_on}",
+        )
+
+    @property
+    def answered(self) -> bool:
+        """Whether a coordinator has answered on this connection."""
+        return self.state not in (LinkState.OFFLINE, LinkState.GREETING)
 
     @property
     def online(self) -> bool:
@@ -74,17 +100,17 @@ class Link:
     def connected(self) -> None:
         """The broker is there: greet."""
         self._follow(LinkEvent.CONNECTED)
-        logger.info("connected")
+        self._silent_since = self._clock()
+        logger.debug("connected")
         self._greet()
 
-    def disconnected(self, reason: str) -> None:
-        """The broker is gone; the transport keeps trying."""
+    def disconnected(self, cause: Cause | None) -> None:
+        """The broker is gone, for that reason; the transport keeps trying, and training goes on."""
         self._follow(LinkEvent.DISCONNECTED)
-        logger.warning("disconnected: %s; training goes on, connecting again", reason)
+        self._down = cause
 
     def welcomed(self, welcome: Welcome) -> None:
         """The coordinator knows this board, and says what it is to it."""
-        before = self.state
         if common_protocol(welcome.protocol) != welcome.protocol:
             logger.warning(
                 "the coordinator speaks protocol %d, and this agent %d to %d; update the older of the two",
@@ -95,12 +121,17 @@ class Link:
         self._put_hello_off()
         self._heartbeat_s = max(welcome.heartbeat_s, LEAST_HEARTBEAT_S)
         self._next_heartbeat = min(self._next_heartbeat, self._clock() + self._heartbeat_s)
-        if self.state is not before:
+        if self.state is not self._enrolment:
+            self._enrolment = self.state
             logger.info("enrolment: %s%s", self.state.value, f" ({welcome.reason})" if welcome.reason else "")
 
     def tick(self) -> None:
         """Say what is due now."""
         now = self._clock()
+        if self.state is not LinkState.GREETING and not self._transport.unheard(self._topic):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
         if self.state in (LinkState.GREETING, LinkState.PENDING) and now >= self._next_hello:
             self._greet()
         if self.online and now >= self._next_heartbeat:

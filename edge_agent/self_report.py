@@ -43,8 +43,8 @@ class SelfReport:
         self._disabled, self._options = sensors.disabled, sensors.options(state)
         self._process = psutil.Process()
 
-    def hello(self, task: TaskKey | None) -> Hello:
-        """With ``task``: the one under way, or the oldest whose result waits."""
+    def hello(self, task: TaskKey | None, held: list[str]) -> Hello:
+        """With ``task``: the one under way, or the oldest whose result waits. ``held``: runs with masks here."""
         board = self._board
         return Hello(
             protocol=PROTOCOL,
@@ -57,6 +57,7 @@ class SelfReport:
             samples=board.samples,
             memory_limit_bytes=self._memory_limit_bytes,
             task=task,
+            held=held,
         )
 
     def heartbeat(self, task: TaskKey | None, worker_rss_bytes: int, traffic: Traffic) -> Heartbeat:

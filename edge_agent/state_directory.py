@@ -10,15 +10,32 @@ from pathlib import Path
 
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
+from tinyfleet.fedcore.files import drop_temporaries, make_folder, make_room_for, remove
 
 GOVERNOR = "governor.json"  # what tasks took, and what did not fit
 OUTBOX, INBOX = "outbox", "inbox"
 MASKS = "masks"  # a folder a run
+RELEASES = "releases"  # a folder a run with local privacy: what of it left this board
 WORK = "work"  # the result being written, the worker's log
+RESULT, WORKER_LOG = "result.blob", "worker.log"  # there
 STATUS = "status.json"
 PROFILE = "profile.toml"  # the board as ``edge-agent measure`` found it
 COST_MODEL = "cost_model.toml"  # what training takes here, as ``edge-agent measure-training`` found it
 _LOCK = "lock"
+
+
+def sweep(state: Path) -> None:
+    """Before anything is begun: what an interrupted write left goes, and so does what is in the way of a write.
+
+    Raises ``OSError`` where the disk refuses.
+    """
+    for name in (OUTBOX, INBOX, MASKS, WORK):
+        make_folder(state / name)
+    for file in (GOVERNOR, STATUS, f"{WORK}/{WORKER_LOG}"):
+        make_room_for(state / file)
+    for folder in (state, *(path for path in state.rglob("*") if path.is_dir())):
+        drop_temporaries(folder)
+    remove(state / WORK / RESULT)
 
 
 def state_directory(config: AgentConfig) -> Path:

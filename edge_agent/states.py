@@ -69,6 +69,8 @@ class AssignmentEvent(StrEnum):
     """The worker raised an error or died."""
     NEEDS_MASK = "needs mask"
     """The blob refers to a mask that is not held here."""
+    LEASE_OVER = "lease over"
+    """Its lease ran out and was not extended, on a connection that stands: nobody waits for it."""
     CANCELLED = "cancelled"
     """TaskCancel, RunEnded, a newer step that makes the result worthless, or the agent stops."""
 
@@ -106,6 +108,7 @@ TASK_TABLE = StateTable(
         (AssignmentState.TRAINING, AssignmentEvent.OVER_BUDGET): AssignmentState.IDLE,
         (AssignmentState.TRAINING, AssignmentEvent.FAILED): AssignmentState.IDLE,
         (AssignmentState.TRAINING, AssignmentEvent.NEEDS_MASK): AssignmentState.IDLE,
+        (AssignmentState.TRAINING, AssignmentEvent.LEASE_OVER): AssignmentState.IDLE,
         (AssignmentState.TRAINING, AssignmentEvent.CANCELLED): AssignmentState.IDLE,
     },
 )

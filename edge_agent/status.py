@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import msgspec
 
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.foreign.documents import read_document
+from tinyfleet.fedcore.protocol.reach.watch import Trouble
+
+logger = logging.getLogger(__name__)
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """``pid`` and ``session`` tell one agent start from the next."""
+    """``pid`` and ``session`` tell one agent start from the next; ``trouble`` keeps the coordinator away, and
+    ``refused`` is the latest result that does not count, and why."""
 
     device: str
     session: str
@@ -20,6 +25,9 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    trouble: Trouble | None = None
+    refused: str = ""
+    renewal: str = ""  # why the certificate was not renewed
 
 
 class StatusFile:
@@ -30,20 +38,38 @@ class StatusFile:
         self._device = device
         self._session = session
         self._written: AgentStatus | None = None
+        self._failing = False
 
-    def write(self, link: str, task_state: str, task: tuple[str, int] | None) -> None:
+    def write(
+        self,
+        link: str,
+        task_state: str,
+        task: tuple[str, int] | None,
+        trouble: Trouble | None = None,
+        refused: str = "",
+        renewal: str = "",
+    ) -> None:
         """Put the state on disk where it differs from what is there."""
-        status = AgentStatus(self._device, self._session, os.getpid(), str(link), str(task_state), task)
-        if status != self._written:
-            temporary = self._path.with_name(f".{self._path.name}.tmp")
+        status = AgentStatus(
+            self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble, refused, renewal
+        )
+        if status == self._written:
+            return
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        try:
             temporary.write_bytes(msgspec.json.encode(status))
             temporary.replace(self._path)
-            self._written = status
+        except OSError as error:
+            if not self._failing:
+                logger.warning("%s cannot be written: %s; the agent goes on", self._path, error)
+            self._failing = True  # and tried again each turn: what it says is wanted
+            return
+        self._written, self._failing = status, False
 
 
 def read(path: Path) -> AgentStatus | None:
     """The last status, or None where no agent has run here, or its file is damaged."""
     try:
         return read_document(path.read_bytes(), AgentStatus)
-    except (FileNotFoundError, CodecError):
+    except (OSError, CodecError):
         return None

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tinyfleet.edge_agent.certificate.renewal import Renewal
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.guards.guards import Guards, reader
 from tinyfleet.edge_agent.identity import Identity
@@ -32,7 +34,11 @@ from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Heartbeat,
     Hello,
+    LeaseExtended,
     Message,
+    RenewalGrant,
+    RenewalRefused,
+    RenewalWanted,
     ResultVerdict,
     RunEnded,
     TaskCancel,
@@ -41,6 +47,7 @@ from tinyfleet.fedcore.protocol.messages import (
     decode_down,
     encode,
 )
+from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 logger = logging.getLogger(__name__)
@@ -69,6 +76,7 @@ class Supervisor:
         start_worker: StartWorker,
         clock: Callable[[], float],
         rng: random.Random,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         device = identity.device
         self._can_train = bool(board.engines)
@@ -76,6 +84,15 @@ class Supervisor:
         self._up, self._down, self._down_chunk = topics.up(device), topics.down(device), topics.down_chunk(device)
         self._self_report = SelfReport(identity, board, config.sensors, state, governor.memory_limit_bytes)
         self.link = Link(transport, device, hello=self._hello, heartbeat=self._heartbeat, clock=clock, rng=rng)
+        self._renewal = Renewal(
+            config.broker.tls_files if config.broker.tls_cert else None,
+            config.broker.url,
+            send=self.link.send,
+            reconnect=transport.reconnect,
+            clock=clock,
+            wall_clock=wall_clock,
+            rng=rng,
+        )
         self._delivery = Delivery(outbox, transport, topics.up_chunk(device), self.link.send, clock)
         sensors = config.sensors.options(state)
         guards = Guards(config.guards.limits(sensors), reader(config.sensors.disabled, sensors), clock)
@@ -88,9 +105,10 @@ class Supervisor:
             outbox=outbox,
             start_worker=start_worker,
             pauses=Pauses(guards, clock),
-            send=self.link.send,
+            send=self._delivery.say,
             clock=clock,
         )
+        self._watch = ReachWatch(logger, clock, wall_clock)
         self._status = StatusFile(state / STATUS, device, self.session)
 
     @property
@@ -117,9 +135,10 @@ class Supervisor:
     def close(self) -> None:
         """Goodbye, worker ended, disconnected."""
         self.assignment.stop()
+        self._renewal.close()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None)
+        self._status.write("stopped", self.assignment.state, None, refused=self._delivery.refused)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -130,10 +149,25 @@ class Supervisor:
             event = self._transport.receive(0.0) if left else None
         self.assignment.tick()
         self.link.tick()
+        self._renewal.tick(accepted=self.link.state is LinkState.ACCEPTED)
         if self.link.online:
             self._delivery.tick()
         self._delivery.pump()
-        self._status.write(self.link.state, self.assignment.state, self.assignment.key)
+        self._look_at_reach()
+        self._status.write(
+            self.link.state,
+            self.assignment.state,
+            self.assignment.key,
+            self._watch.trouble,
+            self._delivery.refused,
+            self._renewal.fault,
+        )
+
+    def _look_at_reach(self) -> None:
+        """Log what keeps the coordinator away, and that nothing does any more."""
+        cause = self.link.cause
+        if cause is not None or self.link.answered:
+            self._watch.note(cause)
 
     def _patience(self) -> float:
         if self._delivery.sending:
@@ -152,12 +186,14 @@ class Supervisor:
         match event:
             case Connected():
                 self._delivery.interrupted()
-                self.assignment.reconnected()
+                self.assignment.connected()
                 self.link.connected()
                 self._delivery.offer()
-            case Disconnected(reason):
-                self.link.disconnected(reason)
+            case Disconnected():
+                self.link.disconnected(event.cause)
+                self.assignment.disconnected()
                 self._delivery.interrupted()
+                self._look_at_reach()
             case Received(topic, payload):
                 try:
                     self._received(topic, payload)
@@ -179,16 +215,26 @@ class Supervisor:
         match message:
             case Welcome():
                 self.link.welcomed(message)
+                if self.link.state is LinkState.ACCEPTED:
+                    self._renewal.welcomed()
             case TaskOffer():
                 self._offered(message)
             case TaskCancel(run, step, reason):
                 self.assignment.cancelled(run, step, reason)
+            case LeaseExtended(run, step, lease_s):
+                self.assignment.extended(run, step, lease_s)
             case ResultVerdict():
                 self._delivery.judged(message)
             case RunEnded(run):
                 self.assignment.ended(run)
             case ChunkRequest():
                 self._delivery.requested(message)
+            case RenewalGrant():
+                self._renewal.granted(message)
+            case RenewalRefused(reason):
+                self._renewal.refused(reason)
+            case RenewalWanted():
+                self._renewal.wanted()
             case _:
                 logger.debug("a %s is not for an agent", type(message).__name__)
 
@@ -212,7 +258,7 @@ class Supervisor:
     # -- what the link says ----------------------------------------------------------------------
 
     def _hello(self) -> Hello:
-        return self._self_report.hello(self._task())
+        return self._self_report.hello(self._task(), self.assignment.held_runs)
 
     def _heartbeat(self) -> Heartbeat:
         return self._self_report.heartbeat(self._task(), self.assignment.worker_rss_bytes, self._delivery.traffic)

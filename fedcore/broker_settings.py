@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.transport import Transport
 from tinyfleet.fedcore.run_spec import Settings
+
+if TYPE_CHECKING:
+    from tinyfleet.fedcore.tls.context import TlsFiles
+
+log = logging.getLogger(__name__)
 
 
 class BrokerSettings(Settings, frozen=True):
@@ -28,25 +34,73 @@ class BrokerSettings(Settings, frozen=True):
         str, Meta(description="PEM file of the certificate to show the broker (`tinyfleet ca issue`); empty: none")
     ] = ""
     tls_key: Annotated[str, Meta(description="PEM file of its key; empty: it stands in tls_cert")] = ""
+    plaintext: Annotated[
+        bool, Meta(description="allow mqtt:// to another machine: whoever is on the way reads and forges messages")
+    ] = False
+
+    @property
+    def tls_files(self) -> TlsFiles:
+        """The three files; None for what is not named."""
+        from tinyfleet.fedcore.tls.context import TlsFiles
+
+        return TlsFiles(self.tls_ca or None, self.tls_cert or None, self.tls_key or None)
+
+    def exposure(self) -> str:
+        """What to warn of at each start: what others on the network can do. Empty: nothing.
+
+        Raises ``ConfigError`` for plaintext to another machine that ``plaintext`` does not allow.
+        """
+        from tinyfleet.fedcore.protocol.reach.client import broker_address
+        from tinyfleet.fedcore.tls.plaintext import stays_here
+
+        host, _, tls = broker_address(self.url)
+        if tls and not self.tls_cert and not self.username:
+            return (
+                f"broker.url {self.url}: this client shows neither a certificate nor a user name, so anybody can "
+                "pass for it; give tls_cert and tls_key (`tinyfleet ca issue`)"
+            )
+        if tls or stays_here(host):
+            return ""
+        heard = (
+            f"broker.url {self.url} is plaintext, and {host} is not this machine alone: whoever is on the way reads"
+        )
+        if self.plaintext:
+            password = " and the password" if self.username else ""
+            return f"{heard} models{password}, and forges messages; mqtts:// with certificates ends that"
+        raise ConfigError(
+            f"{heard} and forges messages; give mqtts:// with the fleet's certificates (`tinyfleet broker config`, "
+            "`tinyfleet ca issue`), or allow it with broker.plaintext = true or --plaintext"
+        )
 
     def password(self) -> str | None:
         """The first line of the password file; None where none is named. Raises ``ConfigError``."""
         if not self.password_file:
             return None
+        named = f"broker.password_file {self.password_file}"
+        if not self.username:
+            raise ConfigError(f"{named} without broker.username; give the user whose password it is")
+        path = Path(self.password_file)
         try:
-            lines = Path(self.password_file).read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
+            mode = path.stat().st_mode
         except OSError as error:
-            raise ConfigError(f"broker.password_file {self.password_file}: {error.strerror}") from None
-        if not lines or not lines[0]:
+            raise ConfigError(f"{named}: {error.strerror}; give a file that this user may read") from None
+        except UnicodeDecodeError as error:
             raise ConfigError(
-                f"broker.password_file {self.password_file} is empty; write the password on its first line"
-            )
+                f"{named} is not UTF-8 at byte {error.start}; write the password in UTF-8, as the broker expects it"
+            ) from None
+        if not lines or not lines[0]:
+            raise ConfigError(f"{named} is empty; write the password on its first line")
+        if mode & 0o007:
+            raise ConfigError(f"{named}: everybody on this machine may read it; chmod 600 {self.password_file}")
         return lines[0]
 
     def transport(self, client_id: str) -> Transport:
-        """The MQTT client that these settings describe, not yet opened. Raises ``ConfigError``."""
+        """The MQTT client that these settings describe, not yet opened. Warns of ``exposure``, raises its error."""
         from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 
+        if exposure := self.exposure():
+            log.warning("%s", exposure)
         return MqttTransport(
             self.url,
             client_id,
@@ -56,4 +110,5 @@ class BrokerSettings(Settings, frozen=True):
             protocol=self.protocol,
             tls_cert=self.tls_cert or None,
             tls_key=self.tls_key or None,
+            plaintext=self.plaintext,
         )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import shutil
+import stat
 import tempfile
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -35,4 +41,43 @@ def sync_directory(directory: Path) -> None:
 def drop_temporaries(directory: Path) -> None:
     """Remove what an interrupted ``write_atomic`` left."""
     for path in directory.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove what is there, a whole folder too; what cannot be removed stays, and is named in the log."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error)
+
+
+def make_folder(path: Path) -> None:
+    """A folder that can be written, in the place of whatever else has that name. Raises ``OSError``."""
+    if os.path.lexists(path) and not path.is_dir():
+        log.warning("%s is no folder: it is replaced by one", path)
+        remove(path)
+    path.mkdir(parents=True, exist_ok=True)
+    make_usable(path)
+
+
+def make_room_for(path: Path) -> None:
+    """A file is to be written there: what is no file makes way, and one that may not be written is opened up."""
+    if path.is_dir() and not path.is_symlink():
+        log.warning("%s is a folder: it is replaced by a file", path)
+        remove(path)
+    elif path.exists():
+        make_usable(path)
+
+
+def make_usable(path: Path) -> None:
+    """Give its owner back what a wrong mode keeps from them."""
+    with contextlib.suppress(OSError):  # of somebody else, or on a disk that is read-only: whoever uses it says so
+        mode = stat.S_IMODE(path.stat().st_mode)
+        needed = stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR
+        if mode & needed != needed:
+            log.warning("%s has mode %o: it is set to %o", path, mode, mode | needed)
+            path.chmod(mode | needed)

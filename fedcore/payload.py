@@ -22,10 +22,12 @@ class Payload:
     """Named arrays and a small JSON dictionary.
 
     ``params`` holds full-shape float32 arrays; of those named in ``mask`` only the active entries
-    travel, the rest is zero. ``gradients`` are the top-K gradients of pruned weights.
+    travel, the rest is zero. ``gradients`` are the top-K gradients of pruned weights. ``raw`` is what
+    only its receiver can read.
     """
 
     meta: dict[str, Json] = field(default_factory=dict)
     params: Params = field(default_factory=dict)
     mask: Mask = field(default_factory=dict)
     gradients: dict[str, SparseVector] = field(default_factory=dict)
+    raw: dict[str, bytes] = field(default_factory=dict)

@@ -40,6 +40,10 @@ class TrainingSettings(Settings, frozen=True):
     activation_precision: Literal["fp32", "fp16"] = "fp32"  # of that share
     # With activation_keep < 1, prune batch norm's cache as well: its input gradient is approximate then.
     activation_norms: bool = False
+    # The native engine's kernels: those that each board measured as its fastest, or the engine's own choice
+    # everywhere. Others round differently: a live run on boards that have measured equals its simulation to the bit
+    # only with "shipped".
+    kernels: Literal["measured", "shipped"] = "measured"
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
     pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
 
@@ -88,15 +92,28 @@ class FleetSettings(Settings, frozen=True):
     least_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.125
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
     # A result is refused whose update's norm is more than so many times the median of its step; 0: none is.
-    norm_limit: Annotated[float, Meta(ge=0.0)] = 10.0
-    # Of a step's samples that one device of five or more may weigh, and half of it of samples times norm; 1: any.
-    # It also cuts honest devices that hold much of the data: to be chosen by whoever runs devices of others.
-    weight_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/coordinator.md.
+    norm_limit: Annotated[float, Meta(ge=0.0)] = 100.0
+    # One device of five or more can do as much as so many median ones, in any part of its result; 0: no limit.
+    influence_limit: Annotated[float, Meta(ge=0.0)] = 1.5
+    # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/admission.md.
     aggregate: Literal["mean", "clipped", "median", "trimmed", "krum", "multi-krum", "geometric-median"] = "mean"
     # Share of a step's results that may be hostile: what trimmed cuts at either end, and krum does without.
     hostile_share: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.3
     max_refusals: Count = 3  # refused results of a run after which a device is left out of it; 0: it never is
+
+
+class PrivacySettings(Settings, frozen=True):
+    """Differential privacy of a device's data: docs/privacy.md says against whom, and what it does not cover."""
+
+    # central: the coordinator sees each update, and adds noise to their sum; local: each device adds its own
+    mode: Literal["none", "central", "local"] = "none"
+    # Euclidean norm that an update of a device may have: of weights under the mask, biases, norms and statistics
+    clip: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    # Deviation of the noise, in clips: of the sum (central), of each update (local); 0: what epsilon asks for
+    noise: Annotated[float, Meta(ge=0.0, le=1e4)] = 0.0
+    # Budget of the run: it stops before a step that would pass it; 0: none, and noise says what is spent
+    epsilon: Annotated[float, Meta(ge=0.0)] = 0.0
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)] = 1e-5  # far below one part in the number of devices
 
 
 class WireSettings(Settings, frozen=True):
@@ -106,8 +123,18 @@ class WireSettings(Settings, frozen=True):
     compress: bool = True  # zstd, where it shrinks
 
 
+class SecureAggregationSettings(Settings, frozen=True):
+    """Whether the coordinator sees single results, or their sum alone. See docs/secure-aggregation.md."""
+
+    enabled: bool = False  # pairwise masks: the coordinator sees the sum of a step's results, and none of them
+    # Of the devices that hold shares of one's secrets, so many unmask; always more than half of them.
+    threshold: Fraction = 0.5
+    # With whom a device shares masks; 0: with as few as is safe, with all in a small fleet. Else an even number.
+    neighbours: Annotated[int, Meta(ge=0, le=4096)] = 0
+
+
 class RunSpec(Settings, frozen=True):
-    """A whole run. Equal specs on equal data give bit-identical models, live or simulated."""
+    """A whole run. Equal specs on equal data and equal kernels give bit-identical models, live or simulated."""
 
     name: str = "run"  # the beginning of the run's id
     seed: int = 0  # of everything random in the run
@@ -117,3 +144,5 @@ class RunSpec(Settings, frozen=True):
     data: DataSettings = DataSettings()
     fleet: FleetSettings = FleetSettings()
     wire: WireSettings = WireSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()

@@ -10,9 +10,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tinyfleet.coordinator.privacy.accountant import affordable, calibrated, epsilon
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
@@ -22,8 +23,11 @@ from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
-from tinyfleet.fedcore.methods.registry import create, problem_of
+from tinyfleet.fedcore.methods.registry import method_of
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.admissible import admission_of, check_privacy
+from tinyfleet.fedcore.privacy.noise import DeviceNoise, StepPrivacy, private_result
+from tinyfleet.fedcore.privacy.noise_key import simulated_key
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -32,6 +36,8 @@ from tinyfleet.fedcore.training.engine import Engine, Evaluation
 from tinyfleet.fedcore.training.levers import NO_LEVERS
 
 log = logging.getLogger(__name__)
+
+COORDINATOR = "coordinator"  # whose noise is made of its own key
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class StepRecord:
     seconds: float
     flops: float = 0.0  # analytic, of the device with the most data
     memory: int = 0  # analytic peak in bytes, likewise
+    epsilon: float | None = None  # that such a live run would have spent after it; None: it is not private
 
 
 class SimulatedMemory:
@@ -75,6 +82,11 @@ class SimulatedDevice:
         self._held: tuple[str, Mask] | None = None
         self._memory = SimulatedMemory()
 
+    @property
+    def enrolled(self) -> int:
+        """The samples that it says to have."""
+        return _samples(self.data)
+
     def holds(self, digest: str) -> bool:
         """Whether a task may come without this mask."""
         return self._held is not None and self._held[0] == digest
@@ -82,9 +94,12 @@ class SimulatedDevice:
     def run(self, blob: bytes, method: Method, engine: Engine, spec: RunSpec) -> bytes:
         """Decode a task, run it, encode its result."""
         task = decode(blob, held=lambda digest: self._held[1] if self._held and self.holds(digest) else None)
-        self._held = (mask_digest(task.mask), task.mask) if task.mask else None
+        if task.mask:
+            self._held = mask_digest(task.mask), task.mask
         control = Control(self.levers, self.steps, memory=self._memory)
         result = method.run(task, engine, self.data, control)
+        noise = DeviceNoise(simulated_key(spec.seed, self.data.name))
+        result = private_result(spec.privacy, method, task, result, noise)
         return encode_result(result, task, spec.wire, method.upload_precision)
 
 
@@ -107,9 +122,14 @@ class Simulation:
         names: Sequence[str] | None = None,
         evaluate: Callable[[int], bool] = lambda finished: True,
     ) -> None:
+        spec = calibrated(spec)
         self.spec, self.engine, self._due = spec, engine, evaluate
-        self.method = create(spec.method, problem_of(spec))
+        self.method = method_of(spec)
         check_aggregate(spec.fleet, self.method)
+        check_privacy(spec, self.method)
+        self._privacy = None
+        if spec.privacy.mode != "none":
+            self._privacy = StepPrivacy(spec.privacy, simulated_key(spec.seed, COORDINATOR))
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)
@@ -119,6 +139,8 @@ class Simulation:
     def cohort(self) -> list[SimulatedDevice]:
         """The devices of the coming step, as the coordinator draws them."""
         by_name = {device.data.name: device for device in self.devices}
+        if (members := self.method.members(self.state)) is not None:
+            return [by_name[name] for name in members]
         most = self.spec.fleet.max_refusals
         fit = [name for name in by_name if not most or self.refusals[name] < most]
         names = draw(fit, size=self.spec.fleet.cohort, seed=self.spec.seed, step=_step(self.state))
@@ -136,20 +158,24 @@ class Simulation:
         }
         replies: list[StoredResult] = []
         held: Any = lambda asked: task.mask if asked == digest else None  # noqa: E731
-        fold = StepFold(self.method, state, held, lambda: replies, self.spec.fleet)
+        fold = StepFold(self.method, state, held, lambda: replies, admission_of(self.spec), self._privacy)
         down, up, cohort = 0, 0, self.cohort()
         cost = self._cost(task, max((device.data for device in cohort), key=_samples))
         for device in cohort:
             blob = blobs[device.holds(digest)]
+            if raw := self.method.addressed(state, device.data.name):
+                own = replace(task, raw=task.raw | raw)
+                blob = encode(own, precision=wire.precision, send_mask=False, compress=wire.compress)
             reply = device.run(blob, self.method, self.engine, self.spec)
-            self._take(fold, replies, (_step(state), device.data.name, reply), _samples(device.data))
+            self._take(fold, replies, (_step(state), device.data.name, reply), device.enrolled)
             down, up = down + len(blob), up + len(reply)
         self.state = fold.finish()
         for (_, name), reason in fold.judgement.refused.items():
             self._refuse(name, reason)
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
-        evaluation = self.evaluate() if stage == "train" and self._due(finished) else None
+        trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
+        evaluation = self.evaluate() if trained and self._due(finished) else None
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),
@@ -165,6 +191,7 @@ class Simulation:
             seconds=time.perf_counter() - started,
             flops=cost.flops,
             memory=cost.memory,
+            epsilon=None if self._privacy is None else epsilon(self.spec.privacy, _step(state) + 1),
         )
 
     def _take(self, fold: StepFold, replies: list[StoredResult], reply: StoredResult, samples: int) -> None:
@@ -195,7 +222,11 @@ class Simulation:
 
     @property
     def finished(self) -> bool:
-        return self.method.finished(self.state)
+        """After the last round, or where a live run would stop at the end of its privacy budget."""
+        if self.method.finished(self.state):
+            return True
+        releases = _step(self.state) + 1
+        return self._privacy is not None and affordable(self.spec.privacy, releases) < releases
 
 
 def simulate(

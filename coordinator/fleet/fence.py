@@ -104,6 +104,9 @@ class Fence:
             else:
                 self._about_strangers.fault(device, handling.kind, str(error), self._clock())
             self._fault(device, handling.kind, str(error))
+        except OSError as error:
+            # The disk's fault, not the device's: what is dropped here is asked for again.
+            log.warning("from %s: %s dropped, it cannot be kept: %s", device, handling.kind, error)
         except Exception as error:
             if self._member(device) or self._about_strangers.fault(
                 device, handling.kind, repr(error), self._clock()

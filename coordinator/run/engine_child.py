@@ -64,7 +64,7 @@ class Workbench:
         if spec == self._spec:
             return
         self._problem: Problem = methods.problem_of(spec)
-        self._method = methods.create(spec.method, self._problem)
+        self._method = methods.method_of(spec)
         self._engine: Engine = engines.create(self._engine_name, self._threads)
         self._test_data: Dataset | None = None
         self._spec = spec

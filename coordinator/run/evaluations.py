@@ -39,6 +39,7 @@ class Evaluations:
         for number in list(self._states)[1:-MAX_WAITING]:
             del self._states[number]
             log.warning("the state after step %d is not measured: the engine process falls behind", number)
+            self._store.steps.save_no_evaluation(run, number, "the engine process fell behind")
         if len(self._states) == 1:
             self._next()
 
@@ -66,4 +67,5 @@ class Evaluations:
                 self._engine.evaluate(self._spec, step, self._store.blobs.path(sha256))
                 return
             log.warning("the state after step %d cannot be measured: blob %s is damaged", step, sha256[:12])
+            self._store.steps.save_no_evaluation(self._run, step, "its blob is damaged")
             del self._states[step]

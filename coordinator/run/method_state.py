@@ -9,6 +9,7 @@ from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.noise import StepPrivacy
 from tinyfleet.fedcore.run_spec import FleetSettings
 from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 
@@ -16,9 +17,12 @@ from tinyfleet.fedcore.sparsity.mask import density, mask_digest
 class MethodState:
     """The state after the last finished step; earlier masks are kept for as long as late results count."""
 
-    def __init__(self, method: Method, state: Payload, fleet: FleetSettings) -> None:
+    def __init__(
+        self, method: Method, state: Payload, fleet: FleetSettings, privacy: StepPrivacy | None = None
+    ) -> None:
         self.method = method
         self._fleet = fleet
+        self._privacy = privacy
         self._state = state
         self._task: tuple[int, Payload] | None = None  # of the coming step
         self._masks: OrderedDict[str, Mask] = OrderedDict()
@@ -37,7 +41,12 @@ class MethodState:
     @property
     def training(self) -> bool:
         """True once the state is a model: selection stages have none to evaluate."""
-        return bool(self._state.meta.get("stage") == "train")
+        return self.method.measurable(str(self._state.meta.get("stage")))
+
+    @property
+    def members(self) -> tuple[str, ...] | None:
+        """The only devices that the coming step is for; None: whoever is chosen."""
+        return self.method.members(self._state)
 
     @property
     def finished(self) -> bool:
@@ -54,6 +63,10 @@ class MethodState:
         value = metrics.get(name) if isinstance(metrics, dict) else None
         return float(value) if isinstance(value, int | float) else None
 
+    def addressed(self, device: str) -> dict[str, bytes]:
+        """What of the coming step's task is for ``device`` alone."""
+        return self.method.addressed(self._state, device)
+
     # -- steps --------------------------------------------------------------------------
 
     def task(self) -> Payload:
@@ -65,7 +78,7 @@ class MethodState:
     def begin_fold(self, stored: Callable[[], Iterable[StoredResult]]) -> StepFold:
         """The fold of the coming step, ``stored`` results included; results may refer to its task's mask."""
         self._keep_mask(self.task())
-        return StepFold(self.method, self._state, self._masks.get, stored, self._fleet)
+        return StepFold(self.method, self._state, self._masks.get, stored, self._fleet, self._privacy)
 
     def recall(self, earlier: Payload) -> None:
         """Results of the step that began at the state ``earlier`` may still count: keep its task's mask."""
@@ -73,7 +86,7 @@ class MethodState:
 
     def after(self, state: Payload) -> MethodState:
         """The same once the coming step has finished with ``state``."""
-        following = MethodState(self.method, state, self._fleet)
+        following = MethodState(self.method, state, self._fleet, self._privacy)
         following._masks = self._masks
         return following
 

@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 
 from tinyfleet.coordinator.errors import DamagedBlob
+from tinyfleet.coordinator.privacy.budget import PrivacyBudget
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
 from tinyfleet.coordinator.selection.candidates import choose
+from tinyfleet.coordinator.selection.policy import everyone
 from tinyfleet.coordinator.states import RunEvent, StepEvent
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.coordinator.step.context import Context
@@ -25,9 +27,10 @@ from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.admissible import admission_of
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskCancel, TaskStatus
-from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,8 @@ class Run:
         self._spec_data: dict[str, Any] = msgspec.to_builtins(spec)
         self._sha256 = state_sha256
         state = codec.decode(context.store.blobs.read(state_sha256))
-        self._learning = MethodState(method, state, spec.fleet)
+        self._budget = PrivacyBudget(context.store.ledgers, run, spec)
+        self._learning = MethodState(method, state, admission_of(spec), self._budget.terms)
         self._open: Step | None = None
         self._late = LateDevices(spec.fleet.staleness)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
@@ -136,6 +140,11 @@ class Run:
             self._context.store.tasks.refuse(device, offer.run, offer.step, reason)
             self._late.free(device)
 
+    def damaged(self, device: str, offer: ResultOffer, reason: str) -> None:
+        """A result is damaged where it was made: its task is done again."""
+        if self._open is not None and offer.step == self.step:
+            self._open.damaged(device, reason)
+
     # -- time ---------------------------------------------------------------------------
 
     def resume(self) -> None:
@@ -167,10 +176,11 @@ class Run:
 
     def _go_on(self, now: float) -> RunEnd | None:
         """Open the next step, or finish the run once its last state is measured."""
-        if not self._learning.finished:
+        spent = "" if self._learning.finished else self._budget.spent_out()
+        if not self._learning.finished and not spent:
             self._open_next(now)
         elif not self._evaluations.waiting:
-            return RunEnd(RunEvent.COMPLETE)
+            return RunEnd(RunEvent.STOP, spent) if spent else RunEnd(RunEvent.COMPLETE)
         return None
 
     def _open_next(self, now: float) -> None:
@@ -179,6 +189,10 @@ class Run:
         for device, step in self._late.drop_too_late(self.step).items():
             self._cancel(device, step, "too many steps ago")
         if registry.awaits():
+            return
+        if (members := self._learning.members) is not None:
+            self._open_step(everyone(member for member in members if registry.accepted(member)), now).tick(now)
+            self.collect_garbage()
             return
         candidates = [row for row in registry.candidates() if row.device not in self._late]
         if len(candidates) < max(fleet.min_results, fleet.min_devices if self.step == 0 else 1):
@@ -223,7 +237,7 @@ class Run:
         tasks = [StepTask.resumed(row) for row in store.tasks.of(self.run) if row.step == self.step]
         opened_at = self._context.clock() - max(0.0, store.now() - opened.started)
         blobs = self._task_blobs()
-        blobs.offer_all()
+        blobs.offer_all([task.device for task in tasks])
         resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
@@ -234,7 +248,7 @@ class Run:
         states = {**store.steps.base_states(self.run, 0), self.step: self._sha256}
         for step, row in rows.items():
             following = rows.get(step + 1)
-            training = self._learning.training if following is None else following.stage == "train"
+            training = self._learning.training if following is None else self.method.measurable(following.stage)
             sha256 = states.get(step + 1)
             if (
                 row.test_accuracy is None
@@ -274,6 +288,7 @@ class Run:
             accuracy=after.metric("accuracy"),
             density=after.density(),
         )
+        self._budget.released(step.step, sha256)
         store.finish_step(self.run, step.step, sha256, after.round, summary, step.excluded)
         step.tell_excluded()
         self._learning, self._sha256, self._open = after, sha256, None
@@ -317,7 +332,7 @@ class Run:
             self._context,
             self.run,
             self.step,
-            self.spec.fleet,
+            self._terms(),
             offers,
             fold,
             tasks,
@@ -325,6 +340,12 @@ class Run:
             attempt=attempt,
         )
         return self._open
+
+    def _terms(self) -> FleetSettings:
+        """Of the step: one that is for certain devices closes with those that answer, and what that means is known
+        to its method alone."""
+        fleet = self.spec.fleet
+        return fleet if self._learning.members is None else msgspec.structs.replace(fleet, min_results=0)
 
     def _stored(self) -> Iterator[StoredResult]:
         """The results of the open step that are on disk; one that is damaged there is asked for again."""
@@ -341,7 +362,10 @@ class Run:
                 yield entry.step, entry.device, blob
 
     def _task_blobs(self) -> TaskBlobs:
-        return TaskBlobs(self.task(), self.spec.wire, self._context.store.blobs, self._context.offered)
+        context = self._context
+        return TaskBlobs(
+            self.task(), self.spec.wire, context.store.blobs, context.offered, self._learning.addressed
+        )
 
     def _free(self, device: str) -> None:
         """A device that is no longer at an earlier step may take part again."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import DamagedBlob, StoreError
+from tinyfleet.coordinator.privacy.accountant import calibrated
 from tinyfleet.coordinator.run.engine_process import EngineAnswer, EngineFailed, EngineRequests, Prepared
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.results import Results
@@ -19,6 +20,7 @@ from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Method
+from tinyfleet.fedcore.privacy.admissible import check_privacy
 from tinyfleet.fedcore.protocol.messages import ResultOffer, RunEnded, TaskCancel, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.settings import convert
@@ -32,8 +34,9 @@ Creator = Callable[[RunSpec], Method]
 
 def create_method(spec: RunSpec) -> Method:
     """The run's method. Raises ``ConfigError``."""
-    method = methods.create(spec.method, methods.problem_of(spec))
+    method = methods.method_of(spec)
     check_aggregate(spec.fleet, method)
+    check_privacy(spec, method)
     return method
 
 
@@ -127,9 +130,12 @@ class Scheduler:
 
     # -- what devices say ---------------------------------------------------------------
 
-    def on_hello(self, device: str) -> None:
-        """A device (re)connected."""
+    def on_hello(self, device: str, held: Sequence[str] = ()) -> None:
+        """A device (re)connected, and keeps masks of the runs ``held``: it hears of each that has ended."""
         self._told.pop(device, None)
+        for run in held:
+            if run != self._ended and self._store.runs.has_ended(run):
+                self._context.outgoing.send(device, RunEnded(run))
         self._reconcile(device)
         if self._run is not None:
             self._run.on_hello(device)
@@ -190,7 +196,7 @@ class Scheduler:
         """Start a run, or go on with it after a restart."""
         try:
             row = self._store.runs.get(run)
-            spec = convert(row.spec, RunSpec, f"run {run}")
+            spec = calibrated(convert(row.spec, RunSpec, f"run {run}"))
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
             if row.state == RunState.RUNNING and sha256 is not None:
@@ -242,7 +248,7 @@ class Scheduler:
     def _on_prepared(self, preparation: Preparation, path: Path) -> None:
         sha256 = self._store.blobs.put(path.read_bytes())
         self._store.runs.prepared(preparation.run, sha256)
-        path.unlink()
+        self._store.sweep_leftovers()  # of engine processes that were ended while they wrote it, too
         self._run, self._preparing = self._begin(preparation, sha256), None
 
     def _end(self, run: str, end: RunEnd) -> None:
@@ -266,6 +272,7 @@ class Scheduler:
         self._engine.close()
         self._evaluations.clear()
         self._preparing, self._run, self._ended = None, None, run
+        self._store.sweep_leftovers()
         self._store.collect_garbage(keep_steps=0)
 
 

@@ -23,6 +23,7 @@ from tinyfleet.fedcore.run_spec import FleetSettings
 
 DEADLINE_SHARE = 0.9  # of the deadline, that a part may be predicted to take: predictions err
 LEAST_ACTIVATION_KEEP = 0.25
+MOST_SAMPLES = 10.0  # median devices' that one is drawn for: what it enrolled with is only its word
 
 
 def capable(candidates: Sequence[Candidate], fleet: FleetSettings, *, size: int, seed: int, step: int) -> Choice:
@@ -38,7 +39,8 @@ def capable(candidates: Sequence[Candidate], fleet: FleetSettings, *, size: int,
     shares = {candidate.device: fitted(candidate, target_s, fleet) for candidate in able}
     _bring_back(able, shares, target_s, fleet)
     ready = [candidate for candidate in able if shares[candidate.device].part is not Part.LEFT_OUT]
-    first = sorted(ready, key=lambda c: _place(c, shares[c.device], fleet, seed, step))
+    most = MOST_SAMPLES * statistics.median(max(1, c.samples) for c in ready) if ready else 0.0
+    first = sorted(ready, key=lambda c: _place(c, shares[c.device], most, fleet, seed, step))
     chosen = {candidate.device for candidate in (first[:size] if size else first)}
     everyone = [*spared, *(replace(share, chosen=device in chosen) for device, share in shares.items())]
     return Choice(tuple(sorted(everyone, key=lambda share: share.device)))
@@ -141,13 +143,13 @@ def _whole_s(candidate: Candidate) -> float:
 
 
 def _place(
-    candidate: Candidate, share: Share, fleet: FleetSettings, seed: int, step: int
+    candidate: Candidate, share: Share, most: float, fleet: FleetSettings, seed: int, step: int
 ) -> tuple[bool, float, bytes]:
-    """Where the device stands in the queue: the smallest are chosen."""
+    """Where the device stands in the queue: the smallest are chosen. ``most`` of its samples draw it."""
     random = hash_of(seed, step, candidate.device)
     if candidate.waited >= fleet.patience:
         return False, -float(candidate.waited), random
     portion = share.local_steps / share.whole_local_steps if share.part is Part.PART else 1.0
-    weight = max(1, candidate.samples) * portion * (1.0 + candidate.waited / fleet.patience)
+    weight = min(max(1, candidate.samples), most) * portion * (1.0 + candidate.waited / fleet.patience)
     uniform = (int.from_bytes(random[:8], "big") + 1) / (2.0**64 + 1)
     return True, -math.log(uniform) / weight, random

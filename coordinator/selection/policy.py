@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -52,6 +52,11 @@ def uniform(candidates: Sequence[Candidate], fleet: FleetSettings, *, size: int,
     chosen = set(draw([candidate.device for candidate in candidates], size=size, seed=seed, step=step))
     shares = (replace(whole(candidate), chosen=candidate.device in chosen) for candidate in candidates)
     return Choice(tuple(sorted(shares, key=lambda share: share.device)))
+
+
+def everyone(devices: Iterable[str]) -> Choice:
+    """All of ``devices`` with the whole job, whether they are there or not."""
+    return Choice(tuple(Share(device, chosen=True) for device in sorted(devices)))
 
 
 def whole(candidate: Candidate) -> Share:

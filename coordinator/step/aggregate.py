@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.cohort.admission import Judgement, Key, judge
-from tinyfleet.fedcore.cohort.measure import Measured, measure
-from tinyfleet.fedcore.cohort.robust import robust
+from tinyfleet.fedcore.cohort.admission import Judgement, judge
+from tinyfleet.fedcore.cohort.limits import limited
+from tinyfleet.fedcore.cohort.measure import Key, Measured, measure
+from tinyfleet.fedcore.cohort.robust import STREAMED, robust
 from tinyfleet.fedcore.errors import AggregationError, CodecError, ResultError
 from tinyfleet.fedcore.methods.method import Fold, Method
 from tinyfleet.fedcore.methods.parts.checks import MAX_SAMPLES, checked_samples
 from tinyfleet.fedcore.payload import Payload
+from tinyfleet.fedcore.privacy.noise import StepPrivacy, noisy_mean, reduced, untold
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import FleetSettings
 
@@ -42,8 +44,8 @@ class StepFold:
     coordinator folds them again, and so equals one that never stopped, bit for bit. ``held`` finds a
     mask by its digest.
 
-    Results are folded as they come, as if all were fit to count. Where admission refuses one, or lets it weigh
-    less, or where the sum cannot hold them all, those that do count are folded once more at the end: sums
+    Results are folded as they come, as if all were fit to count. Where admission refuses one, or cuts it
+    back, or where the sum cannot hold them all, those that do count are folded once more at the end: sums
     are exact in any order, so the two ways cannot differ.
     """
 
@@ -54,6 +56,7 @@ class StepFold:
         held: Callable[[str], Mask | None],
         stored: Callable[[], Iterable[StoredResult]],
         fleet: FleetSettings | None = None,
+        privacy: StepPrivacy | None = None,
     ) -> None:
         self._method = method
         self._state = state
@@ -61,6 +64,7 @@ class StepFold:
         self._held = held
         self._stored = stored
         self._fleet = fleet or FleetSettings()
+        self._privacy = privacy
         self._max_decoded_bytes = _MARGIN_BYTES + 32 * sum(s.size for s in method.problem.graph.params.values())
         self._closed: Closed | None = None
         self._rebuild()
@@ -77,7 +81,7 @@ class StepFold:
 
     @property
     def judgement(self) -> Judgement:
-        """Which of the results that are there now are refused, and which weigh less than their samples."""
+        """Which of the results that are there now are refused, and which are cut back."""
         return self._close().judgement
 
     def add(self, step: int, device: str, blob: bytes, enrolled: int = 0) -> bool:
@@ -110,7 +114,11 @@ class StepFold:
 
     def finish(self) -> Payload:
         """The state after the step."""
-        return self._method.finish_round(self._state, self._close().fold)
+        closed = self._close()
+        if self._privacy is None:
+            return self._method.finish_round(self._state, closed.fold)
+        fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else closed.fold
+        return untold(self._method.finish_round(self._state, fold))
 
     # -- results as they come -----------------------------------------------------------
 
@@ -126,6 +134,8 @@ class StepFold:
 
     def _take(self, key: Key, blob: bytes, enrolled: int) -> None:
         result = self._decode(key[0], blob)
+        if result.meta.get("device", key[1]) != key[1]:
+            raise ResultError(f"{key[1]} sent a result of {result.meta['device']!r:.80}")
         measured = measure(self._method, self._task, result, enrolled)
         try:
             self._method.fold(self._fold, result)
@@ -144,15 +154,19 @@ class StepFold:
         result = codec.decode(blob, held=self._held, max_decoded_bytes=self._max_decoded_bytes)
         if result.meta.get("step") != step:
             raise ResultError(f"result is of step {result.meta.get('step')!r}, it was offered for step {step}")
-        return result
+        if step != self._task.meta["step"]:
+            result = self._method.late(self._task, result)
+        return result if self._privacy is None else reduced(result)
 
     # -- the end ------------------------------------------------------------------------
 
     def _close(self) -> Closed:
         if self._closed is None:
             judgement = judge(self._counted, self._fleet)
-            plain = self._fleet.aggregate == "mean"
-            if plain and self._whole and not judgement.refused and not judgement.weights:
+            # Of central privacy the noisy mean alone is used, and none is refused for what others fill a sum with.
+            central = self._privacy is not None and self._privacy.central
+            plain = self._fleet.aggregate in STREAMED
+            if central or (plain and self._whole and not judgement.refused and not judgement.limits):
                 self._closed = Closed(judgement, self._fold)
             else:
                 self._closed = self._folded_anew(judgement)
@@ -173,8 +187,15 @@ class StepFold:
 
     def _sum(self, judgement: Judgement) -> Fold:
         fold = self._method.begin_fold(self._state)
-        for result in robust(self._fleet, self._task, self._admitted(judgement), self._counted):
+        for result in robust(self._fleet, self._task, self._admitted(judgement)):
             self._method.fold(fold, result)
+        return fold
+
+    def _noisy(self, privacy: StepPrivacy, judgement: Judgement) -> Fold:
+        """The fold of the noisy mean alone: the method sees no single result."""
+        results = (result for _, result in self._admitted(judgement))
+        fold = self._method.begin_fold(self._state)
+        self._method.fold(fold, noisy_mean(privacy.settings, privacy.key, self._method, self._task, results))
         return fold
 
     def _fits(self, result: Payload, times: int) -> bool:
@@ -189,13 +210,11 @@ class StepFold:
         return weight <= MAX_SAMPLES
 
     def _admitted(self, judgement: Judgement) -> Iterator[tuple[Key, Payload]]:
-        """Results that count, with the weight that they count with; one at a time."""
+        """Results that count, as far as they count; one at a time."""
         for key, blob in self._blobs():
             if key in self._counted and key not in judgement.refused:
-                result = self._decode(key[0], blob)
-                if key in judgement.weights:
-                    result.meta["samples"] = judgement.weights[key]
-                yield key, result
+                result, limit = self._decode(key[0], blob), judgement.limits.get(key)
+                yield key, result if limit is None else limited(self._task, result, limit)
 
     def _blobs(self) -> Iterator[tuple[Key, bytes]]:
         if self._kept.keys() == self._counted.keys():

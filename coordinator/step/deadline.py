@@ -17,10 +17,6 @@ class StepDeadline:
         self._deadline_s = deadline_s
         self._at = now + deadline_s
 
-    def left_s(self, now: float) -> float:
-        """What is left, pauses aside; a lease may be no longer."""
-        return max(0.0, self._at - now)
-
     def put_off_s(self, tasks: Iterable[StepTask], now: float) -> float:
         """What it is put off by: the longest pause of those it waits for, at most as long as itself."""
         held = (task.pauses_s(now) for task in tasks if not task.settled)
@@ -29,6 +25,10 @@ class StepDeadline:
     def due_at(self, tasks: Iterable[StepTask], now: float) -> float:
         """When it passes."""
         return self._at + self.put_off_s(tasks, now)
+
+    def left_s(self, tasks: Iterable[StepTask], now: float) -> float:
+        """Until it passes."""
+        return max(0.0, self.due_at(tasks, now) - now)
 
     def set_again(self, tasks: Iterable[StepTask], now: float) -> None:
         """Start anew; pauses until now put nothing off any more."""

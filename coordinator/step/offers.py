@@ -7,7 +7,9 @@ from typing import Any
 from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
-from tinyfleet.fedcore.protocol.messages import TaskOffer
+from tinyfleet.fedcore.protocol.messages import LeaseExtended, TaskOffer
+
+EXTEND_BEFORE_S = 5.0  # the end of a lease that the step outlasts
 
 
 class StepOffers:
@@ -38,8 +40,17 @@ class StepOffers:
         reoffer_s = self._context.config.reoffer_s
         if task.due(now, reoffer_s, is_at_it=self.is_at_it(task.device)) and self._send(task, lease_s):
             task.sent(now)
+            task.lease_until = now + lease_s
             return True
         return False
+
+    def extend_if_due(self, task: StepTask, now: float, lease_s: float) -> None:
+        """Tell a device at work that the step waits for it longer than it knows."""
+        left_s = None if task.lease_until is None else task.lease_until - now
+        if left_s is not None and (left_s >= EXTEND_BEFORE_S or lease_s <= left_s + 1.0):
+            return
+        if self._context.outgoing.send(task.device, LeaseExtended(self._run, self._step, lease_s)):
+            task.lease_until = now + lease_s
 
     def _send(self, task: StepTask, lease_s: float) -> bool:
         digest = self._blobs.mask_digest
@@ -49,7 +60,7 @@ class StepOffers:
             step=self._step,
             stage=self._blobs.stage,
             lease_s=lease_s,
-            manifest=self._blobs.manifest(with_mask=task.with_mask or not held),
+            manifest=self._blobs.manifest(task.device, with_mask=task.with_mask or not held),
             spec=self._spec,
             local_steps=task.local_steps,
             activation_keep=task.activation_keep,

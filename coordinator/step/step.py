@@ -13,7 +13,7 @@ from tinyfleet.coordinator.step.deadline import StepDeadline
 from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import DEADLINE, Choice
-from tinyfleet.fedcore.cohort.admission import Key
+from tinyfleet.fedcore.cohort.measure import Key
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
 from tinyfleet.fedcore.run_spec import FleetSettings
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 MAX_DECLINE_PAUSE_S = 10.0
 MOST_OFFERS = 32  # between two looks at what devices answer: a broker keeps only so many messages for a client
+
+AT_WORK = (TaskPhase.ACCEPTED, TaskPhase.RUNNING)
 
 _EVENTS = {
     TaskState.ACCEPTED: PhaseEvent.ACCEPT,
@@ -198,6 +200,19 @@ class Step:
             task.follow(PhaseEvent.REFUSE)
             self._save(task)
 
+    def damaged(self, device: str, reason: str) -> None:
+        """A result of this step is damaged where it was made: its task is offered again, while tries are left."""
+        task = self._tasks.get(device)
+        if task is None:
+            return
+        if task.retries >= self._fleet.max_retries:
+            self.refuse(device, reason)
+            return
+        task.reason = reason
+        task.retries += 1
+        task.offer_again()
+        self._save(task)
+
     def lose(self, device: str, reason: str) -> None:
         """Wait no longer for a device."""
         task = self._tasks.get(device)
@@ -239,13 +254,19 @@ class Step:
                 continue
             if registry.online(task.device):
                 if task.phase is TaskPhase.OFFERED and sent < MOST_OFFERS:
-                    sent += self._offers.send_if_due(task, now, self._deadline.left_s(now))
+                    sent += self._offers.send_if_due(task, now, self._lease_s(now))
+                elif task.phase in AT_WORK:
+                    self._offers.extend_if_due(task, now, self._lease_s(now))
                 continue
             away_s = registry.away_s(task.device, now)
             if not registry.accepted(task.device):
                 self.lose(task.device, "rejected by the operator")
             elif away_s is not None and away_s >= self._fleet.grace_s:
                 self.lose(task.device, "offline")
+
+    def _lease_s(self, now: float) -> float:
+        """For how long a result can count: until the deadline, and for as many more as the run lets it be late."""
+        return self._deadline.left_s(self._tasks.values(), now) + self._fleet.staleness * self._fleet.deadline_s
 
     def outcome(self, now: float) -> StepEvent | None:
         """ENOUGH: close it. SHORT: try again. None: wait."""
@@ -299,7 +320,7 @@ class Step:
         """The device goes on after a pause: what is left to it."""
         now = self._context.clock()
         put_off_s = self._deadline.put_off_s(self._tasks.values(), now)
-        left_s = self._deadline.due_at(self._tasks.values(), now) - now
+        left_s = self._deadline.left_s(self._tasks.values(), now)
         text = "%s, step %d: goes on after a pause; the deadline is put off by %.1f s, %.1f s are left"
         log.info(text, device, self.step, put_off_s, left_s)
 

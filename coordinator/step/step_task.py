@@ -22,6 +22,7 @@ class StepTask:
     local_steps: int = 0  # that it is given; 0: the whole job
     activation_keep: float = 1.0
     with_mask: bool = False  # the device said that it lacks the mask
+    lease_until: float | None = None  # as its device was told; None: not since this process began
     _micro_batch: int = 0
     _levers: str = ""
     _peak_rss_bytes: int = 0
@@ -115,7 +116,7 @@ class StepTask:
         if self.phase is TaskPhase.LOST:
             self.reason = ""
         self.follow(PhaseEvent.OFFER)
-        self._sent_at, self._due_at = None, 0.0
+        self._sent_at, self._due_at, self.lease_until = None, 0.0, None
         self._paused_s, self._paused_at, self._forgiven_s = 0.0, None, 0.0
 
     def begin_anew(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import DamagedBlob, StoreError
-from tinyfleet.fedcore.files import sync_directory
+from tinyfleet.fedcore.files import make_folder, make_room_for, sync_directory
 
 
 class BlobStore:
@@ -17,7 +17,7 @@ class BlobStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
 
     def path(self, sha256: str) -> Path:
         """Where a blob lies, or would lie."""
@@ -51,7 +51,7 @@ class BlobStore:
             return sha256
         target = self.path(sha256)
         try:
-            target.parent.mkdir(exist_ok=True)
+            make_folder(target.parent)
             descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -67,7 +67,7 @@ class BlobStore:
         """
         target = self.path(sha256)
         try:
-            target.parent.mkdir(exist_ok=True)
+            make_folder(target.parent)
             self._publish(source, target)
         except OSError as error:
             raise StoreError(f"blob {sha256[:12]}: {error}; is the disk full or read-only?") from error
@@ -93,6 +93,7 @@ class BlobStore:
 
     def _publish(self, source: Path, target: Path) -> None:
         """Content first, then its name, each on disk before the next step."""
+        make_room_for(target)
         new_folder = not any(target.parent.glob("[0-9a-f]*"))
         with source.open("rb") as file:
             os.fsync(file.fileno())

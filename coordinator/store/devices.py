@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tinyfleet.coordinator.errors import UnknownDevice
-from tinyfleet.coordinator.store.database import Database, as_json, from_json
+from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.fedcore.errors import CodecError

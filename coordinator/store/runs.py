@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tinyfleet.coordinator.errors import IllegibleRun, UnknownRun
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState
-from tinyfleet.coordinator.store.database import Database, as_json, from_json
+from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.rows import RunRow
 from tinyfleet.fedcore.run_spec import RunSpec
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyfleet.coordinator.store.database import Database
+from tinyfleet.coordinator.store.database.database import Database
 from tinyfleet.coordinator.store.records import Choice
 from tinyfleet.coordinator.store.rows import ShareRow
 

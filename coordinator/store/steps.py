@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyfleet.coordinator.states import STEP_TABLE, StepEvent, StepState
-from tinyfleet.coordinator.store.database import Database, as_json, from_json
+from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import OpenedStep, StepSummary
 from tinyfleet.coordinator.store.rows import StepRow
 

@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tinyfleet.coordinator.errors import StoreError
+from tinyfleet.coordinator.privacy.ledgers import Ledgers
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState, StepState
 from tinyfleet.coordinator.store.blobs import BlobStore
-from tinyfleet.coordinator.store.database import Database
+from tinyfleet.coordinator.store.database.database import Database
+from tinyfleet.coordinator.store.database.safekeeping import damaged
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.records import Choice, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
-from tinyfleet.fedcore.files import drop_temporaries
+from tinyfleet.fedcore.files import drop_temporaries, remove
 
 
 class Store:
@@ -32,17 +34,22 @@ class Store:
     directory cannot be used.
     """
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False) -> None:
+        """``mend``: this is the running service, and a damaged database may be replaced by its copy."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{directory}: {error}; give a directory that can be made") from None
         self.directory = directory
         self.blobs = BlobStore(directory / "blobs")
         self._clock = clock
-        self._db = Database(directory / "coordinator.db")
+        self._db = Database(directory / "coordinator.db", mend=mend)
         self.devices = Devices(self._db, clock)
         self.runs = Runs(self._db, clock)
         self.steps = Steps(self._db, clock)
         self.tasks = Tasks(self._db)
         self.shares = Shares(self._db)
+        self.ledgers = Ledgers(directory / "privacy")
 
     def close(self) -> None:
         self._db.close()
@@ -59,6 +66,12 @@ class Store:
     def incoming(self) -> Path:
         """Where results lie while they arrive."""
         return self.directory / "incoming"
+
+    @property
+    def put_aside(self) -> Path | None:
+        """The database that was damaged, where its copy has taken its place."""
+        path = damaged(self.directory / "coordinator.db")
+        return path if path.exists() else None
 
     def state_blob(self, run: str) -> Path | None:
         """The latest model state (codec, fp32, lossless), or None before there is one. Raises ``UnknownRun``."""
@@ -103,6 +116,7 @@ class Store:
             for entry in summary.lost:
                 self.tasks.lose(run, step, entry["device"], entry["reason"])
             self.runs.advance(run, step + 1, round_, state_sha256)
+        self._db.keep_copy()
 
     def rewind(self, run: str, step: int, reason: str) -> None:
         """Step ``step`` is done again from the state that it started from; what came after it is forgotten."""
@@ -125,6 +139,7 @@ class Store:
             self.tasks.lose_all(run, f"run {state.value}")
             self.steps.abandon(run)
             self.runs.end(run, event, reason)
+        self._db.keep_copy()
         return state
 
     def _save_choice(self, run: str, step: int, choice: Choice) -> None:
@@ -134,10 +149,10 @@ class Store:
     # -- blobs --------------------------------------------------------------------------
 
     def sweep_leftovers(self) -> None:
-        """Delete what an earlier process had not finished. Called before anything is begun."""
+        """Delete what an earlier process, or an engine process, had not finished. Called while none is at work."""
         drop_temporaries(self.directory)
         for path in self.directory.glob("initial-*.blob"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def check_whole(self) -> None:
         """Raises ``StoreError`` where there are blobs, and no run that they could be of: the database is gone."""

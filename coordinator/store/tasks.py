@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tinyfleet.coordinator.states import FINAL_TASK_PHASES, TASK_TABLE, PhaseEvent, TaskPhase
-from tinyfleet.coordinator.store.database import Database
+from tinyfleet.coordinator.store.database.database import Database
 from tinyfleet.coordinator.store.records import DEADLINE, CountedResult, Share, TaskNote, TaskTime
 from tinyfleet.coordinator.store.rows import TaskRow
 from tinyfleet.fedcore.protocol.messages import ResultOffer, Traffic

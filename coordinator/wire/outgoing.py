@@ -6,6 +6,7 @@ import logging
 
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import messages, topics
+from tinyfleet.fedcore.protocol.chunks import chunk_bytes
 from tinyfleet.fedcore.protocol.transport import Transport
 
 SPARED = 8  # publishes that may always be under way to devices that are accepted
@@ -18,6 +19,11 @@ class Outgoing:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of chunks that the broker takes, whatever the device's name."""
+        return chunk_bytes(self._transport.payload_bytes(topics.down_chunk(topics.LONGEST_DEVICE)))
 
     @property
     def connected(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.files import make_folder, remove
 from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, pack_chunk, read_chunk
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest, ResultOffer
 
@@ -74,6 +74,11 @@ class OfferedBlobs:
         """Serve nothing else any more."""
         self._open = {digest: entry for digest, entry in self._open.items() if digest in digests}
         self._allowances = {key: left for key, left in self._allowances.items() if key[0] in self._open}
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of the chunks of what is offered now."""
+        return self._outgoing.chunk_bytes
 
     @property
     def digests(self) -> frozenset[str]:
@@ -139,7 +144,8 @@ class Downloads:
         if key in self._open or self._of[device] >= MAX_DOWNLOADS:
             return  # what does not fit now is offered again soon
         folder = self._directory / device
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._directory)
+        make_folder(folder)
         download = Download(device, offer, Receiver(folder, offer.manifest))
         self._open[key] = download
         self._of[device] += 1
@@ -206,13 +212,13 @@ class Downloads:
             if (download.offer.run, download.offer.step) == (run, step):
                 self._drop(key)
                 for part in (self._directory / download.device).glob(f"*{download.offer.manifest.sha256}*"):
-                    part.unlink()
+                    remove(part)
 
     def sweep(self, since: float) -> None:
         """Delete what can be of no open step: files older than ``since``, and whole ones that nobody took."""
         for file in self._directory.glob("*/*"):
-            if file.suffix not in (".part", ".have") or file.stat().st_mtime < since:
-                file.unlink()
+            if not file.is_file() or file.suffix not in (".part", ".have") or file.stat().st_mtime < since:
+                remove(file)
 
     def clear(self) -> None:
         """Drop everything, files included: no run is under way."""
@@ -220,7 +226,7 @@ class Downloads:
         self._of.clear()
         self._waiting.clear()
         self._under_way = 0
-        shutil.rmtree(self._directory, ignore_errors=True)
+        remove(self._directory)
 
     def _drop(self, key: tuple[str, str]) -> None:
         download = self._open.pop(key)

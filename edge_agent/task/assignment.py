@@ -15,6 +15,7 @@ from tinyfleet.edge_agent.states import TASK_TABLE, AssignmentEvent, AssignmentS
 from tinyfleet.edge_agent.task.fetching import Fetching
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
 from tinyfleet.edge_agent.task.inbox import Inbox
+from tinyfleet.edge_agent.task.lease import Lease
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.task.reports import Reports
 from tinyfleet.edge_agent.task.training import Training
@@ -49,6 +50,8 @@ class Assignment:
     ) -> None:
         self.state = AssignmentState.IDLE
         self.task: TaskInHand | None = None
+        self._device = device
+        self._connected_at: float | None = None
         self._governor = governor
         self._outbox = outbox
         self._send = send
@@ -81,6 +84,11 @@ class Assignment:
     def patience_s(self) -> float:
         """How long the worker may go without ``tick``."""
         return self._slot.patience_s
+
+    @property
+    def held_runs(self) -> list[str]:
+        """Those that masks are kept of."""
+        return self._training.held.names()
 
     # -- what the coordinator says --------------------------------------------------------
 
@@ -119,9 +127,19 @@ class Assignment:
             self.cancelled(*self.task.key, "the run has ended")
         self._training.forget(run)
 
-    def reconnected(self) -> None:
+    def extended(self, run: str, step: int, lease_s: float) -> None:
+        """The coordinator waits on for this task."""
+        if self.task is not None and self.task.key == (run, step):
+            self.task.lease.extend(lease_s, self._clock())
+
+    def connected(self) -> None:
         """Ask for what is missing at once."""
+        self._connected_at = self._clock()
         self._fetching.reconnected()
+
+    def disconnected(self) -> None:
+        """Training goes on, whatever its lease."""
+        self._connected_at = None
 
     def stop(self) -> None:
         """The agent stops: the task is lost, what is on disk stays."""
@@ -135,7 +153,7 @@ class Assignment:
         if self.task is None:
             self._slot.mind()
         elif self.state is AssignmentState.TRAINING:
-            self._end(self._training.tick(self.task))
+            self._end(self._training.tick(self.task) or self._overdue(self.task))
         else:
             self._fetch(self.task)
 
@@ -155,7 +173,8 @@ class Assignment:
             return
         self._follow(AssignmentEvent.OFFERED)
         logger.info("run %s step %d: accepted, %d bytes to fetch", offer.run, offer.step, offer.manifest.size)
-        self.task = TaskInHand(offer, spec, limits, began=self._clock())
+        now = self._clock()
+        self.task = TaskInHand(offer, spec, limits, now, Lease(self._device, offer.lease_s, now))
         self._reports.accepted(self.task)
         self.tick()
 
@@ -165,6 +184,13 @@ class Assignment:
             self._follow(AssignmentEvent.FETCHED)
             found = self._training.begin(task, found)
         self._end(found)
+
+    def _overdue(self, task: TaskInHand) -> Ending | None:
+        """How a task ends that nobody can be waiting for any more."""
+        if not task.lease.ends_work(self._clock(), self._connected_at):
+            return None
+        reason = "its lease has run out, and the coordinator has not extended it"
+        return Ending(AssignmentEvent.LEASE_OVER, TaskState.FAILED, reason)
 
     def _end(self, ending: Ending | None) -> None:
         """Leave the task where it has ended, and tell the coordinator how it went."""

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.task.uploads import ResultUploads
-from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.errors import CodecError, TransportError
 from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Message,
+    ResultOffer,
     ResultVerdict,
     TaskState,
     TaskStatus,
@@ -42,6 +43,7 @@ class Delivery:
         self._clock = clock
         self._next_offers = 0.0
         self._counted = Traffic()  # socket bytes that earlier tasks have been charged with
+        self.refused = ""  # the latest result that does not count, and why
 
     @property
     def sending(self) -> bool:
@@ -63,7 +65,11 @@ class Delivery:
         """Say everything that is in the outbox, and again after a while."""
         self._next_offers = self._clock() + REOFFER_S
         for offer in self._outbox.offers():
-            self._send(offer)
+            self.say(offer)
+
+    def say(self, message: Message) -> None:
+        """Any message; of a result the size of the chunks in which the broker takes it."""
+        self._send(self._uploads.fitting(message) if isinstance(message, ResultOffer) else message)
 
     def tick(self) -> None:
         """Offer again where it is time to."""
@@ -76,11 +82,18 @@ class Delivery:
             logger.info("asked for chunks of %s, which is not in the outbox", request.sha256[:12])
 
     def judged(self, verdict: ResultVerdict) -> None:
-        """The coordinator has decided: the outbox lets go, and the task's traffic is reported."""
-        if not self._outbox.drop(verdict.run, verdict.step):
-            return
+        """The coordinator has decided: the outbox lets go, and the task's traffic is reported.
+
+        A result that was stored, and so is in the outbox no more, may be refused when its step closes.
+        """
+        held = self._outbox.drop(verdict.run, verdict.step)
         if verdict.verdict is Verdict.REFUSED:
-            logger.warning("run %s step %d: result refused (%s)", verdict.run, verdict.step, verdict.reason)
+            refused = f"run {verdict.run} step {verdict.step}: result refused ({verdict.reason})"
+            if held or refused != self.refused:
+                logger.warning("%s", refused)
+            self.refused = refused
+            return
+        if not held:
             return
         traffic = self.traffic
         since = Traffic(traffic.sent - self._counted.sent, traffic.received - self._counted.received)
@@ -91,9 +104,18 @@ class Delivery:
         """Send what the window takes now."""
         try:
             self._uploads.pump()
-        except (TransportError, OSError) as error:
+        except (CodecError, OSError) as error:
+            self._uploads.clear()
+            self._put_damaged_aside(error)
+        except TransportError as error:
             logger.info("upload interrupted: %s", error)
             self._uploads.clear()
+
+    def _put_damaged_aside(self, error: Exception) -> None:
+        """Results that are no longer whole on disk go: the coordinator has their tasks done again."""
+        for offer in self._outbox.damaged():
+            logger.warning("run %s step %d: result is damaged on disk (%s); dropped", offer.run, offer.step, error)
+            self._outbox.drop(offer.run, offer.step)
 
     def interrupted(self) -> None:
         """The connection has changed: the coordinator asks again."""

@@ -37,7 +37,7 @@ class Fetching:
 
     def tick(self, task: TaskInHand) -> Path | Ending | None:
         """The whole blob where it has come, how the task ends where it cannot; else ask for what is missing."""
-        if self._clock() - task.began > task.offer.lease_s:
+        if task.lease.has_ended(self._clock()):
             return _failed("the lease ran out before the task's blob had arrived")
         try:
             blob = self._inbox.finished()

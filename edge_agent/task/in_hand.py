@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tinyfleet.edge_agent.states import AssignmentEvent
+from tinyfleet.edge_agent.task.lease import Lease
 from tinyfleet.edge_agent.worker.budget import Stage, TaskLimits
 from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskOffer, TaskState
@@ -19,6 +20,7 @@ class TaskInHand:
     spec: RunSpec
     limits: TaskLimits
     began: float
+    lease: Lease
     stage: Stage = Stage.LOADING
     chosen: Chosen = field(default_factory=Chosen)
 

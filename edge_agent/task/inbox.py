@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.files import sync_directory
+from tinyfleet.fedcore.files import make_folder, make_room_for, remove, sync_directory
 from tinyfleet.fedcore.protocol.chunks import Receiver, manifest_of, unpack_chunk
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest
 
@@ -51,10 +51,11 @@ class Inbox:
         self._manifest, self._asked = manifest, None
         self._receiver = None
         whole = self._whole(manifest)
+        make_room_for(whole)
         if whole.is_file() and manifest_of(whole, manifest.chunk_size) == manifest:
             return
         partial = self._partial(manifest)
-        partial.mkdir(exist_ok=True)
+        make_folder(partial)
         self._receiver = Receiver(partial, manifest)
 
     def close(self) -> None:
@@ -115,11 +116,11 @@ class Inbox:
         """Drop other blobs: partial ones, and whole ones beyond ``KEPT_BLOBS`` or the byte limit, oldest first."""
         for partial in self._directory.glob("*.part"):
             if partial != self._partial(manifest):
-                shutil.rmtree(partial, ignore_errors=True)
+                remove(partial)
         others = [path for path in self._directory.glob("*.task") if path != self._whole(manifest)]
         others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         total = manifest.size
         for position, path in enumerate(others):
             total += path.stat().st_size
             if position >= KEPT_BLOBS - 1 or total > self._max_bytes:
-                path.unlink()
+                remove(path)

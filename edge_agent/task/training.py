@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from tinyfleet.edge_agent.config import AgentConfig
-from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, WORK
+from tinyfleet.edge_agent.state_directory import COST_MODEL, MASKS, RELEASES, RESULT, WORK
 from tinyfleet.edge_agent.states import AssignmentEvent
+from tinyfleet.edge_agent.task.held_runs import HeldRuns
 from tinyfleet.edge_agent.task.in_hand import Ending, TaskInHand
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.task.reports import Reports
@@ -36,6 +35,7 @@ from tinyfleet.edge_agent.worker.commands import (
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import Event, Worker
 from tinyfleet.edge_agent.worker.slot import WorkerSlot
+from tinyfleet.fedcore.files import drop_temporaries, remove
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState
 from tinyfleet.fedcore.training.levers import Levers
@@ -62,9 +62,11 @@ class Training:
         self._device = device
         self._engine = config.engine
         self._data = msgspec.to_builtins(config.data)
-        self._masks = state / MASKS
+        self._privacy = msgspec.to_builtins(config.privacy)
+        self._releases = state / RELEASES
+        self.held = HeldRuns(state / MASKS)
         self._cost_model = state / COST_MODEL
-        self._result = state / WORK / "result.blob"
+        self._result = state / WORK / RESULT
         self._result.parent.mkdir(parents=True, exist_ok=True)
         self._governor = governor
         self._slot = slot
@@ -77,9 +79,10 @@ class Training:
         """The blob is whole: the worker takes the task. How it ends where there can be no worker."""
         offer, limits = task.offer, task.limits
         try:
+            masks = self.held.keep(offer.run)
             worker = self._slot.take(offer.run, limits)
         except OSError as error:
-            reason = f"the worker cannot be started: {error}"
+            reason = f"its work cannot be started: {error}"
             return Ending(AssignmentEvent.FAILED, TaskState.FAILED, reason)
         self._pauses.begin(worker)
         worker.send(
@@ -87,9 +90,11 @@ class Training:
                 device=self._device,
                 blob=str(blob),
                 result=str(self._result),
-                masks=str(self._masks_of(offer.run)),
+                masks=str(masks),
+                releases=str(self._releases / masks.name),
                 spec=offer.spec,
                 data=self._data,
+                privacy=self._privacy,
                 engine=self._engine,
                 threads=limits.threads,
                 target_bytes=limits.target_bytes,
@@ -125,13 +130,14 @@ class Training:
             self._slot.rest()
         else:
             self._slot.close()
-        self._result.unlink(missing_ok=True)
+        remove(self._result)
+        drop_temporaries(self._result.parent)  # of a worker that was ended while it wrote
 
     def forget(self, run: str) -> None:
         """No more of this run: its worker and its masks go."""
         self._slot.close(run)
         self._reports.forget(run)
-        shutil.rmtree(self._masks_of(run), ignore_errors=True)
+        self.held.forget(run)
 
     def _heard(self, task: TaskInHand, worker: Worker, event: Event) -> Ending | None:
         """One event of the worker's; how the task ends, if it does by that."""
@@ -212,7 +218,3 @@ class Training:
 
     def _ending(self, event: AssignmentEvent, state: TaskState, reason: str, *, sound: bool = False) -> Ending:
         return Ending(event, state, reason, paused_s=self._pauses.paused_s, sound=sound)
-
-    def _masks_of(self, run: str) -> Path:
-        """Run names come from the network and may hold anything."""
-        return self._masks / hashlib.sha256(run.encode()).hexdigest()[:16]

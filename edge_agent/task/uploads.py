@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec import structs
+
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.fedcore.protocol.chunks import pack_chunk, read_chunk
-from tinyfleet.fedcore.protocol.messages import ChunkRequest
+from tinyfleet.fedcore.protocol.chunks import chunk_bytes, pack_chunk, read_chunk
+from tinyfleet.fedcore.protocol.messages import ChunkRequest, ResultOffer
 from tinyfleet.fedcore.protocol.transport import Transport
 
 # Of the window, left for heartbeats and other control messages.
@@ -28,12 +30,19 @@ class ResultUploads:
     def waiting(self) -> bool:
         return bool(self._queue)
 
+    def fitting(self, offer: ResultOffer) -> ResultOffer:
+        """The offer with chunks of a size that the broker takes, whatever it was when the result was made."""
+        most = chunk_bytes(self._transport.payload_bytes(self._topic))
+        if offer.manifest.chunk_size <= most:
+            return offer
+        return structs.replace(offer, manifest=structs.replace(offer.manifest, chunk_size=most))
+
     def asked(self, request: ChunkRequest) -> bool:
         """Queue a range; False where no result here has that hash."""
         found = self._outbox.find(request.sha256)
         if found is None:
             return False
-        stop = min(request.start + request.count, found[0].manifest.count)
+        stop = min(request.start + request.count, self.fitting(found[0]).manifest.count)
         queued = set(self._queue)
         for index in range(request.start, stop):
             if (request.sha256, index) not in queued and len(self._queue) < _MAX_QUEUE:
@@ -48,7 +57,7 @@ class ResultUploads:
             if found is None:
                 continue  # the verdict came while it waited
             offer, path = found
-            data = read_chunk(path, offer.manifest, index)
+            data = read_chunk(path, self.fitting(offer).manifest, index)
             self._transport.publish(self._topic, pack_chunk(sha256, index, data))
 
     def clear(self) -> None:

@@ -150,7 +150,12 @@ class Governor:
 
     def _learn(self, spec: RunSpec, experience: Experience) -> None:
         self._history[self._kind(spec)] = experience
-        write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._history), indent=1))
+        try:
+            write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._history), indent=1))
+        except OSError as error:
+            logger.warning(
+                "%s cannot be written: %s; what tasks take is known until the next start", self._path, error
+            )
 
     def _kind(self, spec: RunSpec) -> str:
         """Tasks that cost about the same memory: another limit or engine starts afresh."""
@@ -169,7 +174,7 @@ class Governor:
             return read_document(self._path.read_bytes(), dict[str, Experience])
         except FileNotFoundError:
             return {}
-        except CodecError as error:
+        except (OSError, CodecError) as error:
             logger.warning("%s is not a history (%s); starting without one", self._path, error)
             return {}
 

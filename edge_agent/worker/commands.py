@@ -34,6 +34,8 @@ class TaskCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     local_steps: int = 0  # of the offer: a part of the round; 0: all of it
     levers: Levers = NO_LEVERS  # of the offer: the plan may be tighter, never looser
     memory_limit_bytes: int = 0  # what may be resident; 0: no limit
+    privacy: dict[str, Any] = {}  # an AgentPrivacySettings
+    releases: str = ""  # directory of what left the board of a run with local privacy, beside those of other runs
 
 
 class TightenCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="cmd", tag="tighten"):

@@ -35,7 +35,7 @@ def _profile(measured: Path) -> DeviceProfile:
     from tinyfleet.device_profiles.detect import detect
     from tinyfleet.device_profiles.profile import DeviceProfile, ProfileError
 
-    with contextlib.suppress(OSError, ProfileError):
+    with contextlib.suppress(OSError, UnicodeDecodeError, ProfileError):
         kept = DeviceProfile.from_toml(measured.read_text(encoding="utf-8"), str(measured))
         return replace(detect(), measured=kept.measured)
     return detect()

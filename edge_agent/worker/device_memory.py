@@ -47,7 +47,7 @@ class FileMemory:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         drop_temporaries(self._directory)
-        write_atomic(self._path(step), encode(payload, precision="fp32"))
+        write_atomic(self._path(step), encode(payload, precision="fp32"), 0o600)  # it may hold secrets
         previous = max((kept for kept in self._steps() if kept < step), default=step)
         for kept in self._steps():
             if kept not in (step, previous):

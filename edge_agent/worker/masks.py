@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import make_folder, make_room_for, remove, write_atomic
 from tinyfleet.fedcore.sparsity.mask import mask_digest
 
 # The current mask, the one before it, and one to spare: adjustment rounds make a new one each.
@@ -53,15 +53,17 @@ class MaskStore:
         """Keep a mask; returns its digest. The oldest beyond ``KEPT_MASKS`` go."""
         digest = mask_digest(mask)
         path = self._path(digest)
-        if not path.exists():
-            self._directory.mkdir(parents=True, exist_ok=True)
+        if self.get(digest) is None:  # missing, or damaged
+            make_folder(self._directory)
+            make_room_for(path)
             header = json.dumps([[name, list(entries.shape)] for name, entries in mask.items()]).encode()
             write_atomic(
                 path, header + b"\n" + b"".join(np.packbits(entries).tobytes() for entries in mask.values())
             )
-            kept = sorted(self._directory.glob("*.mask"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-            for old in kept[KEPT_MASKS:]:
-                old.unlink()
+            # Not by its own time: the board's clock may have been set back.
+            others = [file for file in self._directory.glob("*.mask") if file != path]
+            for old in sorted(others, key=lambda file: file.stat().st_mtime_ns, reverse=True)[KEPT_MASKS - 1 :]:
+                remove(old)
         return digest
 
     def _path(self, digest: str) -> Path:

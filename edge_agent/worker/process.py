@@ -140,8 +140,9 @@ class WorkerProcess:
 
     def send(self, command: Command) -> None:
         """One command. The log is kept short here, between tasks."""
-        if self._log.stat().st_size > _LOG_LIMIT_BYTES:
-            os.truncate(self._log, 0)
+        with contextlib.suppress(OSError):  # somebody removed it
+            if self._log.stat().st_size > _LOG_LIMIT_BYTES:
+                os.truncate(self._log, 0)
         if isinstance(command, TaskCommand):
             self.peak_rss_bytes = 0
         self._child.send(command)

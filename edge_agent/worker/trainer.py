@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinyfleet.edge_agent.config import AgentDataSettings
+from tinyfleet.edge_agent.config import AgentDataSettings, AgentPrivacySettings
 from tinyfleet.edge_agent.worker.commands import (
     Declined,
     EndsEarly,
@@ -59,8 +59,8 @@ class Trainer:
     def run(self, command: TaskCommand) -> None:
         """Do one task and emit ``TaskDone``. Raises whatever went wrong."""
         from tinyfleet.edge_agent.worker.masks import MaskStore
-        from tinyfleet.fedcore.methods.registry import create, problem_of
-        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped
+        from tinyfleet.fedcore.methods.registry import method_of
+        from tinyfleet.fedcore.planning.cost_model_file import measured_or_shipped, shipped, with_kernels_of
         from tinyfleet.fedcore.protocol.codec import decode
         from tinyfleet.fedcore.protocol.results import encode_result
         from tinyfleet.fedcore.training.registry import facts_of
@@ -72,21 +72,31 @@ class Trainer:
             self._hold.lift()
             self._hold.loading(command.memory_limit_bytes, facts)
         spec = convert(command.spec, RunSpec, "spec of the task")
+        terms = convert(command.privacy, AgentPrivacySettings, "privacy")
+        if reason := terms.objection(spec.privacy):
+            self._emit(Declined(reason))
+            return
         masks = MaskStore(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=masks.get)
         if task.mask:
             masks.put(task.mask)
-        method = create(spec.method, problem_of(spec))
+        method = method_of(spec)
         # Data first: what reading it takes for a moment does not come on top of the engine.
         data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
         cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
+        if cost_model is not None and spec.training.kernels == "shipped":
+            cost_model = with_kernels_of(cost_model, shipped(facts.name))
         samples = len(data.train) + len(data.development)
-        running = control_of(command, method, task, cost_model, samples, self._emit)
+        private = spec.privacy.mode != "none"
+        silent = private or spec.secure_aggregation.enabled  # a local loss is the device's own
+        running = control_of(command, method, task, cost_model, samples, self._emit, private=silent)
         if running.refusal:
             self._emit(Declined(running.refusal))
             return
         self._emit(Planned(running.chosen))
         result, train_s = self._train(command, method, task, data, running, cost_model)
+        if private:
+            result = _private(command, terms, spec, method, task, result)
         # The engine's model is gone, and the task's goes too: for a large one, encoding would be the task's peak.
         if result.params is not task.params:
             task.params.clear()
@@ -129,6 +139,23 @@ class Trainer:
         return self._data[1]
 
 
+def _private(
+    command: TaskCommand,
+    terms: AgentPrivacySettings,
+    spec: RunSpec,
+    method: Method,
+    task: Payload,
+    result: Payload,
+) -> Payload:
+    """What may leave the board of ``result``."""
+    from tinyfleet.edge_agent.worker.releases import Releases
+    from tinyfleet.fedcore.privacy.noise import private_result
+
+    releases = Releases(Path(command.releases), terms.most_releases)
+    noise = releases.noise() if spec.privacy.mode == "local" else None
+    return private_result(spec.privacy, method, task, result, noise)
+
+
 def memory_directory(command: TaskCommand) -> Path:
     """Where the run's personal state is: under its masks, with which it goes when the run ends."""
     return Path(command.masks) / "memory"
@@ -146,8 +173,11 @@ def control_of(
     cost_model: CostModel | None,
     samples: int,
     emit: Emit,
+    *,
+    private: bool = False,
 ) -> TaskControl:
-    """The task's plan and its ``Control``: progress goes out at most four times a second."""
+    """The task's plan and its ``Control``: progress goes out at most four times a second, a private run's
+    without the loss."""
     from tinyfleet.edge_agent.worker.device_memory import FileMemory
     from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.methods.method import Control
@@ -165,7 +195,7 @@ def control_of(
         now = time.monotonic()
         if now - last >= _PROGRESS_INTERVAL_S or step == steps:
             last = now
-            emit(StepsDone(step, steps, float(loss)))
+            emit(StepsDone(step, steps, None if private else float(loss)))
 
     memory = FileMemory(memory_directory(command))
     control = Control(command.levers, steps=command.local_steps, memory=memory, progress=progress)

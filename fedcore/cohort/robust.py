@@ -4,22 +4,20 @@ Each turns a step's admitted results into others, which the method then folds as
 coordinate-wise ones give all results the same arrays. So every method whose devices share a mask has them all,
 and what comes out depends on the set of results alone: they are taken in order of step and device.
 
-``clipped`` reads one result at a time; all others hold the whole cohort, 4 bytes a parameter and device (the
-geometric median and krum 8 bytes of one array more).
+``mean`` and ``clipped`` read one result at a time (clipped is a mean under a limit of one median); all others hold
+the whole cohort, 4 bytes a parameter and device (the geometric median and krum 8 bytes of one array more).
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray, FloatArray, Params
-from tinyfleet.fedcore.cohort.admission import Key
-from tinyfleet.fedcore.cohort.measure import LOSSES, Measured
+from tinyfleet.fedcore.cohort.measure import LOSSES, Key
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.methods.parts.reconfiguration import SCALES
@@ -27,6 +25,8 @@ from tinyfleet.fedcore.payload import Json, Payload, SparseVector
 from tinyfleet.fedcore.run_spec import FleetSettings
 
 ITERATIONS = 32  # of Weiszfeld's algorithm, always all of them
+STREAMED = ("mean", "clipped")
+WHOLE = ("clipped", "krum", "multi-krum")  # these count a result with all of its weights, or not at all
 SMOOTHING = 1e-6  # least distance that divides (Pillutla et al. 2022, RFA: nu)
 
 Centre = Callable[[AnyArray, int], AnyArray]
@@ -38,10 +38,10 @@ def check_aggregate(fleet: FleetSettings, method: Method) -> None:
     kind, least = fleet.aggregate, fleet.min_results
     if kind == "mean":
         return
-    if method.own_masks:
+    if method.own_masks and kind not in WHOLE:
         raise ConfigError(
-            f"fleet.aggregate {kind!r} compares weights over devices, and with method {method.name} each device "
-            'has a mask of its own; use "mean"'
+            f"fleet.aggregate {kind!r} takes each weight from all devices, and with method {method.name} not all "
+            f"hold it, since each has a mask of its own; use {', '.join(WHOLE)} or mean"
         )
     if fleet.cohort and fleet.cohort < least:
         raise ConfigError(f"fleet.cohort {fleet.cohort} is below fleet.min_results {least}; raise it")
@@ -60,14 +60,10 @@ def hostile_of(fleet: FleetSettings, count: int) -> int:
     return max(0, min(hostile, (count - 3) // 2)) if "krum" in fleet.aggregate else hostile
 
 
-def robust(
-    fleet: FleetSettings, task: Payload, admitted: Iterable[tuple[Key, Payload]], measured: Mapping[Key, Measured]
-) -> Iterable[Payload]:
+def robust(fleet: FleetSettings, task: Payload, admitted: Iterable[tuple[Key, Payload]]) -> Iterable[Payload]:
     """What the method is to fold instead of the ``admitted`` results. ``task`` is the step's."""
-    if fleet.aggregate == "mean":
+    if fleet.aggregate in STREAMED:
         return (result for _, result in admitted)
-    if fleet.aggregate == "clipped":
-        return _clipped(task, admitted, measured)
     cohort = [result for _, result in sorted(admitted, key=lambda entry: entry[0])]
     hostile = hostile_of(fleet, len(cohort))
     if not cohort:
@@ -142,21 +138,6 @@ def _weights(result: Payload, task: Payload) -> Params:
 
 
 _STATISTICS = ("running_mean", "running_var")
-
-
-def _clipped(
-    task: Payload, admitted: Iterable[tuple[Key, Payload]], measured: Mapping[Key, Measured]
-) -> Iterable[Payload]:
-    """Updates cut to the median norm of the step's results; statistics and gradients as they are."""
-    limit = statistics.median(one.norm for one in measured.values())
-    for key, result in admitted:
-        norm = measured[key].norm
-        if norm > limit:
-            factor = np.float32(limit / norm)
-            for name, values in result.params.items():
-                if name in task.params and not name.endswith(_STATISTICS):
-                    result.params[name] = task.params[name] + factor * (values - task.params[name])
-        yield result
 
 
 def _alike(cohort: list[Payload], hostile: int, centre: Centre, given: Params | None = None) -> list[Payload]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 _LIMIT = 4000  # characters of one message or cell
 
@@ -46,11 +46,26 @@ class OneLine(logging.Formatter):
         return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """That of ``log_to_stderr``."""
+
+
 def log_to_stderr(level: str | int, form: str) -> None:
-    """The root logger's handler, once: every record on the terminal or in the journal is ``OneLine``."""
-    handler = logging.StreamHandler()
+    """The root logger's handler: every record on the terminal or in the journal is ``OneLine``.
+
+    Whoever says it last decides, unless somebody else handles the root's records, or all are wanted already.
+    """
+    root = logging.getLogger()
+    handler = next((one for one in root.handlers if isinstance(one, _Handler)), None)
+    if handler is None:
+        if root.handlers:
+            return
+        handler = _Handler()
+        root.addHandler(handler)
+    elif root.level == logging.DEBUG:
+        level = logging.DEBUG
     handler.setFormatter(OneLine(form))
-    logging.basicConfig(level=level, handlers=[handler])
+    root.setLevel(level)
 
 
 def _escaped(char: str) -> str:

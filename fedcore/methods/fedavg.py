@@ -22,6 +22,8 @@ from tinyfleet.fedcore.methods.method import (
 from tinyfleet.fedcore.methods.parts.checks import checked_samples, integer
 from tinyfleet.fedcore.methods.parts.local import LocalResult, LocalRound, all_samples, pretrain, train_locally
 from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.summing.stages import TrainStage
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.payload import Json, Payload, SparseVector
 from tinyfleet.fedcore.run_spec import Settings
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS
@@ -94,6 +96,14 @@ class FedAvg(Method):
     def begin_fold(self, state: Payload) -> Fold:
         return TrainFold(self.problem.graph, state.mask)
 
+    def sum_stage(self, task: Payload) -> SumStage:
+        return TrainStage(self.problem.graph, task, {}, self.precision)
+
+    @property
+    def precision(self) -> str:
+        """How results travel."""
+        return self.upload_precision or self.problem.wire_precision
+
     def fold(self, fold: Any, result: Payload) -> None:
         fold.add(result, checked_samples(result))
 
@@ -109,6 +119,9 @@ class FedAvg(Method):
             "density": density(state.mask),
         }
         return Payload(meta, params, state.mask)
+
+    def more_than_updates(self) -> str:
+        return ""
 
     # -- device half --------------------------------------------------------------------
 

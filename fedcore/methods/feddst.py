@@ -64,6 +64,9 @@ class FedDst(Growing):
             return {}
         return adjustment_counts(state.mask, list(state.mask), round_index, s.stop, s.scale)
 
+    def more_than_updates(self) -> str:
+        return "each device's mask is its own, and tells where its gradients are large; use method static"
+
     def begin_fold(self, state: Payload) -> Fold:
         counts = active_counts(state.mask)
         return HolderFold(self.problem.graph, counts, counts)

@@ -113,6 +113,9 @@ class FedRts(Growing):
             return {}
         return {name: count for name, count in self.candidates(state).items() if count}
 
+    def more_than_updates(self) -> str:
+        return "devices vote for single weights; use method static"
+
     def begin_fold(self, state: Payload) -> Fold:
         active = active_counts(state.mask)
         core = {name: active[name] - count for name, count in self.candidates(state).items()}

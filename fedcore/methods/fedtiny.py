@@ -10,6 +10,8 @@ from tinyfleet.fedcore.methods.method import Control, Fold, normalization_of
 from tinyfleet.fedcore.methods.parts import bn_selection as selection
 from tinyfleet.fedcore.methods.parts.adjusting import Adjusting, AdjustmentSettings
 from tinyfleet.fedcore.methods.parts.checks import checked_samples, integer
+from tinyfleet.fedcore.methods.summing.stages import LossStage, StatisticsStage
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.protocol.codec import quantise
 from tinyfleet.fedcore.run_spec import Count, Fraction, Positive
@@ -56,6 +58,12 @@ class FedTiny(Adjusting):
             state.meta["candidates"] = [dict(counts) for counts in pool]
         return Payload(state.meta, parent, mask)
 
+    def more_than_updates(self) -> str:
+        s = self.settings
+        if s.selection and (s.candidates or selection.default_pool_size(s.density)) > 1:
+            return "they hold statistics and losses of each candidate mask; set method.selection = false"
+        return super().more_than_updates()
+
     def configure_round(self, state: Payload) -> Payload:
         task = super().configure_round(state)
         if state.meta["stage"] != TRAIN:
@@ -79,6 +87,14 @@ class FedTiny(Adjusting):
         if stage == SELECTION:
             return selection.LossFold(len(self._pool(state)))
         return super().begin_fold(state)
+
+    def sum_stage(self, task: Payload) -> SumStage:
+        stage = task.meta["stage"]
+        if stage == STATISTICS:
+            return StatisticsStage(self.problem.graph, len(self._pool(task)), self.precision)
+        if stage == SELECTION:
+            return LossStage(len(self._pool(task)))
+        return super().sum_stage(task)
 
     def fold(self, fold: Any, result: Payload) -> None:
         weight = checked_samples(result)

@@ -72,6 +72,9 @@ class LotteryFl(FedAvg):
         task.meta["personal_density"] = metrics.get("personal_density", 1.0)
         return task
 
+    def more_than_updates(self) -> str:
+        return "each device's mask is its own, and follows its accuracy; use method static"
+
     def begin_fold(self, state: Payload) -> Fold:
         numbers = ("loss", "accuracy", "density")
         return HolderFold(self.problem.graph, self.targets, self.sizes, numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,8 @@ import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
+from tinyfleet.fedcore.errors import ConfigError, ResultError
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.run_spec import Settings, TrainingSettings
@@ -61,6 +64,7 @@ class Control:
     steps: int = 0  # optimiser steps of a training task at most; 0: all of the local epochs
     enough: bool = False
     memory: DeviceMemory = field(default_factory=Forgetful)
+    entropy: Callable[[int], bytes] = os.urandom  # so many bytes for secrets: never of a seed
     progress: Callable[[int, int, float], None] = field(default=lambda step, steps, loss: None)
 
     def tightened(self, settings: StepSettings) -> StepSettings:
@@ -120,9 +124,47 @@ class Method(ABC):
     def fold(self, fold: Fold, result: Payload) -> None:
         """Add one device's result. Raises ``ResultError``, leaving ``fold`` unchanged, where it does not fit."""
 
+    def late(self, task: Payload, result: Payload) -> Payload:
+        """What of a result of an earlier step counts in the present one, whose ``task`` this is.
+
+        Its weights, under the task's mask: one that has grown since starts at zero, as it did in the state.
+        Gradients and all other evidence are of another mask, and are left. Raises ``ResultError`` where it has
+        no weights: it is of another stage.
+        """
+        if self.own_masks:
+            return result
+        names = self.problem.graph.params
+        if not result.params.keys() >= names.keys():
+            raise ResultError("it is late, and of a stage without weights: nothing of it counts in this step")
+        params = {name: result.params[name].copy() for name in names}
+        for name, active in task.mask.items():
+            if params[name].shape == active.shape:  # else the fold refuses it
+                params[name][~active] = 0.0
+        return Payload(result.meta, params, task.mask)
+
     @abstractmethod
     def finish_round(self, state: Payload, fold: Fold) -> Payload:
         """The state after the step; ``meta["metrics"]`` holds the step's weighted means (loss, accuracy, ...)."""
+
+    def sum_stage(self, task: Payload) -> SumStage:
+        """The sums that ``begin_fold`` and ``fold`` make of the task's results: for secure aggregation.
+
+        Whoever overrides one of those two overrides this too. Raises ``ConfigError`` where devices' results enter
+        by more than sums.
+        """
+        raise ConfigError(f"method {self.name} does not say which sums its devices' results enter")
+
+    def measurable(self, stage: str) -> bool:
+        """True where a state before a step of ``stage`` is a model: selection stages have none to evaluate."""
+        return stage == "train"
+
+    def members(self, state: Payload) -> tuple[str, ...] | None:
+        """The only devices that the coming step is for, all of them, there or not; None: whoever is chosen."""
+        return None
+
+    def addressed(self, state: Payload, device: str) -> dict[str, bytes]:
+        """What of the coming step's task is for one device alone: ``raw`` of its payload; mostly nothing."""
+        return {}
 
     def finished(self, state: Payload) -> bool:
         """True once all training rounds are done."""
@@ -132,6 +174,13 @@ class Method(ABC):
     def deployed(self, state: Payload) -> Payload:
         """The model to evaluate and to export: the state's own, unless the method trains something else."""
         return state
+
+    def more_than_updates(self) -> str:
+        """What its results tell besides updates that are averaged, and the remedy; empty: nothing.
+
+        Differential privacy bounds updates alone, and refuses what tells more.
+        """
+        return "its class does not say that they are updates and nothing more; override more_than_updates"
 
     # -- what a task costs a device ------------------------------------------------------
 

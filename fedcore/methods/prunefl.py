@@ -86,6 +86,11 @@ class PruneFl(FedAvg):
         s = self.settings
         return reconfigured(self.problem.graph, squares, params, mask, s.density, s.protected)
 
+    def more_than_updates(self) -> str:
+        if self.settings.interval >= self.problem.training.rounds:
+            return super().more_than_updates()
+        return "they hold the squared gradients of all weights; set method.interval to training.rounds"
+
     def reconfigures(self, state: Payload) -> bool:
         """Whether the coming round ends with a reconfiguration."""
         round_index = integer(state, "round")
@@ -100,6 +105,15 @@ class PruneFl(FedAvg):
         if self.reconfigures(state):
             return SquaresFold(self.problem.graph, state.mask)
         return super().begin_fold(state)
+
+    def late(self, task: Payload, result: Payload) -> Payload:
+        """Its weights; squares of another mask count as zero."""
+        own = super().late(task, result)
+        if not task.meta.get("reconfigure"):
+            return own
+        flat, scales = packed({n: np.zeros(s, np.float32) for n, s in self.problem.graph.maskable_shapes.items()})
+        meta: dict[str, Json] = own.meta | {SCALES: scales}
+        return Payload(meta, own.params | flat, own.mask)
 
     def finish_round(self, state: Payload, fold: Any) -> Payload:
         after = super().finish_round(state, fold)

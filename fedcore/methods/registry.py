@@ -70,6 +70,19 @@ def create(method: Mapping[str, Any], problem: Problem) -> Method:
     return chosen(convert(dict(method), chosen.settings_type, f"method {chosen.name}"), problem)
 
 
+def method_of(spec: RunSpec) -> Method:
+    """The run's method, with its results summed securely where the run asks for it. Raises ``ConfigError``."""
+    method = create(spec.method, problem_of(spec))
+    if not spec.secure_aggregation.enabled:
+        return method
+    # Only here: it loads cryptography, for which a board without such a run has no memory to spare.
+    from tinyfleet.fedcore.methods.summing.combinations import check_secure_aggregation
+    from tinyfleet.fedcore.methods.summing.secure_method import SecureMethod
+
+    check_secure_aggregation(spec, method)
+    return SecureMethod(method, spec.secure_aggregation)
+
+
 def problem_of(spec: RunSpec) -> Problem:
     """The run's problem. Raises ``ConfigError`` where its model does not exist."""
     return Problem(build(spec.model), spec.training, spec.seed, spec.wire.precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,8 @@ from tinyfleet.fedcore.planning.kernel_choice import Progress, measure_kernel_ch
 from tinyfleet.fedcore.planning.probe import probe
 from tinyfleet.fedcore.settings import read_toml
 from tinyfleet.fedcore.training.registry import facts_of
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "cost_models"
 
@@ -49,9 +52,21 @@ def _line(key: str, value: str | float) -> str:
 
 
 def measured_or_shipped(path: Path, engine: str) -> CostModel | None:
-    """The board's own where ``path`` holds one of this engine, else the shipped one. Raises ``ConfigError``."""
-    own = read(path) if path.is_file() else None
+    """The board's own where ``path`` holds a sound one of this engine, else the shipped one.
+
+    Raises ``ConfigError`` for an unknown engine.
+    """
+    try:
+        own = read(path) if path.is_file() else None
+    except ConfigError as error:
+        log.warning("%s is passed over, as if nothing had been measured: %s", path, error)
+        own = None
     return own if own is not None and own.engine == engine else shipped(engine)
+
+
+def with_kernels_of(own: CostModel, other: CostModel | None) -> CostModel:
+    """What was measured here, with another's choice of kernels; the engine's default where there is no other."""
+    return msgspec.structs.replace(own, kernel_choice={} if other is None else other.kernel_choice)
 
 
 def measure_here(engine: str, machine: str, path: Path, progress: Progress) -> CostModel:

@@ -6,6 +6,7 @@ bytes. The receiver asks for ranges, so the window is its own; duplicates and re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.files import sync_directory
+from tinyfleet.fedcore.files import make_room_for, remove, sync_directory
 from tinyfleet.fedcore.protocol.messages import Manifest
 
 _FRAME = struct.Struct("<32sI")
 # With its frame and the MQTT header a chunk passes brokers that stop at 128 KB (AWS IoT Core).
 DEFAULT_CHUNK_BYTES = 96 * 1024 - _FRAME.size
+# A broker that takes no chunk of this size takes hardly a control message either.
+_LEAST_CHUNK_BYTES = 1024
 MAX_BLOB_BYTES = 1 << 30
 MAX_CHUNKS = 1 << 20
 _READ_BYTES = 1 << 16
@@ -31,6 +34,13 @@ class Chunk:
     sha256: str
     index: int
     data: bytes
+
+
+def chunk_bytes(payload_bytes: int | None) -> int:
+    """Size of chunks for a broker that takes payloads of so many bytes at most (None: it announced no limit)."""
+    if payload_bytes is None or payload_bytes < _LEAST_CHUNK_BYTES + _FRAME.size:
+        return DEFAULT_CHUNK_BYTES
+    return min(DEFAULT_CHUNK_BYTES, payload_bytes - _FRAME.size)
 
 
 def hash_file(path: Path) -> str:
@@ -102,12 +112,12 @@ class Receiver:
 
     def _restore(self) -> bytearray:
         count = self.manifest.count
-        try:
+        for path in (self._part, self._have_path, self._path):
+            make_room_for(path)
+        with contextlib.suppress(FileNotFoundError):
             have = self._have_path.read_bytes()
             if len(have) == count and self._part.stat().st_size == self.manifest.size:
                 return bytearray(have)
-        except FileNotFoundError:
-            pass
         with self._part.open("wb") as part:
             part.truncate(self.manifest.size)
         self._have_path.write_bytes(bytes(count))
@@ -126,15 +136,30 @@ class Receiver:
             raise CodecError(f"chunk {chunk.index} has {len(chunk.data)} bytes; it must have {length}")
         if self._have[chunk.index]:
             return False
+        try:
+            self._write(chunk)
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            self._have = self._restore()  # somebody removed what had come
+            self._missing = self._have.count(0)
+            self._write(chunk)
+        self._have[chunk.index] = 1
+        self._missing -= 1
+        return True
+
+    def _write(self, chunk: Chunk) -> None:
+        """The chunk, then its mark."""
         with self._part.open("r+b") as part:
             part.seek(chunk.index * self.manifest.chunk_size)
             part.write(chunk.data)
         with self._have_path.open("r+b") as marks:
             marks.seek(chunk.index)
             marks.write(b"\x01")
-        self._have[chunk.index] = 1
-        self._missing -= 1
-        return True
+
+    def _is_sound(self) -> bool:
+        try:
+            return hash_file(self._part) == self.manifest.sha256
+        except OSError:
+            return False
 
     def request(self, limit: int) -> tuple[int, int] | None:
         """The first missing range as (start, count), at most ``limit`` chunks; None where none is missing."""
@@ -152,9 +177,9 @@ class Receiver:
         """
         if not self.complete:
             raise CodecError(f"{self._missing} chunks of {self.manifest.sha256[:12]} are still missing")
-        if hash_file(self._part) != self.manifest.sha256:
-            self._part.unlink()
-            self._have_path.unlink(missing_ok=True)
+        if not self._is_sound():
+            remove(self._part)
+            remove(self._have_path)
             raise CodecError(f"blob {self.manifest.sha256[:12]} arrived damaged; it must be fetched again")
         with self._part.open("r+b") as part:
             os.fsync(part.fileno())

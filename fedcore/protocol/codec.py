@@ -7,7 +7,8 @@ entries; zstd-compressed as a whole where that makes it smaller.
 - masks: per layer a bitmap or coded gaps, whichever is smaller; left out where the receiver holds
   the mask of that digest,
 - tensors: of masked layers the active values only,
-- gradients: coded positions, then values as fp16 scaled by the largest.
+- gradients: coded positions, then values as fp16 scaled by the largest,
+- raw: bytes as they are; a header without any does not mention them.
 """
 
 from __future__ import annotations
@@ -70,7 +71,14 @@ class GradientEntry(Struct, frozen=True, forbid_unknown_fields=True):
     scale: float
 
 
-class Header(Struct, frozen=True, forbid_unknown_fields=True):
+class RawEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """``size`` bytes."""
+
+    name: Name
+    size: Size
+
+
+class Header(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the body holds. ``mask`` is the digest of the mask that it carries or refers to."""
 
     meta: dict[str, Any]
@@ -80,6 +88,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     gradients: list[GradientEntry]
     body: Size
     compressed: bool
+    raw: list[RawEntry] = []
 
 
 _header_decoder = msgspec.json.Decoder(Header)
@@ -105,7 +114,8 @@ def encode(payload: Payload, *, precision: str = "fp16", send_mask: bool = True,
     masks = [_encode_mask(name, payload.mask[name], sections) for name in payload.mask] if send_mask else []
     tensors = [_encode_tensor(name, payload, precision, sections) for name in payload.params]
     gradients = [_encode_gradient(name, payload, precision, sections) for name in payload.gradients]
-    body = b"".join(_aligned(sections))
+    raw = [RawEntry(name, len(data)) for name, data in payload.raw.items()]
+    body = b"".join(_aligned([*sections, *payload.raw.values()]))
     packed = zstandard.ZstdCompressor(level=3).compress(body) if compress and body else body
     compressed = len(packed) < len(body)
     header = Header(
@@ -116,6 +126,7 @@ def encode(payload: Payload, *, precision: str = "fp16", send_mask: bool = True,
         gradients,
         len(body),
         compressed,
+        raw,
     )
     head = msgspec.json.encode(header)
     return _PREFIX.pack(MAGIC, len(head)) + head + (packed if compressed else body)
@@ -123,13 +134,7 @@ def encode(payload: Payload, *, precision: str = "fp16", send_mask: bool = True,
 
 def quantise(params: Params, precision: str) -> Params:
     """``params`` as the other side will decode them when they travel at ``precision``."""
-    result: Params = {}
-    for name, array in params.items():
-        kind = floats.choose(array, array.ndim, precision)
-        scale = floats.int8_scale(array) if kind == "int8" else 1.0
-        data = np.frombuffer(floats.to_bytes(array, kind, scale), np.uint8)
-        result[name] = floats.from_bytes(data, kind, scale).reshape(array.shape)
-    return result
+    return {name: floats.travelled(array, array.ndim, precision) for name, array in params.items()}
 
 
 def _aligned(sections: list[bytes]) -> Iterator[bytes]:
@@ -169,8 +174,7 @@ def _encode_gradient(name: str, payload: Payload, precision: str, sections: list
     if not math.isfinite(peak):
         raise CodecError(f"{name}: a gradient is not finite: training has diverged")
     kind: Literal["fp32", "fp16"] = "fp32" if precision == "fp32" else "fp16"
-    # Gradients may be far below fp16's normal range: scaled by the largest they keep 11 bits.
-    scale = float(np.float32(peak)) if kind == "fp16" and peak >= 2.0**-100 else 1.0
+    scale = floats.gradient_scale(values, precision)
     gaps = coded.encode_gaps(where)
     sections += [gaps.tobytes(), floats.to_bytes(values, kind, scale)]
     limit = int(where[-1]) + 1 if len(where) else 0
@@ -199,8 +203,9 @@ def decode(
         mask = found
     params = {entry.name: _decode_tensor(entry, mask, reader) for entry in header.tensors}
     gradients = {entry.name: _decode_gradient(entry, reader) for entry in header.gradients}
+    raw = {entry.name: reader.take(entry.size).tobytes() for entry in header.raw}
     reader.finish()
-    return Payload(header.meta, params, mask, gradients)
+    return Payload(header.meta, params, mask, gradients, raw)
 
 
 def mask_ref(blob: bytes) -> str | None:
@@ -243,7 +248,7 @@ def _read_header(blob: bytes) -> tuple[Header, int]:
 
 def _check_sizes(header: Header, most: int) -> None:
     """Raise ``CodecError`` unless names are unique and everything decoded fits into ``most`` bytes."""
-    groups: tuple[list[Any], ...] = (header.masks, header.tensors, header.gradients)
+    groups: tuple[list[Any], ...] = (header.masks, header.tensors, header.gradients, header.raw)
     for entries in groups:
         names = [entry.name for entry in entries]
         if len(set(names)) != len(names):
@@ -252,6 +257,7 @@ def _check_sizes(header: Header, most: int) -> None:
     total += sum(_size(entry.shape) for entry in header.masks)
     total += sum(4 * _size(entry.shape) for entry in header.tensors)
     total += sum(12 * entry.count for entry in header.gradients)
+    total += sum(entry.size for entry in header.raw)
     if total > most:
         raise CodecError(f"the blob would take {total} bytes, at most {most} are given to it")
     scales = [entry.scale for entry in header.tensors] + [entry.scale for entry in header.gradients]

@@ -117,6 +117,11 @@ class LoopTransport(Transport):
         self._sent += len(topic) + len(payload)
         self._broker._deliver(topic, payload)
 
+    def reconnect(self) -> None:
+        if self._connected:
+            self._lose("connecting again")
+            self._broker._join(self)
+
     @property
     def window_free(self) -> int:
         return 16 if self._connected else 0

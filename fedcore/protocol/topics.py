@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 PREFIX = "tinyfleet/v1"
+LONGEST_DEVICE = 64 * "x"
 _DEVICE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -27,12 +29,18 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection is gone, or a broker that is there refused it; the transport keeps trying until ``close``.
+    """The connection is gone, or could not be made; the transport keeps trying until ``close``.
 
-    ``reason`` has the broker's own words where it gave any.
+    ``reason`` says what to do, and has the broker's own words where it gave any. ``kind`` None: it was wanted.
     """
 
     reason: str
+    kind: CauseKind | None = CauseKind.LOST
+
+    @property
+    def cause(self) -> Cause | None:
+        """None where there is nothing to mend."""
+        return None if self.kind is None else Cause(self.kind, self.reason)
 
 
 Event: TypeAlias = Received | Connected | Disconnected
@@ -68,6 +76,10 @@ class Transport(ABC):
         Raises ``TransportError`` when not connected or when the window stays full for ``timeout`` seconds.
         """
 
+    @abstractmethod
+    def reconnect(self) -> None:
+        """End the connection, if there is one, and open the next soon, with the TLS files as they are now."""
+
     @property
     @abstractmethod
     def window_free(self) -> int:
@@ -83,6 +95,27 @@ class Transport(ABC):
 
         Called before ``open``; asked in any thread. Without it everything comes in its order.
         """
+
+    @property
+    def address(self) -> str:
+        """The broker's, for people."""
+        return "here"
+
+    @property
+    def hindrance(self) -> Cause | None:
+        """What the broker refuses on a connection that stands; None: nothing that it tells of."""
+        return None
+
+    def unheard(self, topic: str) -> bool:
+        """The broker said that nobody subscribes to ``topic`` when it took the last publish there (MQTT 5)."""
+        return False
+
+    def payload_bytes(self, topic: str) -> int | None:
+        """The largest payload that the broker takes for ``topic``; None: it announced no limit."""
+        return None
+
+    def hurry(self) -> None:  # noqa: B027 - nothing waits in a transport without a window
+        """From now on no publish waits for room: the program is to end. Takes no lock: a signal's handler may."""
 
     @property
     @abstractmethod

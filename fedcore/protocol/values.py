@@ -42,6 +42,29 @@ def int8_scale(values: FloatArray) -> float:
     return max(math.ldexp(math.ceil(mantissa * 2048.0) / 2048.0, exponent), 2.0**-120)
 
 
+def gradient_scale(values: FloatArray, precision: str) -> float:
+    """What gradients are divided by before they travel: far below fp16's normal range they keep 11 bits so."""
+    peak = float(np.max(np.abs(values), initial=0.0))
+    return float(np.float32(peak)) if precision != "fp32" and peak >= 2.0**-100 else 1.0
+
+
+def travelled(values: FloatArray, dimensions: int, precision: str) -> FloatArray:
+    """``values`` of one tensor as the other side will decode them. Raises ``CodecError`` as ``choose`` does."""
+    kind = choose(values, dimensions, precision)
+    scale = int8_scale(values) if kind == "int8" else 1.0
+    data = np.frombuffer(to_bytes(values, kind, scale), np.uint8)
+    return from_bytes(data, kind, scale).reshape(values.shape)
+
+
+def travelled_scaled(values: FloatArray, precision: str) -> FloatArray:
+    """The same of gradients. Raises ``CodecError`` where one is not finite."""
+    if not np.isfinite(values).all():
+        raise CodecError("a gradient is not finite: training has diverged")
+    kind = "fp32" if precision == "fp32" else "fp16"
+    scale = gradient_scale(values, precision)
+    return from_bytes(np.frombuffer(to_bytes(values, kind, scale), np.uint8), kind, scale)
+
+
 def to_bytes(values: FloatArray, kind: str, scale: float) -> bytes:
     """Values divided by ``scale`` (int8, or scaled fp16), as little-endian bytes."""
     if kind == "int8":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.tls.clock import met
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +24,26 @@ class TlsFiles:
     certificate: str | None = None
     key: str | None = None
 
+    def fixed(self) -> str:
+        """Why a renewed certificate could not take the place of the present one; empty where it could."""
+        if self.certificate is None or self.authorities is None:
+            return "a certificate that renews itself needs broker.tls_cert and broker.tls_ca; give both"
+        for path in (Path(self.certificate), Path(self.authorities)):
+            if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+                return (
+                    f"{path.parent} may not be written by this user, so {path.name} cannot be replaced; keep it in "
+                    "a directory of this program's own, such as /var/lib/tinyfleet/tls"
+                )
+        return ""
+
 
 class TellingContext(ssl.SSLContext):
     """A client's context that keeps the error which ended its connection: MQTT libraries swallow it."""
 
     fault: OSError | None = None
     shaken = False  # the handshake came to its end
+    certificate: str | None = None  # the client's
+    heard = b""  # the first bytes that came through
 
     def note(self, error: OSError) -> None:
         """Keep the first error: what follows is its consequence."""
@@ -40,18 +57,22 @@ class _TellingSocket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         try:
             super().do_handshake(block)
+            if isinstance(self.context, TellingContext):
+                met(self.context.certificate, self.getpeercert(), time.time())
+                self.context.shaken = True
         except OSError as error:
             _note(self, error)
             raise
-        if isinstance(self.context, TellingContext):
-            self.context.shaken = True
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
-            return super().recv(buflen, flags)
+            data = super().recv(buflen, flags)
         except OSError as error:
             _note(self, error)
             raise
+        if isinstance(self.context, TellingContext) and len(self.context.heard) < _HEARD_BYTES:
+            self.context.heard += data[:_HEARD_BYTES]
+        return data
 
     def send(self, data: Any, flags: int = 0) -> int:
         try:
@@ -71,6 +92,7 @@ class _TellingSocket(ssl.SSLSocket):
             _note(self, error)
 
 
+_HEARD_BYTES = 16
 _NOT_YET = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 
 
@@ -94,6 +116,7 @@ def client_context(files: TlsFiles) -> TellingContext:
             raise ConfigError(
                 f"tls_ca: {files.authorities} holds no certificate ({_reason(error)}); give the fleet's trust.crt"
             ) from None
+    context.certificate = files.certificate
     if files.certificate is not None:
         _load_identity(context, files.certificate, files.key)
     elif files.key is not None:

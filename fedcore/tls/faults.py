@@ -6,6 +6,7 @@ import ssl
 import time
 from pathlib import Path
 
+from tinyfleet.fedcore.tls.clock import EndedBefore, day
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles
 from tinyfleet.fedcore.tls.validity import Validity, validity
 
@@ -61,16 +62,19 @@ def hung_up_unheard(files: TlsFiles | None) -> str:
 
 
 def _verification(error: ssl.SSLCertVerificationError, now: float) -> str:
+    if isinstance(error, EndedBefore):
+        return (
+            f"this board's clock says {day(now)}, yet it met the broker on {day(error.floor)}, and by then the "
+            "certificate that is shown now had expired; set the clock (timedatectl, or a time server)"
+        )
     code = error.verify_code
     if code == _NOT_YET_VALID:
         return (
-            f"this board's clock says {_date(now)}, which is before the broker's certificate is valid; "
+            f"this board's clock says {day(now)}, which is before the broker's certificate is valid; "
             "trying again until the time is set (timedatectl, or a time server)"
         )
     if code == _EXPIRED:
-        return (
-            f"the broker's certificate has expired by this board's clock, {_date(now)}; renew it, or set the clock"
-        )
+        return f"the broker's certificate has expired by this board's clock, {day(now)}; renew it, or set the clock"
     if code in _NAME_MISMATCH:
         return f"the broker's certificate is for another name ({error.verify_message}); give a name that it holds"
     if code in _UNKNOWN_AUTHORITY:
@@ -86,7 +90,7 @@ def _alert(alert: str, files: TlsFiles, now: float) -> str:
     if alert in ("CERTIFICATE_EXPIRED", "BAD_CERTIFICATE"):
         own = _own_validity(files)
         if own is not None and own.not_after < now:
-            return f"refused: this client's certificate expired on {_date(own.not_after)}; ask for a new one"
+            return f"refused: this client's certificate expired on {day(own.not_after)}; ask for a new one"
         what = "has expired" if alert == "CERTIFICATE_EXPIRED" else "is not valid"
         return f"refused: by the broker's clock this client's certificate, or the revocation list, {what}"
     if alert == "HANDSHAKE_FAILURE" and files.certificate is None:
@@ -100,10 +104,10 @@ def _own_clock(files: TlsFiles, now: float) -> str:
         return ""
     if now < own.not_before:
         return (
-            f"this board's clock says {_date(now)}, before its own certificate is valid ({_date(own.not_before)}); "
+            f"this board's clock says {day(now)}, before its own certificate is valid ({day(own.not_before)}); "
             "trying again until the time is set (timedatectl, or a time server)"
         )
-    return f"this client's certificate expired on {_date(own.not_after)}; ask for a new one"
+    return f"this client's certificate expired on {day(own.not_after)}; ask for a new one"
 
 
 def _own_validity(files: TlsFiles) -> Validity | None:
@@ -113,7 +117,3 @@ def _own_validity(files: TlsFiles) -> Validity | None:
         return validity(Path(files.certificate).read_text(encoding="ascii", errors="replace"))
     except (OSError, ValueError):
         return None
-
-
-def _date(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
+_ODD_S = 86_400.0  # a file that is dated so far ahead was written under another clock
 _END = "-----END CERTIFICATE-----"
 
 
@@ -26,16 +28,8 @@ class Validity:
 
 def validity(pem: str) -> Validity:
     """Of the first certificate in ``pem``. Raises ``ValueError`` where there is none or it is damaged."""
-    start = pem.find("-----BEGIN CERTIFICATE-----")
-    end = pem.find(_END, start)
-    if start < 0 or end < 0:
-        raise ValueError("no certificate in PEM form")
-    data = ssl.PEM_cert_to_DER_cert(pem[start : end + len(_END)])
-    _, certificate, _ = _element(data)
-    _, body, _ = _element(certificate)
-    tag, _, rest = _element(body)
-    if tag == _VERSION:
-        _, _, rest = _element(rest)  # the serial number
+    body = _body(pem)
+    _, rest = _serial(body)
     for _ in ("signature algorithm", "issuer"):
         _, _, rest = _element(rest)
     tag, dates, _ = _element(rest)
@@ -46,12 +40,51 @@ def validity(pem: str) -> Validity:
     return Validity(_moment(first, before), _moment(second, after))
 
 
+def serial_number(pem: str) -> str:
+    """Of the first certificate in ``pem``, in hex digits. Raises ``ValueError`` likewise."""
+    serial, _ = _serial(_body(pem))
+    return f"{int.from_bytes(serial, 'big'):x}"
+
+
+def lasting(path: Path, now: float) -> str:
+    """Until when the certificate in a PEM file is valid, in words; or what is wrong with it."""
+    try:
+        found = validity(path.read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        return f"{path}: {getattr(error, 'strerror', None) or error}"
+    days = (found.not_after - now) / 86400
+    day = time.strftime("%Y-%m-%d", time.gmtime(found.not_after))
+    if now < found.not_before:
+        return f"not valid yet by this board's clock ({time.strftime('%Y-%m-%d', time.gmtime(now))})"
+    return f"valid until {day}, {days:.0f} days" if days >= 0 else f"expired on {day}, {-days:.0f} days ago"
+
+
 def renewal_due(path: Path, now: float) -> bool:
     """Whether the certificate in a PEM file is in the last third of its life, counted from the file's date.
 
-    Raises ``ValueError`` and ``OSError`` where it cannot be read.
+    A date to come, written under a wrong clock, does not count. Raises ``ValueError`` and ``OSError`` where it
+    cannot be read.
     """
-    return validity(path.read_text(encoding="ascii")).due(now, path.stat().st_mtime)
+    written = path.stat().st_mtime
+    return validity(path.read_text(encoding="ascii")).due(now, written if written <= now + _ODD_S else None)
+
+
+def _body(pem: str) -> bytes:
+    start = pem.find("-----BEGIN CERTIFICATE-----")
+    end = pem.find(_END, start)
+    if start < 0 or end < 0:
+        raise ValueError("no certificate in PEM form")
+    _, certificate, _ = _element(ssl.PEM_cert_to_DER_cert(pem[start : end + len(_END)]))
+    _, body, _ = _element(certificate)
+    return body
+
+
+def _serial(body: bytes) -> tuple[bytes, bytes]:
+    """(the serial number, what follows)."""
+    tag, content, rest = _element(body)
+    if tag == _VERSION:
+        _, content, rest = _element(rest)
+    return content, rest
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:

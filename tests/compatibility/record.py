@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from tinyfleet.coordinator.states import RunEvent
+from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION
 from tinyfleet.coordinator.store.records import Choice, Share, StepSummary
 from tinyfleet.coordinator.store.rows import DeviceRow, RunRow, ShareRow, StepRow, TaskRow
-from tinyfleet.coordinator.store.schema import SCHEMA_VERSION
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.fedcore.payload import Payload
@@ -36,7 +36,9 @@ HEALTH = {"free_memory_bytes": 1e8, "rss_bytes": 3e7}
 TRAFFIC = wire.Traffic(10, 20)
 
 UP = (
-    wire.Hello("b1", "key", "s1", "0.1.0", ["native"], {"name": "pi-4b"}, 500, 3000, ("run-1", 2), 1),
+    wire.Hello(
+        "b1", "key", "s1", "0.1.0", ["native"], {"name": "pi-4b"}, 500, 3000, ("run-1", 2), 1, ["run-0", "run-1"]
+    ),
     wire.Heartbeat("s1", ("run-1", 2), HEALTH, TRAFFIC),
     wire.Goodbye("s1", "stopped"),
     wire.TaskStatus(
@@ -44,14 +46,20 @@ UP = (
     ),
     wire.ResultOffer("run-1", 2, MANIFEST, 1.5, 2.5, 77, "native", 4, "micro-batch 4"),
     wire.ChunkRequest("cd" * 32, 3, 8),
+    wire.RenewalRequest("-----BEGIN CERTIFICATE REQUEST-----", b"proof"),
+    wire.CertificateInUse("12ab"),
 )
 DOWN = (
     wire.Welcome(wire.Enrolment.ACCEPTED, 7.0, "hello", 1),
     wire.TaskOffer("run-1", 2, "train", 60.0, MANIFEST, {"name": "r"}, 12, 0.3),
     wire.TaskCancel("run-1", 2, "over"),
+    wire.LeaseExtended("run-1", 2, 45.0),
     wire.ResultVerdict("run-1", 2, wire.Verdict.REFUSED, "too late"),
     wire.RunEnded("run-1"),
     wire.ChunkRequest("cd" * 32, 3, 8),
+    wire.RenewalGrant("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----"),
+    wire.RenewalWanted(),
+    wire.RenewalRefused("no authority here"),
 )
 API = {"run": RunRow, "step": StepRow, "task": TaskRow, "device": DeviceRow, "share": ShareRow}
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.compatibility.record import API, DOWN, HERE, UP, payload, read
 from tinyfleet.coordinator.errors import StoreError
-from tinyfleet.coordinator.store.schema import SCHEMA_VERSION
+from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.fedcore.errors import CodecError

@@ -8,8 +8,11 @@ import pytest
 
 from tests.coordinator.toy import create_toy, toy_spec
 from tests.coordinator.toy_fleet import expected_state, hold_back, seen
+from tinyfleet.coordinator.service import QUIET_S
+from tinyfleet.coordinator.status import read_status
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol.messages import ResultVerdict, RunEnded, Verdict
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 
 
 def test_a_run_from_submission_to_its_end(fleet):
@@ -112,3 +115,41 @@ def test_overhead_is_wall_time_without_the_slowest_training(fleet):
     (step,) = fleet.store.steps.of(run)
     assert step.duration_s == pytest.approx(4.0)
     assert step.overhead_s == pytest.approx(1.0)
+
+
+def told(caplog, level):
+    return [record.getMessage() for record in caplog.records if record.levelname == level]
+
+
+def test_a_fleet_that_nobody_hears_of_is_told(fleet, caplog):
+    caplog.set_level("INFO")
+    for agent in fleet.agents.values():
+        agent.silent = True
+    fleet.sleep(QUIET_S + 1)
+    (warning,) = told(caplog, "WARNING")
+    assert "no device is heard of; see whether the boards' agents run" in warning
+    status = read_status(fleet.directory / "state")
+    assert (status.running, status.connected, status.trouble.kind) == (True, True, CauseKind.DEVICES)
+    assert status.trouble.reason in warning
+    fleet.sleep(60)
+    for agent in fleet.agents.values():
+        agent.silent = False
+    fleet.hello()
+    assert told(caplog, "WARNING") == [warning]
+    assert "devices are heard of again, after 60 s" in told(caplog, "INFO")
+    assert read_status(fleet.directory / "state").trouble is None
+
+
+def test_why_there_is_no_broker_stands_in_log_and_status(fleet, caplog):
+    caplog.set_level("INFO")
+    fleet.hello()
+    fleet.broker.stop()
+    fleet.sleep(20)
+    assert told(caplog, "WARNING") == ["broker broker stopped"]
+    status = read_status(fleet.directory / "state")
+    assert (status.connected, status.trouble.kind) == (False, CauseKind.LOST)
+    fleet.broker.start()
+    fleet.hello()
+    assert [line for line in told(caplog, "INFO") if "again" in line] == ["the broker is reached again, after 19 s"]
+    fleet.service.close()
+    assert not read_status(fleet.directory / "state").running

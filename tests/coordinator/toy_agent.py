@@ -62,6 +62,7 @@ class Agent:
         self.receiver: Receiver | None = None
         self.offer: TaskOffer | None = None
         self.masks: dict[str, Mask] = {}
+        self.held: list[str] = []  # runs that it says it keeps masks of
         self.outbox: dict[tuple[str, int], tuple[ResultOffer, Path]] = {}
         self.key = self.key or f"key-of-{self.device}"
 
@@ -73,7 +74,7 @@ class Agent:
 
     def hello(self) -> None:
         task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)
-        self.say(Hello(self.device, self.key, self.session, "0", ["torch"], samples=50, task=task))
+        self.say(Hello(self.device, self.key, self.session, "0", ["torch"], samples=50, task=task, held=self.held))
 
     def heartbeat(self, **health: float) -> None:
         task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)

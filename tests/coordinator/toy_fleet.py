@@ -46,7 +46,7 @@ class Fleet:
 
     def start(self) -> None:
         """A coordinator process begins (again, where ``vanish`` ended the last)."""
-        self.store = Store(self.directory / "state", clock=lambda: 1.7e9 + self.clock.now)
+        self.store = Store(self.directory / "state", clock=lambda: 1.7e9 + self.clock.now, mend=True)
         self.transport = LoopTransport(self.broker, f"coordinator-{next(self._generation)}")
         self.engine = InstantEngine()
         self.service = Service(

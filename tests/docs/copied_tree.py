@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,19 @@ def copy_tree(target: Path) -> Path:
 
 
 def link_environment(target: Path) -> None:
-    """``.venv`` is the environment that runs the tests, and make finds nothing to set up in it."""
+    """``.venv`` is the environment that runs the tests, and make finds nothing to set up in it.
+
+    The stamps depend on each other: they get one time, or make would install the copy into the real environment.
+    """
     environment = target / ".venv"
     environment.mkdir()
     for entry in Path(sys.prefix).iterdir():
         if not entry.name.startswith(".stamp"):
             (environment / entry.name).symlink_to(entry)
+    now = time.time_ns()
     for stamp in Path(sys.prefix).glob(".stamp*"):
         (environment / stamp.name).touch()
+        os.utime(environment / stamp.name, ns=(now, now))
 
 
 def run_in_copy(script: str, folder: Path) -> None:

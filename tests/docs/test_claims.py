@@ -1,16 +1,17 @@
-"""A claim that names its test names one that is there, and every claim about security names one."""
+"""A claim that names its test names one that is there, and every claim of the pages of claims names one."""
 
 from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.docs.fenced import ROOT, documents
 
 _PATH = re.compile(r"(?<![\w/])((?:sparse_engine/)?tests/[\w/]+)(\.py(?:::(\w+))?)?")
-SECURITY = ROOT / "docs/security.md"
+PAGES = [ROOT / "docs/security.md", ROOT / "docs/reliability.md"]
 
 
 def _tests_of(name: str) -> set[str]:
@@ -29,9 +30,9 @@ def _faults(text: str) -> list[str]:
     return faults
 
 
-def _claims() -> list[tuple[str, str]]:
+def _claims(page: Path) -> list[tuple[str, str]]:
     """Rows of the tables of claims: what is said, and where it is held."""
-    rows = [line.strip().strip("|").split(" | ") for line in SECURITY.read_text(encoding="utf-8").splitlines()]
+    rows = [line.strip().strip("|").split(" | ") for line in page.read_text(encoding="utf-8").splitlines()]
     return [(row[0].strip(), row[-1].strip()) for row in rows if len(row) == 2 and not row[0].startswith("-")]
 
 
@@ -47,7 +48,8 @@ def test_a_test_that_is_not_there_is_seen():
     ]
 
 
-def test_every_claim_about_security_names_its_test():
-    claims = [claim for claim in _claims() if claim != ("claim", "held by")]
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_claim_names_its_test(page):
+    claims = [claim for claim in _claims(page) if claim != ("claim", "held by")]
     assert len(claims) >= 15
     assert [claim for claim, held in claims if not re.search(r"tests/[\w/]+\.py::test_\w+", held)] == []

@@ -1,4 +1,4 @@
-"""The broker that docs/getting-started.md sets up: TLS, passwords, and each device held to its own topics."""
+"""The broker of examples/mosquitto: TLS, passwords, and each device held to its own topics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.brokers.mosquitto import find_mosquitto, free_port
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
-from tinyfleet.fedcore.protocol.transport import Connected, Received
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received
 
 SAMPLE = Path(__file__).parent.parent.parent / "examples" / "mosquitto"
 needs = [name for name in ("openssl", "mosquitto_passwd") if shutil.which(name) is None]
@@ -102,6 +102,58 @@ def test_a_device_talks_on_its_own_topics_only(broker):
         board.publish(topics.up("board-2"), b"forged")
         board.publish(topics.up("board-1"), b"mine again")
         assert expect(coordinator, Received).payload == b"mine again"
+    finally:
+        board.close()
+        coordinator.close()
+
+
+def test_a_device_does_not_take_the_coordinators_session(broker):
+    """The client id that it gives counts for nothing: the broker goes by the user name."""
+    coordinator = connect(broker, "coordinator", topics.ALL_UP)
+    url, authority = broker
+    thief = MqttTransport(
+        url,
+        "coordinator",
+        username="board-1",
+        password="secret of board-1",
+        tls_ca=authority,
+    )
+    try:
+        assert expect(coordinator, Connected)
+        thief.open((topics.down("board-1"),))
+        assert expect(thief, Connected)
+        thief.publish(topics.up("board-1"), b"as board 1")
+        event = coordinator.receive(PATIENCE_S)
+        assert event == Received(topics.up("board-1"), b"as board 1"), "it was not disconnected before"
+    finally:
+        thief.close()
+        coordinator.close()
+
+
+def test_the_brokers_figures_are_nothing_to_a_device(broker):
+    coordinator = connect(broker, "coordinator", topics.ALL_UP)
+    board = connect(broker, "board-1", topics.down("board-1"), "$SYS/#")
+    try:
+        assert expect(coordinator, Connected)
+        assert expect(board, Connected)
+        coordinator.publish(topics.down("board-1"), b"last")
+        assert board.receive(PATIENCE_S).topic == topics.down("board-1")
+    finally:
+        board.close()
+        coordinator.close()
+
+
+def test_a_publish_that_no_part_of_the_fleet_sends_ends_the_connection(broker):
+    coordinator = connect(broker, "coordinator", topics.ALL_UP)
+    board = connect(broker, "board-1", topics.down("board-1"))
+    try:
+        assert expect(coordinator, Connected)
+        assert expect(board, Connected)
+        board.publish(topics.up("board-1"), bytes(2 << 20))
+        assert expect(board, Disconnected)
+        assert expect(board, Connected)
+        board.publish(topics.up("board-1"), b"after")
+        assert coordinator.receive(PATIENCE_S).payload == b"after"
     finally:
         board.close()
         coordinator.close()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests.edge_agent.runs import write_data
@@ -102,20 +103,38 @@ def test_a_signal_in_the_middle_of_a_line_of_log_is_not_lost(monkeypatch):
     assert b"".join(raw.lines) == b"device porch\nSIGTERM: stopping\n"
 
 
+def once_it_is_read(pipe, process):
+    """The other end of a pipe, which holds up whoever reads the data."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads yet
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+
+
+def test_a_signal_that_ends_the_reader_of_the_data_does_not_end_the_agent(tmp_path, start):
+    pipe = tmp_path / "data.npz"
+    os.mkfifo(pipe)
+    process = start(f"arrays:{pipe}")
+    writer = once_it_is_read(pipe, process)
+    pipe.unlink()
+    write_data(pipe)  # for the next one
+    (reader,) = psutil.Process(process.pid).children()
+    reader.kill()
+    os.close(writer)
+    read_until(process, "the process that reads the data was ended by SIGKILL; again")
+    read_until(process, "80 samples")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_while_the_data_is_still_being_read(tmp_path, start, number):
     pipe = tmp_path / "data.npz"
     os.mkfifo(pipe)
     process = start(f"arrays:{pipe}", preexec_fn=ignore_interrupts)
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            break
-        except OSError:  # nobody reads yet
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
+    writer = once_it_is_read(pipe, process)
     try:
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == 0

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from tests.edge_agent.rig import IDENTITY, Rig
-from tinyfleet.edge_agent.link import HELLO_REPEAT_S, PENDING_HELLO_REPEAT_S
+from tinyfleet.edge_agent.link import HELLO_REPEAT_S, MUTE_S, PENDING_HELLO_REPEAT_S
+from tinyfleet.edge_agent.state_directory import STATUS
 from tinyfleet.edge_agent.states import LinkState
+from tinyfleet.edge_agent.status import read
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, ResultOffer, Welcome
+from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
+from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 from tinyfleet.fedcore.protocol.version import PROTOCOL
 
 
@@ -66,6 +70,80 @@ def test_a_coordinator_of_another_age_is_not_obeyed(rig, caplog):
     rig.settle()
     assert rig.agent.link.state is LinkState.REJECTED
     assert f"speaks protocol {PROTOCOL + 1}, and this agent 1 to {PROTOCOL}" in caplog.text
+
+
+def lines(caplog, level):
+    return [record.getMessage() for record in caplog.records if record.levelname == level]
+
+
+def test_a_broker_without_a_coordinator_is_told_and_so_is_its_coming(tmp_path, caplog):
+    caplog.set_level("INFO")
+    rig = Rig(tmp_path)
+    rig.settle()
+    rig.settle(MUTE_S - 1.0)
+    assert not lines(caplog, "WARNING")
+    assert read(tmp_path / STATUS).trouble is None
+    rig.settle(1.0)
+    (warning,) = lines(caplog, "WARNING")
+    assert "no coordinator does; start one on this broker" in warning
+    assert "write tinyfleet/v1/porch/up and to read tinyfleet/v1/porch/down" in warning
+    trouble = read(tmp_path / STATUS).trouble
+    assert trouble.kind is CauseKind.COORDINATOR
+    assert trouble.reason in warning
+    rig.settle(60.0)
+    rig.coordinator.welcome()
+    rig.settle()
+    assert lines(caplog, "INFO")[-1] == "the coordinator answers again, after 60 s"
+    assert lines(caplog, "WARNING") == [warning]
+    assert read(tmp_path / STATUS).trouble is None
+
+
+def test_a_coordinator_that_leaves_is_missed_where_the_broker_tells(rig, caplog, monkeypatch):
+    rig.settle()
+    monkeypatch.setattr(rig.transport, "unheard", lambda topic: topic == "tinyfleet/v1/porch/up", raising=False)
+    rig.settle(1.0)
+    rig.settle(MUTE_S)
+    assert "no coordinator does" in lines(caplog, "WARNING")[-1]
+    monkeypatch.undo()
+    rig.settle(1.0)
+    assert read(rig.state / STATUS).trouble is None
+
+
+def test_why_there_is_no_broker_stands_in_log_and_status(rig, caplog):
+    caplog.set_level("INFO")
+    rig.settle()
+    caplog.clear()
+    rig.agent.handle(Disconnected("gw:1883: nobody listens on that port; start it", CauseKind.PORT))
+    rig.settle(30.0)
+    assert lines(caplog, "WARNING") == ["broker gw:1883: nobody listens on that port; start it"]
+    status = read(rig.state / STATUS)
+    assert (status.link, status.trouble.kind) == ("offline", CauseKind.PORT)
+    rig.agent.handle(Connected())
+    rig.coordinator.welcome()
+    rig.settle()
+    assert [line for line in lines(caplog, "INFO") if "again" in line] == [
+        "the broker is reached again, after 30 s"
+    ]
+    assert "enrolment: accepted" not in lines(caplog, "INFO"), "that had been said"
+
+
+def test_what_the_broker_refuses_is_told(rig, caplog, monkeypatch):
+    rig.settle()
+    refused = Cause(CauseKind.ACCESS, "gw:1883: the broker refuses publishes to t; let it")
+    monkeypatch.setattr(type(rig.transport), "hindrance", refused)
+    rig.settle(1.0)
+    assert lines(caplog, "WARNING") == [f"broker {refused.reason}"]
+    assert read(rig.state / STATUS).trouble.kind is CauseKind.ACCESS
+
+
+def test_a_new_certificate_is_no_trouble(rig, caplog):
+    rig.settle()
+    rig.agent.handle(Disconnected("connecting again", None))
+    rig.settle(5.0)
+    rig.agent.handle(Connected())
+    rig.coordinator.welcome()
+    rig.settle()
+    assert not lines(caplog, "WARNING")
 
 
 def test_who_waits_for_the_operator_says_hello_now_and_then(rig):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.coordinator.fleet.mtls_fleet import MtlsFleet, refused, until
+from tests.coordinator.fleet.mtls_fleet import refused, until
 from tinyfleet import mosquitto_files
 from tinyfleet.coordinator.fleet.authority import Authority
+from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.protocol import topics
-from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker, find_mosquitto, free_port
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 
 HOSTILE = [
@@ -178,26 +183,100 @@ def test_systemd_takes_the_units(tinyfleet, ca, tmp_path):
         assert not told
 
 
+def managed(directory, port):
+    """A command that restarts the Mosquitto of ``directory``, as systemctl restarts the system's."""
+    script, pid = directory / "restart", directory / "pid"
+    user = "user root" if os.geteuid() == 0 else ""
+    (directory / "managed.conf").write_text(
+        (directory / "broker" / "tinyfleet.conf").read_text() + f"\npid_file {pid}\nlog_dest none\n{user}\n"
+    )
+    script.write_text(
+        "#!/bin/bash -e\n"
+        f'if [ -f {pid} ]; then old=$(cat {pid}); kill "$old"; while kill -0 "$old" 2>&-; do sleep 0.01; done; fi\n'
+        f"{find_mosquitto()} -d -c {directory / 'managed.conf'}\n"
+        f"until (: </dev/tcp/127.0.0.1/{port}) 2>&-; do sleep 0.01; done\n"
+    )
+    script.chmod(0o700)
+    return script
+
+
 @pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed")
-def test_one_command_shuts_a_device_out(tinyfleet, tmp_path, monkeypatch):
-    """The event that the minute is promised for: the connection that stands ends, and no other comes about."""
-    fleet = MtlsFleet(tmp_path)
+def test_one_command_shuts_a_device_out(tinyfleet, ca, tmp_path):
+    """`tinyfleet ca revoke bad`, no more: its connection ends, no other comes about, and it is told why."""
+    port = free_port()
+    ran = tinyfleet(
+        "broker", "config", "--out", tmp_path / "broker", "--host", "localhost",
+        "--port", port, "--bind", "127.0.0.1", "--restart", tmp_path / "restart",
+    )  # fmt: skip
+    assert ran.code == 0
+    subprocess.run([managed(tmp_path, port)], check=True)
+    clients = []
     try:
-        bad = fleet.connect(fleet.issue("bad"), topics.down("bad"))
-        until(bad, Connected)
-        asked = []
-        monkeypatch.setattr(
-            mosquitto_files, "restart", lambda command: (asked.append(command), fleet.stop(), fleet.start())
-        )
-        ran = tinyfleet(
-            "ca", "revoke", "bad", "--ca", fleet.authority.directory, "--broker", fleet.broker, "--restart", "now"
-        )
+        for name in ("good", "bad"):
+            tinyfleet("ca", "issue", name, "--out", tmp_path / "tls")
+            files = {
+                "tls_ca": tmp_path / "tls" / "trust.crt",
+                "tls_cert": tmp_path / "tls" / f"{name}.crt",
+                "tls_key": tmp_path / "tls" / f"{name}.key",
+            }
+            transport = MqttTransport(
+                f"mqtts://localhost:{port}",
+                name,
+                reconnect_max_s=0.5,
+                **{key: str(path) for key, path in files.items()},
+            )
+            clients.append(transport)
+            transport.open((topics.down(name),))
+            until(transport, Connected)
+        good, bad = clients
+        ran = tinyfleet("ca", "revoke", "bad", "--json")
         assert ran.code == 0
-        assert asked == ["now"]
+        told = json.loads(ran.out)
+        assert told["broker_restarted"] is True
+        assert [row["state"] for row in told["revoked"]] == ["revoked"]
         until(bad, Disconnected)
-        assert "revoked" in refused(bad)
+        assert "this client's certificate was revoked; ask the fleet's operator" in refused(bad)
+        until(good, Disconnected)
+        until(good, Connected)
     finally:
-        fleet.close()
+        for client in clients:
+            client.close()
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+
+
+def test_what_is_left_to_do_is_told(tinyfleet, ca, tmp_path, monkeypatch):
+    """Where the command cannot carry a revocation out, it says what would."""
+    for number in range(4):
+        tinyfleet("ca", "issue", f"board-{number}", "--out", tmp_path)
+    told = tinyfleet("ca", "revoke", "board-0").out
+    assert "no broker is known here (`tinyfleet broker config`)" in told
+    assert str(ca / "revoked.crl") in told
+    out = tmp_path / "broker"
+    tinyfleet("broker", "config", "--out", out, "--host", "gateway.lan", "--restart", "")
+    assert "is up to date; the broker obeys once it is restarted" in tinyfleet("ca", "revoke", "board-1").out
+    assert (out / "revoked.crl").read_bytes() == (ca / "revoked.crl").read_bytes()
+    tinyfleet("broker", "config", "--out", out, "--host", "gateway.lan", "--restart", "systemctl restart mosquitto")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda path, mode: path != out)
+        told = tinyfleet("ca", "revoke", "board-2").out
+    assert f'sudo tinyfleet broker refresh --ca {ca} --out {out} --restart "systemctl restart mosquitto"' in told
+    monkeypatch.setattr("tinyfleet.broker_place._watched", lambda: True)
+    assert "tinyfleet-broker.path restarts the broker now" in tinyfleet("ca", "revoke", "board-3").out
+
+
+def test_the_list_tells_how_long_each_lasts(tinyfleet, ca, tmp_path):
+    for name, days in (("board-1", 730), ("board-2", 1)):
+        tinyfleet("ca", "issue", name, "--days", days, "--out", tmp_path)
+    long_ago = Authority(ca, clock=lambda: time.time() - 86400)
+    long_ago.issue(subject_of("board-3"), days=2)
+    left = {line.split()[0]: line for line in tinyfleet("ca", "list").out.splitlines() if "board-" in line}
+    assert "730 d" in left["board-1"]
+    assert "1 d" in left["board-2"]
+    assert "renew" not in left["board-1"] + left["board-2"]
+    early = Authority(ca, clock=lambda: time.time() - 9 * 86400)
+    early.issue(subject_of("board-4"), days=10)
+    (row,) = (line for line in tinyfleet("ca", "list").out.splitlines() if "board-4" in line)
+    assert "1 d, renew" in row
 
 
 def test_a_restart_command_is_run(tmp_path):

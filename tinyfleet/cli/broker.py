@@ -22,13 +22,16 @@ def config(
     host: HostOption = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8883,
     bind: Annotated[str, typer.Option(metavar="IP", help="Listen on this address alone.")] = "",
+    restart: RestartOption = None,
     ca: CaOption = None,
     as_json: Json = False,
 ) -> None:
     """Write Mosquitto's configuration, access list, certificate, and the units that carry out revocations."""
-    from tinyfleet import mosquitto_files
+    from tinyfleet import broker_place, mosquitto_files
 
-    row = mosquitto_files.write_broker(opened(ca), out, host or (), port, bind)
+    authority = opened(ca)
+    row = mosquitto_files.write_broker(authority, out, host or (), port, bind)
+    broker_place.remember(authority, out, restart)
     if as_json:
         emit_json(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -80,44 +80,33 @@ def request(name: NameArgument, out: OutOption = Path()) -> None:
     emit_facts([("key", f"{key} (stays here)"), ("request", f"{csr} (for tinyfleet ca issue {name} --csr)")])
 
 
-@app.command()
-def issue(
-    name: NameArgument,
-    out: OutOption = Path(),
-    csr: RequestOption = None,
-    host: HostOption = None,
-    days: DaysOption = None,
-    ca: CaOption = None,
-    as_json: Json = False,
-) -> None:
-    """Give a name its certificate: NAME.crt, trust.crt, and NAME.key unless the holder has made its own."""
-    from tinyfleet.fedcore.certificates.subject import subject_of
+def _signing(verb: Literal["issue", "renew"], what: str) -> None:
+    """Add one of the two commands that sign a certificate: they take the same options."""
 
-    subject = subject_of(name)
-    options: dict[str, Any] = {} if days is None else {"days": days}
-    _writable(out)
-    made = opened(ca).issue(subject, request=_read(csr), hosts=host or (), **options)
-    _hand_out(made, out, as_json)
+    @app.command(verb, help=what)
+    def sign(
+        name: NameArgument,
+        out: OutOption = Path(),
+        csr: RequestOption = None,
+        host: HostOption = None,
+        days: DaysOption = None,
+        ca: CaOption = None,
+        as_json: Json = False,
+    ) -> None:
+        from tinyfleet.fedcore.certificates.subject import subject_of
+
+        subject = subject_of(name)
+        options: dict[str, Any] = {"request": _read(csr), "hosts": host or ()} | ({"days": days} if days else {})
+        _writable(out)
+        authority = opened(ca)
+        made = authority.issue(subject, **options) if verb == "issue" else authority.renew(subject.name, **options)
+        _hand_out(made, out, as_json)
 
 
-@app.command()
-def renew(
-    name: NameArgument,
-    out: OutOption = Path(),
-    csr: RequestOption = None,
-    host: HostOption = None,
-    days: DaysOption = None,
-    ca: CaOption = None,
-    as_json: Json = False,
-) -> None:
-    """Give a name its next certificate, with a new key; the present one stays valid until it expires."""
-    from tinyfleet.fedcore.certificates.subject import subject_of
-
-    subject = subject_of(name)
-    options: dict[str, Any] = {} if days is None else {"days": days}
-    _writable(out)
-    made = opened(ca).renew(subject.name, request=_read(csr), hosts=host or (), **options)
-    _hand_out(made, out, as_json)
+_signing(
+    "issue", "Give a name its certificate: NAME.crt, trust.crt, and NAME.key unless the holder has made its own."
+)
+_signing("renew", "Give a name its next certificate, with a new key; the present one stays valid until it expires.")
 
 
 @app.command()
@@ -130,7 +119,7 @@ def revoke(
     ca: CaOption = None,
     as_json: Json = False,
 ) -> None:
-    """Shut a name out: its certificates are void as soon as the broker has restarted."""
+    """Shut a name out: its certificates are void, and the broker restarts and refuses them."""
     from tinyfleet.fedcore.certificates.subject import subject_of
 
     subject = subject_of(name)
@@ -138,13 +127,14 @@ def revoke(
         raise ConfigError("the reason is one line of at most 200 characters")
     authority = opened(ca)
     rows = authority.revoke(subject.name, reason, serial)
-    refreshed = _refreshed(authority, broker, restart)
+    if not as_json:
+        for row in rows:
+            typer.echo(f"{row.name}: certificate {row.serial} is revoked")
+    done, told = _carried_out(authority, broker, restart)
     if as_json:
-        emit_json({"revoked": [_document(row) for row in rows], "broker_restarted": refreshed})
+        emit_json({"revoked": [_document(row) for row in rows], "broker_restarted": done, "broker": told})
         return
-    for row in rows:
-        typer.echo(f"{row.name}: certificate {row.serial} is revoked")
-    _remind(refreshed)
+    typer.echo(told)
 
 
 @app.command()
@@ -161,18 +151,19 @@ def rotate(
         raise ConfigError("--force belongs to --retire")
     authority = opened(ca)
     generation = authority.retire(force=force) if retire else authority.rotate()
-    refreshed = _refreshed(authority, broker, restart)
+    done, told = _carried_out(authority, broker, restart)
     if as_json:
-        emit_json({"authorities": _authorities(authority), "broker_restarted": refreshed})
+        emit_json({"authorities": _authorities(authority), "broker_restarted": done, "broker": told})
         return
     if retire:
         typer.echo(f"authority {generation} is retired: what it signed is void")
     else:
         typer.echo(
-            f"authority {generation} signs from now on; renew every certificate, then: tinyfleet ca rotate --retire"
+            f"authority {generation} signs from now on; boards that are connected renew by themselves. Once "
+            f"`tinyfleet ca list` shows nothing active of authority {generation - 1}: tinyfleet ca rotate --retire"
         )
     emit_facts(_facts(authority))
-    _remind(refreshed)
+    typer.echo(told)
 
 
 @app.command("list")
@@ -185,7 +176,7 @@ def list_certificates(ca: CaOption = None, as_json: Json = False) -> None:
         return
     emit_facts(_facts(authority))
     emit_table(
-        ("name", "role", "state", "fingerprint", "not before", "not after", "authority", "serial"),
+        ("name", "role", "state", "fingerprint", "not before", "not after", "left", "authority", "serial"),
         [
             (
                 row.name,
@@ -194,6 +185,7 @@ def list_certificates(ca: CaOption = None, as_json: Json = False) -> None:
                 _comparable(row.fingerprint),
                 _day(row.not_before),
                 _day(row.not_after),
+                _left(row, authority.now()),
                 row.generation,
                 row.serial,
             )
@@ -203,27 +195,10 @@ def list_certificates(ca: CaOption = None, as_json: Json = False) -> None:
     )
 
 
-# -- shared with the broker's commands ----------------------------------------------------
+def _carried_out(authority: Authority, broker: Path | None, restart: str | None) -> tuple[bool, str]:
+    from tinyfleet.broker_place import carry_out
 
-
-def _refreshed(authority: Authority, broker: Path | None, command: str | None) -> bool:
-    """Bring the broker's directory up to date, and restart the broker where told how; True where it was."""
-    from tinyfleet import mosquitto_files
-
-    if broker is not None:
-        mosquitto_files.refresh(authority, broker)
-    if command is None:
-        return False
-    mosquitto_files.restart(command)
-    return True
-
-
-def _remind(refreshed: bool) -> None:
-    if not refreshed:
-        typer.echo(
-            "the broker obeys after its restart: at once where tinyfleet-broker.path watches, "
-            "else: tinyfleet broker refresh --out DIR --restart 'systemctl restart mosquitto'"
-        )
+    return carry_out(authority, broker, restart)
 
 
 # -- what is shown ------------------------------------------------------------------------
@@ -296,6 +271,16 @@ def _document(row: CertificateRow) -> dict[str, object]:
     import dataclasses
 
     return {**dataclasses.asdict(row), "comparable": _comparable(row.fingerprint)}
+
+
+def _left(row: CertificateRow, now: float) -> str:
+    """Days until a certificate that is in use ends, and whether it should have been renewed by now."""
+    if row.state != "active":
+        return ""
+    from tinyfleet.fedcore.tls.validity import Validity
+
+    days = f"{max(0.0, row.not_after - now) / 86400:.0f} d"
+    return f"{days}, renew" if Validity(row.not_before, row.not_after).due(now, row.issued_at) else days
 
 
 def _comparable(fingerprint: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinyfleet.cli.output import Json, emit_json, emit_table, megabytes
-from tinyfleet.cli.runs import read_spec
+from tinyfleet.cli.runs import private_outlook, read_spec
 from tinyfleet.fedcore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -66,10 +66,13 @@ def plan(
         profile = detect() if here else board_called(name)
         limit = given or (int(DEFAULT_SHARE * usable_memory_bytes()) if here else 0)
         rows.append(plan_board(spec, profile, rated, count, memory_bytes=limit, own=here and own is not None))
+    outlook = private_outlook(spec)
     if as_json:
-        emit_json({"run": str(file), "cost_model": rated.machine, "boards": rows})
+        emit_json({"run": str(file), "cost_model": rated.machine, "boards": rows, "privacy": outlook})
     else:
         _show(rows)
+        if outlook is not None:
+            typer.echo(f"privacy: {outlook}")
     if not any(row.fits for row in rows):
         raise typer.Exit(1)
 

@@ -14,6 +14,8 @@ from tinyfleet.cli.state import StateOption, opened
 from tinyfleet.fedcore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tinyfleet.coordinator.privacy.accountant import Outlook
+    from tinyfleet.coordinator.privacy.ledgers import Ledger
     from tinyfleet.coordinator.store.rows import StepRow, TaskRow
     from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -34,10 +36,13 @@ def submit(
     spec = read_spec(file)
     with opened(state, create=True) as store:
         run = store.runs.submit(spec)
+    outlook = private_outlook(spec)
     if as_json:
-        emit_json({"run": run, "spec": msgspec.to_builtins(spec)})
-    else:
-        typer.echo(f"submitted {run}; follow it with: tinyfleet run show {run}")
+        emit_json({"run": run, "spec": msgspec.to_builtins(spec), "privacy": outlook})
+        return
+    if outlook is not None:
+        typer.echo(str(outlook))
+    typer.echo(f"submitted {run}; follow it with: tinyfleet run show {run}")
 
 
 @app.command("list")
@@ -61,8 +66,9 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
     with opened(state) as store:
         row = store.runs.get(resolve(run, store.runs.names()))
         steps, tasks = store.steps.of(row.run), store.tasks.of(row.run)
+        ledger = store.ledgers.legible(row.run)
     if as_json:
-        emit_json({"run": row, "steps": steps, "tasks": tasks})
+        emit_json({"run": row, "steps": steps, "tasks": tasks, "privacy": ledger})
         return
     emit_facts(
         [
@@ -70,6 +76,7 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
             ("method", row.method),
             ("state", f"{row.state} {row.reason}".strip()),
             ("round", f"{row.round} of {row.rounds}"),
+            *([] if ledger is None else [("privacy", str(ledger))]),
         ]
     )
     columns = (
@@ -86,6 +93,7 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
         "lost",
     )
     more: dict[str, Callable[[StepRow], str]] = {
+        "epsilon": lambda step: _epsilon(ledger, step),
         "left out": _left_out,
         "not measured": lambda step: step.evaluation,
         "in less memory": lambda step: _in_less_memory(step, tasks),
@@ -108,15 +116,29 @@ def stop(run: RunArgument, state: StateOption = None) -> None:
 
 
 def read_spec(file: Path) -> RunSpec:
-    """A run from TOML, its method's settings and its model checked too. Raises ``ConfigError``."""
+    """A run from TOML, its method's settings, its model and its privacy checked too. Raises ``ConfigError``.
+
+    Where its privacy names a budget and no noise, the noise is filled in.
+    """
+    from tinyfleet.coordinator.privacy.accountant import calibrated
     from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
+    from tinyfleet.fedcore.privacy.admissible import check_privacy
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
-    check_aggregate(spec.fleet, registry.create(spec.method, registry.problem_of(spec)))
-    return spec
+    method = registry.method_of(spec)
+    check_aggregate(spec.fleet, method)
+    check_privacy(spec, method)
+    return calibrated(spec)
+
+
+def private_outlook(spec: RunSpec) -> Outlook | None:
+    """What the whole run would spend; None where it is not private."""
+    from tinyfleet.coordinator.privacy.accountant import outlook
+
+    return outlook(spec)
 
 
 def resolve(run: str, known: list[str]) -> str:
@@ -132,6 +154,12 @@ def resolve(run: str, known: list[str]) -> str:
 def _left_out(step: StepRow) -> str:
     """Devices that the step did without, and why."""
     return "; ".join(f"{device}: {reason}" for device, reason in step.left_out.items())
+
+
+def _epsilon(ledger: Ledger | None, step: StepRow) -> str:
+    """Spent by the run once the step was over."""
+    spent = None if ledger is None else ledger.of_step(step.step)
+    return "" if spent is None else f"{spent:.3g}"
 
 
 def _in_less_memory(step: StepRow, tasks: Sequence[TaskRow]) -> str:

@@ -66,5 +66,7 @@ def _line(record: StepRecord) -> str:
         parts.append(f"loss {record.loss:.3f}")
     if record.test_accuracy is not None:
         parts.append(f"test accuracy {record.test_accuracy:.1%}")
+    if record.epsilon is not None:
+        parts.append(f"epsilon {record.epsilon:.2f} if it were live")
     parts += [f"density {record.density:.4f}", f"up {record.bytes_up:,} B", f"down {record.bytes_down:,} B"]
     return "  ".join(parts)

@@ -21,6 +21,7 @@ import msgspec
 from tinyfleet.device_profiles.emulated import BOARD_VARIABLE
 from tinyfleet.emulation.board import Emulated, EmulatedLimits, plan_here
 from tinyfleet.emulation.run import Box
+from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.run_spec import DataSettings
 
@@ -196,6 +197,7 @@ class Fleet:
         """Mosquitto, the embedded broker inside the coordinator, or one that runs already."""
         choice = self.settings.broker
         if choice.startswith(("mqtt://", "mqtts://")):
+            BrokerSettings(choice).exposure()
             self.broker_kind, self.broker_url = "given", choice
             self._start_coordinator(["--broker", choice])
             return

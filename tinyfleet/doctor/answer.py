@@ -22,6 +22,7 @@ class Surroundings:
 
     state: Path
     broker: str | None = None  # URL of a broker to try
+    config: Path | None = None  # file whose part [broker] says how
     root: Path = Path("/")
 
 
@@ -32,6 +33,8 @@ class Answer:
     status: Outcome
     found: str
     remedy: str = ""
+    code: int = 1  # of the program, where something essential is missing
+    kind: str = ""  # of what is wrong, for programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class CheckRow:
     status: Outcome
     found: str
     remedy: str
+    code: int = 1
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

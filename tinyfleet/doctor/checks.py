@@ -7,13 +7,13 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
+from tinyfleet.doctor.broker import broker
+from tinyfleet.doctor.certificates import certificates
 from tinyfleet.doctor.plugins import plugins
 from tinyfleet.fedcore.training.native.facts import NATIVE
 from tinyfleet.fedcore.training.torch.facts import TORCH
@@ -90,29 +90,6 @@ def mosquitto(surroundings: Surroundings) -> Answer:
         )
     ran = subprocess.run([path, "-h"], capture_output=True, text=True, timeout=10, check=False)
     return Answer(Outcome.OK, f"{(ran.stdout or path).splitlines()[0]}, {path}")
-
-
-def broker(surroundings: Surroundings) -> Answer:
-    """Whether the port of ``--broker`` answers."""
-    if surroundings.broker is None:
-        return Answer(Outcome.OK, "not asked for; give --broker mqtt://HOST:PORT to try one")
-    url = urlsplit(surroundings.broker)
-    if url.scheme not in ("mqtt", "mqtts") or not url.hostname:
-        return Answer(
-            Outcome.MISSING,
-            f"{surroundings.broker} is no broker's URL",
-            "give mqtt://HOST:PORT or mqtts://HOST:PORT",
-        )
-    port = url.port or (8883 if url.scheme == "mqtts" else 1883)
-    try:
-        with socket.create_connection((url.hostname, port), timeout=5.0):
-            return Answer(Outcome.OK, f"{url.hostname}:{port} takes connections")
-    except OSError as error:
-        return Answer(
-            Outcome.MISSING,
-            f"{url.hostname}:{port}: {error}",
-            "start the broker, or check its host, port and firewall",
-        )
 
 
 def embedded_broker(surroundings: Surroundings) -> Answer:
@@ -243,5 +220,6 @@ CHECKS: dict[str, Check] = {
     "disk": Check(disk),
     "data": Check(data),
     "state": Check(state),
+    "certificates": Check(certificates),
     "plugins": Check(plugins),
 }

@@ -23,4 +23,4 @@ def _run(name: str, check: Check, surroundings: Surroundings) -> CheckRow:
         answer = check.look(surroundings)
     except Exception as error:  # noqa: BLE001  a broken library may raise anything, and the other checks go on
         answer = Answer(Outcome.MISSING, f"{type(error).__name__}: {error}")
-    return CheckRow(name, check.essential, answer.status, answer.found, answer.remedy)
+    return CheckRow(name, check.essential, answer.status, answer.found, answer.remedy, answer.code, answer.kind)

@@ -17,6 +17,8 @@ from tinyfleet.figures import (
     models,
     parts,
     poisoning,
+    privacy,
+    secure_aggregation,
     selection,
 )
 from tinyfleet.figures.page import Figure
@@ -35,6 +37,8 @@ MODULES = (
     models,
     parts,
     poisoning,
+    privacy,
+    secure_aggregation,
     selection,
 )
 

@@ -178,9 +178,11 @@ class Authority:
     def confirm(self, name: str, serial: str) -> None:
         """The holder has the certificate and uses it. Raises ``AuthorityError`` for another's serial."""
         with self._changing() as index:
-            if serial not in {row.serial for row in index.certificates(self._clock(), name)}:
+            states = {row.serial: row.state for row in index.certificates(self._clock(), name)}
+            if serial not in states:
                 raise AuthorityError(f"{name} has no certificate of serial {serial}")
-            index.confirm(serial)
+            if states[serial] is CertificateState.OFFERED:
+                index.confirm(serial)
 
     def revoke(self, name: str, reason: str = "", serial: str | None = None) -> list[CertificateRow]:
         """Revoke all valid certificates of a name, or one; the list for the broker is on disk when this returns.
@@ -240,7 +242,12 @@ class Authority:
         True while its latest certificate is of an older authority, or came with one that was retired since.
         """
         with self._changing() as index:
-            return rotation.behind(index, name, self._clock())
+            return name in rotation.behind(index, self._clock(), name)
+
+    def all_behind(self) -> set[str]:
+        """All names for which ``behind`` is true."""
+        with self._changing() as index:
+            return rotation.behind(index, self._clock())
 
     # -- inside -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The coordinator's answer to a device that renews its certificate."""
+"""The coordinator's answer to a device that renews its certificate, and the renewal of its own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tinyfleet.coordinator.fleet.authority.authority import Authority
 from tinyfleet.coordinator.fleet.authority.errors import AuthorityError
 from tinyfleet.coordinator.fleet.authority.index import CertificateState
 from tinyfleet.coordinator.fleet.authority.keys import key_digest
-from tinyfleet.fedcore.certificates.messages import RenewalGrant, RenewalRefused, RenewalRequest
-from tinyfleet.fedcore.certificates.renewal import IDENTITY, install, prepare
+from tinyfleet.fedcore.certificates.renewal import install, prepare
 from tinyfleet.fedcore.certificates.request import proven, read_request
 from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.messages import RenewalGrant, RenewalRefused, RenewalRequest
+from tinyfleet.fedcore.tls.context import TlsFiles
 from tinyfleet.fedcore.tls.validity import renewal_due
 
 # A device that asks on and on, each time for another key, would fill the index.
@@ -38,26 +39,41 @@ def answer(authority: Authority, device: str, asked: RenewalRequest) -> RenewalG
             isinstance(key, ec.EllipticCurvePublicKey) and proven(key, request, asked.proof) for key in keys
         ):
             return RenewalRefused(f"the request is not signed by the key of a valid certificate of {device}")
-        newest = held[0]
-        if newest.key_digest == wanted and newest.state is CertificateState.OFFERED:
-            certificate = authority.read_issued(newest.serial).public_bytes(serialization.Encoding.PEM)
-        elif authority.now() - newest.issued_at < GAP_S and not authority.behind(device):
+        young = authority.now() - held[0].issued_at < GAP_S
+        if young and _waiting(authority, device, wanted) is None and not authority.behind(device):
             return RenewalRefused(f"{device} got a certificate less than an hour ago; ask again later")
-        else:
-            certificate = authority.renew(device, request=request, confirmed=False).certificate
+        return _grant(authority, device, request, wanted)
     except (ConfigError, AuthorityError) as error:
         return RenewalRefused(str(error)[:2000])
+
+
+def renew_own(authority: Authority, files: TlsFiles, broker: str = "") -> bool:
+    """Renew the coordinator's own certificate where that is due; True where it was.
+
+    ``broker`` is the URL at which the next is tried before it takes the place of the present one. Raises
+    ``ConfigError`` and ``AuthorityError``, and the present certificate stays.
+    """
+    name = CertificateRole.COORDINATOR.value
+    if not renewal_due(Path(files.certificate or ""), authority.now()) and not authority.behind(name):
+        return False
+    request = prepare(files).request.encode()
+    wanted = key_digest(read_request(request, Subject(CertificateRole.COORDINATOR, name)))
+    authority.confirm(name, install(files, _grant(authority, name, request, wanted), broker))
+    return True
+
+
+def _grant(authority: Authority, name: str, request: bytes, key: str) -> RenewalGrant:
+    waiting = _waiting(authority, name, key)
+    if waiting is None:
+        certificate = authority.renew(name, request=request, confirmed=False).certificate
+    else:
+        certificate = authority.read_issued(waiting).public_bytes(serialization.Encoding.PEM)
     return RenewalGrant(certificate.decode(), authority.trust_path.read_text(encoding="ascii"))
 
 
-def renew_own(authority: Authority, directory: Path) -> bool:
-    """Renew the coordinator's own certificate in DIR/identity.pem where that is due; True where it was."""
-    if not renewal_due(directory / IDENTITY, authority.now()) and not authority.behind(
-        CertificateRole.COORDINATOR.value
-    ):
-        return False
-    request = prepare(directory).request
-    made = authority.renew(CertificateRole.COORDINATOR.value, request=request.encode(), confirmed=False)
-    install(directory, RenewalGrant(made.certificate.decode(), made.trust.decode()))
-    authority.confirm(CertificateRole.COORDINATOR.value, made.row.serial)
-    return True
+def _waiting(authority: Authority, name: str, key: str) -> str | None:
+    """Serial number of the certificate for that key whose arrival was never confirmed; None where there is none."""
+    newest = authority.certificates(name)[0]
+    current = authority.authorities()[0][0].generation
+    offered = newest.state is CertificateState.OFFERED and newest.generation == current
+    return newest.serial if offered and newest.key_digest == key else None

@@ -58,14 +58,16 @@ def issuer(index: Index, subject: Subject, now: float) -> int:
     return trusted[-1] if waiting else trusted[0]
 
 
-def behind(index: Index, name: str, now: float) -> bool:
-    """See ``Authority.behind``."""
+def behind(index: Index, now: float, name: str | None = None) -> set[str]:
+    """Those of all names, or of one, for whom ``Authority.behind`` is true."""
     authorities = index.authorities()
     retired = max((row.retired_at for row in authorities if row.retired_at is not None), default=0.0)
-    latest = next((row for row in index.certificates(now, name) if row.state is CertificateState.ACTIVE), None)
-    if latest is None:
-        return False
-    return latest.generation != authorities[0].generation or latest.issued_at <= retired
+    return {
+        row.name
+        for row in index.certificates(now, name)  # at most one of a name is active
+        if row.state is CertificateState.ACTIVE
+        and (row.generation != authorities[0].generation or row.issued_at <= retired)
+    }
 
 
 def _trusted(index: Index) -> list[int]:

@@ -19,6 +19,8 @@ from tinyfleet.fedcore.methods.parts.growing import Growing, growth_counts
 from tinyfleet.fedcore.methods.parts.local import LocalResult, all_samples
 from tinyfleet.fedcore.methods.parts.progressive import Granularity, Order
 from tinyfleet.fedcore.methods.parts.training_aggregate import TrainFold
+from tinyfleet.fedcore.methods.summing.stages import TrainStage
+from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import Count, Positive, Settings
 from tinyfleet.fedcore.sparsity.schedule import is_adjustment_round
@@ -74,8 +76,18 @@ class Adjusting(Growing):
         group = self.groups[integer(state, "adjustments") % len(self.groups)]
         return progressive.adjustment_counts(state.mask, group, round_index, s.stop, s.scale)
 
+    def more_than_updates(self) -> str:
+        s = self.settings
+        rounds = range(self.problem.training.rounds)
+        if not s.progressive or not any(is_adjustment_round(r, s.interval, s.stop) for r in rounds):
+            return super().more_than_updates()
+        return "they name the pruned weights with the largest gradients; set method.progressive = false"
+
     def begin_fold(self, state: Payload) -> Fold:
         return TrainFold(self.problem.graph, state.mask, self.adjustment(state))
+
+    def sum_stage(self, task: Payload) -> SumStage:
+        return TrainStage(self.problem.graph, task, growth_counts(task), self.precision)
 
     def finish_round(self, state: Payload, fold: Any) -> Payload:
         after = super().finish_round(state, fold)

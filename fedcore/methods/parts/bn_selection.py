@@ -8,14 +8,15 @@ all candidates; each side derives the same masks from it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tinyfleet.fedcore.arrays import Mask, Params
+from tinyfleet.fedcore.arrays import FloatArray, Mask, Params
 from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization, batches
 from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, WeightedMean
+from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, Summed, WeightedMean
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS, candidate_counts
 from tinyfleet.fedcore.sparsity.mask import magnitude_mask
@@ -150,6 +151,10 @@ class StatisticsFold:
         squares = {f"{name}^2": np.square(statistics[name]) for name in self._means if name in statistics}
         self._sums.add(statistics | squares, weight)
 
+    def load(self, sums: Mapping[str, Summed], weight: int, devices: int) -> None:
+        """Be the aggregate that was summed elsewhere, where this one is empty."""
+        self._sums.load(sums, weight, devices)
+
     def mean(self, between_device_variance: bool) -> Params:
         """The aggregated statistics: var = sum w var, plus the variance of the means where asked."""
         mean = self._sums.mean()
@@ -171,20 +176,30 @@ class LossFold:
 
     def add(self, losses: Any, weight: int) -> None:
         """Add one device's C losses. Raises ``ResultError`` where they are not C finite numbers."""
-        numbers = isinstance(losses, list) and all(
-            isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss) for loss in losses
-        )
-        if not numbers or len(losses) != self._size:
-            raise ResultError(f"losses are not {self._size} finite numbers")
-        self._sum.add("losses", np.asarray(losses, np.float32), weight)
+        self._sum.add("losses", checked_losses(losses, self._size), weight)
         self.weight += weight
         self.devices += 1
+
+    def load(self, summed: Summed, weight: int, devices: int) -> None:
+        """Be the aggregate that was summed elsewhere, where this one is empty."""
+        self._sum.load(summed)
+        self.weight, self.devices = weight, devices
 
     def mean(self) -> list[float]:
         """Mean loss of every candidate. Raises ``ResultError`` where nothing was added."""
         if not self.weight:
             raise ResultError("no result was folded: there is no mean")
         return [float(loss) for loss in self._sum.mean(self.weight)]
+
+
+def checked_losses(losses: Any, size: int) -> FloatArray:
+    """One loss a candidate. Raises ``ResultError`` where they are not ``size`` finite numbers."""
+    numbers = isinstance(losses, list) and all(
+        isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss) for loss in losses
+    )
+    if not numbers or len(losses) != size:
+        raise ResultError(f"losses are not {size} finite numbers")
+    return np.asarray(losses, np.float32)
 
 
 def winner_mask(parent: Params, candidates: list[Counts], losses: list[float]) -> tuple[int, Mask]:

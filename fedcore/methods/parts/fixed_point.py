@@ -9,6 +9,7 @@ variance can pass 10^9, and a run must not end for it. Which sum a value goes to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,14 @@ class Term(NamedTuple):
     fine_bound: float
     coarse: IntArray | None  # of values beyond ``LARGE``; None: there are none
     coarse_bound: float
+
+
+class Summed(NamedTuple):
+    """Integers that were summed elsewhere, at flat positions of the sum (None: all of it)."""
+
+    fine: IntArray
+    coarse: IntArray | None
+    support: IntArray | None
 
 
 class FixedPointSum:
@@ -80,6 +89,14 @@ class FixedPointSum:
         """The same at distinct flat positions; all others count as zero."""
         self._add(term, np.unravel_index(positions, self.shape))
 
+    def load(self, summed: Summed) -> None:
+        """Be the sum that was made elsewhere, where this one is empty: it is no sum to add to any more."""
+        if summed.support is not None:
+            self.commit_at(summed.support, Term(summed.fine, 0.0, summed.coarse, 0.0))
+            return
+        coarse = None if summed.coarse is None else summed.coarse.reshape(self.shape)
+        self.commit(Term(summed.fine.reshape(self.shape), 0.0, coarse, 0.0))
+
     def _add(self, term: Term, where: Any) -> None:
         self._fine[where] += term.fine
         self._fine_bound = term.fine_bound
@@ -131,6 +148,12 @@ class WeightedMean:
             self._sums[name].commit(term)
         self.weight += weight
         self.devices += 1
+
+    def load(self, sums: Mapping[str, Summed], weight: int, devices: int) -> None:
+        """Be the sums that were made elsewhere, where these are empty."""
+        for name, total in self._sums.items():
+            total.load(sums[name])
+        self.weight, self.devices = weight, devices
 
     def mean(self) -> Params:
         """The mean of what was added. Raises ``ResultError`` where nothing was."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import FloatArray, Mask
 from tinyfleet.fedcore.methods.parts.checks import finite
-from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, WeightedMean
+from tinyfleet.fedcore.methods.parts.fixed_point import FixedPointSum, Summed, WeightedMean
 from tinyfleet.fedcore.methods.parts.progressive import check_gradients
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Payload
@@ -58,6 +58,15 @@ class TrainFold:
         self._loss.commit(loss)
         for name, term in gradients.items():
             self._gradients[name].commit_at(*term)
+
+    def load(
+        self, arrays: Mapping[str, Summed], loss: Summed, gradients: Mapping[str, Summed], weight: int, devices: int
+    ) -> None:
+        """Be the aggregate that was summed elsewhere, where this one is empty."""
+        self.arrays.load(arrays, weight, devices)
+        self._loss.load(loss)
+        for name, summed in gradients.items():
+            self._gradients[name].load(summed)
 
     def _cut(self, values: FloatArray) -> FloatArray:
         return np.clip(values, -self.GRADIENT_LIMIT, self.GRADIENT_LIMIT)

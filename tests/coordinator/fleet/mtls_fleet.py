@@ -12,6 +12,7 @@ from tinyfleet.coordinator.fleet.authority import Authority
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.protocol.brokers.mosquitto import find_mosquitto, free_port
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received
 from tinyfleet.mosquitto_files import CONFIGURATION, refresh, write_broker
 
@@ -114,9 +115,9 @@ def received(transport, payload):
 
 
 def refused(transport):
-    """Why the broker keeps this client out."""
+    """Why the broker keeps this client out; that it was not there for a moment is none."""
     while True:
         event = transport.receive(PATIENCE_S)
         assert not isinstance(event, Connected), "it was let in"
-        if isinstance(event, Disconnected):
+        if isinstance(event, Disconnected) and event.kind not in (CauseKind.PORT, CauseKind.LOST):
             return event.reason

@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from tests.coordinator.toy import InstantEngine, toy_spec
-from tests.coordinator.toy_fleet import Fleet, expected_state, seen
+from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
 from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated
@@ -125,6 +125,34 @@ def test_a_disk_that_fails_still_ends_the_program(fleet, monkeypatch):
     fleet.agents["board-0"].say(TaskStatus("x", 0, TaskState.RUNNING))
     with pytest.raises(StoreError):
         fleet.turn()
+
+
+def test_a_full_disk_is_no_devices_fault(tmp_path, monkeypatch, caplog):
+    fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=2, quarantine_s=60.0))
+    spec = toy_spec(rounds=1)
+    run = fleet.store.runs.submit(spec)
+    hold_back(fleet, *fleet.agents)
+    fleet.hello()
+    fleet.sleep(1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.service._downloads, "begin", full)
+        for _ in range(5):
+            fleet.sleep(1)
+            for agent in fleet.agents.values():
+                agent.offer_results()
+            fleet.turn()
+    assert "ResultOffer dropped, it cannot be kept: [Errno 28] No space left on device" in caplog.text
+    assert not any(row.quarantine for row in devices(fleet).values())
+    for agent in fleet.agents.values():
+        agent.offer_results()
+    fleet.sleep(1)
+    assert fleet.store.runs.get(run).state == "finished"
+    assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
+    fleet.service.close()
 
 
 def test_a_quarantine_does_not_outlive_the_process(tmp_path):

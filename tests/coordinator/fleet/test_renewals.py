@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,15 +16,17 @@ from hypothesis import strategies as st
 from tests.coordinator.fleet.mtls_fleet import MtlsFleet, received, until
 from tinyfleet.coordinator.fleet.authority import Authority, CertificateState, answer, renew_own
 from tinyfleet.coordinator.fleet.authority.renewals import GAP_S
-from tinyfleet.fedcore.certificates.messages import RenewalDone, RenewalGrant, RenewalRefused, RenewalRequest
-from tinyfleet.fedcore.certificates.renewal import adopt, install, parse_certificates, prepare, read_certificate
+from tinyfleet.fedcore.certificates.renewal import install, parse_certificates, prepare, read_certificate
 from tinyfleet.fedcore.certificates.request import make_request, new_key, prove, read_key
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
+from tinyfleet.fedcore.protocol.messages import CertificateInUse, RenewalGrant, RenewalRefused, RenewalRequest
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
+from tinyfleet.fedcore.tls.context import TlsFiles
+from tinyfleet.fedcore.tls.validity import serial_number
 
 
 class Clock:
@@ -45,20 +48,40 @@ def authority(tmp_path, clock):
 
 
 def board(authority, directory, name="board-1"):
+    """Key and certificate in one file."""
     made = authority.issue(subject_of(name))
-    adopt(directory, made.key, made.certificate, made.trust)
-    return directory
+    directory.mkdir(mode=0o700)
+    (directory / "trust.crt").write_bytes(made.trust)
+    (directory / "identity.pem").touch(mode=0o600)
+    (directory / "identity.pem").write_bytes(made.key + made.certificate)
+    return files_in(directory)
+
+
+def files_in(directory):
+    return TlsFiles(str(directory / "trust.crt"), str(directory / "identity.pem"))
+
+
+def apart(authority, directory, name="board-1"):
+    """As `tinyfleet ca issue` writes them: the key in a file of its own."""
+    made = authority.issue(subject_of(name))
+    directory.mkdir()
+    for ending, content in ((".key", made.key), (".crt", made.certificate)):
+        (directory / f"{name}{ending}").touch(mode=0o600)
+        (directory / f"{name}{ending}").write_bytes(content)
+    (directory / "trust.crt").write_bytes(made.trust)
+    return TlsFiles(str(directory / "trust.crt"), str(directory / f"{name}.crt"), str(directory / f"{name}.key"))
 
 
 def test_a_device_renews_with_a_new_key(authority, clock, tmp_path):
     tls = board(authority, tmp_path / "tls")
-    key = read_key(tls / "identity.pem")
+    identity = tmp_path / "tls" / "identity.pem"
+    key = read_key(identity)
     clock.now += GAP_S
     grant = answer(authority, "board-1", prepare(tls))
-    assert read_key(tls / "identity.pem").private_numbers() == key.private_numbers()
+    assert read_key(identity).private_numbers() == key.private_numbers()
     serial = install(tls, grant)
-    assert (tls / "identity.pem").stat().st_mode & 0o777 == 0o600
-    assert read_key(tls / "identity.pem").private_numbers() != key.private_numbers()
+    assert identity.stat().st_mode & 0o777 == 0o600
+    assert read_key(identity).private_numbers() != key.private_numbers()
     assert [row.state for row in authority.certificates("board-1")] == [
         CertificateState.OFFERED,
         CertificateState.ACTIVE,
@@ -69,11 +92,37 @@ def test_a_device_renews_with_a_new_key(authority, clock, tmp_path):
 
 
 def test_a_device_renews_with_its_key(authority, clock, tmp_path):
-    tls = board(authority, tmp_path / "tls")
-    key = read_key(tls / "identity.pem")
+    """Where the key has a file of its own no rename could switch both."""
+    tls = apart(authority, tmp_path / "tls")
+    key = Path(tls.key).read_bytes()
+    before = read_certificate(Path(tls.certificate))
     clock.now += GAP_S
-    install(tls, answer(authority, "board-1", prepare(tls, same_key=True)))
-    assert read_key(tls / "identity.pem").private_numbers() == key.private_numbers()
+    grant = answer(authority, "board-1", prepare(tls))
+    serial = install(tls, grant)
+    after = read_certificate(Path(tls.certificate))
+    assert Path(tls.key).read_bytes() == key
+    assert after.public_key() == before.public_key()
+    assert f"{after.serial_number:x}" == serial
+    assert serial == serial_number(Path(tls.certificate).read_text()), "without a certificate library"
+    assert after.not_valid_after_utc > before.not_valid_after_utc
+    assert install(tls, grant) == serial, "the answer may come twice"
+    assert sorted(path.name for path in (tmp_path / "tls").iterdir()) == ["board-1.crt", "board-1.key", "trust.crt"]
+
+
+def test_a_directory_that_may_not_be_written_is_named_before_anybody_is_asked(authority, tmp_path, monkeypatch):
+    tls = apart(authority, tmp_path / "tls")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "tls")
+    with pytest.raises(ConfigError, match=r"may not be written by this user, so board-1\.crt cannot be replaced"):
+        prepare(tls)
+
+
+def test_an_offer_of_a_former_authority_is_not_made_again(authority, clock, tmp_path):
+    tls = apart(authority, tmp_path / "tls")
+    clock.now += GAP_S
+    answer(authority, "board-1", prepare(tls))  # which is lost
+    authority.rotate()
+    install(tls, answer(authority, "board-1", prepare(tls)))
+    assert authority.certificates("board-1")[0].generation == 2
 
 
 def test_a_lost_answer_is_given_again(authority, clock, tmp_path):
@@ -88,7 +137,7 @@ def test_asking_on_and_on_fills_nothing(authority, clock, tmp_path):
     tls = board(authority, tmp_path / "tls")
     clock.now += GAP_S
     for _ in range(5):
-        (tls / "next.key").unlink(missing_ok=True)
+        (tmp_path / "tls" / "next.key").unlink(missing_ok=True)
         answer(authority, "board-1", prepare(tls))
     assert len(authority.certificates("board-1")) == 2
     refused = answer(authority, "board-1", RenewalRequest(prepare(tls).request, b"x"))
@@ -113,22 +162,23 @@ def test_during_a_rotation_a_device_learns_whom_to_trust(authority, tmp_path):
     tls = board(authority, tmp_path / "tls")
     authority.rotate()
     install(tls, answer(authority, "board-1", prepare(tls)))  # at once: the gap is for one and the same authority
-    assert len(parse_certificates((tls / "trust.crt").read_bytes())) == 2
+    assert len(parse_certificates((tmp_path / "tls" / "trust.crt").read_bytes())) == 2
     assert authority.certificates("board-1")[0].generation == 2
 
 
 def test_the_coordinator_renews_its_own(authority, clock, tmp_path):
-    tls = board(authority, tmp_path / "tls", "coordinator")
+    tls = apart(authority, tmp_path / "tls", "coordinator")
     assert not renew_own(authority, tls)
     clock.now += 500 * 86400
     assert renew_own(authority, tls)
-    os.utime(tls / "identity.pem", (clock.now, clock.now))
+    os.utime(tls.certificate, (clock.now, clock.now))
     assert not renew_own(authority, tls)
     authority.rotate()
     assert renew_own(authority, tls)
-    os.utime(tls / "identity.pem", (clock.now, clock.now))
+    os.utime(tls.certificate, (clock.now, clock.now))
     assert not renew_own(authority, tls)
     assert authority.certificates("coordinator")[0].generation == 2
+    assert len(authority.certificates("coordinator")) == 3
 
 
 @given(st.text(max_size=300), st.binary(max_size=80), st.text(max_size=20))
@@ -141,13 +191,13 @@ def test_a_device_installs_only_what_it_asked_for(authority, clock, tmp_path):
     tls, other = board(authority, tmp_path / "tls"), board(authority, tmp_path / "other", "board-2")
     clock.now += GAP_S
     prepare(tls)
-    before = {path.name: path.read_bytes() for path in tls.iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
     stranger = Authority.make(tmp_path / "stranger")
     own = prepare(tls).request.encode()
     foreign = stranger.issue(subject_of("board-1"), request=own)
     shorter = authority.renew("board-1", request=own, days=3)
     renamed = stranger.issue(
-        subject_of("board-2"), request=make_request(read_key(tls / "next.key"), subject_of("board-2"))
+        subject_of("board-2"), request=make_request(read_key(tmp_path / "tls" / "next.key"), subject_of("board-2"))
     )
     trust = authority.trust_path.read_text()
     for fault, grant in (
@@ -161,61 +211,106 @@ def test_a_device_installs_only_what_it_asked_for(authority, clock, tmp_path):
     ):
         with pytest.raises(ConfigError, match=fault):
             install(tls, grant)
-    assert {path.name: path.read_bytes() for path in tls.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()} == before
 
 
-@pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed")
-def test_a_renewal_over_the_connection_that_it_renews(tmp_path, clock):
+# -- at the broker ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet(tmp_path, clock):
+    if not MosquittoBroker.available():
+        pytest.skip("mosquitto is not installed")
+    made = MtlsFleet(tmp_path, authority=Authority.make(tmp_path / "authority", clock))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("make", [board, apart])
+def test_a_renewal_over_the_connection_that_it_renews(fleet, tmp_path, clock, make):
     """A board asks, installs, comes back with the new one, and says so; in child processes, as agents do."""
-    fleet = MtlsFleet(tmp_path, authority=Authority.make(tmp_path / "authority", clock))
+    tls = make(fleet.authority, tmp_path / "tls")
+    clock.now += GAP_S
+    coordinator = fleet.connect(fleet.issue("coordinator"), topics.ALL_UP)
+    agent = MqttTransport(
+        fleet.url,
+        "any",
+        tls_ca=tls.authorities,
+        tls_cert=tls.certificate,
+        tls_key=tls.key,
+        reconnect_max_s=0.5,
+    )
+    fleet.clients.append(agent)
+    agent.open((topics.down("board-1"),))
+    until(agent, Connected)
+    until(coordinator, Connected)
+
+    request = child("prepare", tls)
+    agent.publish(topics.up("board-1"), request)
+    (event,) = received(coordinator, request)
+    grant = answer(
+        fleet.authority, topics.device_of(event.topic), msgspec.json.decode(event.payload, type=RenewalRequest)
+    )
+    payload = msgspec.json.encode(grant)
+    coordinator.publish(topics.down("board-1"), payload)
+    (event,) = received(agent, payload)
+    serial = child("install", tls, event.payload, fleet.url).decode()
+
+    agent.reconnect()
+    until(agent, Disconnected)
+    until(agent, Connected)
+    agent.publish(topics.up("board-1"), msgspec.json.encode(CertificateInUse(serial)))
+    done = msgspec.json.decode(
+        received(coordinator, msgspec.json.encode(CertificateInUse(serial)))[0].payload, type=CertificateInUse
+    )
+    fleet.authority.confirm("board-1", done.serial)
+    assert [row.state for row in fleet.authority.certificates("board-1")] == [
+        CertificateState.ACTIVE,
+        CertificateState.REPLACED,
+    ]
+    # Only the new one is good now: it is what the agent came back with.
+    fleet.authority.revoke("board-1", serial=fleet.authority.certificates("board-1")[1].serial)
+    fleet.restart()
+    until(agent, Disconnected)
+    until(agent, Connected)
+    assert f"{read_certificate(Path(tls.certificate)).serial_number:x}" == serial
+
+
+@pytest.mark.parametrize("make", [board, apart])
+def test_a_certificate_that_the_broker_does_not_take_replaces_none(fleet, tmp_path, make):
+    """A rotation of which the broker was not told: the present one stays, and works."""
+    tls = make(fleet.authority, tmp_path / "tls")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+    fleet.authority.rotate()
+    grant = answer(fleet.authority, "board-1", prepare(tls))
+    with pytest.raises(ConfigError, match=r"the present one stays: refused: .* that the broker does not trust"):
+        install(tls, grant, fleet.url)
+    after = {
+        path.name: path.read_bytes()
+        for path in (tmp_path / "tls").iterdir()
+        if path.name not in ("next.key", "last-met")
+    }
+    assert after == before
+    fleet.restart()  # which tells it
+    assert install(tls, grant, fleet.url) == fleet.authority.certificates("board-1")[0].serial
+
+
+def test_a_broker_that_is_away_takes_nothing(fleet, tmp_path, clock):
+    tls = apart(fleet.authority, tmp_path / "tls")
+    clock.now += GAP_S
+    grant = answer(fleet.authority, "board-1", prepare(tls))
+    fleet.stop()
     try:
-        tls = board(fleet.authority, tmp_path / "tls")
-        clock.now += GAP_S
-        coordinator = fleet.connect(fleet.issue("coordinator"), topics.ALL_UP)
-        agent = MqttTransport(
-            fleet.url, "any", tls_ca=str(tls / "trust.crt"), tls_cert=str(tls / "identity.pem"), reconnect_max_s=0.5
-        )
-        fleet.clients.append(agent)
-        agent.open((topics.down("board-1"),))
-        until(agent, Connected)
-        until(coordinator, Connected)
-
-        request = child("prepare", tls)
-        agent.publish(topics.up("board-1"), request)
-        (event,) = received(coordinator, request)
-        grant = answer(
-            fleet.authority, topics.device_of(event.topic), msgspec.json.decode(event.payload, type=RenewalRequest)
-        )
-        payload = msgspec.json.encode(grant)
-        coordinator.publish(topics.down("board-1"), payload)
-        (event,) = received(agent, payload)
-        serial = child("install", tls, event.payload).decode()
-
-        agent.reconnect()
-        until(agent, Disconnected)
-        until(agent, Connected)
-        agent.publish(topics.up("board-1"), msgspec.json.encode(RenewalDone(serial)))
-        done = msgspec.json.decode(
-            received(coordinator, msgspec.json.encode(RenewalDone(serial)))[0].payload, type=RenewalDone
-        )
-        fleet.authority.confirm("board-1", done.serial)
-        assert [row.state for row in fleet.authority.certificates("board-1")] == [
-            CertificateState.ACTIVE,
-            CertificateState.REPLACED,
-        ]
-        # Only the new one is good now: it is what the agent came back with.
-        fleet.authority.revoke("board-1", serial=fleet.authority.certificates("board-1")[1].serial)
-        fleet.restart()
-        until(agent, Disconnected)
-        until(agent, Connected)
-        assert f"{read_certificate(tls / 'identity.pem').serial_number:x}" == serial
+        with pytest.raises(ConfigError, match="Connection refused"):
+            install(tls, grant, fleet.url)
     finally:
-        fleet.close()
+        fleet.start()
 
 
-def child(action, directory, feed=b""):
+def child(action, files, feed=b"", *arguments):
+    names = (files.authorities, files.certificate, files.key or "")
     ran = subprocess.run(
-        [sys.executable, "-m", "tinyfleet.fedcore.certificates.renewal", action, str(directory)],
+        [sys.executable, "-m", "tinyfleet.fedcore.certificates.renewal", action, *names, *arguments],
         input=feed,
         capture_output=True,
         check=False,

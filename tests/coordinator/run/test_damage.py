@@ -257,3 +257,27 @@ def test_what_an_earlier_process_left_is_swept_at_start(fleet):
     fleet.start()
     assert [path for path in left if path.exists()] == []
     assert fleet.store.state_blob(run).exists()
+
+
+def test_states_that_are_skipped_say_why(fleet):
+    run = fleet.store.runs.submit(toy_spec(rounds=8))
+    hold_back(fleet, *fleet.agents)
+    fleet.engine.evaluate = lambda spec, step, state: None  # it hangs
+    fleet.hello()
+    answer_each(fleet, run, 8)
+    reasons = [step.evaluation for step in fleet.store.steps.of(run)]
+    behind = "the engine process fell behind"
+    assert reasons == ["", behind, behind, behind, "", "", "", ""], "the first is with it, the last four wait"
+
+
+def test_what_a_killed_engine_process_left_goes_with_its_run(fleet):
+    run = fleet.store.runs.submit(toy_spec(rounds=1))
+    hold_back(fleet, *fleet.agents)
+    fleet.hello()
+    fleet.sleep(1)
+    left = fleet.store.directory / f".initial-{run}.blob.x1.tmp"
+    left.write_bytes(b"x")
+    answer_each(fleet, run, 1)
+    fleet.sleep(1)
+    assert fleet.store.runs.get(run).state == "finished"
+    assert not left.exists()

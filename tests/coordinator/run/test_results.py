@@ -23,7 +23,8 @@ def bad_results(task, device):
         )
 
     def params(**changed):
-        return codec.encode(Payload(good.meta, {**good.params, **changed}, {}), precision="fp32")
+        changed_result = Payload(good.meta, {**good.params, **changed}, good.mask)
+        return codec.encode(changed_result, precision="fp32", send_mask=False)
 
     yield b"no blob at all", "cannot be decoded"
     yield variant()[:-40], "cannot be decoded"
@@ -101,3 +102,33 @@ def test_an_oversized_result_is_refused_unread(tmp_path):
     assert {task.state for task in fleet.store.tasks.of(run)} == {"refused"}
     assert "at most 1000" in fleet.store.tasks.of(run)[0].reason
     fleet.service.close()
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_result_that_keeps_arriving_damaged_is_done_again(fleet, for_good):
+    spec = toy_spec(rounds=1, max_retries=3)
+    run = fleet.store.runs.submit(spec)
+    agent = fleet.agents["board-1"]
+
+    def damaged(agent, offer, task):
+        """The board's disk turns a bit over after the result was described."""
+        agent.train(offer, task)
+        path = agent.outbox[offer.run, offer.step][1]
+        path.write_bytes(b"\xff" + path.read_bytes()[1:])
+        if not for_good:
+            agent.behaviour = None
+
+    agent.behaviour = damaged
+    fleet.hello()
+    fleet.sleep(5)
+    refused = [message for message in seen(agent, ResultVerdict) if message.verdict is Verdict.REFUSED]
+    assert "arrived damaged" in refused[0].reason
+    row = fleet.store.runs.get(run)
+    assert row.state == "finished"
+    if for_good:
+        assert len(refused) == 4, "as often as its tries allow"
+        assert fleet.store.steps.of(run)[0].lost[0]["device"] == "board-1"
+        assert fleet.state_bytes(run) == expected_state(spec, ["board-0", "board-2"])
+    else:
+        assert len(refused) == 1
+        assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)

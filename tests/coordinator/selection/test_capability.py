@@ -179,6 +179,16 @@ def test_a_choice_is_sound_and_the_order_of_candidates_does_not_matter(boards, f
     assert capable(boards, fleet, size=fleet.cohort, seed=seed, step=step) == choice
 
 
+def test_a_device_that_boasts_of_its_samples_is_not_in_every_step():
+    boards = [board("liar", samples=1 << 28), *(board(f"b{index}") for index in range(40))]
+    turns = [
+        "liar" in {share.device for share in capable(boards, FLEET, size=2, seed=1, step=step).cohort}
+        for step in range(200)
+    ]
+    # As if it had ten times the data: two draws of 50 shares, of which ten are its own.
+    assert 0.2 < sum(turns) / len(turns) < 0.6
+
+
 @pytest.mark.parametrize("size", [0, 3])
 def test_nobody_there_is_nobody_chosen(size):
     assert capable([], FLEET, size=size, seed=0, step=0).shares == ()

@@ -128,7 +128,7 @@ def test_a_full_sum_refuses_none_that_comes_after(method):
     outcomes = set()
     for order in itertools.permutations(("greedy", "greedier", "a", "b")):
         # Without a limit on norms, only the sum's own range is left.
-        fleet = FleetSettings(norm_limit=0.0)
+        fleet = FleetSettings(norm_limit=0.0, influence_limit=0.0)
         fold = StepFold(method, state, lambda digest: None, lambda: (), fleet)
         for device in order:
             assert fold.add(0, device, blobs.get(device, greedy))
@@ -142,10 +142,10 @@ def test_a_device_that_weighs_too_much_counts_with_less(method):
     task = method.configure_round(state)
     answers = {device: method.answer(task, device) for device in (*DEVICES, "e")}
     answers["a"].meta["samples"] = 1 << 20
-    fold = StepFold(method, state, lambda digest: None, lambda: (), FleetSettings(weight_share=0.35))
+    fold = StepFold(method, state, lambda digest: None, lambda: (), FleetSettings())
     for device, answer in answers.items():
         fold.add(0, device, codec.encode(answer, precision="fp32"))
-    weight = fold.judgement.weights[0, "a"]
-    others = sum(answers[device].meta["samples"] for device in answers if device != "a")
-    assert weight <= others * 0.35 / 0.65
-    assert fold.finish().meta["metrics"]["samples"] == others + weight
+    samples = sorted(answer.meta["samples"] for answer in answers.values())
+    weight = fold.judgement.limits[0, "a"].samples
+    assert weight == int(1.5 * samples[2])
+    assert fold.finish().meta["metrics"]["samples"] == sum(samples[:-1]) + weight

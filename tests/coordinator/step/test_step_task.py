@@ -74,11 +74,11 @@ def test_a_deadline_waits_for_the_longest_pause_of_those_it_waits_for():
     assert second.goes_on(3.0)
     assert not second.goes_on(3.0)
     assert deadline.due_at(tasks, 200.0) == 140.0, "at most as long as itself"
-    assert deadline.left_s(200.0) == 0.0
+    assert deadline.left_s(tasks, 200.0) == 0.0
     deadline.set_again(tasks, 200.0)
     assert deadline.put_off_s(tasks, 200.0) == 0.0, "pauses put off one deadline"
     assert deadline.put_off_s(tasks, 203.0) == 3.0
-    assert deadline.left_s(205.0) == 15.0
+    assert deadline.left_s(tasks, 203.0) == 20.0
 
 
 def test_who_is_late_too_long_is_dropped():

@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
+from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION, UPGRADES
 from tinyfleet.coordinator.store.records import Choice, Part, Share, StepSummary, TaskTime
-from tinyfleet.coordinator.store.schema import SCHEMA_VERSION, UPGRADES
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.coordinator.store.tasks import REMEMBERED
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello, Manifest, ResultOffer

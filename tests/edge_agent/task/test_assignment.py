@@ -107,7 +107,7 @@ def test_a_run_that_ended_leaves_no_worker_and_no_masks(warm_rig):
     rig = warm_rig
     rig.training(0)
     masks = rig.worker.task.masks
-    Path(masks).mkdir(parents=True)
+    assert Path(masks).is_dir()
     rig.worker.finish()
     rig.settle()
     assert not rig.worker.closed

@@ -1,7 +1,17 @@
 from __future__ import annotations
 
+from tinyfleet.edge_agent.state_directory import STATUS
+from tinyfleet.edge_agent.status import read
 from tinyfleet.edge_agent.task.delivery import REOFFER_S
-from tinyfleet.fedcore.protocol.messages import Hello, ResultOffer, TaskState, TaskStatus, Verdict
+from tinyfleet.fedcore.protocol.messages import (
+    ChunkRequest,
+    Hello,
+    ResultOffer,
+    ResultVerdict,
+    TaskState,
+    TaskStatus,
+    Verdict,
+)
 
 
 def test_results_are_offered_until_a_verdict_comes(rig):
@@ -55,3 +65,33 @@ def test_traffic_is_charged_to_its_task(rig):
     assert 1000 <= second.traffic.received < 50_000
     total = rig.transport.bytes_received
     assert first.traffic.received + second.traffic.received <= total
+
+
+def test_a_result_that_was_stored_may_be_refused_when_its_step_closes(rig, caplog):
+    rig.training()
+    rig.worker.finish()
+    rig.settle()
+    rig.coordinator.verdict()
+    rig.settle()
+    for _ in range(2):
+        rig.coordinator.say(ResultVerdict("r", 0, Verdict.REFUSED, "the norm of its update is 1e+06"))
+        rig.settle()
+    told = [record.message for record in caplog.records if "refused" in record.message]
+    assert told == ["run r step 0: result refused (the norm of its update is 1e+06)"]
+    assert read(rig.state / STATUS).refused == told[0]
+
+
+def test_a_result_travels_in_chunks_that_the_broker_takes(rig):
+    rig.training()
+    rig.worker.finish(bytes(20_000))
+    rig.transport.payload_bytes = lambda topic: 5000
+    rig.settle()
+    (offer,) = rig.coordinator.of(ResultOffer)
+    assert offer.manifest.chunk_size < 5000
+    rig.coordinator.say(ChunkRequest(offer.manifest.sha256, 0, offer.manifest.count))
+    rig.settle()
+    assert sorted(rig.coordinator.chunks) == list(range(offer.manifest.count))
+    assert b"".join(rig.coordinator.chunks[index] for index in range(offer.manifest.count)) == bytes(20_000)
+    rig.transport.payload_bytes = lambda topic: None
+    rig.settle(REOFFER_S + 0.1)
+    assert rig.coordinator.of(ResultOffer)[-1].manifest.chunk_size > offer.manifest.chunk_size

@@ -23,8 +23,8 @@ class Wall:
         return self.now
 
 
-def outbox(directory, *, max_bytes=10_000, max_age_s=1000.0, wall=None):
-    return Outbox(directory, max_bytes=max_bytes, max_age_s=max_age_s, wall_clock=wall or Wall())
+def outbox(directory, *, max_bytes=10_000, max_age_s=1000.0, wall=None, clock=lambda: 0.0):
+    return Outbox(directory, max_bytes=max_bytes, max_age_s=max_age_s, wall_clock=wall or Wall(), clock=clock)
 
 
 def add(box, tmp_path, step, content=b"x" * 100, run="r"):
@@ -92,13 +92,24 @@ def test_beyond_the_limit_the_oldest_go_and_the_newest_stays(tmp_path):
 
 def test_old_results_go(tmp_path):
     wall = Wall()
-    box = outbox(tmp_path / "o", wall=wall)
+    box = outbox(tmp_path / "o", wall=wall, clock=lambda: wall.now)
     add(box, tmp_path, 1)
     wall.now += 900
     add(box, tmp_path, 2)
     wall.now += 200
     add(box, tmp_path, 3)
     assert [offer.step for offer in box.offers()] == [2, 3]
+
+
+def test_a_clock_that_is_set_forward_drops_nothing(tmp_path):
+    wall = Wall()
+    box = outbox(tmp_path / "o", wall=wall)
+    add(box, tmp_path, 1)
+    wall.now += 10**7
+    add(box, tmp_path, 2)
+    again = outbox(tmp_path / "o", wall=wall)
+    add(again, tmp_path, 3)
+    assert [offer.step for offer in again.offers()] == [1, 2, 3]
 
 
 def test_an_unset_clock_drops_nothing(tmp_path):

@@ -156,3 +156,12 @@ def test_a_loss_that_is_no_number_is_progress_all_the_same(rig):
     rig.settle(1.5)
     status = rig.coordinator.of(TaskStatus)[-1]
     assert (status.local_steps_done, status.loss) == (3, None)
+
+
+def test_what_a_worker_left_half_written_goes_with_its_task(rig):
+    rig.training()
+    left = rig.state / "work" / ".result.blob.x1.tmp"
+    left.write_bytes(b"half")
+    rig.worker.events.append(TaskFailed("WorkerDied", "killed"))
+    rig.settle()
+    assert not left.exists()

@@ -148,3 +148,11 @@ def test_a_task_remembers_with_the_masks_of_its_run(tmp_path):
     assert memory_directory(command).is_relative_to(command.masks)
     assert files(memory_directory(command)) == ["memory-1.bin"]
     assert value(control().memory.read(2)) == 1.0
+
+
+def test_raw_bytes_are_kept_and_nobody_else_reads_them(tmp_path):
+    memory = FileMemory(tmp_path / "memory")
+    memory.write(3, Payload({"a": 1}, raw={"root": bytes(range(32))}))
+    assert memory.read(4).raw == {"root": bytes(range(32))}
+    (file,) = (tmp_path / "memory").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from tests.coordinator.toy import NO_DATA, create_toy, toy_spec
-from tinyfleet.fedcore.cohort.admission import judge
+from tinyfleet.fedcore.cohort.admission import Judgement, judge
 from tinyfleet.fedcore.cohort.measure import Measured, measure
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import FleetSettings
 
-FLEET = FleetSettings(weight_share=0.35)
+FLEET = FleetSettings()
 
 
-def one(norm=1.0, samples=100, evidence=0.0, mean=0.0, variance=1.0, losses=()):
+def one(norm=1.0, samples=100, mean=0.0, variance=1.0, losses=(), rewound=0.0):
     means = {"norm.running_mean": np.full(4, mean, np.float32)}
     variances = {"norm.running_var": np.full(4, variance, np.float32)}
-    return Measured(samples, norm, 5.0, evidence, means, variances, tuple(losses))
+    return Measured(samples, {"w": norm}, {"w": 0.05}, {}, means, variances, tuple(losses), {}, rewound)
 
 
 def cohort(odd, size=10, **common):
@@ -32,7 +32,7 @@ def cohort(odd, size=10, **common):
 @pytest.mark.parametrize(
     ("odd", "reason"),
     [
-        (one(norm=13.0), "norm of its update"),
+        (one(norm=130.0), "norm of its update"),
         (one(mean=1e3), "statistics"),
         (one(variance=1e9), "statistics"),
         (one(variance=0.0), "statistics"),
@@ -44,50 +44,48 @@ def test_one_that_is_far_from_the_others_is_refused_with_the_reason(odd, reason)
     assert reason in judgement.refused[0, "odd"]
 
 
-def test_one_channel_that_is_far_off_is_enough():
+def test_one_channel_that_is_far_off_is_cut_and_not_refused():
+    """Behind a filter that is nearly empty it happens to honest devices."""
     odd = one()
     odd.variances["norm.running_var"] = np.array([1, 1, 1, 1e9], np.float32)
     wide = {key: one() for key in cohort(odd)} | {(0, "odd"): odd}
     for entry in wide.values():
         entry.means["wide.running_mean"] = np.zeros(1000, np.float32)
-    assert list(judge(wide, FLEET).refused) == [(0, "odd")]
+    judgement = judge(wide, FLEET)
+    assert not judgement.refused
+    assert judgement.limits[0, "odd"].centred["norm.running_var"] < 1e-9
 
 
-def test_gradients_and_candidates_losses_are_compared_too():
-    assert list(judge(cohort(one(evidence=101.0), evidence=1.0), FLEET).refused) == [(0, "odd")]
-    assert not judge(cohort(one(evidence=99.0), evidence=1.0), FLEET).refused
+def test_candidates_losses_are_compared_too():
     assert list(judge(cohort(one(losses=(2.0, 400.0)), losses=(2.0, 2.1)), FLEET).refused) == [(0, "odd")]
 
 
 def test_ordinary_differences_are_admitted():
-    judgement = judge(cohort(one(norm=1.5, samples=150, mean=0.5, variance=3.0)), FLEET)
-    assert not judgement.refused
-    assert not judgement.weights
+    judgement = judge(cohort(one(norm=1.3, samples=120, mean=0.01, variance=1.01)), FLEET)
+    assert judgement == Judgement()
 
 
-def test_no_device_has_more_than_its_share():
-    by_samples = judge(cohort(one(norm=0.1, samples=1 << 28)), FLEET).weights
-    assert by_samples == {(0, "odd"): 484}  # of 1384
-    by_pull = judge(cohort(one(norm=9.0)), FLEET).weights
-    others = sum(100 * (1.0 + 0.05 * i) for i in range(9))
-    assert by_pull[0, "odd"] * 9.0 <= others * 0.175 / 0.825 < (by_pull[0, "odd"] + 1) * 9.0
+def test_more_samples_are_more_steps_and_may_move_as_much_farther():
+    assert not judge(cohort(one(norm=500.0, samples=1000), size=3), FLEET).refused
+    assert judge(cohort(one(norm=500.0, samples=100), size=3), FLEET).refused
 
 
-def test_of_few_devices_none_is_cut_and_of_two_none_is_refused():
-    assert not judge(cohort(one(samples=1 << 28), size=4), FLEET).weights
+def test_a_method_whose_devices_rewind_allows_the_way_back():
+    assert not judge(cohort(one(norm=500.0, rewound=600.0), size=3), FLEET).refused
+
+
+def test_of_two_none_is_refused():
     assert not judge(cohort(one(norm=1e6), size=2), FLEET).refused
     assert judge(cohort(one(norm=1e6), size=3), FLEET).refused
 
 
 def test_limits_can_be_lifted():
-    lifted = FleetSettings(norm_limit=0.0, weight_share=1.0)
-    judgement = judge(cohort(one(norm=1e6, samples=1 << 28)), lifted)
-    assert not judgement.refused
-    assert not judgement.weights
+    lifted = FleetSettings(norm_limit=0.0, influence_limit=0.0)
+    assert judge(cohort(one(norm=1e6, samples=1 << 28)), lifted) == Judgement()
 
 
 def test_the_order_of_arrival_changes_nothing():
-    entries = cohort(one(norm=60.0), size=5)
+    entries = cohort(one(norm=600.0, samples=1 << 20), size=5)
     found = {str(judge(dict(order), FLEET)) for order in itertools.permutations(entries.items())}
     assert len(found) == 1
 
@@ -122,6 +120,9 @@ def test_a_result_is_measured_against_its_task(task_and_result):
         ({"meta": {"samples": 1 << 28}}, "enrolled with 50"),
         ({"meta": {"losses": [0.1, -1.0]}}, "never below 0"),
         ({"meta": {"losses": "low"}}, "not a list"),
+        ({"meta": {"loss": -0.5}}, "not from 0 up"),
+        ({"meta": {"accuracy": 1.5}}, "not from 0 to 1"),
+        ({"meta": {"density": -0.5}}, "not from 0 to 1"),
     ],
 )
 def test_what_cannot_be_an_answer_is_refused(task_and_result, change, reason):
@@ -133,6 +134,12 @@ def test_what_cannot_be_an_answer_is_refused(task_and_result, change, reason):
     )
     with pytest.raises(ResultError, match=reason):
         measure(method, task, bad, enrolled=50)
+
+
+def test_values_without_a_mask_are_no_answer_to_a_task_with_one(task_and_result):
+    method, task, result = task_and_result
+    with pytest.raises(ResultError, match="another mask"):
+        measure(method, task, Payload(result.meta, result.params))
 
 
 def test_a_negative_variance_is_refused_wherever_it_travels():

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kills.damage import OF_FILES, lock_up
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.protocol.chunks import Chunk, Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.chunks import (
+    DEFAULT_CHUNK_BYTES,
+    Chunk,
+    Receiver,
+    chunk_bytes,
+    manifest_of,
+    pack_chunk,
+    read_chunk,
+    unpack_chunk,
+)
 from tinyfleet.fedcore.protocol.messages import Manifest
 
 
@@ -122,3 +132,39 @@ def test_a_blob_that_shrank_is_not_sent(tmp_path):
         read_chunk(path, manifest, 1)
     with pytest.raises(CodecError, match="missing"):
         Receiver(tmp_path, manifest).finish()
+
+
+@pytest.mark.parametrize("hurt", [h for h in OF_FILES if h is not lock_up], ids=lambda hurt: hurt.__name__)
+@pytest.mark.parametrize("suffix", [".part", ".have"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_has_come_is_damaged_meanwhile_and_the_blob_is_whole_in_the_end(tmp_path, hurt, suffix, restarted):
+    _, manifest = blob_in(tmp_path, bytes(range(100)) * 3, 30)
+    chunks = [Chunk(manifest.sha256, n, read_chunk(tmp_path / "blob", manifest, n)) for n in range(manifest.count)]
+    folder = tmp_path / "received"
+    folder.mkdir()
+    receiver = Receiver(folder, manifest)
+    for chunk in chunks[:4]:
+        receiver.accept(chunk)
+    (path,) = folder.glob(f"*{suffix}")
+    hurt(path)
+    if restarted:
+        receiver = Receiver(folder, manifest)
+    for _ in range(3):
+        while (span := receiver.request(8)) is not None:
+            for chunk in chunks[span[0] : span[0] + span[1]]:
+                receiver.accept(chunk)
+        try:
+            whole = receiver.finish()
+            break
+        except CodecError:
+            receiver = Receiver(folder, manifest)
+    assert whole.read_bytes() == (tmp_path / "blob").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("payload", "chunk"),
+    [(None, DEFAULT_CHUNK_BYTES), (65_000, 64_964), (10**6, DEFAULT_CHUNK_BYTES), (100, DEFAULT_CHUNK_BYTES)],
+)
+def test_chunks_are_of_a_size_that_the_broker_takes(payload, chunk):
+    assert chunk_bytes(payload) == chunk
+    assert chunk_bytes(payload) <= DEFAULT_CHUNK_BYTES

@@ -34,7 +34,8 @@ def payloads(draw):
     apply_mask(params, {name: active for name, active in mask.items() if active.ndim})
     mask = {name: active for name, active in mask.items() if active.ndim}
     meta = draw(st.dictionaries(st.text(max_size=5), st.integers(-5, 5) | st.text(max_size=5), max_size=3))
-    return Payload(meta, params, mask, gradients)
+    raw = draw(st.dictionaries(st.sampled_from(["x", "y"]), st.binary(max_size=200)))
+    return Payload(meta, params, mask, gradients, raw)
 
 
 def assert_equal(a: Payload, b: Payload) -> None:
@@ -42,6 +43,7 @@ def assert_equal(a: Payload, b: Payload) -> None:
     assert a.params.keys() == b.params.keys()
     assert a.mask.keys() == b.mask.keys()
     assert a.gradients.keys() == b.gradients.keys()
+    assert a.raw == b.raw
     for name in a.params:
         assert a.params[name].shape == b.params[name].shape
         assert np.array_equal(a.params[name], b.params[name]), name
@@ -203,3 +205,16 @@ def test_resnet18_is_small_on_the_wire(density, precision, most):
     params = graph.initial_params(0)
     apply_mask(params, mask)
     assert len(encode(Payload({}, params, mask), precision=precision, send_mask=False)) < most
+
+
+def test_a_header_without_raw_bytes_does_not_mention_them():
+    """Blobs of runs that have none are what they were before there were any."""
+    assert b'"raw"' not in encode(Payload({"step": 1}, {"b": np.ones(3, np.float32)}))
+    assert b'"raw":[{"name":"x","size":2}]' in encode(Payload(raw={"x": b"ab"}))
+
+
+@pytest.mark.parametrize("size", [b"99999999", b"165", b"0"])
+def test_raw_bytes_that_lie_about_their_size_are_refused(size):
+    blob = encode(Payload(raw={"x": bytes(100)}), compress=False)
+    with pytest.raises(CodecError):
+        decode(lie(blob, b'"size":100', b'"size":' + size), max_decoded_bytes=1 << 20)

@@ -11,35 +11,36 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.bench.fleet import packets
+from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
-from tinyfleet.fedcore.protocol.traffic import buffered_client
+from tinyfleet.fedcore.protocol.reach import client as reach_client
+from tinyfleet.fedcore.protocol.reach import publishes
+from tinyfleet.fedcore.protocol.traffic.buffered_reading import BufferedReading
 from tinyfleet.fedcore.protocol.traffic.flood_watch import LOOK_S, MANY, QUIET_S, FloodWatch
-from tinyfleet.fedcore.protocol.traffic.publish_window import ACKNOWLEDGEMENT_S, PublishWindow
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received
 
 
-class FakePaho(buffered_client.BufferedClient):
-    """Reads from a list instead of a socket."""
+class Parts:
+    """Stands for paho, and reads from a list instead of a socket."""
 
     def __init__(self, parts):
         self.parts = list(parts)
-        self._sock = None
         self._in_packet = {"command": 0}
         self.confirmed_only = True
 
-    def __del__(self):
-        pass
-
-
-@pytest.fixture
-def paho(monkeypatch):
-    def receive(self, bufsize):
+    def _sock_recv(self, bufsize):
         if not self.parts:
             raise BlockingIOError
         return self.parts.pop(0)
 
-    monkeypatch.setattr(buffered_client.Client, "_sock_recv", receive)
+
+class FakePaho(BufferedReading, Parts):
+    """The reading alone."""
+
+
+@pytest.fixture
+def paho():
     return FakePaho
 
 
@@ -92,22 +93,28 @@ def test_a_flood_is_over_once_after_it_was_one():
     assert not watch.over(0, 20.0), "the new connection's count"
 
 
-def test_the_window_knows_what_is_lost():
+def test_a_window_that_the_broker_forgot_is_given_up(monkeypatch):
     now = [100.0]
-    window = PublishWindow(2, lambda: now[0])
-    window.published()
-    assert not window.full
-    window.published()
-    assert window.full
-    now[0] += ACKNOWLEDGEMENT_S - 1
-    window.acknowledged()
-    assert not window.full
-    now[0] += ACKNOWLEDGEMENT_S - 1
-    assert not window.lost, "another was acknowledged since"
-    now[0] += 1
-    assert window.lost
-    window.clear()
-    assert not window.lost
+    monkeypatch.setattr(publishes.time, "monotonic", lambda: now[0])
+    window = publishes.Publishes("gw:1883", 2, threading.Condition())
+
+    def publish():
+        window.begin("t", 1, 1000.0, stands=lambda: True, hurried=lambda: False)
+        window.sent("t", 1, publish.number)
+        publish.number += 1
+
+    publish.number = 1
+    publish()
+    publish()
+    assert window.free == 0
+    assert not window.forget_lost()
+    now[0] += publishes.ACKNOWLEDGEMENT_S
+    with pytest.raises(TransportError, match="acknowledges nothing any more"):
+        publish()
+    assert window.deaf
+    assert window.forget_lost()
+    assert window.free == 2
+    assert not window.forget_lost()
 
 
 def flood(port, count):
@@ -128,14 +135,14 @@ def test_after_a_flood_that_it_could_not_keep_up_with_it_hears_again(tmp_path, m
     receiver, sender = MqttTransport(url, "receiver"), MqttTransport(url, "sender")
     may_read = threading.Event()
     may_read.set()
-    read = buffered_client.Client._sock_recv
+    read = reach_client.Client._sock_recv
 
     def slow(self, bufsize):
         if self._client_id == b"receiver":
             may_read.wait(PATIENCE_S)
         return read(self, bufsize)
 
-    monkeypatch.setattr(buffered_client.Client, "_sock_recv", slow)
+    monkeypatch.setattr(reach_client.Client, "_sock_recv", slow)
     for transport in (receiver, sender):
         transport.open(("t/up",) if transport is receiver else ())
         assert transport.receive(PATIENCE_S) == Connected()

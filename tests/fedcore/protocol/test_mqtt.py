@@ -14,8 +14,9 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.errors import TransportError
-from tinyfleet.fedcore.protocol.connection import STABLE_S, Backoff
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.reach.backoff import STABLE_S, Backoff
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 
 CONNACK_5 = b"\x20\x03\x00\x00\x00"
@@ -75,31 +76,33 @@ def test_the_bound_doubles_and_only_a_connection_that_stood_takes_it_back():
 
 
 @pytest.mark.parametrize(
-    ("broker", "reason"),
+    ("broker", "kind", "reason"),
     [
-        (CONNACK_5 + SESSION_TAKEN_OVER, "the broker ended the connection: Session taken over"),
-        (CONNACK_5 + PACKET_TOO_LARGE, "the broker ended the connection: Packet too large"),
+        (CONNACK_5 + SESSION_TAKEN_OVER, CauseKind.SESSION, "Session taken over; another client uses the id 'one'"),
+        (CONNACK_5 + PACKET_TOO_LARGE, CauseKind.SIZE, "Packet too large; raise its limit on packets"),
     ],
     indirect=["broker"],
 )
-def test_the_brokers_reason_is_kept(broker, reason):
+def test_the_brokers_reason_is_kept(broker, kind, reason):
     transport = MqttTransport(broker.url, "one", protocol="5")
     transport.open(())
     assert transport.receive(PATIENCE_S) == Connected()
-    assert transport.receive(PATIENCE_S) == Disconnected(reason)
+    lost = transport.receive(PATIENCE_S)
+    assert lost.kind is kind
+    assert lost.reason.startswith(f"{transport.address}: the broker ended the connection: {reason}")
     transport.close()
 
 
 @pytest.mark.parametrize("broker", [b"\x20\x02\x00\x05"], indirect=True)
-def test_a_refusal_is_told_once(broker, caplog):
+def test_a_refusal_is_told_once(broker):
     transport = MqttTransport(broker.url, "one", protocol="3.1.1", reconnect_max_s=0.01)
     transport.open(("t",))
     refused = transport.receive(PATIENCE_S)
-    assert refused == Disconnected("the broker refused the connection: Not authorized")
+    said = "the broker refused the connection: Not authorized; give broker.username and broker.password_file"
+    assert refused == Disconnected(f"{transport.address}: {said}", CauseKind.LOGIN)
     while len(broker.connections) < 4:
         assert transport.receive(0.05) is None
     transport.close()
-    assert [record.levelname for record in caplog.records if "Not authorized" in record.message] == ["WARNING"]
 
 
 @pytest.mark.parametrize("broker", [b""], indirect=True)

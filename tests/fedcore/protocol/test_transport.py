@@ -15,6 +15,7 @@ from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.traffic import arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received, Will
 
@@ -90,6 +91,19 @@ def test_delivery_in_order_and_by_wildcard(network):
     assert messages(one, 1, timeout=0.3) == []
 
 
+def test_a_connection_that_is_renewed_stands_again(network):
+    client = network.client("t", will=Will("wills", b"gone"))
+    heir = network.client("wills")
+    client.reconnect()
+    ended = client.receive(PATIENCE_S)
+    assert isinstance(ended, Disconnected)
+    assert "connecting again" in ended.reason
+    assert client.receive(PATIENCE_S) == Connected()
+    client.publish("t", b"after")
+    assert messages(client, 1) == [("t", b"after")]
+    assert messages(heir, 1, timeout=0.3) == [], "it said goodbye: nobody inherits"
+
+
 def test_a_megabyte_arrives_and_is_counted(network):
     receiver, sender = network.client("big"), network.client()
     before = sender.bytes_sent, receiver.bytes_received
@@ -146,7 +160,7 @@ def test_a_lost_client_leaves_its_will(network):
     if network.kind == "loop":
         network.broker.drop(client.client_id)
     else:
-        sock = client._client.socket()
+        sock = client._connection._client.socket()
         client._closing.set()  # it must not come back and take over its own session
         sock.shutdown(2)
     assert messages(watcher, 1) == [("wills", b"gone")]
@@ -163,7 +177,8 @@ def test_after_a_broker_restart_everything_works_again(network):
     counted = one.bytes_received
     network.broker.start()
     for client in (one, two):
-        assert client.receive(PATIENCE_S) == Connected()
+        while (event := client.receive(PATIENCE_S)) != Connected():
+            assert event.kind is CauseKind.PORT, "a try in between"
     two.publish("t", b"again")
     assert messages(one, 1) == [("t", b"again")]
     assert one.bytes_received > counted or network.kind == "loop"
@@ -194,7 +209,9 @@ def test_it_connects_when_the_broker_comes_late(tmp_path):
     broker.stop()
     client = MqttTransport(f"mqtt://127.0.0.1:{broker.port}", "late", reconnect_max_s=0.3)
     client.open(("t",))
-    assert client.receive(0.5) is None
+    reason = f"127.0.0.1:{broker.port}: nobody listens on that port; start the broker there, or correct broker.url"
+    assert client.receive(PATIENCE_S) == Disconnected(reason, CauseKind.PORT)
+    assert client.receive(0.5) is None, "the same again"
     broker.start()
     assert client.receive(PATIENCE_S) == Connected()
     client.close()

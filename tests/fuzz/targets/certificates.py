@@ -15,6 +15,7 @@ from tinyfleet.fedcore.certificates import renewal
 from tinyfleet.fedcore.certificates.request import key_pem, make_request, new_key, read_key, read_request
 from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject, subject_of
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.messages import RenewalGrant
 from tinyfleet.fedcore.tls.validity import validity
 
 SUBJECT = Subject(CertificateRole.DEVICE, "board-1")
@@ -77,12 +78,13 @@ def _certificates(directory: Path) -> Prepared:
 def _grants(directory: Path) -> Prepared:
     """A grant for the request that waits, of an authority that is trusted here."""
     key, certificate = _certificate()
-    place = directory / "identity"
+    trust, identity = directory / "trust.crt", directory / "identity.pem"
 
     def parse(data: bytes) -> object:
-        renewal.adopt(place, key, certificate, certificate)
-        (place / renewal.NEXT_KEY).write_bytes(key)
-        return renewal.main(["install", str(place)], data)
+        trust.write_bytes(certificate)
+        identity.write_bytes(key + certificate)
+        (directory / renewal.NEXT_KEY).write_bytes(key)
+        return renewal.main(["install", str(trust), str(identity), ""], data)
 
     def vary(rng: random.Random, seed: bytes) -> bytes:
         if rng.random() < 0.3:
@@ -92,7 +94,7 @@ def _grants(directory: Path) -> Prepared:
         text = vary_pem(rng, document[field].encode()).decode("ascii", "ignore")
         return msgspec.json.encode({**document, field: text})
 
-    whole = renewal.RenewalGrant(certificate.decode(), certificate.decode())
+    whole = RenewalGrant(certificate.decode(), certificate.decode())
     return Prepared(parse, [msgspec.json.encode(whole)], vary)
 
 

@@ -9,11 +9,11 @@ import msgspec
 
 from tests.fuzz.mutation import vary_json
 from tests.fuzz.target import Prepared, Target
-from tinyfleet.coordinator.store.database import from_json
+from tinyfleet.coordinator.store.database.database import from_json
 from tinyfleet.fedcore.errors import CodecError, ConfigError
 from tinyfleet.fedcore.foreign.board import board_facts
 from tinyfleet.fedcore.foreign.shown import printable, printable_json
-from tinyfleet.fedcore.protocol.connection import broker_address
+from tinyfleet.fedcore.protocol.reach.client import broker_address
 
 
 def _printable(directory: Path) -> Prepared:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import pytest
 
 from tinyfleet.doctor import checks as doctor_checks
 from tinyfleet.doctor.answer import Answer, Check, Outcome, Surroundings
+from tinyfleet.doctor.probe import EXIT_CODES
 from tinyfleet.doctor.report import examine
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 
 
 @pytest.fixture
@@ -38,19 +39,6 @@ def test_a_check_that_fails_does_not_stop_the_others(here, monkeypatch):
 def test_unknown_check_names_the_nearest(here):
     with pytest.raises(ConfigError, match="mosquitto"):
         examine(here, ["mosquito"])
-
-
-def test_broker(tmp_path):
-    def look(url: str) -> Outcome:
-        return doctor_checks.broker(Surroundings(tmp_path, broker=url)).status
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        assert look(f"mqtt://127.0.0.1:{port}") is Outcome.OK
-    assert look(f"mqtt://127.0.0.1:{port}") is Outcome.MISSING
-    assert look("http://127.0.0.1") is Outcome.MISSING
 
 
 def test_a_package_that_is_missing(here):
@@ -85,5 +73,5 @@ def test_command(tinyfleet, tmp_path):
     assert document["healthy"] is True
     assert [check["name"] for check in document["checks"]] == ["python", "disk"]
     lost = tinyfleet("doctor", "broker", "--broker", "mqtt://127.0.0.1:1", "--state", tmp_path)
-    assert lost.code == 1
+    assert lost.code == EXIT_CODES[CauseKind.PORT]
     assert "essential" in lost.out

@@ -30,7 +30,6 @@ SETTINGS = {
         *("24 GB", "3.11", "2.13"),  # the machine
         *("0.01", "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "0.001"),  # densities, shares kept, Dirichlet's alpha
         *("10 %", "30 %", "50 %", "40 times", "90 %", "20 %", "0.3 s"),  # settings of the runs
-        "0.35",  # a setting of the poisoning bench
         "0.6 points",  # the standard error of a share of 1,000
         "four percent",  # test_sentences.py
         *("2 %", "1 MB", "2 MB"),  # bounds of the slow tests

@@ -13,6 +13,8 @@ from tinyfleet.cli.bench import inference as bench_inference
 from tinyfleet.cli.bench import kernels as bench_kernels
 from tinyfleet.cli.bench import methods as bench_methods
 from tinyfleet.cli.bench import poisoning as bench_poisoning
+from tinyfleet.cli.bench import privacy as bench_privacy
+from tinyfleet.cli.bench import secure_aggregation as bench_secure_aggregation
 from tinyfleet.cli.bench import selection as bench_selection
 from tinyfleet.cli.output import emit_table, save_rows
 
@@ -23,6 +25,8 @@ app.command("inference")(bench_inference.inference)
 app.command("kernels")(bench_kernels.kernels)
 app.command("methods")(bench_methods.methods)
 app.command("poisoning")(bench_poisoning.poisoning)
+app.command("privacy")(bench_privacy.privacy)
+app.command("secure-aggregation")(bench_secure_aggregation.secure_aggregation)
 app.command("selection")(bench_selection.selection)
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows to this file.")]

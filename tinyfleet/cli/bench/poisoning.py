@@ -8,42 +8,51 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet.cli.output import emit_table, save_rows
+from tinyfleet.cli.output import emit_table
 
 
 def poisoning(
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the rows to this file.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Keep the rows in this file; those in it are not run again."),
     ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Of these; fedavg by default. May be repeated.")] = None,
     aggregate: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     share: Annotated[
-        list[float] | None, typer.Option(min=0.1, max=0.5, help="Of hostile devices: 0.1, 0.2 and 0.3.")
+        list[float] | None, typer.Option(min=0.1, max=0.4, help="Of hostile devices: 0.1, 0.2 and 0.3 by default.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="So many, from 0.")] = 1,
+    seed: Annotated[list[int] | None, typer.Option(help="1, 2 and 3 by default; limits were tuned on 0.")] = None,
 ) -> None:
-    """Accuracy of a small digits job with hostile devices, by attack, aggregate and their share."""
-    from tinyfleet.bench.poisoning import AGGREGATES, ATTACKS, SHARES, bench_poisoning
+    """Accuracy of a small digits job with hostile devices, by method, aggregate, attack and their share."""
+    from tinyfleet.bench.poisoning.attacks import ATTACKS
+    from tinyfleet.bench.poisoning.runner import AGGREGATES, METHODS, SEEDS, SHARES, bench_poisoning, cells
     from tinyfleet.fedcore.errors import ConfigError
     from tinyfleet.fedcore.training.registry import create
 
-    for given, known in ((aggregate, AGGREGATES), (attack, ATTACKS)):
+    for given, known in ((method, METHODS), (aggregate, AGGREGATES), (attack, ATTACKS)):
         odd = sorted(set(given or ()) - set(known))
         if odd:
             raise ConfigError(f"{odd[0]!r} is none of {', '.join(known)}")
     logging.getLogger("tinyfleet").setLevel(logging.ERROR)  # each refused result would be a line
+    wanted = cells(method or ["fedavg"], aggregate or AGGREGATES, attack or tuple(ATTACKS), share or SHARES)
     rows = []
-    for row in bench_poisoning(
-        create("auto", 1), aggregate or AGGREGATES, attack or tuple(ATTACKS), share or SHARES, range(seeds)
-    ):
+    for row in bench_poisoning(wanted, seed or SEEDS, create("auto", 1), json_file):
         rows.append(row)
-        typer.echo(f"{row.aggregate} {row.attack} {row.share:g}: {row.accuracy:.3f}", err=True)
-    if json_file is not None:
-        save_rows(json_file, rows)
+        name = f"{row.method} {row.aggregate} {row.attack or 'none'} {row.share:g}"
+        typer.echo(f"{name}: {row.accuracy:.3f}", err=True)
     emit_table(
-        ("aggregate", "attack", "hostile", "accuracy", "refused"),
+        ("method", "aggregate", "attack", "hostile", "accuracy", "refused", "honest ones refused"),
         [
-            (row.aggregate, row.attack or "none", f"{row.share:.0%}", f"{row.accuracy:.1%}", str(sum(row.refused)))
+            (
+                row.method,
+                row.aggregate,
+                row.attack or "none",
+                f"{row.share:.0%}",
+                f"{row.accuracy:.1%}",
+                str(sum(row.refused)),
+                str(sum(row.refused_honest)),
+            )
             for row in rows
         ],
         empty="nothing was run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from tinyfleet.coordinator.errors import StoreError
-from tinyfleet.coordinator.store.schema import SCHEMA_VERSION, UPGRADES
+from tinyfleet.coordinator.store.database.safekeeping import Safekeeping, kept, put_back_if_damaged
+from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION, UPGRADES
 from tinyfleet.fedcore.foreign.bounds import check_bounds
 from tinyfleet.fedcore.state_table import E, S, StateTable
 
@@ -24,22 +26,37 @@ T = TypeVar("T")
 class Database:
     """One connection. Every commit is on disk when it returns, except inside ``relaxed``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mend: bool = False) -> None:
+        """``mend``: this is the running service, and a damaged file may be replaced. On a disk that is read-only
+        there is no writing; reading goes on.
+        """
         self.path = path
         self._illegible: set[tuple[str, str]] = set()  # rows that the log has named
+        self._safekeeping = Safekeeping(path)
         try:
-            self._connection = sqlite3.connect(path, timeout=10.0, isolation_level=None)
+            if mend:
+                put_back_if_damaged(path)
+            writable = os.access(path.parent, os.W_OK)
+            self._connection = _connection(path) if writable else _reader(path)
             self._connection.row_factory = sqlite3.Row
             self._connection.text_factory = _text
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}; is it a coordinator's state directory, and writable?") from None
+            if writable:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute("PRAGMA foreign_keys = ON")
+                self._migrate()
+        except (OSError, sqlite3.Error) as error:
+            remedy = "is it a coordinator's state directory, and writable?"
+            if kept(path).is_file():
+                remedy = "the coordinator puts its own copy in the place of a damaged one when it starts"
+            raise StoreError(f"{path}: {error}; {remedy}") from None
 
     def close(self) -> None:
         self._connection.close()
+
+    def keep_copy(self) -> None:
+        """A second copy on disk, as it is now."""
+        self._safekeeping.keep(self._connection)
 
     def data_version(self) -> int:
         """Changes when another connection, of this process or another, has committed."""
@@ -128,6 +145,23 @@ class Database:
                         self.write(statement)
             if version < SCHEMA_VERSION:
                 self.write(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=10.0, isolation_level=None)
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """Of a file whose folder cannot be written; without a log of writes beside it, as it stands."""
+    for options in ("mode=ro", "mode=ro&immutable=1"):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=10.0)
+        try:
+            connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+        else:
+            return connection
+    raise sqlite3.OperationalError("it cannot be opened to be read")
 
 
 def as_json(value: Any) -> str:

@@ -9,34 +9,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyfleet.fedcore.protocol.connection import Client
-
 READ_BYTES = 1 << 17
 _PUBLISH, _QOS = 0x30, 0x06  # the packet's kind, and the bits of its QoS
 
 
-class BufferedClient(Client):  # type: ignore[misc]  # paho is not typed here
-    """For one connection: what was read of it and is no whole packet yet would be part of the next.
+class BufferedReading:
+    """Stands before paho's client among the bases of a client.
+
+    For one connection: what was read of it and is no whole packet yet would be part of the next.
 
     ``confirmed_only``: publishes of QoS 0 are skipped unread, and counted. Nothing of ours is sent so.
     """
 
     confirmed_only = False
     skipped = 0
+    _in_packet: dict[str, Any]  # paho's
     _read = b""
     _read_at = 0
     _passing = 0  # bytes of a skipped publish that have not come yet
 
     def loop_read(self, max_packets: int = 1) -> Any:
         """Handle all packets that are here whole."""
-        rc = super().loop_read(max_packets)
+        read = super().loop_read  # type: ignore[misc]  # paho's
+        rc = read(max_packets)
         while not rc and self._read_at < len(self._read):
-            rc = super().loop_read(max_packets)
+            rc = read(max_packets)
         return rc
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if self._read_at >= len(self._read):
-            data: bytes = super()._sock_recv(max(bufsize, READ_BYTES))
+            data: bytes = super()._sock_recv(max(bufsize, READ_BYTES))  # type: ignore[misc]  # paho's
             if not data:
                 return data
             self._read, self._read_at = data, min(self._passing, len(data))

@@ -1,0 +1,1 @@
+"""What hostile devices cost: attacks, the devices that make them, and every attack against every aggregate."""
