@@ -6,7 +6,6 @@ import logging
 import random
 import re
 import resource
-import struct
 import time
 import traceback
 from collections import Counter
