@@ -13,7 +13,7 @@ from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.fleet.strangers_log import StrangersLog
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.wire.allowance import Allowance
-from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.errors import CodecError, Unauthentic
 from tinyfleet.fedcore.foreign.shown import printable
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,17 @@ _SHOWN = 300  # characters of a reason
 class _Sender:
     """What is kept of one device: as little as may be, for anybody can be a thousand of them."""
 
-    __slots__ = ("bytes", "faults", "hellos", "messages", "over", "quarantined_until", "said_at")
+    __slots__ = (
+        "bytes",
+        "faults",
+        "hellos",
+        "messages",
+        "over",
+        "quarantined_until",
+        "said_at",
+        "unauthentic",
+        "unauthentic_said_at",
+    )
 
     def __init__(self, limits: AllowanceSettings, now: float) -> None:
         self.messages = Allowance(limits.messages_per_s, limits.messages_at_once, now)
@@ -34,7 +44,8 @@ class _Sender:
         self.faults: list[float] = []  # when, in seconds of the clock
         self.quarantined_until = 0.0
         self.over = 0  # messages beyond its allowance since that was last said
-        self.said_at = float("-inf")
+        self.unauthentic = 0  # messages that it has not signed, likewise
+        self.said_at = self.unauthentic_said_at = float("-inf")
 
 
 @dataclass(slots=True)
@@ -47,10 +58,11 @@ class Handling:
 class Fence:
     """Lets messages in, and nothing out: only ``StoreError``, for then nothing can be written any more.
 
-    A message that is none, or that breaks what handles it, is a fault. A device with too many of them within
-    ``quarantine_s`` is quarantined for as long: its messages are dropped unread. ``member`` tells a device that the
-    operator has accepted from one that anybody can be: of those all together so many a second are read, and what
-    they do wrong is told all together.
+    A message that is none, or that breaks what handles it, is a fault of the device that has signed it. What nobody
+    has signed is nobody's fault, or anybody could have a device put in quarantine. A device with too many of them
+    within ``quarantine_s`` is quarantined for as long: its messages are dropped unread. ``member`` tells a device
+    that the operator has accepted from one that anybody can be: of those all together so many a second are read,
+    and what they do wrong is told all together.
     """
 
     def __init__(
@@ -98,6 +110,8 @@ class Fence:
             yield handling
         except StoreError:
             raise
+        except Unauthentic as error:
+            self._unauthentic(device, str(error))
         except CodecError as error:
             if self._member(device):
                 log.warning("from %s: %s dropped: %s", device, handling.kind, printable(str(error), _SHOWN))
@@ -150,6 +164,18 @@ class Fence:
     def _until(self, device: str) -> float:
         sender = self._members.get(device)
         return 0.0 if sender is None else sender.quarantined_until
+
+    def _unauthentic(self, device: str, reason: str) -> None:
+        member, now = self._member(device), self._clock()
+        if not member:
+            self._about_strangers.fault(device, "message that it has not signed", reason, now)
+            return
+        sender = self._sender(device, member=member)
+        sender.unauthentic += 1
+        if now - sender.unauthentic_said_at >= self._limits.quarantine_s:
+            what = printable(reason, _SHOWN)
+            log.warning("%d messages of %s dropped, which it has not signed: %s", sender.unauthentic, device, what)
+            sender.unauthentic, sender.unauthentic_said_at = 0, now
 
     def _sender(self, device: str, *, member: bool) -> _Sender:
         if member:

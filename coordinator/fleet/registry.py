@@ -13,6 +13,7 @@ from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, Welcome
+from tinyfleet.fedcore.protocol.signed.signatures import key_bytes
 from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common_protocol
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,21 @@ class Registry:
         now = self._clock()
         return any(d.accepted and d.awaited(now) for d in self._devices.values())
 
+    def key_of(self, device: str) -> bytes | None:
+        """The raw public key that a device is known by; None: it is not known, or the key in its row is damaged."""
+        known = self._devices.get(device)
+        return None if known is None else key_bytes(known.public_key)
+
+    def takes_new_key(self, device: str) -> bool:
+        """True where the operator lets the next key in that is shown under the name."""
+        known = self._devices.get(device)
+        return known is not None and known.rekey
+
+    def awaited(self) -> list[tuple[str, str]]:
+        """(device, session) of those that were there before a restart, and have not been heard of since."""
+        now = self._clock()
+        return [(d.device, d.session) for d in self._devices.values() if d.accepted and d.awaited(now)]
+
     # -- the masks that devices hold ----------------------------------------------------
 
     def holds_mask(self, device: str, digest: str) -> bool:
@@ -122,7 +138,7 @@ class Registry:
     # -- what devices say ---------------------------------------------------------------
 
     def on_hello(self, device: str, hello: Hello) -> bool:
-        """Enrol or recognise a device; False where it is refused for its key or for its age."""
+        """Enrol or recognise a device that has shown its key; False where it is refused for its age."""
         protocol = common_protocol(hello.protocol)
         if protocol is None:
             reason = (
@@ -133,14 +149,11 @@ class Registry:
             return False
         known = self._devices.get(device)
         if known is not None and known.public_key != hello.public_key:
-            reason = (
-                f"{device} is known here by another public key; restore the device's identity file, "
-                "or give it a new name"
-            )
-            # Where it is online, the answer would reach the device that the name belongs to.
-            said = "said hello with another key than the one it is known by: refused"
-            self._refuse(device, said, "" if known.online else reason)
-            return False
+            if not known.rekey:
+                return False
+            log.warning("%s has a new key, as the operator allowed", device)
+            known.public_key, known.rekey = hello.public_key, False
+            self._store.save_hello(device, hello, known.enrolment)
         enrolment = known.enrolment if known is not None else Enrolment.PENDING
         if enrolment is Enrolment.PENDING and self._may_accept():
             enrolment = Enrolment.ACCEPTED
@@ -207,11 +220,20 @@ class Registry:
         for known in self._devices.values():
             known.reconnected(now, self.silence_s)
 
-    def refresh(self) -> dict[str, Enrolment]:
-        """Read the operator's decisions; returns those that are new, by device."""
-        changed = {}
-        for pin in self._store.pins():
+    def refresh(self) -> dict[str, Enrolment | None]:
+        """Read the operator's decisions; returns those that are new, by device. None: it was forgotten."""
+        changed: dict[str, Enrolment | None] = {}
+        pins = self._store.pins()
+        # Newcomers are written some time after they came: only who is written can be forgotten by the operator.
+        for device in self._devices.keys() - {pin.device for pin in pins} - self._introductions.keys():
+            log.info("%s is forgotten", device)
+            del self._devices[device]
+            self._newcomers.drop(device)
+            changed[device] = None
+        for pin in pins:
             known = self._devices.get(pin.device)
+            if known is not None:
+                known.rekey = pin.rekey
             if known is not None and known.enrolment is not pin.enrolment:
                 self._accepted += (pin.enrolment is Enrolment.ACCEPTED) - known.accepted
                 known.enrolment = pin.enrolment

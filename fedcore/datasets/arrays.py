@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def load(path: Path) -> tuple[Dataset, Dataset | None, str]:
 def _parts(path: Path) -> dict[str, AnyArray]:
     """The arrays of the file that are known here. Raises ``DataError``."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as whole, zipfile.ZipFile(_started(whole)) as archive:
             members = {
                 name: archive.getinfo(f"{name}.npy") for name in NAMES if f"{name}.npy" in archive.namelist()
             }
@@ -54,8 +55,16 @@ def _parts(path: Path) -> dict[str, AnyArray]:
         raise DataError(f"{path}: no such file") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - foreign bytes: zipfile raises what it likes
         raise DataError(f"{path} is no .npz file of plain arrays: {error}") from None
+
+
+def _started(file: IO[bytes]) -> IO[bytes]:
+    if file.read(2) != b"PK":
+        raise DataError("no .npz file of plain arrays")
+    return file
 
 
 def _largest(labels: AnyArray) -> int:

@@ -35,9 +35,7 @@ def read_npy(file: IO[bytes], size: int) -> AnyArray:
             raise DataError(f"{len(data)} bytes or more for an array of shape {shape} and type {dtype}")
         array: AnyArray = np.frombuffer(data, dtype)
         return array.reshape(shape, order="F" if fortran else "C")
-    except DataError:
+    except (DataError, MemoryError):  # what is here whole, and too much, is for a larger limit
         raise
-    except MemoryError:
-        raise DataError("an array that takes more memory than there is") from None
     except Exception as error:  # noqa: BLE001 - foreign bytes: numpy and zipfile raise what they like
         raise DataError(f"no .npy array ({type(error).__name__})") from None

@@ -93,14 +93,15 @@ class LoopTransport(Transport):
         self.client_id = client_id
         self.subscriptions: tuple[str, ...] = ()
         self.will: Will | None = None
+        self._make_will: Callable[[], Will] | None = None
         self._broker = broker
         self._events = Arrivals()
         self._connected = False
         self._sent = 0
         self._received = 0
 
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
-        self.subscriptions, self.will = subscriptions, will
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
+        self.subscriptions, self._make_will = subscriptions, will
         self._broker._join(self)
 
     def close(self) -> None:
@@ -141,6 +142,7 @@ class LoopTransport(Transport):
         return self._received
 
     def _gain(self) -> None:
+        self.will = None if self._make_will is None else self._make_will()
         self._connected = True
         self._events.put(Connected())
 

@@ -94,7 +94,7 @@ class MqttTransport(Transport):
 
     # -- the seam -----------------------------------------------------------------------
 
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
         self._subscriptions, self._will = subscriptions, will
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{self._access.client_id}", daemon=True)
         self._thread.start()

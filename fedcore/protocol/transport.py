@@ -58,8 +58,11 @@ class Transport(ABC):
     """At-least-once publish and subscribe. Nothing published is proof of delivery: the application acknowledges."""
 
     @abstractmethod
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
-        """Start connecting in the background, for ever, with full jitter between tries. Does not block."""
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
+        """Start connecting in the background, for ever, with full jitter between tries. Does not block.
+
+        ``will`` is called for each connection before it stands, in any thread.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -14,10 +14,12 @@ from tests.coordinator.toy import InstantEngine, create_toy, toy_spec
 from tests.e2e.bad_link import BadLink, LinkFaults
 from tests.edge_agent.rig import IDENTITY, ScriptedWorker
 from tests.patience import PATIENCE_S
+from tests.signing import key_named
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.service import Service
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.edge_agent.config import load
+from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
@@ -78,6 +80,7 @@ def agent_on(transport, state):
     )
     return Supervisor(
         IDENTITY,
+        FleetPin(state / "fleet.json"),
         config,
         Board(("torch",), 50),
         transport,
@@ -106,7 +109,7 @@ def test_a_bad_link_costs_time_and_few_bytes(tmp_path, link):
     here = MqttTransport(f"mqtt://127.0.0.1:{port}", "coordinator")
     there = MqttTransport(f"mqtt://127.0.0.1:{proxy.port}", IDENTITY.client_id, reconnect_max_s=1.0)
     config = CoordinatorConfig(auto_accept=True, evaluate=False)
-    service = Service(store, here, config, engine=InstantEngine(), create=create_toy)
+    service = Service(store, here, config, key_named("fleet"), engine=InstantEngine(), create=create_toy)
     agent = agent_on(there, tmp_path / "agent")
     rounds = 3
     run = store.runs.submit(toy_spec(rounds=rounds, width=900, deadline_s=PATIENCE_S, grace_s=PATIENCE_S))

@@ -8,7 +8,7 @@ from tinyfleet.edge_agent.status import read
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, ResultOffer, Welcome
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
-from tinyfleet.fedcore.protocol.version import PROTOCOL
+from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL
 
 
 def test_hello_is_repeated_until_a_welcome_comes(tmp_path):
@@ -69,7 +69,7 @@ def test_a_coordinator_of_another_age_is_not_obeyed(rig, caplog):
     rig.coordinator.say(Welcome(Enrolment.ACCEPTED, protocol=PROTOCOL + 1))
     rig.settle()
     assert rig.agent.link.state is LinkState.REJECTED
-    assert f"speaks protocol {PROTOCOL + 1}, and this agent 1 to {PROTOCOL}" in caplog.text
+    assert f"speaks protocol {PROTOCOL + 1}, and this agent {OLDEST_PROTOCOL} to {PROTOCOL}" in caplog.text
 
 
 def lines(caplog, level):

@@ -74,7 +74,7 @@ class BrokerConnection:
         access: BrokerAccess,
         protocol: int,
         subscriptions: tuple[str, ...],
-        will: Will | None,
+        will: Callable[[], Will] | None,
         *,
         packet_bytes: int,
         stands: Callable[[], None],
@@ -162,7 +162,8 @@ class BrokerConnection:
         if access.username:
             client.username_pw_set(access.username, access.password)
         if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=False)
+            will = self._will()
+            client.will_set(will.topic, will.payload, qos=1, retain=False)
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe

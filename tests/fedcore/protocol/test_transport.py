@@ -145,7 +145,7 @@ def test_round_trips_are_short(network):
 
 def test_a_clean_close_sends_no_will_and_closing_twice_is_fine(network):
     watcher = network.client("wills")
-    client = network.client(will=Will("wills", b"gone"))
+    client = network.client(will=lambda: Will("wills", b"gone"))
     client.close()
     client.close()
     assert not client.connected
@@ -156,7 +156,7 @@ def test_a_clean_close_sends_no_will_and_closing_twice_is_fine(network):
 
 def test_a_lost_client_leaves_its_will(network):
     watcher = network.client("wills")
-    client = network.client(will=Will("wills", b"gone"))
+    client = network.client(will=lambda: Will("wills", b"gone"))
     if network.kind == "loop":
         network.broker.drop(client.client_id)
     else:

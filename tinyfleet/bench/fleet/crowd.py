@@ -13,7 +13,7 @@ from dataclasses import asdict
 import msgspec
 
 from tinyfleet.bench.fleet import packets
-from tinyfleet.bench.fleet.device import TICK_S, Acknowledged, HostileDevice, VirtualDevice
+from tinyfleet.bench.fleet.device import TICK_S, Acknowledged, FloodingDevice, VirtualDevice
 from tinyfleet.bench.fleet.result import StepAnswer, VirtualResult, spec_of
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.protocol import topics
@@ -133,7 +133,7 @@ class Crowd:
     async def _join(self) -> None:
         loop, settings = asyncio.get_running_loop(), self.settings
         for offset in range(settings.count):
-            kind = HostileDevice if offset >= settings.count - settings.hostile else VirtualDevice
+            kind = FloodingDevice if offset >= settings.count - settings.hostile else VirtualDevice
             connection = Connection(kind, settings.first + offset, self)
             await loop.create_connection(lambda made=connection: made, settings.host, settings.port)  # type: ignore[misc]
             self._connections.append(connection)

@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tinyfleet.bench.fleet.channel import VirtualChannel
 from tinyfleet.bench.fleet.result import SAMPLES, VirtualResult
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import pack_chunk, unpack_chunk
 from tinyfleet.fedcore.protocol.messages import (
+    Challenge,
     ChunkRequest,
     Heartbeat,
     Hello,
+    HelloWanted,
     Message,
     ResultOffer,
     ResultVerdict,
@@ -25,8 +28,6 @@ from tinyfleet.fedcore.protocol.messages import (
     TaskState,
     TaskStatus,
     Welcome,
-    decode_down,
-    encode,
 )
 
 REQUEST_CHUNKS = 8
@@ -63,7 +64,7 @@ class VirtualDevice:
     ) -> None:
         self.name, self._number = name, number
         self._send, self._answer, self._told, self._train_s = send, answer, told, train_s
-        self._session = f"{random.getrandbits(64):x}"
+        self._channel = VirtualChannel(name)
         self.welcomed = False
         self._heartbeat_s = 5.0
         self._beat_at = self._again_at = 0.0
@@ -77,13 +78,19 @@ class VirtualDevice:
     # -- what it says -------------------------------------------------------------------
 
     def say(self, message: Message) -> None:
-        """The one place where its messages become bytes."""
-        self._send(topics.up(self.name), encode(message))
+        """Publish a message, signed."""
+        self._send(topics.up(self.name), self._channel.seal(message))
 
     def connected(self) -> None:
         """The subscription stands."""
-        self.say(Hello(self.name, f"key-of-{self.name}", self._session, "0", ["torch"], samples=SAMPLES))
+        self._greet(nonce=f"{random.getrandbits(128):032x}")
         self._again_at = time.monotonic() + REPEAT_S * random.uniform(0.5, 1.0)
+
+    def _greet(self, **more: str) -> None:
+        channel = self._channel
+        self.say(
+            Hello(self.name, channel.public_key, channel.session, "0", ["torch"], samples=SAMPLES, **more)  # type: ignore[arg-type]
+        )
 
     def tick(self, now: float) -> None:
         """Say what is due."""
@@ -93,7 +100,7 @@ class VirtualDevice:
             return
         if now >= self._beat_at:
             self._beat_at = now + self._heartbeat_s
-            self.say(Heartbeat(self._session, self._key, {"rss_bytes": 20e6}))
+            self.say(Heartbeat(self._channel.session, self._key, {"rss_bytes": 20e6}))
         if self.offer is not None and self._trained_at and now >= self._trained_at:
             self._trained_at = 0.0
             self._finish(self.offer)
@@ -112,7 +119,11 @@ class VirtualDevice:
         if topic.endswith("/chunk"):
             self._on_chunk(payload)
             return
-        match decode_down(payload):
+        match self._channel.open(payload):
+            case Challenge(nonce=nonce, challenge=challenge):
+                self._greet(nonce=nonce, answer=challenge)
+            case HelloWanted():
+                self.connected()
             case Welcome(heartbeat_s=heartbeat_s):
                 self.welcomed, self._heartbeat_s = True, heartbeat_s
                 self._beat_at = time.monotonic() + random.uniform(0.0, heartbeat_s)
@@ -206,7 +217,7 @@ class VirtualDevice:
         self._chunks.clear()
 
 
-class HostileDevice(VirtualDevice):
+class FloodingDevice(VirtualDevice):
     """Accepted like all others. It refuses its tasks, and sends what nobody asked for, ``per_s`` times a second."""
 
     per_s = 20.0

@@ -26,6 +26,7 @@ class FloodKind(StrEnum):
     MEMBER = "statuses by an accepted device"
     CHUNKS = "chunks of 10 KB by an accepted device"
     REQUESTS = "requests for chunks by an accepted device"
+    CONFIRMED = "statuses by an accepted device, confirmed"
     TOPICS = "rubbish on topics that are nobody's, retained"
 
 
@@ -56,6 +57,9 @@ def _maker(settings: FloodSettings) -> Callable[[int], bytes]:
             return lambda n: _retained(packets.publish(f"{topics.PREFIX}/x{n % 5000}/up", rubbish))
         case FloodKind.MEMBER:
             return lambda n: status
+        case FloodKind.CONFIRMED:
+            payload = encode(TaskStatus("no such run", 0, TaskState.RUNNING, "x" * 100))
+            return lambda n: packets.publish(member, payload, n % 65535 + 1)
         case FloodKind.CHUNKS:
             return lambda n: chunk
         case FloodKind.REQUESTS:
@@ -90,9 +94,13 @@ def _send(sock: socket.socket, data: bytes, until: float) -> bool:
     """All of ``data``; False where the broker takes none any more."""
     view = memoryview(data)
     while view:
-        _, ready, _ = select.select([], [sock], [], max(0.0, until - time.monotonic()))
-        if not ready:
+        answered, ready, _ = select.select([sock], [sock], [], max(0.0, until - time.monotonic()))
+        if not answered and not ready:
             return False
+        if answered and not sock.recv(1 << 16):
+            return False
+        if not ready:
+            continue
         view = view[sock.send(view[: 1 << 16]) :]
     return True
 
