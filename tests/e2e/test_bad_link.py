@@ -14,7 +14,7 @@ from tests.coordinator.toy import InstantEngine, create_toy, toy_spec
 from tests.e2e.bad_link import BadLink, LinkFaults
 from tests.edge_agent.rig import IDENTITY, ScriptedWorker
 from tests.patience import PATIENCE_S
-from tests.signing import key_named
+from tests.signing import FLEET_KEY
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.service import Service
 from tinyfleet.coordinator.store.store import Store
@@ -109,7 +109,7 @@ def test_a_bad_link_costs_time_and_few_bytes(tmp_path, link):
     here = MqttTransport(f"mqtt://127.0.0.1:{port}", "coordinator")
     there = MqttTransport(f"mqtt://127.0.0.1:{proxy.port}", IDENTITY.client_id, reconnect_max_s=1.0)
     config = CoordinatorConfig(auto_accept=True, evaluate=False)
-    service = Service(store, here, config, key_named("fleet"), engine=InstantEngine(), create=create_toy)
+    service = Service(store, here, config, FLEET_KEY, engine=InstantEngine(), create=create_toy)
     agent = agent_on(there, tmp_path / "agent")
     rounds = 3
     run = store.runs.submit(toy_spec(rounds=rounds, width=900, deadline_s=PATIENCE_S, grace_s=PATIENCE_S))
