@@ -96,6 +96,7 @@ class Devices:
             "INSERT INTO devices (device, name, public_key, enrolment, session, online, last_seen, profile,"
             " samples, engines, memory_limit_bytes) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"
             " ON CONFLICT (device) DO UPDATE SET name = excluded.name, rekey = 0,"
+            " enrolment = CASE devices.public_key WHEN '' THEN excluded.enrolment ELSE devices.enrolment END,"
             " public_key = excluded.public_key, session = excluded.session, online = 1,"
             " last_seen = excluded.last_seen, profile = excluded.profile, samples = excluded.samples,"
             " engines = excluded.engines, memory_limit_bytes = excluded.memory_limit_bytes",

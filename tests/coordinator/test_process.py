@@ -84,6 +84,8 @@ def until(agents, condition, timeout_s=PATIENCE_S):
         if time.monotonic() > beat_at:
             beat_at = time.monotonic() + 0.5
             for agent in agents:
+                if not agent.channel.established:
+                    agent.hello()
                 agent.heartbeat()
                 if not agent.holds_results:
                     agent.offer_results()

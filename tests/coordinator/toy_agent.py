@@ -109,8 +109,6 @@ class Agent:
         )
 
     def heartbeat(self, **health: float) -> None:
-        if not self.channel.established:
-            self.hello()  # as a real one repeats it until it is answered
         task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)
         self.say(Heartbeat(self.session, task, health or {"rss_bytes": 20e6}))
 
