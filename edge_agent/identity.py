@@ -69,7 +69,8 @@ def obtain(state: Path, name: str = "") -> Identity:
 
 def read(path: Path, name: str = "") -> Identity:
     """The identity in ``path``; the device is called ``name``, or after its key. Raises ``ConfigError``."""
-    check_private(path)
+    if not path.is_dir():
+        check_private(path)
     try:
         file = read_document(path.read_bytes(), IdentityFile)
         raw, key = key_bytes(file.public_key), SigningKey(_seed(file.private_key))
