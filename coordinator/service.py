@@ -67,7 +67,7 @@ class Service:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         outgoing = Outgoing(transport, key, session=secrets.token_hex(8))
-        self._store, self._transport, self._clock = store, transport, clock
+        self._store, self._transport, self._outgoing, self._clock = store, transport, outgoing, clock
         self._engine = engine or EngineProcess(
             engine=config.engine,
             threads=config.threads,
@@ -81,6 +81,7 @@ class Service:
             heartbeat_s=config.heartbeat_s,
             auto_accept=config.auto_accept,
             most_pending=config.limits.pending,
+            most_accepted=config.limits.auto_accepted,
             clock=clock,
         )
         self._rivals = Rivals(store.devices, outgoing.fleet, clock)
@@ -94,7 +95,8 @@ class Service:
             reconnect=transport.reconnect,
             clock=clock,
         )
-        self._fence = Fence(store.devices, config.limits, clock)
+        self._fence = Fence(store.devices, config.limits, clock, self._registry.accepted)
+        transport.favour(self._is_of_member)
         self._offered = OfferedBlobs(outgoing, config.limits, clock)
         self._downloads = Downloads(store.incoming, outgoing, timeout_s=config.chunk_timeout_s, clock=clock)
         context = Context(config, store, outgoing, self._registry, self._offered, self._downloads, clock)
@@ -186,6 +188,10 @@ class Service:
                 self._down = event.cause
                 self._look_at_reach(self._clock())
 
+    def _is_of_member(self, topic: str) -> bool:
+        device = topics.device_of(topic)
+        return device is not None and self._registry.accepted(device)
+
     def _on_chunk(self, device: str, payload: bytes) -> None:
         """Nobody signs a chunk: it is what its offer's hash says, once all are here, or nothing."""
         if not self._registry.accepted(device):
@@ -211,7 +217,7 @@ class Service:
             case Goodbye():
                 self._registry.on_goodbye(device, message)
             case _ if not self._registry.accepted(device):
-                if isinstance(message, ResultOffer):
+                if isinstance(message, ResultOffer) and self._outgoing.idle:
                     self._scheduler.on_result_offer(device, message)  # which refuses it
             case TaskStatus():
                 self._registry.on_sign_of_life(device)

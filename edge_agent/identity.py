@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import CodecError, ConfigError
 from tinyfleet.fedcore.files import check_private, write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.libcrypto import KEY_BYTES
 from tinyfleet.fedcore.protocol.signed.signatures import (
     SEED_BYTES,
@@ -69,11 +69,12 @@ def obtain(state: Path, name: str = "") -> Identity:
 
 def read(path: Path, name: str = "") -> Identity:
     """The identity in ``path``; the device is called ``name``, or after its key. Raises ``ConfigError``."""
-    check_private(path)
+    if not path.is_dir():
+        check_private(path)
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=IdentityFile)
+        file = read_document(path.read_bytes(), IdentityFile)
         raw, key = key_bytes(file.public_key), SigningKey(_seed(file.private_key))
-    except (OSError, msgspec.MsgspecError, binascii.Error, ValueError) as error:
+    except (OSError, CodecError, ValueError) as error:
         raise ConfigError(
             f"{path}: unreadable identity ({error}); restore it, or remove it for a new one"
         ) from None

@@ -20,6 +20,8 @@ from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common
 logger = logging.getLogger(__name__)
 
 HELLO_REPEAT_S = 5.0
+# While it waits for the operator: a coordinator that many strangers greet forgets some of them.
+PENDING_HELLO_REPEAT_S = 60.0
 # A board that was turned away asks now and then whether that has changed.
 REJECTED_REPEAT_S = 60.0
 # Whoever wants to be greeted again, more often it does not happen.
@@ -32,6 +34,8 @@ LEAST_HEARTBEAT_S = 0.5
 MUTE_S = 20.0
 # A control message waits no longer for the window: the loop must go on.
 _PUBLISH_TIMEOUT_S = 5.0
+
+_ASKS_AGAIN_S = {LinkState.PENDING: PENDING_HELLO_REPEAT_S, LinkState.REJECTED: REJECTED_REPEAT_S}
 
 _WELCOMED = {
     Enrolment.PENDING: LinkEvent.WELCOMED_PENDING,
@@ -143,8 +147,8 @@ class Link:
             )
             welcome = msgspec.structs.replace(welcome, enrolment=Enrolment.REJECTED)
         self._follow(_WELCOMED[welcome.enrolment])
-        if self.state is LinkState.REJECTED:
-            self._next_hello = self._clock() + REJECTED_REPEAT_S * self._rng.uniform(0.5, 1.5)
+        if self.state in _ASKS_AGAIN_S:
+            self._put_hello_off()
         self._heartbeat_s = max(welcome.heartbeat_s, LEAST_HEARTBEAT_S)
         self._next_heartbeat = min(self._next_heartbeat, self._clock() + self._heartbeat_s)
         if self.state is not self._enrolment:
@@ -158,7 +162,7 @@ class Link:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = now
-        if self.state in (LinkState.GREETING, LinkState.REJECTED) and now >= self._next_hello:
+        if (self.state is LinkState.GREETING or self.state in _ASKS_AGAIN_S) and now >= self._next_hello:
             self._greet()
         if self.online and now >= self._next_heartbeat:
             self._next_heartbeat = now + self._heartbeat_s
@@ -166,8 +170,12 @@ class Link:
 
     def _greet(self) -> None:
         """Hello, and its next repetition with jitter: a whole fleet reconnects in the same second."""
-        self._next_hello = self._clock() + HELLO_REPEAT_S * self._rng.uniform(0.5, 1.5)
+        self._put_hello_off()
         self._publish(msgspec.structs.replace(self._hello(), nonce=self._channel.nonce()))
+
+    def _put_hello_off(self) -> None:
+        repeat_s = _ASKS_AGAIN_S.get(self.state, HELLO_REPEAT_S)
+        self._next_hello = self._clock() + repeat_s * self._rng.uniform(0.5, 1.5)
 
     def _follow(self, event: LinkEvent) -> None:
         if not LINK_TABLE.allows(self.state, event):

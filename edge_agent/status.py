@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
 from tinyfleet.fedcore.protocol.signed.signatures import shown
 
@@ -84,8 +86,8 @@ class StatusFile:
 
 
 def read(path: Path) -> AgentStatus | None:
-    """The last status, or None where no agent has run here."""
+    """The last status, or None where no agent has run here, or its file is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=AgentStatus)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return read_document(path.read_bytes(), AgentStatus)
+    except (OSError, CodecError):
         return None

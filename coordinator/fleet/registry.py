@@ -10,6 +10,7 @@ from tinyfleet.coordinator.fleet.device import Device, TaskKey
 from tinyfleet.coordinator.fleet.newcomers import Newcomers
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.rows import DeviceRow
+from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, Welcome
 from tinyfleet.fedcore.protocol.signed.signatures import key_bytes
@@ -31,19 +32,24 @@ class Registry:
         heartbeat_s: float,
         auto_accept: bool,
         most_pending: int,
+        most_accepted: int,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._outgoing = outgoing
         self._heartbeat_s = heartbeat_s
         self._auto_accept = auto_accept
+        self._most_accepted = most_accepted
         self._clock = clock
         now = clock()
+        self._refusals_told = Allowance(0.2, 5.0, now)
         self._devices = {pin.device: Device.remembered(pin, now, self.silence_s) for pin in store.pins()}
+        self._accepted = sum(known.accepted for known in self._devices.values())
         for known in self._devices.values():
-            if auto_accept and known.enrolment is Enrolment.PENDING:
+            if known.enrolment is Enrolment.PENDING and self._may_accept():
                 store.set_enrolment(known.device, Enrolment.ACCEPTED)
                 known.enrolment = Enrolment.ACCEPTED
+                self._accepted += 1
         self._newcomers = Newcomers(most_pending)
         self._introductions: dict[str, Hello] = {}  # of newcomers, to be written and answered with the next flush
         self._forgotten: set[str] = set()  # newcomers that had to go, to be dropped with the next flush
@@ -139,8 +145,7 @@ class Registry:
                 f"its agent {hello.agent_version} speaks protocol {hello.protocol}, and this coordinator "
                 f"{OLDEST_PROTOCOL} to {PROTOCOL}; update the agent"
             )
-            log.warning("%s is refused: %s", device, reason)
-            self._outgoing.send(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
+            self._refuse(device, f"is refused: {reason}", reason)
             return False
         known = self._devices.get(device)
         if known is not None and known.public_key != hello.public_key:
@@ -150,8 +155,9 @@ class Registry:
             known.public_key, known.rekey = hello.public_key, False
             self._store.save_hello(device, hello, known.enrolment)
         enrolment = known.enrolment if known is not None else Enrolment.PENDING
-        if enrolment is Enrolment.PENDING and self._auto_accept:
+        if enrolment is Enrolment.PENDING and self._may_accept():
             enrolment = Enrolment.ACCEPTED
+            self._accepted += 1
         if enrolment is not Enrolment.PENDING:
             self._newcomers.drop(device)
             self._introductions.pop(device, None)
@@ -229,6 +235,7 @@ class Registry:
             if known is not None:
                 known.rekey = pin.rekey
             if known is not None and known.enrolment is not pin.enrolment:
+                self._accepted += (pin.enrolment is Enrolment.ACCEPTED) - known.accepted
                 known.enrolment = pin.enrolment
                 self._newcomers.drop(pin.device)
                 changed[pin.device] = pin.enrolment
@@ -247,7 +254,7 @@ class Registry:
             self._store.introduce(hellos)
             for device, hello in hellos.items():
                 protocol = common_protocol(hello.protocol) or PROTOCOL
-                self._outgoing.send(
+                self._outgoing.spare(
                     device, Welcome(self._devices[device].enrolment, self._heartbeat_s, protocol=protocol)
                 )
         notes = [note for known in self._devices.values() if (note := known.take_note()) is not None]
@@ -262,6 +269,17 @@ class Registry:
             self._introductions.pop(gone, None)
             self._forgotten.add(gone)
         self._forgotten.discard(device)
+
+    def _may_accept(self) -> bool:
+        """True where a new device is let in at once: so many of them, for anybody can be as many as it likes."""
+        return self._auto_accept and self._accepted < self._most_accepted
+
+    def _refuse(self, device: str, said: str, reason: str) -> None:
+        """Tell the log, as often as it bears, and the device, where there is a ``reason`` for it."""
+        if self._refusals_told.take(1.0, self._clock()):
+            log.warning("%s %s", device, said)
+        if reason:
+            self._outgoing.spare(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
 
     def note_peak(self, device: str, peak_rss_bytes: int) -> None:
         """A task's peak memory."""

@@ -96,6 +96,8 @@ class Sessions:
     def wish(self, device: str, session: str) -> None:
         """Ask for a hello, unless that was done a moment ago."""
         now, key = self._clock(), (device, session)
+        if self._too_busy_for(device):
+            return
         wish = self._wishes.get(key)
         if wish is not None and now < wish.at:
             return
@@ -165,6 +167,8 @@ class Sessions:
         if envelope.counter <= heard:
             return False
         if not hello.answer:
+            if self._too_busy_for(device):
+                return False
             asked = self._asked[key] = _Asked(
                 secrets.token_hex(16), hello.nonce, envelope.counter, now + _CHALLENGE_S
             )
@@ -178,6 +182,10 @@ class Sessions:
             return False
         del self._asked[key]
         return True
+
+    def _too_busy_for(self, device: str) -> bool:
+        """True for a stranger while much is under way to others: it will say hello again."""
+        return not self._outgoing.idle and self._registry.key_of(device) is None
 
     def _takes_up(self, device: str, envelope: Envelope, hello: Hello) -> Hello | None:
         """Its session is the device's from now on; None where another board of that identity is there already."""

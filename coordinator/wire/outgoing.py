@@ -11,6 +11,8 @@ from tinyfleet.fedcore.protocol.signed.envelope import Address, Direction, seal
 from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, fleet_id
 from tinyfleet.fedcore.protocol.transport import Transport
 
+SPARED = 8  # publishes that may always be under way to devices that are accepted
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,15 @@ class Outgoing:
     @property
     def connected(self) -> bool:
         return self._transport.connected
+
+    @property
+    def idle(self) -> bool:
+        """True while so little is under way that an answer to anybody holds nobody up."""
+        return self._transport.window_free > SPARED
+
+    def spare(self, device: str, message: messages.Message) -> bool:
+        """One control message to a device that nobody has accepted: only where nothing else waits to be sent."""
+        return self.idle and self.send(device, message)
 
     def attach(self, device: str, session: str) -> None:
         """From now on messages to ``device`` are for that session of its agent."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 
 from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol.traffic.arrivals import Arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 
@@ -95,7 +95,7 @@ class LoopTransport(Transport):
         self.will: Will | None = None
         self._make_will: Callable[[], Will] | None = None
         self._broker = broker
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._events = Arrivals()
         self._connected = False
         self._sent = 0
         self._received = 0
@@ -128,10 +128,10 @@ class LoopTransport(Transport):
         return 16 if self._connected else 0
 
     def receive(self, timeout: float | None) -> Event | None:
-        try:
-            return self._events.get(timeout != 0.0, timeout)
-        except queue.Empty:
-            return None
+        return self._events.get(timeout)
+
+    def favour(self, known: Callable[[str], bool]) -> None:
+        self._events.favour(known)
 
     @property
     def bytes_sent(self) -> int:

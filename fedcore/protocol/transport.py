@@ -92,6 +92,13 @@ class Transport(ABC):
     def receive(self, timeout: float | None) -> Event | None:
         """The next event, or None after ``timeout`` seconds (None: wait for ever)."""
 
+    @abstractmethod
+    def favour(self, known: Callable[[str], bool]) -> None:
+        """Topics that ``known`` says yes to never wait behind others, nor one of them behind another.
+
+        Called before ``open``; asked in any thread. Without it everything comes in its order.
+        """
+
     @property
     def address(self) -> str:
         """The broker's, for people."""

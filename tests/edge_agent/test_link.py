@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.edge_agent.rig import IDENTITY, Rig
-from tinyfleet.edge_agent.link import HELLO_REPEAT_S, MUTE_S
+from tinyfleet.edge_agent.link import HELLO_REPEAT_S, MUTE_S, PENDING_HELLO_REPEAT_S
 from tinyfleet.edge_agent.state_directory import STATUS
 from tinyfleet.edge_agent.states import LinkState
 from tinyfleet.edge_agent.status import read
@@ -144,3 +144,20 @@ def test_a_new_certificate_is_no_trouble(rig, caplog):
     rig.coordinator.welcome()
     rig.settle()
     assert not lines(caplog, "WARNING")
+
+
+def test_who_waits_for_the_operator_says_hello_now_and_then(rig):
+    """A coordinator that many strangers greet forgets some of them, and those do not hear of it."""
+    rig.coordinator.welcome(Enrolment.PENDING)
+    rig.settle()
+    before = len(rig.coordinator.of(Hello))
+    rig.settle(PENDING_HELLO_REPEAT_S / 4)
+    assert len(rig.coordinator.of(Hello)) == before
+    for _ in range(10):
+        rig.settle(PENDING_HELLO_REPEAT_S / 2)
+    assert 3 <= len(rig.coordinator.of(Hello)) - before <= 10
+    rig.coordinator.welcome()
+    rig.settle()
+    before = len(rig.coordinator.of(Hello))
+    rig.settle(10 * PENDING_HELLO_REPEAT_S)
+    assert len(rig.coordinator.of(Hello)) == before

@@ -217,6 +217,18 @@ def test_a_serial_number_of_nobodys_changes_nothing(gateway, authority):
     assert [row.state for row in authority.certificates()] == [CertificateState.ACTIVE]
 
 
+def test_whoever_names_certificates_on_and_on_is_heard_once_a_second(gateway, authority, monkeypatch):
+    looked = []
+    gateway.tls(authority, "board-1")
+    gateway.start()
+    monkeypatch.setattr(Authority, "confirm", lambda self, name, serial: looked.append(serial))
+    for number in range(500):
+        gateway.certificates.in_use("board-1", CertificateInUse(f"{number:x}"))
+    gateway.now += module.NOTE_S
+    gateway.certificates.tick(gateway.now)
+    assert looked == ["0", f"{499:x}"], "the first, and the latest"
+
+
 def test_only_accepted_devices_are_answered(tmp_path):
     """As with all else: who is pending or rejected is not served."""
     store = Store(tmp_path / "state", clock=lambda: 1.7e9)

@@ -42,7 +42,7 @@ HOSTILE = [
 
 def settle(fleet):
     """Handle all that waits: ``turn`` stops where nobody answers."""
-    while fleet.transport._events.qsize():
+    while len(fleet.transport._events):
         fleet.service.poll(0)
     fleet.turn()
 
@@ -338,7 +338,8 @@ def test_the_same_chunks_are_not_sent_again_and_again(tmp_path):
 
 
 def test_new_names_are_bounded_and_one_that_stays_outlives_those_that_do_not(tmp_path):
-    fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=AllowanceSettings(pending=20))
+    limits = AllowanceSettings(pending=20, strangers_at_once=10_000.0)
+    fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=limits)
     fleet.hello()
     fleet.sleep(1)
     operator = Store(tmp_path / "state")
@@ -351,9 +352,50 @@ def test_new_names_are_bounded_and_one_that_stays_outlives_those_that_do_not(tmp
     fleet.sleep(1)
     names = set(devices(fleet))
     assert len(names) == 21
-    assert {"board-0", "board-1", "s499"} <= names, "the accepted, the one that sends heartbeats, the newest"
+    assert {"board-0", "board-1"} <= names, "the accepted, the one that sends heartbeats"
     assert seen(fleet.agents["board-1"], Welcome)[-1].enrolment is Enrolment.PENDING
     fleet.vanish()
     fleet.start()
     assert set(devices(fleet)) == names
+    fleet.service.close()
+
+
+def test_of_strangers_so_many_a_second_are_read_and_the_accepted_are_all_read(tmp_path, caplog):
+    limits = AllowanceSettings(strangers_per_s=10.0, strangers_at_once=20.0)
+    fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=limits)
+    operator = Store(tmp_path / "state")
+    fleet.hello()
+    fleet.sleep(1)
+    operator.devices.set_enrolment("board-0", Enrolment.ACCEPTED)
+    fleet.sleep(10)
+    caplog.clear()
+    for number in range(500):
+        fleet.transport._take(topics.up(f"s{number}"), HELLO % b"{}")
+        fleet.transport._take(topics.up(f"g{number}"), b"{")
+    fleet.agents["board-0"].hello()
+    settle(fleet)
+    assert len(seen(fleet.agents["board-0"], Welcome)) == 3
+    fleet.sleep(1)
+    assert len(devices(fleet)) <= 2 + 20
+    assert len([r for r in caplog.records if "nobody has accepted" in r.message]) <= 3, "told all together"
+    fleet.agents["board-1"].session = "s2"
+    fleet.agents["board-1"].hello()
+    fleet.turn()
+    fleet.sleep(1)
+    assert seen(fleet.agents["board-1"], Welcome), "after the flood a stranger is heard"
+    operator.close()
+    fleet.service.close()
+
+
+def test_auto_accept_lets_so_many_in_and_the_rest_wait_for_the_operator(tmp_path):
+    limits = AllowanceSettings(auto_accepted=3, pending=4)
+    fleet = Fleet(tmp_path, devices=10, auto_accept=True, limits=limits)
+    fleet.hello()
+    fleet.sleep(1)
+    found = [row.enrolment for row in devices(fleet).values()]
+    assert (found.count("accepted"), found.count("pending")) == (3, 4)
+    fleet.vanish()
+    fleet.start()
+    found = [row.enrolment for row in devices(fleet).values()]
+    assert (found.count("accepted"), found.count("pending")) == (3, 4), "nor at the next start"
     fleet.service.close()
