@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyfleet.bench.fleet.flood import FloodKind
 from tinyfleet.bench.fleet.floods import FloodRow
 from tinyfleet.bench.fleet.load import LoadRow
 from tinyfleet.figures.page import Figure
@@ -71,9 +72,11 @@ class LoadFigures:
             ],
         )
 
-    def slower(self) -> str:
-        """How many times as long the worst of the flooded rounds took."""
-        return f"{max(row.slower for row in self._floods()):.2f}"
+    def slower(self, how: str) -> str:
+        """How many times as long the worst of the flooded rounds took: of floods ``confirmed``, or ``unconfirmed``."""
+        confirmed = how == "confirmed"
+        found = [row for row in self._floods() if (row.kind == FloodKind.CONFIRMED) == confirmed]
+        return f"{max(row.slower for row in found):.2f}"
 
     def grew(self) -> str:
         """MB by which the coordinator grew at most."""
