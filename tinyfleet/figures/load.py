@@ -73,7 +73,7 @@ class LoadFigures:
         )
 
     def slower(self, how: str) -> str:
-        """How many times as long the worst of the flooded rounds took: of floods ``confirmed``, or ``unconfirmed``."""
+        """How many times as long the worst flooded round took, of floods ``confirmed``, or ``unconfirmed``."""
         confirmed = how == "confirmed"
         found = [row for row in self._floods() if (row.kind == FloodKind.CONFIRMED) == confirmed]
         return f"{max(row.slower for row in found):.2f}"
