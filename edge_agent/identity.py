@@ -25,7 +25,7 @@ FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
 # PKCS #8 of an Ed25519 key (RFC 8410, section 7): all but the seed, which comes last.
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
-_BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+_BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"  # pragma: allowlist secret
 
 
 class IdentityFile(msgspec.Struct, frozen=True):
