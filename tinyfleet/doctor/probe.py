@@ -45,10 +45,9 @@ def probe(settings: BrokerSettings, topic: str, timeout_s: float = STEP_TIMEOUT_
     address = f"{host}:{port}"
     files = TlsFiles(settings.tls_ca or None, settings.tls_cert or None, settings.tls_key or None)
     context = client_context(files) if tls else None
+    transport = settings.client(f"tinyfleet-doctor-{os.urandom(3).hex()}")  # what is wrong with it is said first
     try:
         where = _looked_up(host, port, timeout_s)
-        # It looks the name up too, and waits for DNS without a limit.
-        transport = settings.transport(f"tinyfleet-doctor-{os.urandom(3).hex()}")
         yield ProbeStep("name", f"{host} is {', '.join(sorted({place[0] for place in where}))}")
         began = time.monotonic()
         with socket.create_connection((host, port), timeout_s) as plain:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tinyfleet.bench.secure_aggregation import SecureAggregationRow
+from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.secure_sum.neighbours import degree_for
 from tinyfleet.figures.page import Figure
 from tinyfleet.figures.results import CommittedResults, markdown_table
 
@@ -74,8 +76,8 @@ class SecureAggregationFigures:
         return f"{statistics.median(row.stream_mb_s for row in self._rows()):.0f}"
 
     def neighbours(self, devices: str) -> str:
-        """Of a device in a fleet of so many."""
-        return str(next(row.neighbours for row in self._rows() if row.devices == int(devices)))
+        """Of a device in a fleet of so many: computed as a run does."""
+        return str(degree_for(int(devices), RunSpec().secure_aggregation.threshold))
 
     def _rows(self) -> list[SecureAggregationRow]:
         return self.results.rows("secure-aggregation", SecureAggregationRow)
