@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 OUT ?= demo-out
+INPUTS ?= 5000000
 ARGS ?=
 
 VENV := .venv
@@ -34,7 +35,7 @@ PYTHONS ?= $(PYTHON)
 ENGINE_SOURCES := $(wildcard $(addprefix sparse_engine/,pyproject.toml CMakeLists.txt src/*/* sparse_engine/*.py* sparse_engine/*/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test test-slow test-root check format docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers audit
+.PHONY: help setup torch demo test test-slow test-root fuzz check format docs numpy2 mosquitto clean site wheels test-aarch64 test-sanitizers audit
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +54,10 @@ test-slow: mosquitto $(VENV)/.stamp-dev ## Run the slow tests: whole fleets, kil
 
 test-root: mosquitto $(VENV)/.stamp-dev ## Run the tests that need root: control groups, namespaces.
 	@$(PYTEST) -m root $(ARGS)
+
+fuzz: $(VENV)/.stamp-dev ## Damaged inputs for every parser, INPUTS in all; goes on where build/fuzz.json ends (INPUTS=5000000).
+	@mkdir -p build
+	@$(BIN)/python -m tests.fuzz run --inputs $(INPUTS) --out build/fuzz.json $(ARGS)
 
 check: $(VENV)/.stamp-dev ## Check format, lint, types, the floors between packages, and the engine's C++.
 	@$(BIN)/ruff format --check .

@@ -15,14 +15,17 @@ from typing import Any
 import msgspec
 
 from tinyfleet.coordinator.config import CoordinatorConfig
+from tinyfleet.coordinator.fleet import fleet_key
 from tinyfleet.coordinator.lock import StateLock
 from tinyfleet.coordinator.status import read_status
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import check_private, write_atomic
 from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
 from tinyfleet.fedcore.foreign.shown import printable, printable_json
+from tinyfleet.fedcore.protocol.messages import Enrolment
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, fleet_id, shown
 from tinyfleet.fedcore.settings import read_toml
 
 log = logging.getLogger("coordinator")
@@ -57,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--plaintext", action="store_true", help="allow mqtt:// to another machine")
     run.add_argument("--auto-accept", action="store_true", help="accept every new device: demos, closed networks")
     run.add_argument("--empty", action="store_true", help="start although blobs are there that no run knows")
+    run.add_argument("--new-fleet", action="store_true", help="make a fleet key although devices obey another")
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     run.set_defaults(action=_run)
     status = actions.add_parser("status", help="show runs and devices")
@@ -86,10 +90,13 @@ def _run(options: argparse.Namespace) -> None:
         config = msgspec.structs.replace(config, broker=broker)
     stopping = _Stop()
     with StateLock(options.state):
+        check_private(options.state)
         if options.embedded_broker is None:
-            _serve(_store(options), config, stopping)
+            store = _store(options)
+            _serve(store, _key(options, store), config, stopping)
             return
         store = _store(options)
+        key = _key(options, store)
         from tinyfleet.fedcore.protocol.brokers.embedded import EmbeddedBroker
 
         embedded = EmbeddedBroker(port=options.embedded_broker)
@@ -97,7 +104,7 @@ def _run(options: argparse.Namespace) -> None:
         write_atomic(options.state / "broker.url", f"{url}\n".encode())
         log.info("the embedded broker listens on %s", url)
         try:
-            _serve(store, msgspec.structs.replace(config, broker=BrokerSettings(url)), stopping)
+            _serve(store, key, msgspec.structs.replace(config, broker=BrokerSettings(url)), stopping)
         finally:
             embedded.stop()
 
@@ -109,14 +116,20 @@ def _store(options: argparse.Namespace) -> Store:
     return store
 
 
-def _serve(store: Store, config: CoordinatorConfig, stopping: _Stop) -> None:
+def _key(options: argparse.Namespace, store: Store) -> SigningKey:
+    enrolled = any(pin.enrolment is Enrolment.ACCEPTED for pin in store.devices.pins())
+    return fleet_key.obtain(options.state, enrolled=enrolled and not options.new_fleet)
+
+
+def _serve(store: Store, key: SigningKey, config: CoordinatorConfig, stopping: _Stop) -> None:
     from tinyfleet.coordinator.service import Service
 
-    transport = config.broker.transport("tinyfleet-coordinator")
-    service = Service(store, transport, config)
+    fleet = fleet_id(key.public)
+    transport = config.broker.transport(f"tinyfleet-coordinator-{fleet[:8]}")
+    service = Service(store, transport, config, key)
     stopping.at_once = transport.hurry  # a publish that waits for a broker that hangs
     service.start()
-    log.info("serving; state in %s", store.directory)
+    log.info("serving fleet %s; state in %s", shown(fleet), store.directory)
     try:
         service.run(lambda: stopping.requested)
     finally:
@@ -149,9 +162,11 @@ def _status(options: argparse.Namespace) -> None:
     runs, devices, put_aside = store.runs.all(), store.devices.all(), store.put_aside
     spent = {row.run: ledger for row in runs if (ledger := store.ledgers.legible(row.run)) is not None}
     store.close()
-    service = read_status(options.state)
+    fleet, service = _fleet(options.state), read_status(options.state)
     if options.json:
         document: dict[str, Any] = {
+            "fleet": fleet,
+            "fingerprint": shown(fleet),
             "service": None if service is None else {**msgspec.to_builtins(service), "running": service.running},
             "runs": [dataclasses.asdict(row) for row in runs],
             "privacy": {run: msgspec.to_builtins(ledger) for run, ledger in spent.items()},
@@ -160,7 +175,8 @@ def _status(options: argparse.Namespace) -> None:
         }
         sys.stdout.write(printable_json(msgspec.json.encode(document).decode()) + "\n")
         return
-    lines = [f"{len(runs)} runs, {len(devices)} devices"]
+    lines = [f"fleet   {shown(fleet) or 'has no key yet'}{f' (id {fleet})' if fleet else ''}"]
+    lines += [f"{len(runs)} runs, {len(devices)} devices"]
     if service is not None:
         at = f"connected to {service.broker}" if service.connected else f"not connected to {service.broker}"
         lines.append(f"service {f'running, {at}' if service.running else 'not running'}")
@@ -174,7 +190,17 @@ def _status(options: argparse.Namespace) -> None:
     lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"
-        lines.append(f"device  {d.device:<32} {d.enrolment:<10} {presence}, {d.samples} samples")
+        lines.append(
+            f"device  {d.device:<32} {d.fingerprint:<19} {d.enrolment:<10} {presence}, {d.samples} samples"
+        )
         if d.quarantine:
             lines.append(f"        {d.device:<32} quarantined: {d.quarantine}")
+        if d.trouble:
+            lines.append(f"        {d.device:<32} {d.trouble}")
     sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def _fleet(state: Path) -> str:
+    """The fleet's id; empty where no coordinator has run yet that made its key."""
+    path = state / fleet_key.FILE_NAME
+    return fleet_id(fleet_key.read(path).public) if path.exists() else ""

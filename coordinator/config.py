@@ -21,6 +21,9 @@ class AllowanceSettings(Settings, frozen=True):
     hellos_at_once: Annotated[float, Meta(ge=1.0)] = 30.0
     blob_copies: Annotated[float, Meta(ge=1.0)] = 4.0  # of one task's blob to one device at once
     blob_copy_s: Annotated[float, Meta(gt=0.0)] = 3.0  # after that, another copy in so many seconds
+    strangers_per_s: Annotated[float, Meta(gt=0.0)] = 1000.0  # messages of all that nobody has accepted, together
+    strangers_at_once: Annotated[float, Meta(ge=1.0)] = 2000.0
+    auto_accepted: Positive = 1024  # devices that auto_accept lets in; who comes after them waits for the operator
     pending: Positive = 256  # devices that nobody has accepted; beyond that the oldest is forgotten
     faults: Positive = 16  # messages that are none, or break what handles them, within quarantine_s
     quarantine_s: Annotated[float, Meta(gt=0.0)] = 60.0  # how long such a device's messages are dropped unread

@@ -20,7 +20,7 @@ class StateLock:
     def __enter__(self) -> StateLock:
         """Take it. Raises ``StateInUse``, ``StoreError``."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"{self._path}: {error}; choose a directory that can be written") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from tinyfleet.coordinator.fleet import certificates
 from tinyfleet.coordinator.fleet.certificates import Certificates
 from tinyfleet.coordinator.fleet.fence import Fence
 from tinyfleet.coordinator.fleet.registry import Registry
+from tinyfleet.coordinator.fleet.rivals import Rivals
+from tinyfleet.coordinator.fleet.sessions import Sessions
 from tinyfleet.coordinator.run.engine_process import EngineProcess, EngineRequests
 from tinyfleet.coordinator.run.scheduler import Creator, Scheduler, create_method
 from tinyfleet.coordinator.status import ServiceStatusFile
@@ -19,6 +22,7 @@ from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.coordinator.wire.transfers import Downloads, OfferedBlobs
+from tinyfleet.fedcore.errors import CodecError, Unauthentic
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import unpack_chunk
 from tinyfleet.fedcore.protocol.messages import (
@@ -32,10 +36,10 @@ from tinyfleet.fedcore.protocol.messages import (
     ResultOffer,
     TaskStatus,
     UpMessage,
-    decode_up,
 )
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport
 
 log = logging.getLogger(__name__)
@@ -55,14 +59,15 @@ class Service:
         store: Store,
         transport: Transport,
         config: CoordinatorConfig,
+        key: SigningKey,
         *,
         engine: EngineRequests | None = None,
         create: Creator = create_method,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        outgoing = Outgoing(transport)
-        self._store, self._transport, self._clock = store, transport, clock
+        outgoing = Outgoing(transport, key, session=secrets.token_hex(8))
+        self._store, self._transport, self._outgoing, self._clock = store, transport, outgoing, clock
         self._engine = engine or EngineProcess(
             engine=config.engine,
             threads=config.threads,
@@ -76,8 +81,11 @@ class Service:
             heartbeat_s=config.heartbeat_s,
             auto_accept=config.auto_accept,
             most_pending=config.limits.pending,
+            most_accepted=config.limits.auto_accepted,
             clock=clock,
         )
+        self._rivals = Rivals(store.devices, outgoing.fleet, clock)
+        self._sessions = Sessions(outgoing, self._registry, self._rivals, clock)
         self._certificates = Certificates(
             Path(config.authority or store.directory / certificates.DIRECTORY).expanduser(),
             config.broker.tls_files if config.broker.tls_cert else None,
@@ -87,7 +95,8 @@ class Service:
             reconnect=transport.reconnect,
             clock=clock,
         )
-        self._fence = Fence(store.devices, config.limits, clock)
+        self._fence = Fence(store.devices, config.limits, clock, self._registry.accepted)
+        transport.favour(self._is_of_member)
         self._offered = OfferedBlobs(outgoing, config.limits, clock)
         self._downloads = Downloads(store.incoming, outgoing, timeout_s=config.chunk_timeout_s, clock=clock)
         context = Context(config, store, outgoing, self._registry, self._offered, self._downloads, clock)
@@ -131,6 +140,7 @@ class Service:
             self._downloads.tick(now)
         self._look_at_reach(now)
         self._fence.tick(now)
+        self._rivals.tick(now)
         self._certificates.tick(now)
         self._scheduler.tick(now)
         if now - self._flushed_at >= FLUSH_S:
@@ -162,23 +172,34 @@ class Service:
                         self._on_chunk(device, payload)
                     else:
                         handling.kind = "message"
-                        message = decode_up(payload)
-                        handling.kind = type(message).__name__
-                        self._on_message(device, message)
+                        message = self._sessions.open(device, payload)
+                        if message is not None:
+                            handling.kind = type(message).__name__
+                            self._on_message(device, message)
             case Connected():
                 log.log(logging.DEBUG if self._was_connected else logging.INFO, "connected to the broker")
                 self._was_connected, self._down, self._heard_at = True, None, self._clock()
                 self._registry.on_connected()
+                for device, session in self._registry.awaited():
+                    self._sessions.wish(device, session)
                 self._downloads.resume()
-            case Disconnected():
+            case Disconnected(reason):
+                self._rivals.disconnected(reason)
                 self._down = event.cause
                 self._look_at_reach(self._clock())
 
+    def _is_of_member(self, topic: str) -> bool:
+        device = topics.device_of(topic)
+        return device is not None and self._registry.accepted(device)
+
     def _on_chunk(self, device: str, payload: bytes) -> None:
+        """Nobody signs a chunk: it is what its offer's hash says, once all are here, or nothing."""
         if not self._registry.accepted(device):
             return
-        self._registry.on_sign_of_life(device)
-        download = self._downloads.accept(device, unpack_chunk(payload))
+        try:
+            download = self._downloads.accept(device, unpack_chunk(payload))
+        except CodecError as error:
+            raise Unauthentic(str(error)) from None
         if download is not None:
             self._scheduler.on_download(download)
 
@@ -196,7 +217,7 @@ class Service:
             case Goodbye():
                 self._registry.on_goodbye(device, message)
             case _ if not self._registry.accepted(device):
-                if isinstance(message, ResultOffer):
+                if isinstance(message, ResultOffer) and self._outgoing.idle:
                     self._scheduler.on_result_offer(device, message)  # which refuses it
             case TaskStatus():
                 self._registry.on_sign_of_life(device)
@@ -237,7 +258,9 @@ class Service:
             return
         self._changed = changed
         for device, enrolment in self._registry.refresh().items():
-            if enrolment is Enrolment.REJECTED:
+            if enrolment is None:
+                self._sessions.forget(device)
+            if enrolment in (None, Enrolment.REJECTED):
                 self._scheduler.on_rejected(device)
         self._scheduler.check_stop()
 

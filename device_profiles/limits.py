@@ -33,7 +33,10 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", str(text).lower())
     if match is None or match[2] not in _UNITS:
         raise ValueError(f"size {text!r}; give a number with K, M, G, Ki, Mi or Gi, as in 300M")
-    return round(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if size >= 2.0**63:
+        raise ValueError(f"size {text[:20]!r}... is more than any machine has; give less")
+    return round(size)
 
 
 def format_size(size: float) -> str:

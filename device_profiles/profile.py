@@ -94,7 +94,7 @@ class DeviceProfile:
         """Parse and check. Raises ``ProfileError``."""
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # Python's reader raises more than its own error
             raise ProfileError(f"{where}: not valid TOML: {error}") from None
         return profile_of(data, where)
 
@@ -155,6 +155,8 @@ def _checked(kind: Any, data: dict[str, Any], where: str) -> Any:
         if key not in known:
             raise ProfileError(f"{where}: unknown key {key!r}; a profile has {', '.join(known)}")
         wanted = _TYPES[str(known[key].type)]
+        if isinstance(value, int | float) and not -(2.0**63) < value < 2.0**63:
+            raise ProfileError(f"{where}: {key} is no number that a board could have; give one below 2^63")
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ProfileError(f"{where}: {key} is {value!r}; give a value of type {known[key].type}")
         if isinstance(value, int | float) and value < 0 and not key.endswith("_celsius"):

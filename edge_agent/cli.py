@@ -158,6 +158,20 @@ def status(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{name:12} {printable(str(value))}\n")
 
 
+def release_fleet(options: argparse.Namespace) -> None:
+    """Let this board go: it belongs to no fleet, and obeys the next that accepts it. Results that wait are kept."""
+    from tinyfleet.edge_agent.fleet import pin
+    from tinyfleet.edge_agent.state_directory import lock, state_directory
+
+    state = state_directory(_config(options))
+    with lock(state):
+        released = pin.release(state / pin.FILE_NAME)
+    if options.json:
+        _write({"released": released})
+    else:
+        sys.stdout.write("this board belongs to no fleet now\n" if released else "no fleet was pinned here\n")
+
+
 def sensors(options: argparse.Namespace) -> None:
     """Say what the sensors of this board read now."""
     from tinyfleet.device_profiles.sensors.read import read_all
@@ -177,7 +191,7 @@ def sensors(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for function in (run, init, measure, measure_training, show_config, status, sensors):
+    for function in (run, init, measure, measure_training, show_config, status, release_fleet, sensors):
         name = function.__name__.replace("_", "-")
         command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.set_defaults(command=function)

@@ -141,6 +141,13 @@ class AgentConfig(Settings, frozen=True):
     engine: Annotated[
         str, Meta(description="training engine: native | torch | torch-cuda | auto (native, else torch)")
     ] = "auto"
+    fleet: Annotated[
+        str,
+        Meta(
+            description="id of the only fleet to obey, from `coordinator status`; empty: the first that accepts",
+            pattern=r"^([0-9a-f]{32})?$",
+        ),
+    ] = ""
     broker: Annotated[BrokerSettings, Meta(description="the broker")] = BrokerSettings()
     data: Annotated[AgentDataSettings, Meta(description="the device's own data")] = AgentDataSettings()
     limits: Annotated[LimitSettings, Meta(description="what the board grants to training")] = LimitSettings()

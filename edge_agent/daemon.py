@@ -18,6 +18,8 @@ from tinyfleet.device_profiles.limits import usable_memory_bytes
 from tinyfleet.edge_agent import identity
 from tinyfleet.edge_agent.config import AgentConfig, size
 from tinyfleet.edge_agent.delegation import take_leaf
+from tinyfleet.edge_agent.fleet.pin import FILE_NAME as PIN
+from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.state_directory import (
     GOVERNOR,
@@ -45,6 +47,7 @@ from tinyfleet.edge_agent.worker.commands import (
 from tinyfleet.edge_agent.worker.process import WorkerProcess
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.protocol.signed.signatures import shown
 from tinyfleet.fedcore.protocol.transport import Transport
 from tinyfleet.fedcore.training import allocator
 
@@ -66,26 +69,33 @@ def run(config: AgentConfig) -> None:
         sweep(state)
         take_leaf(os.environ)
         who = identity.obtain(state, config.name)
+        pin = FleetPin(state / PIN, config.fleet)
         transport = config.broker.transport(who.client_id)  # before the data is read, which may take minutes
         stopping.at_once = transport.hurry
         board = describe(config, who.device, stopping)
         if board is None:
             return
         logger.info(
-            "device %s, key %s, %d samples, engines: %s",
+            "device %s, key %s, fleet %s, %d samples, engines: %s",
             who.device,
-            who.fingerprint[:12],
+            shown(who.fingerprint),
+            shown(pin.fleet) or "none yet",
             board.samples,
             ", ".join(board.engines) or "none",
         )
-        supervisor = assemble(config, state, who, board, transport)
+        supervisor = assemble(config, state, who, pin, board, transport)
         gc.collect()  # what starting took, parsers and the like, is not held for weeks
         allocator.trim()
         supervisor.run(stopping)
 
 
 def assemble(
-    config: AgentConfig, state: Path, who: identity.Identity, board: Board, transport: Transport
+    config: AgentConfig,
+    state: Path,
+    who: identity.Identity,
+    pin: FleetPin,
+    board: Board,
+    transport: Transport,
 ) -> Supervisor:
     """All parts of an agent, wired; nothing is started."""
     cpu = config.limits.cpu()
@@ -109,6 +119,7 @@ def assemble(
 
     return Supervisor(
         who,
+        pin,
         config,
         board,
         transport,

@@ -1,26 +1,31 @@
-"""Who this device is: an Ed25519 key pair made at first start and kept in the state directory.
-
-The key is made by a short child process (``python -m tinyfleet.edge_agent.identity FILE``): the cryptography
-library costs 10 MB that the supervisor would hold for ever.
-"""
+"""Who this device is: an Ed25519 key pair made at first start and kept in the state directory."""
 
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
-import subprocess
-import sys
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.errors import CodecError, ConfigError
+from tinyfleet.fedcore.files import check_private, write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
+from tinyfleet.fedcore.protocol.signed.libcrypto import KEY_BYTES
+from tinyfleet.fedcore.protocol.signed.signatures import (
+    SEED_BYTES,
+    SigningKey,
+    fingerprint,
+    key_bytes,
+    key_text,
+)
 
 FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
+# PKCS #8 of an Ed25519 key (RFC 8410, section 7): all but the seed, which comes last.
+_PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
+_BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
 
 
 class IdentityFile(msgspec.Struct, frozen=True):
@@ -37,6 +42,7 @@ class Identity:
     device: str
     public_key: str
     fingerprint: str
+    key: SigningKey = field(repr=False, compare=False)
 
     @property
     def client_id(self) -> str:
@@ -44,50 +50,54 @@ class Identity:
         return f"{self.device[:50]}-{self.fingerprint[:8]}"
 
 
+def of(key: SigningKey, name: str = "") -> Identity:
+    """The identity of the owner of ``key``: called ``name``, or after its key."""
+    digits = fingerprint(key.public)
+    return Identity(name or f"{_DEFAULT_PREFIX}-{digits[:12]}", key_text(key.public), digits, key)
+
+
 def obtain(state: Path, name: str = "") -> Identity:
     """The identity kept in ``state``, made first where there is none. Raises ``ConfigError``."""
     path = state / FILE_NAME
     if not path.exists():
-        result = subprocess.run(
-            [sys.executable, "-m", "tinyfleet.edge_agent.identity", str(path)],
-            capture_output=True,
-            check=False,
-            text=True,
-            start_new_session=True,  # a Ctrl-C in a terminal is the agent's to handle
-        )
-        if result.returncode != 0:
-            raise ConfigError(f"{path}: the device key could not be made: {result.stderr.strip()[-300:]}")
+        try:
+            make(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: the device key could not be made: {error.strerror}") from None
     return read(path, name)
 
 
 def read(path: Path, name: str = "") -> Identity:
     """The identity in ``path``; the device is called ``name``, or after its key. Raises ``ConfigError``."""
+    if not path.is_dir():
+        check_private(path)
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=IdentityFile)
-        raw = base64.b64decode(file.public_key, validate=True)
-    except (OSError, msgspec.MsgspecError, binascii.Error) as error:
+        file = read_document(path.read_bytes(), IdentityFile)
+        raw, key = key_bytes(file.public_key), SigningKey(_seed(file.private_key))
+    except (OSError, CodecError, ValueError) as error:
         raise ConfigError(
             f"{path}: unreadable identity ({error}); restore it, or remove it for a new one"
         ) from None
-    if len(raw) != 32:
-        raise ConfigError(f"{path}: a public key of {len(raw)} bytes, expected 32; restore the file, or remove it")
-    fingerprint = hashlib.sha256(raw).hexdigest()
-    return Identity(name or f"{_DEFAULT_PREFIX}-{fingerprint[:12]}", file.public_key, fingerprint)
+    if raw is None or raw != key.public:
+        raise ConfigError(
+            f"{path}: the public key is not the {KEY_BYTES} bytes that belong to the private one; restore the "
+            "file, or remove it for a new one"
+        )
+    return of(key, name)
 
 
 def make(path: Path) -> None:
-    """Make a key pair and write it. Imports cryptography: run it in a process of its own."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.generate()
-    public = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file = IdentityFile(base64.b64encode(public).decode(), private.decode())
+    """Make a key pair and write it. Raises ``OSError``."""
+    seed = os.urandom(SEED_BYTES)
+    private = f"{_BEGIN}\n{base64.b64encode(_PKCS8 + seed).decode()}\n{_END}\n"
+    file = IdentityFile(key_text(SigningKey(seed).public), private)
     write_atomic(path, msgspec.json.encode(file), mode=0o600)
 
 
-if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+def _seed(pem: str) -> bytes:
+    """The private key's seed. Raises ``ValueError``."""
+    body = pem.strip().removeprefix(_BEGIN).removesuffix(_END)
+    der = base64.b64decode("".join(body.split()), validate=True)
+    if len(der) != len(_PKCS8) + SEED_BYTES or not der.startswith(_PKCS8):
+        raise ValueError("the private key is not one of Ed25519")
+    return der[len(_PKCS8) :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class SelfReport:
     def __init__(
         self, identity: Identity, board: Board, sensors: SensorSettings, state: Path, memory_limit_bytes: int
     ) -> None:
-        self.session = os.urandom(8).hex()
+        self.session = secrets.token_hex(8)
         self._identity = identity
         self._board = board
         self._profile = board_facts(board.profile)

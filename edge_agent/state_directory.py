@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
-from tinyfleet.fedcore.files import drop_temporaries, make_folder, make_room_for, remove
+from tinyfleet.fedcore.files import check_private, drop_temporaries, make_folder, make_room_for, remove
 
 GOVERNOR = "governor.json"  # what tasks took, and what did not fit
 OUTBOX, INBOX = "outbox", "inbox"
@@ -39,12 +39,13 @@ def sweep(state: Path) -> None:
 
 
 def state_directory(config: AgentConfig) -> Path:
-    """The state directory, made where it is missing, readable by its owner alone. Raises ``StateError``."""
+    """The state directory, made where it is missing, its owner's alone. Raises ``StateError``, ``ConfigError``."""
     state = Path(config.state).expanduser()
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StateError(f"state directory {state}: {error.strerror}; choose another with --state") from None
+    check_private(state)
     if not os.access(state, os.W_OK | os.X_OK):
         raise StateError(
             f"state directory {state} is not writable by user {os.getuid()}; choose another with --state"

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
+from tinyfleet.fedcore.protocol.signed.signatures import shown
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +27,9 @@ class AgentStatus(msgspec.Struct, frozen=True):
     link: str
     task_state: str
     task: tuple[str, int] | None = None
+    fingerprint: str = ""  # of this board's key, as the coordinator's `devices list` shows it
+    fleet: str = ""  # the id of the fleet that is heard; empty: none yet
+    others: str = ""  # who else speaks to this board, or as it
     trouble: Trouble | None = None
     refused: str = ""
     renewal: str = ""  # why the certificate was not renewed
@@ -31,9 +38,9 @@ class AgentStatus(msgspec.Struct, frozen=True):
 class StatusFile:
     """Written when something changed, and not synced: it wears the board's card otherwise."""
 
-    def __init__(self, path: Path, device: str, session: str) -> None:
+    def __init__(self, path: Path, identity: Identity, session: str) -> None:
         self._path = path
-        self._device = device
+        self._identity = identity
         self._session = session
         self._written: AgentStatus | None = None
         self._failing = False
@@ -46,10 +53,23 @@ class StatusFile:
         trouble: Trouble | None = None,
         refused: str = "",
         renewal: str = "",
+        fleet: str = "",
+        others: str = "",
     ) -> None:
         """Put the state on disk where it differs from what is there."""
         status = AgentStatus(
-            self._device, self._session, os.getpid(), str(link), str(task_state), task, trouble, refused, renewal
+            self._identity.device,
+            self._session,
+            os.getpid(),
+            str(link),
+            str(task_state),
+            task,
+            shown(self._identity.fingerprint),
+            fleet,
+            others,
+            trouble,
+            refused,
+            renewal,
         )
         if status == self._written:
             return
@@ -66,8 +86,8 @@ class StatusFile:
 
 
 def read(path: Path) -> AgentStatus | None:
-    """The last status, or None where no agent has run here."""
+    """The last status, or None where no agent has run here, or its file is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=AgentStatus)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return read_document(path.read_bytes(), AgentStatus)
+    except (OSError, CodecError):
         return None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tinyfleet.edge_agent.certificate.renewal import Renewal
 from tinyfleet.edge_agent.config import AgentConfig
+from tinyfleet.edge_agent.fleet.channel import Channel
+from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.edge_agent.guards.guards import Guards, reader
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.edge_agent.link import Link
@@ -28,12 +30,15 @@ from tinyfleet.edge_agent.task.outbox import Outbox
 from tinyfleet.edge_agent.worker.budget import Governor
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.slot import StartWorker
-from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.errors import CodecError, Unauthentic
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.messages import (
+    Challenge,
     ChunkRequest,
+    Enrolment,
     Heartbeat,
     Hello,
+    HelloWanted,
     LeaseExtended,
     Message,
     RenewalGrant,
@@ -44,8 +49,6 @@ from tinyfleet.fedcore.protocol.messages import (
     TaskCancel,
     TaskOffer,
     Welcome,
-    decode_down,
-    encode,
 )
 from tinyfleet.fedcore.protocol.reach.watch import ReachWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
@@ -65,6 +68,7 @@ class Supervisor:
     def __init__(
         self,
         identity: Identity,
+        pin: FleetPin,
         config: AgentConfig,
         board: Board,
         transport: Transport,
@@ -80,10 +84,20 @@ class Supervisor:
     ) -> None:
         device = identity.device
         self._can_train = bool(board.engines)
+        self._offered_to = ""  # the coordinator's session that has been told what waits here
         self._transport = transport
         self._up, self._down, self._down_chunk = topics.up(device), topics.down(device), topics.down_chunk(device)
         self._self_report = SelfReport(identity, board, config.sensors, state, governor.memory_limit_bytes)
-        self.link = Link(transport, device, hello=self._hello, heartbeat=self._heartbeat, clock=clock, rng=rng)
+        self._channel = Channel(identity, pin, self.session, clock)
+        self.link = Link(
+            transport,
+            device,
+            self._channel,
+            hello=self._hello,
+            heartbeat=self._heartbeat,
+            clock=clock,
+            rng=rng,
+        )
         self._renewal = Renewal(
             config.broker.tls_files if config.broker.tls_cert else None,
             config.broker.url,
@@ -109,7 +123,7 @@ class Supervisor:
             clock=clock,
         )
         self._watch = ReachWatch(logger, clock, wall_clock)
-        self._status = StatusFile(state / STATUS, device, self.session)
+        self._status = StatusFile(state / STATUS, identity, self.session)
 
     @property
     def session(self) -> str:
@@ -129,8 +143,11 @@ class Supervisor:
 
     def open(self) -> None:
         """Start connecting. The last will tells the coordinator when this board vanishes."""
-        will = Will(self._up, encode(self._self_report.goodbye("connection lost")))
-        self._transport.open((self._down, self._down_chunk), will)
+        self._transport.open((self._down, self._down_chunk), self._will)
+
+    def _will(self) -> Will:
+        """Signed anew for every connection: an old one that somebody has kept says nothing."""
+        return Will(self._up, self._channel.will(self._self_report.goodbye("connection lost")))
 
     def close(self) -> None:
         """Goodbye, worker ended, disconnected."""
@@ -161,6 +178,8 @@ class Supervisor:
             self._watch.trouble,
             self._delivery.refused,
             self._renewal.fault,
+            self._channel.fleet,
+            self._channel.strangers.trouble,
         )
 
     def _look_at_reach(self) -> None:
@@ -197,6 +216,8 @@ class Supervisor:
             case Received(topic, payload):
                 try:
                     self._received(topic, payload)
+                except Unauthentic as error:
+                    self._channel.strangers.unauthentic(str(error))
                 except CodecError as error:
                     logger.warning("dropped a message on %s: %s", topic, error)
                 except Exception:
@@ -207,14 +228,20 @@ class Supervisor:
         if topic == self._down_chunk:
             self.assignment.chunk(payload)
         elif topic == self._down:
-            self._dispatch(decode_down(payload))
+            message = self._channel.open(payload)
+            if message is not None:
+                self._dispatch(message)
         else:
             logger.debug("ignored a message on %s", topic)
 
     def _dispatch(self, message: Message) -> None:
         match message:
+            case HelloWanted():
+                self.link.hello_wanted()
+            case Challenge():
+                self.link.challenged(message)
             case Welcome():
-                self.link.welcomed(message)
+                self._welcomed(message)
                 if self.link.state is LinkState.ACCEPTED:
                     self._renewal.welcomed()
             case TaskOffer():
@@ -237,6 +264,15 @@ class Supervisor:
                 self._renewal.wanted()
             case _:
                 logger.debug("a %s is not for an agent", type(message).__name__)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        if welcome.enrolment is Enrolment.ACCEPTED:
+            self._channel.accepted()
+        self.link.welcomed(welcome)
+        if self._channel.peer != self._offered_to and self.link.state is LinkState.ACCEPTED:
+            self._offered_to = self._channel.peer  # what was said to an earlier one may have been lost
+            self.assignment.connected()
+            self._delivery.offer()
 
     def _offered(self, offer: TaskOffer) -> None:
         """An offer may overtake its Welcome; to a device that is not accepted none should come."""

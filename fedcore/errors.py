@@ -5,7 +5,8 @@ TinyfleetError
 │   ├── Unavailable   it names something that this machine does not have, or cannot use
 │   └── UnsupportedLayer  a model holds a layer that a part of tinyfleet does not know
 ├── CodecError        a blob is damaged or lies about itself
-│   └── UnknownMask   a blob refers to a mask that is not held here
+│   ├── UnknownMask   a blob refers to a mask that is not held here
+│   └── Unauthentic   a message is not signed by who it says it is of
 ├── ResultError       a device's result does not belong to the task
 │   └── AggregationError  it would push a sum out of the range in which sums are exact
 ├── DataError         a data set is missing or malformed
@@ -50,6 +51,10 @@ class UnknownMask(CodecError):
     def __init__(self, digest: str) -> None:
         super().__init__(f"mask {digest[:12]} is not held here; ask for the blob with its mask")
         self.digest = digest
+
+
+class Unauthentic(CodecError):
+    """A message is not signed by who it says it is of: it is nobody's fault but a stranger's."""
 
 
 class ResultError(TinyfleetError):

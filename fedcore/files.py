@@ -10,6 +10,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from tinyfleet.fedcore.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,17 @@ def drop_temporaries(directory: Path) -> None:
     """Remove what an interrupted ``write_atomic`` left."""
     for path in directory.glob(".*.tmp"):
         remove(path)
+
+
+def check_private(path: Path) -> None:
+    """Raises ``ConfigError`` where others than its owner may read or write a file or directory that is there."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return
+    if mode & 0o077:
+        wanted = "700" if path.is_dir() else "600"
+        raise ConfigError(f"{path}: others on this machine may use it (mode {mode:o}); chmod {wanted} {path}")
 
 
 def remove(path: Path) -> None:

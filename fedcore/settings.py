@@ -13,6 +13,8 @@ from tinyfleet.fedcore.errors import ConfigError
 
 T = TypeVar("T")
 
+MOST_BYTES = 1 << 20  # of a file that a person writes
+
 
 def convert(data: Any, kind: type[T], where: str) -> T:
     """Validate plain data as ``kind`` (a msgspec Struct with ``forbid_unknown_fields``).
@@ -23,26 +25,36 @@ def convert(data: Any, kind: type[T], where: str) -> T:
         return msgspec.convert(data, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}{_nearest(str(error), kind)}") from None
+    except (OverflowError, RecursionError):
+        raise ConfigError(f"{where}: a number too large for any setting, or nested without end") from None
 
 
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read and validate a TOML file. Raises ``ConfigError`` with the path, the value and the remedy."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(_text(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # Python's reader raises more than its own error
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return convert(data, kind, str(path))
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES} bytes")
+    return data.decode("utf-8")
 
 
 def _nearest(message: str, kind: type[Any]) -> str:
     """`` (did you mean `x`?)`` where the message complains about an unknown field."""
     if "unknown field" not in message:
         return ""
-    unknown = message.split("unknown field")[1].split("`")[1]
+    unknown = message.partition("unknown field `")[2].partition("`")[0]
     near = nearest(unknown, sorted(_field_names(kind, set())))
     return f" (did you mean `{near}`?)" if near else ""
 

@@ -79,6 +79,18 @@ def carry_out(authority: Authority, directory: Path | None, command: str | None)
     )
 
 
+def behind(authority: Authority) -> bool:
+    """Whether the broker's files are known, may be read by this user, and are not as the authority's."""
+    place = remembered(authority)
+    if place is None:
+        return False
+    pairs = ((authority.revoked_path, mosquitto_files.REVOKED), (authority.trust_path, mosquitto_files.TRUST))
+    try:
+        return any(own.read_bytes() != (Path(place.directory) / name).read_bytes() for own, name in pairs)
+    except OSError:
+        return False
+
+
 def _watched() -> bool:
     """Whether systemd waits for changes of the authority."""
     if shutil.which("systemctl") is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyfleet.coordinator.fleet.turns import Turns
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.protocol.messages import (
@@ -29,7 +30,7 @@ OWN = "coordinator"  # the name in its certificate
 DIRECTORY = "authority"  # beside the coordinator's state, where the settings name no other
 LOOK_S = 10.0  # how soon a replaced authority is noticed
 OWN_S, OWN_AFTER_FAULT_S = 3600.0, 900.0  # how often the own certificate's age is looked at
-SIGN_S = 10.0  # a device that asks more often waits for so long
+SIGN_S, NOTE_S = 10.0, 1.0  # between two answers to one device, and two notes of its certificate
 WANT_S, WANT_AGAIN_S = 0.2, 900.0  # between two devices that are told to renew; between two times for one
 
 
@@ -57,8 +58,8 @@ class Certificates:
         self._fault = ""  # why there is none
         self._seen: object = None  # of the file that every change of an authority touches
         self._behind: set[str] = set()
-        self._asked: dict[str, RenewalRequest] = {}  # by devices that wait for an answer
-        self._answered: dict[str, float] = {}  # when a device was last answered
+        self._requests = Turns[RenewalRequest](SIGN_S)
+        self._serials = Turns[CertificateInUse](NOTE_S)
         self._wanted: dict[str, float] = {}  # when it was last told to renew
         self._next_look = self._next_own = self._next_want = clock()
         self._own: queue.SimpleQueue[bool | str] = queue.SimpleQueue()  # what became of the renewal of the own one
@@ -72,21 +73,13 @@ class Certificates:
 
     def asked(self, device: str, request: RenewalRequest) -> None:
         """A device wants its next certificate: answered at once, or when it is its turn again."""
-        self._asked[device] = request
-        self._answer_in_turn(self._clock())
+        self._requests.put(device, request)
+        self._take_turns(self._clock())
 
     def in_use(self, device: str, message: CertificateInUse) -> None:
         """A device came with this certificate. One that was not signed here is another authority's business."""
-        authority = self._open()
-        if authority is None:
-            return
-        try:
-            authority.confirm(device, message.serial)
-            if device in self._behind and not authority.behind(device):
-                self._behind.discard(device)
-                log.info("%s came with a certificate of the new authority; %d to go", device, len(self._behind))
-        except TinyfleetError as error:
-            log.info("%s: %s", device, error)
+        self._serials.put(device, message)
+        self._take_turns(self._clock())
 
     def heard(self, device: str) -> None:
         """A device that is there, and may have to renew: one after another, and each again until it is done.
@@ -108,7 +101,7 @@ class Certificates:
         if now >= self._next_look:
             self._next_look = now + LOOK_S
             self._look()
-        self._answer_in_turn(now)
+        self._take_turns(now)
         if self._renewing:
             self._look_at_own(now)
         elif self._files is not None and now >= self._next_own:
@@ -117,10 +110,11 @@ class Certificates:
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _answer_in_turn(self, now: float) -> None:
-        for device in [one for one in self._asked if now - self._answered.get(one, -SIGN_S) >= SIGN_S]:
-            self._answered[device] = now
-            self._answer(device, self._asked.pop(device))
+    def _take_turns(self, now: float) -> None:
+        for device, request in self._requests.take(now):
+            self._answer(device, request)
+        for device, message in self._serials.take(now):
+            self._note(device, message.serial)
 
     def _answer(self, device: str, request: RenewalRequest) -> None:
         """What is refused is a warning here too."""
@@ -141,6 +135,18 @@ class Certificates:
         else:
             log.info("the certificate of %s is renewed", device)
         self._outgoing.send(device, reply)
+
+    def _note(self, device: str, serial: str) -> None:
+        authority = self._open()
+        if authority is None:
+            return
+        try:
+            authority.confirm(device, serial)
+            if device in self._behind and not authority.behind(device):
+                self._behind.discard(device)
+                log.info("%s came with a certificate of the new authority; %d to go", device, len(self._behind))
+        except TinyfleetError as error:
+            log.info("%s: %s", device, error)
 
     def _open(self) -> Authority | None:
         """The authority, opened where it is there and was not open yet; else ``_fault`` says why not."""

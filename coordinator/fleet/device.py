@@ -29,6 +29,7 @@ class Device:
     _heard_at: float  # monotonic seconds
     _offline_at: float
     _awaited: bool  # was online when the coordinator stopped, not heard of since
+    rekey: bool = False  # the next key that is shown under its name is taken
     task: TaskKey | None = None  # what it said it is at
     _idle_beats: int = 0  # heartbeats without a task, in a row
     _masks: set[str] = field(default_factory=set)  # digests of those that it holds in this session
@@ -38,7 +39,7 @@ class Device:
     def remembered(cls, pin: Pin, now: float, silence_s: float) -> Device:
         """As the store knows it after a restart: not there, and awaited for ``silence_s`` if it was."""
         until = now + silence_s
-        return cls(pin.device, pin.public_key, pin.session, pin.enrolment, False, now, until, pin.online)
+        return cls(pin.device, pin.public_key, pin.session, pin.enrolment, False, now, until, pin.online, pin.rekey)
 
     @property
     def accepted(self) -> bool:

@@ -10,8 +10,10 @@ from tinyfleet.coordinator.fleet.device import Device, TaskKey
 from tinyfleet.coordinator.fleet.newcomers import Newcomers
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.store.rows import DeviceRow
+from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.coordinator.wire.outgoing import Outgoing
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, Welcome
+from tinyfleet.fedcore.protocol.signed.signatures import key_bytes
 from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common_protocol
 
 log = logging.getLogger(__name__)
@@ -30,19 +32,24 @@ class Registry:
         heartbeat_s: float,
         auto_accept: bool,
         most_pending: int,
+        most_accepted: int,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._outgoing = outgoing
         self._heartbeat_s = heartbeat_s
         self._auto_accept = auto_accept
+        self._most_accepted = most_accepted
         self._clock = clock
         now = clock()
+        self._refusals_told = Allowance(0.2, 5.0, now)
         self._devices = {pin.device: Device.remembered(pin, now, self.silence_s) for pin in store.pins()}
+        self._accepted = sum(known.accepted for known in self._devices.values())
         for known in self._devices.values():
-            if auto_accept and known.enrolment is Enrolment.PENDING:
+            if known.enrolment is Enrolment.PENDING and self._may_accept():
                 store.set_enrolment(known.device, Enrolment.ACCEPTED)
                 known.enrolment = Enrolment.ACCEPTED
+                self._accepted += 1
         self._newcomers = Newcomers(most_pending)
         self._introductions: dict[str, Hello] = {}  # of newcomers, to be written and answered with the next flush
         self._forgotten: set[str] = set()  # newcomers that had to go, to be dropped with the next flush
@@ -95,6 +102,21 @@ class Registry:
         now = self._clock()
         return any(d.accepted and d.awaited(now) for d in self._devices.values())
 
+    def key_of(self, device: str) -> bytes | None:
+        """The raw public key that a device is known by; None: it is not known, or the key in its row is damaged."""
+        known = self._devices.get(device)
+        return None if known is None else key_bytes(known.public_key)
+
+    def takes_new_key(self, device: str) -> bool:
+        """True where the operator lets the next key in that is shown under the name."""
+        known = self._devices.get(device)
+        return known is not None and known.rekey
+
+    def awaited(self) -> list[tuple[str, str]]:
+        """(device, session) of those that were there before a restart, and have not been heard of since."""
+        now = self._clock()
+        return [(d.device, d.session) for d in self._devices.values() if d.accepted and d.awaited(now)]
+
     # -- the masks that devices hold ----------------------------------------------------
 
     def holds_mask(self, device: str, digest: str) -> bool:
@@ -116,29 +138,26 @@ class Registry:
     # -- what devices say ---------------------------------------------------------------
 
     def on_hello(self, device: str, hello: Hello) -> bool:
-        """Enrol or recognise a device; False where it is refused for its key or for its age."""
+        """Enrol or recognise a device that has shown its key; False where it is refused for its age."""
         protocol = common_protocol(hello.protocol)
         if protocol is None:
             reason = (
                 f"its agent {hello.agent_version} speaks protocol {hello.protocol}, and this coordinator "
                 f"{OLDEST_PROTOCOL} to {PROTOCOL}; update the agent"
             )
-            log.warning("%s is refused: %s", device, reason)
-            self._outgoing.send(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
+            self._refuse(device, f"is refused: {reason}", reason)
             return False
         known = self._devices.get(device)
         if known is not None and known.public_key != hello.public_key:
-            log.warning("%s said hello with another key than the one it is known by: refused", device)
-            reason = (
-                f"{device} is known here by another public key; restore the device's identity file, "
-                "or give it a new name"
-            )
-            if not known.online:  # else the answer would reach the device that the name belongs to
-                self._outgoing.send(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
-            return False
+            if not known.rekey:
+                return False
+            log.warning("%s has a new key, as the operator allowed", device)
+            known.public_key, known.rekey = hello.public_key, False
+            self._store.save_hello(device, hello, known.enrolment)
         enrolment = known.enrolment if known is not None else Enrolment.PENDING
-        if enrolment is Enrolment.PENDING and self._auto_accept:
+        if enrolment is Enrolment.PENDING and self._may_accept():
             enrolment = Enrolment.ACCEPTED
+            self._accepted += 1
         if enrolment is not Enrolment.PENDING:
             self._newcomers.drop(device)
             self._introductions.pop(device, None)
@@ -201,12 +220,22 @@ class Registry:
         for known in self._devices.values():
             known.reconnected(now, self.silence_s)
 
-    def refresh(self) -> dict[str, Enrolment]:
-        """Read the operator's decisions; returns those that are new, by device."""
-        changed = {}
-        for pin in self._store.pins():
+    def refresh(self) -> dict[str, Enrolment | None]:
+        """Read the operator's decisions; returns those that are new, by device. None: it was forgotten."""
+        changed: dict[str, Enrolment | None] = {}
+        pins = self._store.pins()
+        # Newcomers are written some time after they came: only who is written can be forgotten by the operator.
+        for device in self._devices.keys() - {pin.device for pin in pins} - self._introductions.keys():
+            log.info("%s is forgotten", device)
+            del self._devices[device]
+            self._newcomers.drop(device)
+            changed[device] = None
+        for pin in pins:
             known = self._devices.get(pin.device)
+            if known is not None:
+                known.rekey = pin.rekey
             if known is not None and known.enrolment is not pin.enrolment:
+                self._accepted += (pin.enrolment is Enrolment.ACCEPTED) - known.accepted
                 known.enrolment = pin.enrolment
                 self._newcomers.drop(pin.device)
                 changed[pin.device] = pin.enrolment
@@ -225,7 +254,7 @@ class Registry:
             self._store.introduce(hellos)
             for device, hello in hellos.items():
                 protocol = common_protocol(hello.protocol) or PROTOCOL
-                self._outgoing.send(
+                self._outgoing.spare(
                     device, Welcome(self._devices[device].enrolment, self._heartbeat_s, protocol=protocol)
                 )
         notes = [note for known in self._devices.values() if (note := known.take_note()) is not None]
@@ -240,6 +269,17 @@ class Registry:
             self._introductions.pop(gone, None)
             self._forgotten.add(gone)
         self._forgotten.discard(device)
+
+    def _may_accept(self) -> bool:
+        """True where a new device is let in at once: so many of them, for anybody can be as many as it likes."""
+        return self._auto_accept and self._accepted < self._most_accepted
+
+    def _refuse(self, device: str, said: str, reason: str) -> None:
+        """Tell the log, as often as it bears, and the device, where there is a ``reason`` for it."""
+        if self._refusals_told.take(1.0, self._clock()):
+            log.warning("%s %s", device, said)
+        if reason:
+            self._outgoing.spare(device, Welcome(Enrolment.REJECTED, self._heartbeat_s, reason))
 
     def note_peak(self, device: str, peak_rss_bytes: int) -> None:
         """A task's peak memory."""

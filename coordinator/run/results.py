@@ -14,6 +14,7 @@ from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, Verd
 
 log = logging.getLogger(__name__)
 
+_MOST_UNKNOWN = 1000
 MAX_CHUNKS = 100_000  # of one result: each costs a byte of memory while it arrives
 
 
@@ -22,11 +23,14 @@ class Results:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._unknown: set[tuple[str, str]] = set()  # (run, device) that the log has named
 
     def on_offer(self, run: Run | None, device: str, offer: ResultOffer) -> None:
         """Fetch a result that can count; say at once where it cannot."""
         if run is not None:
             run.on_result_offered(device, offer)
+        if not self._is_known(device, offer):
+            return
         verdict = self._verdict(run, device, offer)
         if verdict is not None:
             self._answer(device, offer, *verdict)
@@ -62,6 +66,22 @@ class Results:
         path.unlink(missing_ok=True)
         if verdict is not None:
             self._answer(device, offer, *verdict)
+
+    def _is_known(self, device: str, offer: ResultOffer) -> bool:
+        """False where nothing is known of its task: who does not know it has nothing to say of it.
+
+        The state directory may be a new one, or an older one than the result.
+        """
+        runs = self._context.store.runs
+        if self._context.store.tasks.phase(offer.run, offer.step, device) is not None or runs.has_ended(offer.run):
+            return True
+        if (offer.run, device) not in self._unknown and len(self._unknown) < _MOST_UNKNOWN:
+            self._unknown.add((offer.run, device))
+            log.warning(
+                "%s has a result for step %d of run %s, which is not known here: it is neither taken nor refused",
+                *(device, offer.step, offer.run),
+            )
+        return False
 
     # -- inside -------------------------------------------------------------------------
 

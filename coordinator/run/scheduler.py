@@ -163,7 +163,7 @@ class Scheduler:
         if run != self._current:
             if self._store.runs.has_ended(run):
                 outgoing.send(device, RunEnded(run))
-        elif self._run is not None and step > self._run.step:
+        elif self._run is not None and step > self._run.step and self._store.runs.is_over(run, step):
             outgoing.send(device, TaskCancel(run, step, f"the run went back to step {self._run.step}"))
 
     def on_rejected(self, device: str) -> None:
@@ -179,7 +179,11 @@ class Scheduler:
             self._store.tasks.note_traffic(device, status.run, status.step, status.traffic)
         elif run is not None and run.on_status(device, status):
             pass
-        elif status.state in _AT_WORK and (run is None or not run.may_count(status.run, status.step)):
+        elif (
+            status.state in _AT_WORK
+            and (run is None or not run.may_count(status.run, status.step))
+            and self._store.runs.is_over(status.run, status.step)
+        ):
             self._context.outgoing.send(device, TaskCancel(status.run, status.step, "the step is over"))
 
     def on_result_offer(self, device: str, offer: ResultOffer) -> None:

@@ -35,12 +35,14 @@ class StepOffers:
         """True where the device said that it is at this very task, or has its result."""
         return self._context.registry.at(device) == (self._run, self._step)
 
-    def send_if_due(self, task: StepTask, now: float, lease_s: float) -> None:
-        """Send a task's offer where it is due."""
+    def send_if_due(self, task: StepTask, now: float, lease_s: float) -> bool:
+        """Send a task's offer where it is due; True where it was sent."""
         reoffer_s = self._context.config.reoffer_s
         if task.due(now, reoffer_s, is_at_it=self.is_at_it(task.device)) and self._send(task, lease_s):
             task.sent(now)
             task.lease_until = now + lease_s
+            return True
+        return False
 
     def extend_if_due(self, task: StepTask, now: float, lease_s: float) -> None:
         """Tell a device at work that the step waits for it longer than it knows."""

@@ -21,6 +21,7 @@ from tinyfleet.fedcore.run_spec import FleetSettings
 log = logging.getLogger(__name__)
 
 MAX_DECLINE_PAUSE_S = 10.0
+MOST_OFFERS = 32  # between two looks at what devices answer: a broker keeps only so many messages for a client
 
 AT_WORK = (TaskPhase.ACCEPTED, TaskPhase.RUNNING)
 
@@ -247,13 +248,13 @@ class Step:
 
     def tick(self, now: float) -> None:
         """Send the offers that are due, give up on devices that stay away."""
-        registry = self._context.registry
+        registry, sent = self._context.registry, 0
         for task in self._tasks.values():
             if task.settled:
                 continue
             if registry.online(task.device):
-                if task.phase is TaskPhase.OFFERED:
-                    self._offers.send_if_due(task, now, self._lease_s(now))
+                if task.phase is TaskPhase.OFFERED and sent < MOST_OFFERS:
+                    sent += self._offers.send_if_due(task, now, self._lease_s(now))
                 elif task.phase in AT_WORK:
                     self._offers.extend_if_due(task, now, self._lease_s(now))
                 continue

@@ -12,11 +12,14 @@ from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
+from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, key_bytes, shown
 
 _COLUMNS = (
     "device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
-    "idle_rss_bytes, peak_rss_bytes, quarantine"
+    "idle_rss_bytes, peak_rss_bytes, quarantine, public_key, rekey, trouble"
 )
+# One that was forgotten, and had tasks, stays as their device, without a key: it is a newcomer when it is back.
+_KNOWN = "public_key <> ''"
 
 
 class Devices:
@@ -30,12 +33,35 @@ class Devices:
 
     def all(self) -> list[DeviceRow]:
         """Every device, by name; one whose row cannot be read is left out until it says hello again."""
-        rows = self._db.read(f"SELECT {_COLUMNS} FROM devices ORDER BY device")  # noqa: S608 - names are ours
+        rows = self._db.read(f"SELECT {_COLUMNS} FROM devices WHERE {_KNOWN} ORDER BY device")  # noqa: S608 - names are ours
         return self._db.legible("devices", rows, _row)
 
     def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
         """Accept or reject a device. Raises ``UnknownDevice``."""
-        if not self._db.write("UPDATE devices SET enrolment = ? WHERE device = ?", enrolment, device):
+        self._change(device, "enrolment = ?", enrolment)
+
+    def rekey(self, device: str) -> None:
+        """Take the next key that is shown under its name, once. Raises ``UnknownDevice``."""
+        self._change(device, "rekey = 1")
+
+    def forget_known(self, device: str) -> None:
+        """As if it had never said hello; its tasks stay in the history of their runs. Raises ``UnknownDevice``."""
+        self._change(
+            device,
+            "public_key = '', session = '', enrolment = ?, online = 0, profile = '{}', health = '{}', rekey = 0,"
+            " quarantine = '', trouble = ''",
+            Enrolment.PENDING,
+        )
+        self._db.write(
+            "DELETE FROM devices WHERE device = ?"
+            " AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.device = devices.device)"
+            " AND NOT EXISTS (SELECT 1 FROM shares WHERE shares.device = devices.device)",
+            device,
+        )
+
+    def _change(self, device: str, what: str, *values: object) -> None:
+        sql = f"UPDATE devices SET {what} WHERE device = ? AND {_KNOWN}"  # noqa: S608 - names are ours
+        if not self._db.write(sql, *values, device):
             raise UnknownDevice(f"no device {device!r} has ever said hello; `devices list` names those that have")
 
     # -- the service --------------------------------------------------------------------
@@ -47,19 +73,31 @@ class Devices:
 
     def pins(self) -> list[Pin]:
         """Identity, session and enrolment of every device."""
-        rows = self._db.read("SELECT device, public_key, session, enrolment, online FROM devices ORDER BY device")
+        rows = self._db.read(
+            "SELECT device, public_key, session, enrolment, online, rekey FROM devices"  # noqa: S608 - names are ours
+            f" WHERE {_KNOWN} ORDER BY device"
+        )
         return self._db.legible(
             "devices",
             rows,
-            lambda r: Pin(r["device"], r["public_key"], r["session"], Enrolment(r["enrolment"]), bool(r["online"])),
+            lambda r: Pin(
+                r["device"],
+                r["public_key"],
+                r["session"],
+                Enrolment(r["enrolment"]),
+                bool(r["online"]),
+                bool(r["rekey"]),
+            ),
         )
 
     def save_hello(self, device: str, hello: Hello, enrolment: Enrolment) -> None:
-        """A device's introduction. An enrolment that is already there stays."""
+        """A device's introduction. An enrolment that is already there stays; the key is the one it showed."""
         self._db.write(
             "INSERT INTO devices (device, name, public_key, enrolment, session, online, last_seen, profile,"
             " samples, engines, memory_limit_bytes) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (device) DO UPDATE SET name = excluded.name, session = excluded.session, online = 1,"
+            " ON CONFLICT (device) DO UPDATE SET name = excluded.name, rekey = 0,"
+            " enrolment = CASE devices.public_key WHEN '' THEN excluded.enrolment ELSE devices.enrolment END,"
+            " public_key = excluded.public_key, session = excluded.session, online = 1,"
             " last_seen = excluded.last_seen, profile = excluded.profile, samples = excluded.samples,"
             " engines = excluded.engines, memory_limit_bytes = excluded.memory_limit_bytes",
             device,
@@ -92,6 +130,14 @@ class Devices:
     def end_quarantines(self) -> None:
         """The service starts anew: everybody is heard."""
         self._db.write("UPDATE devices SET quarantine = '' WHERE quarantine <> ''")
+
+    def set_trouble(self, device: str, what: str) -> None:
+        """Who else speaks as this device; empty: nobody that is known of."""
+        self._db.write("UPDATE devices SET trouble = ? WHERE device = ?", what, device)
+
+    def end_troubles(self) -> None:
+        """The service starts anew: what is still so will be noticed again."""
+        self._db.write("UPDATE devices SET trouble = '' WHERE trouble <> ''")
 
     def introduce(self, hellos: Mapping[str, Hello]) -> None:
         """Hellos of devices that nobody has accepted yet, by device: said again where a power cut undoes this."""
@@ -130,4 +176,8 @@ def _row(row: sqlite3.Row) -> DeviceRow:
             raise CodecError(f"{name} is no {kind.__name__}")
     if not all(isinstance(figure, int | float) for figure in values["health"].values()):
         raise CodecError("health holds what is no figure")
-    return DeviceRow(**{**values, "online": bool(row["online"])})
+    key = key_bytes(row["public_key"])
+    return DeviceRow(
+        **{**values, "online": bool(row["online"]), "rekey": bool(row["rekey"])},
+        fingerprint="" if key is None else shown(fingerprint(key)),
+    )

@@ -103,6 +103,7 @@ class Pin:
     session: str
     enrolment: Enrolment
     online: bool
+    rekey: bool = False  # the next key that is shown under its name is taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,10 @@ class DeviceRow:
     idle_rss_bytes: int  # of the supervisor, at its latest heartbeat without a task
     peak_rss_bytes: int  # the most that any of its tasks or heartbeats reported
     quarantine: str = ""  # why its messages are dropped unread for now; empty: they are not
+    public_key: str = ""  # base64
+    fingerprint: str = ""  # of the key, short enough to compare; the board's `edge-agent status` shows it too
+    rekey: bool = False  # the next key that is shown under its name is taken
+    trouble: str = ""  # who else speaks as this device
 
 
 @dataclass(frozen=True, slots=True)

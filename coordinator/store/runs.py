@@ -98,6 +98,14 @@ class Runs:
         """True for a run that is known here and over."""
         return bool(self._db.read("SELECT 1 FROM runs WHERE run = ? AND finished IS NOT NULL", run))
 
+    def is_over(self, run: str, step: int) -> bool:
+        """True for a step that is known here, and that no result is wanted for any more."""
+        rows = self._db.read("SELECT step, rewound_from, finished FROM runs WHERE run = ?", run)
+        if not rows:
+            return False
+        row = rows[0]
+        return row["finished"] is not None or step < row["step"] or row["step"] < step <= row["rewound_from"]
+
     def stopped_in_queue(self) -> list[str]:
         """Runs that the operator wants stopped before they have started."""
         rows = self._db.read("SELECT run FROM runs WHERE state = ? AND stop_requested", RunState.SUBMITTED)

@@ -37,7 +37,7 @@ class Store:
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False) -> None:
         """``mend``: this is the running service, and a damaged database may be replaced by its copy."""
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{directory}: {error}; give a directory that can be made") from None
         self.directory = directory
@@ -122,10 +122,13 @@ class Store:
         """Step ``step`` is done again from the state that it started from; what came after it is forgotten."""
         with self._db.transaction():
             (row,) = self._db.read("SELECT round, base_sha256 FROM steps WHERE run = ? AND step = ?", run, step)
+            before = self.runs.get(run).step
             self._db.write("DELETE FROM tasks WHERE run = ? AND step >= ?", run, step)
             self._db.write("DELETE FROM steps WHERE run = ? AND step >= ?", run, step)
             self.runs.advance(run, step, row["round"], row["base_sha256"])
-            self._db.write("UPDATE runs SET reason = ? WHERE run = ?", reason, run)
+            self._db.write(
+                "UPDATE runs SET reason = ?, rewound_from = max(rewound_from, ?) WHERE run = ?", reason, before, run
+            )
 
     def exclude(self, run: str, results: Mapping[tuple[int, str], str]) -> None:
         """An open step goes on without results that it had counted: (step, device) -> reason."""

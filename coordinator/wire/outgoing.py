@@ -7,16 +7,25 @@ import logging
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol import messages, topics
 from tinyfleet.fedcore.protocol.chunks import chunk_bytes
+from tinyfleet.fedcore.protocol.signed.envelope import Address, Direction, seal
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, fleet_id
 from tinyfleet.fedcore.protocol.transport import Transport
+
+SPARED = 8  # publishes that may always be under way to devices that are accepted
 
 log = logging.getLogger(__name__)
 
 
 class Outgoing:
-    """Sends to devices by name."""
+    """Sends to devices by name, signed with the fleet's ``key``. ``session`` tells this start from every other."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, key: SigningKey, session: str) -> None:
+        self.session = session
+        self.fleet, self.fleet_key = fleet_id(key.public), key.public
         self._transport = transport
+        self._key = key
+        self._counter = 0
+        self._sessions: dict[str, str] = {}  # of the devices that have greeted this start
 
     @property
     def chunk_bytes(self) -> int:
@@ -27,8 +36,37 @@ class Outgoing:
     def connected(self) -> bool:
         return self._transport.connected
 
+    @property
+    def idle(self) -> bool:
+        """True while so little is under way that an answer to anybody holds nobody up."""
+        return self._transport.window_free > SPARED
+
+    def spare(self, device: str, message: messages.Message) -> bool:
+        """One control message to a device that nobody has accepted: only where nothing else waits to be sent."""
+        return self.idle and self.send(device, message)
+
+    def attach(self, device: str, session: str) -> None:
+        """From now on messages to ``device`` are for that session of its agent."""
+        self._sessions[device] = session
+
+    def detach(self, device: str) -> None:
+        """Say nothing more to it until it greets."""
+        self._sessions.pop(device, None)
+
     def send(self, device: str, message: messages.Message) -> bool:
-        """One control message; False where it could not be handed to the broker."""
+        """One control message; False where it has not greeted yet, or could not be handed to the broker."""
+        session = self._sessions.get(device)
+        return session is not None and self.answer(device, session, message)
+
+    def answer(self, device: str, session: str, message: messages.Message) -> bool:
+        """One control message to whoever spoke as ``device`` in that session; False likewise."""
+        self._counter += 1
+        address = Address(self.fleet, device, self.session, session)
+        payload = seal(self._key, Direction.DOWN, address, self._counter, messages.encode(message))
+        return self._publish(topics.down(device), payload)
+
+    def answer_unsigned(self, device: str, message: messages.Message) -> bool:
+        """To an agent that is too old to read a signed one."""
         return self._publish(topics.down(device), messages.encode(message))
 
     def send_chunk(self, device: str, data: bytes) -> bool:

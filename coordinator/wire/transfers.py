@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_CHUNKS = 8  # the window: so many chunks are under way at most, per blob
 MAX_DOWNLOADS = 8  # of one device at a time
+# Of all devices' results together: a broker keeps only so many messages for a client, and drops what is beyond.
+MOST_UNDER_WAY = 64
 MAX_DAMAGED = 3  # times that a blob may arrive with the wrong hash
 
 
@@ -106,16 +109,18 @@ class OfferedBlobs:
         return found
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Download:
     """One result on its way in."""
 
     device: str
     offer: ResultOffer
     receiver: Receiver
-    asked_at: float = 0.0
+    asked_at: float = 0.0  # or since then something came
     expected: int = 0  # chunks of the latest request that are still to come
     damaged: int = 0
+    waits: bool = False  # for its turn to be asked for
+    late: bool = False  # what was asked for last did not come in time: it gets little until it does
 
 
 class Downloads:
@@ -129,18 +134,23 @@ class Downloads:
         self._timeout_s = timeout_s
         self._clock = clock
         self._open: dict[tuple[str, str], Download] = {}
+        self._waiting: deque[Download] = deque()  # those that wait for their turn
+        self._under_way = 0  # chunks of all
+        self._of: Counter[str] = Counter()  # open downloads by device
 
     def begin(self, device: str, offer: ResultOffer) -> None:
         """Start to fetch a result, or go on with it: a repeated offer changes nothing."""
         key = (device, offer.manifest.sha256)
-        if key in self._open or sum(name == device for name, _ in self._open) >= MAX_DOWNLOADS:
+        if key in self._open or self._of[device] >= MAX_DOWNLOADS:
             return  # what does not fit now is offered again soon
         folder = self._directory / device
         make_folder(self._directory)
         make_folder(folder)
         download = Download(device, offer, Receiver(folder, offer.manifest))
         self._open[key] = download
-        self._ask(download)
+        self._of[device] += 1
+        self._queue(download)
+        self._ask_next()
 
     def accept(self, device: str, chunk: Chunk) -> Download | None:
         """Take a chunk; returns the download once it is complete (``take`` gives its file)."""
@@ -148,12 +158,14 @@ class Downloads:
         if download is None:
             return None
         if download.receiver.accept(chunk):
-            download.expected -= 1
+            download.late, download.asked_at = False, self._clock()  # over a slow link the next takes as long
+            self._expect(download, max(0, download.expected - 1))
         if download.receiver.complete:
-            return download
-        if download.expected <= 0:
-            self._ask(download)
-        return None
+            self._expect(download, 0)
+        elif not download.expected:
+            self._queue(download)
+        self._ask_next()
+        return download if download.receiver.complete else None
 
     def take(self, download: Download) -> Path | None:
         """The verified file of a complete download, which is forgotten here; None: damaged, asked for again.
@@ -166,12 +178,13 @@ class Downloads:
         except CodecError:
             download.damaged += 1
             if download.damaged >= MAX_DAMAGED:
-                del self._open[key]
+                self._drop(key)
                 raise
             download.receiver = Receiver(self._directory / download.device, download.offer.manifest)
-            self._ask(download)
+            self._queue(download)
+            self._ask_next()
             return None
-        del self._open[key]
+        self._drop(key)
         return path
 
     def complete(self) -> list[Download]:
@@ -181,20 +194,23 @@ class Downloads:
     def tick(self, now: float) -> None:
         """Ask again where nothing came for a while."""
         for download in self._open.values():
-            if now - download.asked_at >= self._timeout_s:
-                self._ask(download)
+            if download.expected and now - download.asked_at >= self._timeout_s:
+                download.late = True
+                self._queue(download)
+        self._ask_next()
 
     def resume(self, device: str | None = None) -> None:
         """Ask again at once: the connection, or one device, is back."""
         for download in self._open.values():
             if device in (None, download.device):
-                self._ask(download)
+                self._queue(download)
+        self._ask_next()
 
     def forget(self, run: str, step: int) -> None:
         """Drop the downloads of a step whose results no longer count."""
         for key, download in list(self._open.items()):
             if (download.offer.run, download.offer.step) == (run, step):
-                del self._open[key]
+                self._drop(key)
                 for part in (self._directory / download.device).glob(f"*{download.offer.manifest.sha256}*"):
                     remove(part)
 
@@ -207,11 +223,38 @@ class Downloads:
     def clear(self) -> None:
         """Drop everything, files included: no run is under way."""
         self._open.clear()
+        self._of.clear()
+        self._waiting.clear()
+        self._under_way = 0
         remove(self._directory)
 
+    def _drop(self, key: tuple[str, str]) -> None:
+        download = self._open.pop(key)
+        self._expect(download, 0)
+        self._of[download.device] -= 1
+
+    def _expect(self, download: Download, chunks: int) -> None:
+        self._under_way += chunks - download.expected
+        download.expected = chunks
+
+    def _queue(self, download: Download) -> None:
+        """Ask for it when it is its turn; what is under way of it counts as lost."""
+        self._expect(download, 0)
+        if not download.waits:
+            download.waits = True
+            self._waiting.append(download)
+
+    def _ask_next(self) -> None:
+        """As many as may be under way, whoever has waited longest."""
+        while self._waiting and self._under_way < MOST_UNDER_WAY:
+            download = self._waiting.popleft()
+            download.waits = False
+            if self._open.get((download.device, download.offer.manifest.sha256)) is download:
+                self._ask(download)
+
     def _ask(self, download: Download) -> None:
-        span = download.receiver.request(REQUEST_CHUNKS)
+        span = download.receiver.request(1 if download.late else REQUEST_CHUNKS)
         download.asked_at = self._clock()
         if span is not None:
-            download.expected = span[1]
+            self._expect(download, span[1])
             self._outgoing.send(download.device, ChunkRequest(download.offer.manifest.sha256, *span))

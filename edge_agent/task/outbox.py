@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.files import drop_temporaries, remove, sync_directory, write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.chunks import manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer
 
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Boards without a clock battery wake up in the past: times before this say nothing about age.
 _CLOCK_VALID_FROM = 1_704_067_200.0  # 2024-01-01
+_BLOB = re.compile(r"[0-9a-f]{16}-[0-9]{1,12}-[0-9a-f]{16}\.blob")
 # A clock that is set forward makes results old at once: none goes for its age that this agent has not held so long.
 _HELD_S = 86_400.0
 
@@ -132,8 +136,8 @@ class Outbox:
         drop_temporaries(self._directory)
         for path in sorted(self._directory.glob("*.json")):
             try:
-                entry = msgspec.json.decode(path.read_bytes(), type=OutboxEntry)
-            except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+                entry = _entry(path)
+            except (OSError, CodecError) as error:
                 logger.warning("outbox: %s is not a description (%s); dropped", path.name, error)
                 remove(path)
                 continue
@@ -156,6 +160,14 @@ class Outbox:
             return manifest_of(self._directory / Path(entry.blob).name, manifest.chunk_size) == manifest
         except OSError:
             return False
+
+
+def _entry(path: Path) -> OutboxEntry:
+    """Raises ``CodecError`` too where the blob's name is none: it must lie beside its description."""
+    entry = read_document(path.read_bytes(), OutboxEntry)
+    if not _BLOB.fullmatch(entry.blob):
+        raise CodecError("its blob's name is none of ours")
+    return entry
 
 
 def _stem(run: str, step: int) -> str:

@@ -13,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from tinyfleet.edge_agent.config import Policy
 from tinyfleet.edge_agent.worker.commands import Chosen
+from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.files import write_atomic
-from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.foreign.documents import read_document
+from tinyfleet.fedcore.run_spec import Count, RunSpec
 from tinyfleet.fedcore.training.registry import expected
 
 logger = logging.getLogger(__name__)
@@ -60,10 +63,10 @@ class TaskLimits:
 class Experience(msgspec.Struct, frozen=True):
     """What is known of one kind of task."""
 
-    first_way: int = 0  # that is not known to be too much
+    first_way: Count = 0  # that is not known to be too much
     impossible: bool = False
-    failures: int = 0
-    factor: float = 1.0
+    failures: Count = 0
+    factor: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
 
 
 class Governor:
@@ -168,10 +171,10 @@ class Governor:
 
     def _read(self) -> dict[str, Experience]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Experience])
+            return read_document(self._path.read_bytes(), dict[str, Experience])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, CodecError) as error:
             logger.warning("%s is not a history (%s); starting without one", self._path, error)
             return {}
 

@@ -37,12 +37,14 @@ class MaskStore:
             start = 0
             for name, shape in json.loads(header):
                 count = math.prod(shape)
+                if not 0 <= count <= 8 * len(bits):
+                    raise ValueError(f"a mask of {count} entries in {len(bits)} bytes")
                 packed = np.frombuffer(bits, np.uint8, -(-count // 8), start)
                 mask[name] = np.unpackbits(packed, count=count).astype(np.bool_).reshape(shape)
                 start += len(packed)
             if mask_digest(mask) != digest:
                 return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             return None
         path.touch()  # the least recently used one goes first
         return mask

@@ -19,8 +19,9 @@ from cryptography.x509.oid import NameOID
 
 from tinyfleet.fedcore.certificates.request import HASH, key_pem, make_request, new_key, prove, read_key
 from tinyfleet.fedcore.certificates.subject import subject_of
-from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
+from tinyfleet.fedcore.errors import CodecError, ConfigError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.messages import RenewalGrant, RenewalRequest
 from tinyfleet.fedcore.protocol.reach.client import broker_address
 from tinyfleet.fedcore.tls.context import TlsFiles
@@ -66,16 +67,12 @@ def install(files: TlsFiles, grant: RenewalGrant, broker: str = "") -> str:
     key = read_key(waiting)
     authorities = parse_certificates(grant.authorities.encode())
     known = read_certificates(trust)
-    if granted.public_key() != key.public_key():
-        raise ConfigError("the certificate is for another key than the one that was requested; asking again")
-    if _name(granted) != _name(present):
-        raise ConfigError(f"the certificate is for {_name(granted)!r}, this device is {_name(present)!r}")
-    if not any(_issued_by(granted, authority) for authority in authorities):
-        raise ConfigError("the certificate is of none of the authorities that came with it; asking again")
-    if not set(authorities) & set(known):
-        raise ConfigError("none of the authorities that came is trusted here; get a new certificate by hand")
-    if granted.not_valid_after_utc < present.not_valid_after_utc:
-        raise ConfigError("the certificate that came ends before the present one")
+    try:
+        fault = _unfit(granted, present, key, authorities, known)
+    except Exception as error:  # noqa: BLE001 - foreign bytes: the library reads parts late, and raises what it likes
+        fault = f"the certificate that came is damaged ({type(error).__name__}); asking again"
+    if fault:
+        raise ConfigError(fault)
     content = grant.certificate.encode() if files.key else key_pem(key) + grant.certificate.encode()
     if broker:
         _try_out(broker, files, content, grant.authorities.encode())
@@ -85,6 +82,27 @@ def install(files: TlsFiles, grant: RenewalGrant, broker: str = "") -> str:
     if not files.key:
         waiting.unlink(missing_ok=True)
     return f"{granted.serial_number:x}"
+
+
+def _unfit(
+    granted: x509.Certificate,
+    present: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    authorities: list[x509.Certificate],
+    known: list[x509.Certificate],
+) -> str:
+    """Why a certificate is not to be installed; empty where it may be."""
+    if granted.public_key() != key.public_key():
+        return "the certificate is for another key than the one that was requested; asking again"
+    if _name(granted) != _name(present):
+        return f"the certificate is for {_name(granted)!r}, this device is {_name(present)!r}"
+    if not any(_issued_by(granted, authority) for authority in authorities):
+        return "the certificate is of none of the authorities that came with it; asking again"
+    if not set(authorities) & set(known):
+        return "none of the authorities that came is trusted here; get a new certificate by hand"
+    if granted.not_valid_after_utc < present.not_valid_after_utc:
+        return "the certificate that came ends before the present one"
+    return ""
 
 
 def _try_out(broker: str, files: TlsFiles, content: bytes, authorities: bytes) -> None:
@@ -138,7 +156,7 @@ def parse_certificates(pem: bytes) -> list[x509.Certificate]:
     """All of them, at least one. Raises ``ConfigError``."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except Exception:  # noqa: BLE001 - foreign bytes: the library raises what it likes
         raise ConfigError("no certificate in PEM form") from None
 
 
@@ -174,8 +192,8 @@ def main(arguments: list[str], feed: bytes = b"") -> bytes:
     try:
         if action == "prepare":
             return msgspec.json.encode(prepare(files))
-        return install(files, msgspec.json.decode(feed, type=RenewalGrant), *broker).encode()
-    except msgspec.MsgspecError as error:
+        return install(files, read_document(feed, RenewalGrant), *broker).encode()
+    except CodecError as error:
         raise ConfigError(f"not a grant: {error}") from None
     except OSError as error:
         raise ConfigError(f"{error.filename or identity}: {error.strerror}") from None

@@ -41,7 +41,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
         key = serialization.load_pem_private_key(_block(path.read_bytes(), b"PRIVATE KEY"), None)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the file of the private key") from None
-    except (ValueError, TypeError):
+    except Exception:  # noqa: BLE001 - foreign bytes: the library raises what it likes
         raise ConfigError(f"{path} holds no private key in PEM form without a passphrase") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, CURVE):
         raise ConfigError(f"{path}: the key is not one of the curve P-256; make one: `tinyfleet ca request`")

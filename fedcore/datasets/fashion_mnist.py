@@ -6,8 +6,8 @@ uncompressed files: the same data is packed in more than one way.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import math
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +18,7 @@ import numpy as np
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.packed import unpacked
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.files import write_atomic
 
@@ -70,8 +71,8 @@ def _content(name: str, installed: Path, cache: Path | None, fetch: Fetch) -> by
 
 def _verified(name: str, packed: bytes, where: str) -> bytes:
     try:
-        content = gzip.decompress(packed)
-    except (OSError, EOFError) as error:
+        content = unpacked(packed, MOST_BYTES)
+    except DataError as error:
         raise DataError(f"{where} is damaged ({error}); remove it and try again") from None
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise DataError(f"{where} does not have its known checksum; remove it and try again")
@@ -79,8 +80,14 @@ def _verified(name: str, packed: bytes, where: str) -> bytes:
 
 
 def _idx(content: bytes, name: str) -> AnyArray:
-    """An IDX array of bytes: magic, one big-endian u32 a dimension, data."""
-    dimensions = content[3]
+    """An IDX array of bytes: magic, one big-endian u32 a dimension, data. Raises ``DataError``."""
+    images = "images" in name
+    dimensions = 3 if images else 1
+    start = 4 + 4 * dimensions
+    if len(content) < start or content[:4] != bytes((0, 0, 8, dimensions)):
+        raise DataError(f"{name} is no IDX file of bytes in {dimensions} dimensions; remove it and try again")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))
-    array = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    return array.reshape(shape[0], 1, *shape[1:]) if "images" in name else array
+    if math.prod(shape) != len(content) - start:
+        raise DataError(f"{name} has {len(content) - start} values for its shape {shape}; remove it and try again")
+    array = np.frombuffer(content, np.uint8, offset=start)
+    return array.reshape(shape[0], 1, *shape[1:]) if images else array

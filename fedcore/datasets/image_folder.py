@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import numpy as np
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.npy import read_npy
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.files import write_atomic
 
+MOST_PIXELS = 1 << 25  # of one image; a camera's has half of it
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"})
 
 
@@ -57,16 +60,35 @@ def _read(root: Path, classes: list[str], cache: Path | None) -> Dataset:
     ]
     if not files:
         raise DataError(f"{root}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
-    kept = (cache or cache_directory()) / "images" / f"{_fingerprint(root, files)}.npy"
+    kept = (cache or cache_directory()) / "images" / f"{_fingerprint(root, files)}.images"
     labels = np.array([label for _, label in files], np.int64)
-    if kept.exists():
-        return Dataset(np.load(kept, allow_pickle=False), labels, len(classes))
-    images = _decode([file for file, _ in files])
+    images = _recalled(kept)
+    if images is None:
+        images = _decode([file for file, _ in files])
+        _keep(kept, images)
+    return Dataset(images, labels, len(classes))
+
+
+def _recalled(kept: Path) -> AnyArray | None:
+    """What was decoded before; None where it is not there, or damaged."""
+    try:
+        digest, content = _halves(kept.read_bytes())
+        return read_npy(io.BytesIO(content), len(content)) if hashlib.sha256(content).digest() == digest else None
+    except (OSError, DataError):
+        return None
+
+
+def _halves(data: bytes) -> tuple[bytes, memoryview]:
+    size = hashlib.sha256().digest_size
+    return data[:size], memoryview(data)[size:]
+
+
+def _keep(kept: Path, images: AnyArray) -> None:
+    """The digest of what follows, then the array."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, images, allow_pickle=False)
-    write_atomic(kept, buffer.getvalue())
-    return Dataset(images, labels, len(classes))
+    write_atomic(kept, hashlib.sha256(buffer.getbuffer()).digest() + buffer.getvalue())
 
 
 def _fingerprint(root: Path, files: list[tuple[Path, int]]) -> str:
@@ -77,21 +99,34 @@ def _fingerprint(root: Path, files: list[tuple[Path, int]]) -> str:
     return digest.hexdigest()
 
 
+def _room(count: int, pixels: AnyArray) -> AnyArray:
+    try:
+        return np.empty((count, *pixels.shape), np.uint8)
+    except MemoryError:
+        raise DataError(
+            f"{count} images of {pixels.shape} take {count * pixels.size} bytes, too many; make them smaller"
+        ) from None
+
+
 def _decode(files: list[Path]) -> AnyArray:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise DataError("reading images needs the package pillow: pip install 'tinyfleet[images]'") from None
     images: AnyArray | None = None
     for index, file in enumerate(files):
         try:
             with Image.open(file) as image:
+                if math.prod(image.size) > MOST_PIXELS:
+                    raise DataError(f"{file} has {image.size} pixels; bring it to the size that a model sees")
                 pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001 - foreign bytes: the library raises what it likes
             raise DataError(f"{file} cannot be read as an image: {error}") from None
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if images is None:
-            images = np.empty((len(files), *pixels.shape), np.uint8)
+            images = _room(len(files), pixels)
         if pixels.shape != images.shape[1:]:
             raise DataError(
                 f"{file} is {pixels.shape}, {files[0].name} is {images.shape[1:]} (channels, height, width); "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections.abc import Callable
 
 from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol.traffic.arrivals import Arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
 
@@ -92,14 +93,15 @@ class LoopTransport(Transport):
         self.client_id = client_id
         self.subscriptions: tuple[str, ...] = ()
         self.will: Will | None = None
+        self._make_will: Callable[[], Will] | None = None
         self._broker = broker
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._events = Arrivals()
         self._connected = False
         self._sent = 0
         self._received = 0
 
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
-        self.subscriptions, self.will = subscriptions, will
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
+        self.subscriptions, self._make_will = subscriptions, will
         self._broker._join(self)
 
     def close(self) -> None:
@@ -126,10 +128,10 @@ class LoopTransport(Transport):
         return 16 if self._connected else 0
 
     def receive(self, timeout: float | None) -> Event | None:
-        try:
-            return self._events.get(timeout != 0.0, timeout)
-        except queue.Empty:
-            return None
+        return self._events.get(timeout)
+
+    def favour(self, known: Callable[[str], bool]) -> None:
+        self._events.favour(known)
 
     @property
     def bytes_sent(self) -> int:
@@ -140,6 +142,7 @@ class LoopTransport(Transport):
         return self._received
 
     def _gain(self) -> None:
+        self.will = None if self._make_will is None else self._make_will()
         self._connected = True
         self._events.put(Connected())
 

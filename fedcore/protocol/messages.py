@@ -1,4 +1,4 @@
-"""Control messages: small JSON documents, validated before anything acts on them.
+"""Control messages: small JSON documents in signed envelopes (``signed/``), validated before anything acts on them.
 
 Blobs travel beside them as chunks (``chunks.py``): an offer carries a manifest, the receiver asks
 for ranges of chunks, verifies the hash, and only then acts. All messages are idempotent.
@@ -24,6 +24,7 @@ Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 Index = Annotated[int, Meta(ge=0, le=1 << 32)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Version = Annotated[int, Meta(ge=1, le=1 << 16)]
+Nonce = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")]  # random, to be said again in an answer; empty: none
 Task = tuple[Name, Index]
 Pem = Annotated[str, Meta(max_length=4096)]
 Bundle = Annotated[str, Meta(max_length=16384)]
@@ -98,7 +99,11 @@ class ChunkRequest(Message, frozen=True, tag="chunk_request"):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """First message after every connect. ``session`` is new at each agent start."""
+    """First message after every connect, and once more with the ``answer`` to the ``Challenge`` that meets it.
+
+    ``session`` is new at each agent start, ``nonce`` at each greeting. Only the second one counts: the first may be
+    an old one that somebody has kept.
+    """
 
     name: Name
     public_key: Annotated[str, Meta(max_length=200)]
@@ -109,7 +114,9 @@ class Hello(Message, frozen=True, tag="hello"):
     samples: Size = 0
     memory_limit_bytes: Size = 0
     task: Task | None = None  # (run, step) that is under way or in the outbox
-    protocol: Version = 1  # the newest that the agent speaks
+    protocol: Version = 2  # the newest that the agent speaks
+    nonce: Nonce = ""
+    answer: Nonce = ""  # of the challenge
     held: Annotated[list[Name], Meta(max_length=64)] = []  # runs of which it keeps masks
 
 
@@ -176,13 +183,28 @@ class CertificateInUse(Message, frozen=True, tag="certificate_in_use"):
 # -- coordinator -> device ---------------------------------------------------------------
 
 
+class Challenge(Message, frozen=True, tag="challenge"):
+    """Answer to the first ``Hello``: who greets is to say this ``challenge`` again. ``nonce`` is the greeting's.
+
+    ``fleet_key`` is the fleet's public key in base64, for a device that knows none yet.
+    """
+
+    nonce: Nonce
+    challenge: Nonce
+    fleet_key: Annotated[str, Meta(max_length=64)]
+
+
+class HelloWanted(Message, frozen=True, tag="hello_wanted"):
+    """The coordinator does not know this session, after a restart for example: greet, and then say it again."""
+
+
 class Welcome(Message, frozen=True, tag="welcome"):
     """Answer to ``Hello``; sent again when the operator decides."""
 
     enrolment: Enrolment
     heartbeat_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 5.0
     reason: Text = ""
-    protocol: Version = 1  # the one that is spoken from here on
+    protocol: Version = 2  # the one that is spoken from here on
 
 
 class TaskOffer(Message, frozen=True, tag="task_offer"):
@@ -254,7 +276,9 @@ UpMessage: TypeAlias = (
     Hello | Heartbeat | Goodbye | TaskStatus | ResultOffer | ChunkRequest | RenewalRequest | CertificateInUse
 )
 DownMessage: TypeAlias = (
-    Welcome
+    Challenge
+    | HelloWanted
+    | Welcome
     | TaskOffer
     | TaskCancel
     | LeaseExtended

@@ -8,7 +8,6 @@ acknowledged is simply lost; the application asks again.
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import threading
 import time
@@ -22,6 +21,8 @@ from tinyfleet.fedcore.protocol.reach.backoff import STABLE_S, Backoff
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.reach.client import MQTTv5, MQTTv311, broker_address
 from tinyfleet.fedcore.protocol.reach.connection import FAREWELL_S, BrokerAccess, BrokerConnection
+from tinyfleet.fedcore.protocol.traffic.arrivals import Arrivals
+from tinyfleet.fedcore.protocol.traffic.flood_watch import FloodWatch
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 from tinyfleet.fedcore.tls.context import TlsFiles, client_context
 
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 
 # A larger publish than any chunk with its frame, or message, is nobody's of ours.
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + 1024
-# What has arrived and waits to be handled. Beyond it publishes are dropped: whoever needs them asks again.
-MAX_WAITING_BYTES = 64 << 20
-MAX_WAITING = 20_000
 
 
 class MqttTransport(Transport):
@@ -81,9 +79,8 @@ class MqttTransport(Transport):
         self._clock = clock
         self._stood_at = 0.0
         self._told = ""  # the cause that the application knows of
-        self._events: queue.Queue[Event] = queue.Queue()
-        self._waiting_bytes = 0  # of the publishes among them
-        self._dropped = 0  # publishes, since there was no room for them
+        self._events = Arrivals()
+        self._watch = FloodWatch()
         self._lock = threading.Lock()
         self._connection: BrokerConnection | None = None
         self._past = (0, 0)  # bytes of earlier connections
@@ -97,7 +94,7 @@ class MqttTransport(Transport):
 
     # -- the seam -----------------------------------------------------------------------
 
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
         self._subscriptions, self._will = subscriptions, will
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{self._access.client_id}", daemon=True)
         self._thread.start()
@@ -155,17 +152,22 @@ class MqttTransport(Transport):
         return 0 if (connection := self._connection) is None else connection.window_free
 
     def receive(self, timeout: float | None) -> Event | None:
-        try:
-            event = self._events.get(timeout != 0.0, timeout)
-        except queue.Empty:
-            return None
-        if isinstance(event, Received):
-            with self._lock:
-                self._waiting_bytes -= len(event.payload)
-                dropped, self._dropped = (0, self._dropped) if self._waiting_bytes else (self._dropped, 0)
-            if dropped:
-                log.warning("%d messages were dropped: they came faster than they are handled", dropped)
+        event = self._events.get(timeout)
+        if self._watch.due(now := self._clock()):
+            self._look_at_floods(now)
         return event
+
+    def favour(self, known: Callable[[str], bool]) -> None:
+        self._events.favour(known)
+
+    def _look_at_floods(self, now: float) -> None:
+        self._events.tell_dropped(now)
+        connection = self._connection
+        if connection is not None and connection.ready and self._watch.over(connection.skipped, now):
+            log.warning(
+                "%d unconfirmed messages were skipped; connecting anew, to be heard again", connection.skipped
+            )
+            self.reconnect()
 
     @property
     def bytes_sent(self) -> int:
@@ -232,7 +234,7 @@ class MqttTransport(Transport):
         self._told = ""
         if self._anew:
             self._anew = False
-            self._events.put(Disconnected("connecting again, with the certificate as it is now", None))
+            self._events.put(Disconnected("connecting again, from this side", None))
             return
         cause = cause or self._access.cause(CauseKind.LOST, "the broker ended the connection")
         brief = cause.kind is CauseKind.LOST and self._clock() - self._stood_at < STABLE_S
@@ -249,10 +251,4 @@ class MqttTransport(Transport):
     def _received(self, topic: str, message: Any) -> None:
         if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
             return  # nothing of ours is retained
-        size = len(message.payload)
-        with self._lock:
-            if self._waiting_bytes + size > MAX_WAITING_BYTES or self._events.qsize() >= MAX_WAITING:
-                self._dropped += 1
-                return
-            self._waiting_bytes += size
         self._events.put(Received(topic, bytes(message.payload)))

@@ -7,6 +7,7 @@ agent and coordinator are single-threaded state machines.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -57,8 +58,11 @@ class Transport(ABC):
     """At-least-once publish and subscribe. Nothing published is proof of delivery: the application acknowledges."""
 
     @abstractmethod
-    def open(self, subscriptions: tuple[str, ...], will: Will | None = None) -> None:
-        """Start connecting in the background, for ever, with full jitter between tries. Does not block."""
+    def open(self, subscriptions: tuple[str, ...], will: Callable[[], Will] | None = None) -> None:
+        """Start connecting in the background, for ever, with full jitter between tries. Does not block.
+
+        ``will`` is called for each connection before it stands, in any thread.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -87,6 +91,13 @@ class Transport(ABC):
     @abstractmethod
     def receive(self, timeout: float | None) -> Event | None:
         """The next event, or None after ``timeout`` seconds (None: wait for ever)."""
+
+    @abstractmethod
+    def favour(self, known: Callable[[str], bool]) -> None:
+        """Topics that ``known`` says yes to never wait behind others, nor one of them behind another.
+
+        Called before ``open``; asked in any thread. Without it everything comes in its order.
+        """
 
     @property
     def address(self) -> str:

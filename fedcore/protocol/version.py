@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The newest version that is spoken here. A change that an older reader would refuse makes it one more."""
 
-OLDEST_PROTOCOL = 1
-"""The oldest that is still spoken here."""
+OLDEST_PROTOCOL = 2
+"""The oldest that is still spoken here. Messages of version 1 were not signed."""
 
 
 def common_protocol(theirs: int, newest: int = PROTOCOL, oldest: int = OLDEST_PROTOCOL) -> int | None:

@@ -30,11 +30,12 @@ class PlaintextRefused(ConnectionError):
 
 
 def refuse_far(sock: socket.socket) -> None:
-    """Raises ``PlaintextRefused`` where the other end is not on this machine: a name may lead elsewhere later."""
+    """Close it and raise ``PlaintextRefused`` where its other end is elsewhere: a name may lead there later."""
     if sock.family == socket.AF_UNIX:
         return
     address = str(sock.getpeername()[0])
     if not loopback(address):
+        sock.close()
         raise PlaintextRefused(
             f"{address} is another machine, and plaintext goes to this one alone; give mqtts://, or --plaintext"
         )

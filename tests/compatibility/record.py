@@ -37,7 +37,8 @@ TRAFFIC = wire.Traffic(10, 20)
 
 UP = (
     wire.Hello(
-        "b1", "key", "s1", "0.1.0", ["native"], {"name": "pi-4b"}, 500, 3000, ("run-1", 2), 1, ["run-0", "run-1"]
+        *("b1", "key", "s1", "0.1.0", ["native"], {"name": "pi-4b"}, 500, 3000, ("run-1", 2)),
+        *(2, "0" * 32, "1" * 32, ["run-0", "run-1"]),
     ),
     wire.Heartbeat("s1", ("run-1", 2), HEALTH, TRAFFIC),
     wire.Goodbye("s1", "stopped"),
@@ -50,7 +51,9 @@ UP = (
     wire.CertificateInUse("12ab"),
 )
 DOWN = (
-    wire.Welcome(wire.Enrolment.ACCEPTED, 7.0, "hello", 1),
+    wire.Challenge("0" * 32, "1" * 32, "key"),
+    wire.HelloWanted(),
+    wire.Welcome(wire.Enrolment.ACCEPTED, 7.0, "hello", 2),
     wire.TaskOffer("run-1", 2, "train", 60.0, MANIFEST, {"name": "r"}, 12, 0.3),
     wire.TaskCancel("run-1", 2, "over"),
     wire.LeaseExtended("run-1", 2, 45.0),

@@ -84,6 +84,8 @@ def until(agents, condition, timeout_s=PATIENCE_S):
         if time.monotonic() > beat_at:
             beat_at = time.monotonic() + 0.5
             for agent in agents:
+                if not agent.channel.established:
+                    agent.hello()
                 agent.heartbeat()
                 if not agent.holds_results:
                     agent.offer_results()
@@ -118,10 +120,7 @@ def test_a_run_survives_kill_9_bit_for_bit(tmp_path):
         agents[1].holds_results = True
         until(agents, lambda: all(agent.transport.connected for agent in agents))
         with coordinator(tmp_path / "state", config, url) as process:
-            while not store.devices.all() or len(store.devices.all()) < 2:
-                for agent in agents:
-                    agent.hello()
-                time.sleep(0.1)
+            until(agents, lambda: len(store.devices.all()) == 2)
             until(agents, lambda: [task.state for task in store.tasks.of(run)].count("stored") == 1)
             path = store.state_blob(run)
             assert path is not None

@@ -10,17 +10,23 @@ from typing import Any
 import msgspec
 
 from tests.coordinator.toy import create_toy
+from tests.signing import identity_of
+from tinyfleet.edge_agent.fleet.channel import Channel
+from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec, topics
 from tinyfleet.fedcore.protocol.chunks import Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
 from tinyfleet.fedcore.protocol.messages import (
+    Challenge,
     ChunkRequest,
     DownMessage,
+    Enrolment,
     Goodbye,
     Heartbeat,
     Hello,
+    HelloWanted,
     Message,
     ResultOffer,
     ResultVerdict,
@@ -31,8 +37,6 @@ from tinyfleet.fedcore.protocol.messages import (
     TaskStatus,
     Traffic,
     Welcome,
-    decode_down,
-    encode,
 )
 from tinyfleet.fedcore.protocol.transport import Received, Transport
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -46,7 +50,7 @@ class Agent:
     broker: LoopBroker | None
     device: str
     directory: Path
-    key: str = ""
+    key: str = ""  # the name of its key, as ``tests.signing`` has it
     session: str = "s1"
     silent: bool = False  # says nothing, reads nothing
     holds_results: bool = False  # computes, and keeps its results back
@@ -64,17 +68,45 @@ class Agent:
         self.masks: dict[str, Mask] = {}
         self.held: list[str] = []  # runs that it says it keeps masks of
         self.outbox: dict[tuple[str, int], tuple[ResultOffer, Path]] = {}
-        self.key = self.key or f"key-of-{self.device}"
+        self.pin = FleetPin(self.directory / "fleet.json")
+        self.begin()
+
+    def begin(self) -> None:
+        """A new start, of the key and session that it has now."""
+        self.identity = identity_of(self.device, self.key)
+        self.channel = Channel(self.identity, self.pin, self.session, clock=lambda: 0.0)
 
     # -- what it says -------------------------------------------------------------------
 
     def say(self, message: Message) -> None:
+        if self.channel.established or isinstance(message, Hello):
+            self.say_sealed(self.channel.seal(message))
+
+    def say_sealed(self, payload: bytes) -> None:
         if not self.silent and self.transport.connected:
-            self.transport.publish(topics.up(self.device), encode(message))
+            self.transport.publish(topics.up(self.device), payload)
+
+    def say_json(self, body: bytes) -> None:
+        """Sign and send whatever it is."""
+        self.say_sealed(self.channel._sealed(body, self.channel._next()))
 
     def hello(self) -> None:
+        self.say(self._hello(self.channel.nonce()))
+
+    def _hello(self, nonce: str, answer: str = "") -> Hello:
         task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)
-        self.say(Hello(self.device, self.key, self.session, "0", ["torch"], samples=50, task=task, held=self.held))
+        return Hello(
+            self.device,
+            self.identity.public_key,
+            self.session,
+            "0",
+            ["torch"],
+            samples=50,
+            task=task,
+            nonce=nonce,
+            answer=answer,
+            held=self.held,
+        )
 
     def heartbeat(self, **health: float) -> None:
         task = (self.offer.run, self.offer.step) if self.offer else next(iter(self.outbox), None)
@@ -105,6 +137,7 @@ class Agent:
         self.session = f"s{int(self.session[1:]) + 1}"
         self.offer = self.receiver = None
         self.masks.clear()
+        self.begin()
 
     # -- what it hears ------------------------------------------------------------------
 
@@ -117,7 +150,9 @@ class Agent:
                 if event.topic == topics.down_chunk(self.device):
                     self._chunk(event.payload)
                 else:
-                    self._told(decode_down(event.payload))
+                    message = self.channel.open(event.payload)
+                    if message is not None:
+                        self._told(message)
         return busy
 
     def _told(self, message: DownMessage) -> None:
@@ -142,7 +177,15 @@ class Agent:
                         for index in range(start, min(start + count, offer.manifest.count)):
                             data = pack_chunk(sha256, index, read_chunk(path, offer.manifest, index))
                             self.transport.publish(topics.up_chunk(self.device), data)
-            case Welcome() | _:
+            case HelloWanted():
+                self.hello()
+            case Challenge():
+                self.say(self._hello(message.nonce, message.challenge))
+            case Welcome(Enrolment.ACCEPTED):
+                self.channel.accepted()
+                if not self.holds_results:
+                    self.offer_results()
+            case _:
                 pass
 
     def _ask(self) -> None:

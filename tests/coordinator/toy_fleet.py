@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.coordinator.toy import NO_DATA, InstantEngine, create_toy
 from tests.coordinator.toy_agent import Agent
+from tests.signing import FLEET_KEY
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.run.scheduler import Creator
 from tinyfleet.coordinator.service import Service
@@ -36,6 +37,7 @@ class Fleet:
         self.config = CoordinatorConfig(**{"auto_accept": True, **config})
         self.clock = Clock()
         self.create = create
+        self.key = FLEET_KEY
         self.broker = LoopBroker()
         self.engine = InstantEngine()
         self._generation = itertools.count()
@@ -50,7 +52,13 @@ class Fleet:
         self.transport = LoopTransport(self.broker, f"coordinator-{next(self._generation)}")
         self.engine = InstantEngine()
         self.service = Service(
-            self.store, self.transport, self.config, engine=self.engine, create=self.create, clock=self.clock
+            self.store,
+            self.transport,
+            self.config,
+            self.key,
+            engine=self.engine,
+            create=self.create,
+            clock=self.clock,
         )
         self.service.start()
 

@@ -94,10 +94,8 @@ def _call(*words: object) -> None:
 
 def adapted(script: str, architecture: str) -> str:
     """What a reader replaces as well: the address of the repository, and the board's architecture by this one's."""
-    return (
-        script.replace("git clone REPOSITORY", "git clone -q /srv/repository")
-        .replace("-*_aarch64.whl", f"-*_{architecture}.whl")
-        .replace("constraints/aarch64.txt", f"constraints/{architecture}.txt")
+    return script.replace("git clone REPOSITORY", "git clone -q /srv/repository").replace(
+        "-*_aarch64.whl", f"-*_{architecture}.whl"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import msgspec
 
 from tests.patience import PATIENCE_S
+from tests.signing import FLEET_KEY, Signer, identity_of
 from tinyfleet.edge_agent.config import AgentConfig, load
-from tinyfleet.edge_agent.identity import Identity
+from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
@@ -25,8 +27,12 @@ from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
 from tinyfleet.fedcore.protocol.messages import (
+    Challenge,
     ChunkRequest,
     Enrolment,
+    Goodbye,
+    Hello,
+    HelloWanted,
     Manifest,
     Message,
     ResultVerdict,
@@ -36,13 +42,14 @@ from tinyfleet.fedcore.protocol.messages import (
     Verdict,
     Welcome,
     decode_up,
-    encode,
 )
+from tinyfleet.fedcore.protocol.signed.envelope import Direction, unseal
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey, fleet_id, key_bytes, key_text
 from tinyfleet.fedcore.protocol.transport import Event as TransportEvent
 from tinyfleet.fedcore.protocol.transport import Received, Transport
 from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
 
-IDENTITY = Identity("porch", "QUJD", "ab" * 32)
+IDENTITY = identity_of("porch")
 SPEC = RunSpec(
     method={"name": "fedavg"},
     training=TrainingSettings(batch=8),
@@ -108,19 +115,30 @@ class ScriptedWorker:
 
 
 class Coordinator:
-    """Keeps what the agent says; serves the blobs that it offers."""
+    """Keeps what the agent says; serves the blobs that it offers, and meets every greeting with its challenge.
 
-    def __init__(self, transport: Transport, device: str = IDENTITY.device) -> None:
+    Of a greeting only the second hello is kept, without nonce and answer.
+    """
+
+    def __init__(self, transport: Transport, device: str = IDENTITY.device, key: SigningKey = FLEET_KEY) -> None:
         self.transport = transport
         self.device = device
+        self.key = key
+        self.restart()
         transport.open((topics.ALL_UP, topics.ALL_UP_CHUNKS))
         self.heard: list[Message] = []
         self.chunks: dict[int, bytes] = {}
         self.blobs: dict[str, tuple[Manifest, bytes]] = {}
         self.serving = True
 
-    def say(self, message: Message) -> None:
-        self.transport.publish(topics.down(self.device), encode(message))
+    def restart(self) -> None:
+        """A new session, to which no agent is known."""
+        self.challenge = ""
+        session, fleet = secrets.token_hex(8), fleet_id(self.key.public)
+        self.signer = Signer(self.key, Direction.DOWN, self.device, session, fleet=fleet)
+
+    def say(self, message: Message | bytes) -> None:
+        self.transport.publish(topics.down(self.device), self.signer.seal(message))
 
     def welcome(self, enrolment: Enrolment = Enrolment.ACCEPTED, heartbeat_s: float = 5.0) -> None:
         self.say(Welcome(enrolment, heartbeat_s))
@@ -159,7 +177,25 @@ class Coordinator:
             chunk = unpack_chunk(event.payload)
             self.chunks[chunk.index] = bytes(chunk.data)
             return
-        message = decode_up(event.payload)
+        envelope = unseal(event.payload)
+        message = decode_up(bytes(envelope.body))
+        if isinstance(message, Hello):
+            self.public_key = key_bytes(message.public_key)
+        assert self.public_key is not None
+        assert envelope.signed_by(self.public_key, Direction.UP)
+        if isinstance(message, Hello):
+            self.signer.peer = envelope.session
+            if not message.answer:
+                self.challenge = secrets.token_hex(16)
+                self.say(Challenge(message.nonce, self.challenge, key_text(self.key.public)))
+                return
+            if message.answer != self.challenge:
+                return  # to another coordinator's
+            message = msgspec.structs.replace(message, nonce="", answer="")
+        elif envelope.peer != self.signer.session and not isinstance(message, Goodbye):
+            self.signer.peer = envelope.session
+            self.say(HelloWanted())
+            return
         self.heard.append(message)
         if isinstance(message, ChunkRequest) and self.serving:
             self.serve(message)
@@ -221,6 +257,7 @@ class Rig:
         self.transport = LoopTransport(self.broker, IDENTITY.client_id)
         self.agent = Supervisor(
             IDENTITY,
+            FleetPin(self.state / "fleet.json"),
             self.config,
             Board(self.engines, 100),
             self.transport,

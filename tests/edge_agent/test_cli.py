@@ -10,6 +10,7 @@ import pytest
 
 from tests.edge_agent.runs import write_data
 from tests.patience import PATIENCE_S
+from tests.signing import identity_of
 from tinyfleet.device_profiles.emulated import BOARD_VARIABLE
 from tinyfleet.device_profiles.measuring import measure
 from tinyfleet.device_profiles.profile import DeviceProfile, Measurement, ProfileError, Rate
@@ -57,7 +58,7 @@ def test_each_fatal_error_has_its_code(tmp_path, capsys):
     assert run(capsys, "run", "--state", tmp_path / "file" / "below")[0] == 9
     assert run(capsys, "status", "--state", tmp_path)[0] == 9
     state = tmp_path / "state"
-    state.mkdir()
+    state.mkdir(mode=0o700)
     with lock(state):
         code, _, err = run(capsys, "run", "--state", state)
     assert (code, str(state) in err) == (8, True)
@@ -91,7 +92,7 @@ def test_describing_the_board_takes_a_child(tmp_path):
 
 def test_status_is_written_once_a_change(tmp_path, capsys):
     path = tmp_path / "status.json"
-    status = StatusFile(path, "porch", "s1")
+    status = StatusFile(path, identity_of("porch"), "s1")
     status.write("accepted", "training", ("r", 3))
     first = path.stat().st_mtime_ns, path.stat().st_ino
     status.write("accepted", "training", ("r", 3))

@@ -58,6 +58,7 @@ def test_the_caller_never_imports_cryptography(tmp_path):
 def test_a_damaged_file_is_never_replaced_in_silence(tmp_path, content):
     path = tmp_path / identity.FILE_NAME
     path.write_bytes(content)
+    path.chmod(0o600)
     with pytest.raises(ConfigError, match="restore"):
         identity.obtain(tmp_path)
     assert path.read_bytes() == content

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from tests.edge_agent.rig import IDENTITY, Rig
-from tinyfleet.edge_agent.link import HELLO_REPEAT_S, MUTE_S
+from tinyfleet.edge_agent.link import HELLO_REPEAT_S, MUTE_S, PENDING_HELLO_REPEAT_S
 from tinyfleet.edge_agent.state_directory import STATUS
 from tinyfleet.edge_agent.states import LinkState
 from tinyfleet.edge_agent.status import read
 from tinyfleet.fedcore.protocol.messages import Enrolment, Goodbye, Heartbeat, Hello, ResultOffer, Welcome
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
-from tinyfleet.fedcore.protocol.version import PROTOCOL
+from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL
 
 
 def test_hello_is_repeated_until_a_welcome_comes(tmp_path):
@@ -69,7 +69,7 @@ def test_a_coordinator_of_another_age_is_not_obeyed(rig, caplog):
     rig.coordinator.say(Welcome(Enrolment.ACCEPTED, protocol=PROTOCOL + 1))
     rig.settle()
     assert rig.agent.link.state is LinkState.REJECTED
-    assert f"speaks protocol {PROTOCOL + 1}, and this agent 1 to {PROTOCOL}" in caplog.text
+    assert f"speaks protocol {PROTOCOL + 1}, and this agent {OLDEST_PROTOCOL} to {PROTOCOL}" in caplog.text
 
 
 def lines(caplog, level):
@@ -144,3 +144,20 @@ def test_a_new_certificate_is_no_trouble(rig, caplog):
     rig.coordinator.welcome()
     rig.settle()
     assert not lines(caplog, "WARNING")
+
+
+def test_who_waits_for_the_operator_says_hello_now_and_then(rig):
+    """A coordinator that many strangers greet forgets some of them, and those do not hear of it."""
+    rig.coordinator.welcome(Enrolment.PENDING)
+    rig.settle()
+    before = len(rig.coordinator.of(Hello))
+    rig.settle(PENDING_HELLO_REPEAT_S / 4)
+    assert len(rig.coordinator.of(Hello)) == before
+    for _ in range(10):
+        rig.settle(PENDING_HELLO_REPEAT_S / 2)
+    assert 3 <= len(rig.coordinator.of(Hello)) - before <= 10
+    rig.coordinator.welcome()
+    rig.settle()
+    before = len(rig.coordinator.of(Hello))
+    rig.settle(10 * PENDING_HELLO_REPEAT_S)
+    assert len(rig.coordinator.of(Hello)) == before

@@ -201,7 +201,7 @@ def test_a_killed_agent_is_missed_and_takes_its_worker_along(agent, coordinator)
 
 
 def test_pending_devices_wait(agent, coordinator):
-    coordinator.await_(lambda: coordinator.of(Hello))
+    join(coordinator)
     coordinator.welcome(Enrolment.PENDING, heartbeat_s=0.2)
     spec = spec_of()
     coordinator.offer(0, task_blob(spec, first_state(spec)), spec=spec)

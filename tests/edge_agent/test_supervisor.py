@@ -11,6 +11,10 @@ from tinyfleet.fedcore.protocol.transport import Received
 def test_an_agent_that_is_not_accepted_takes_no_task(tmp_path):
     rig = Rig(tmp_path)
     rig.settle()
+    rig.coordinator.offer()
+    rig.settle()
+    assert not rig.coordinator.of(TaskStatus)
+    rig.accepted()
     for enrolment in (Enrolment.PENDING, Enrolment.REJECTED):
         rig.coordinator.welcome(enrolment)
         rig.coordinator.offer()
@@ -70,7 +74,7 @@ LARGE = b"1" + b"0" * 4000
 )
 def test_a_hostile_offer_is_declined_or_dropped_and_the_next_is_taken(rig, spec):
     rig.accepted()
-    rig.coordinator.transport.publish(topics.down("porch"), OFFER % (b"0" * 64, spec))
+    rig.coordinator.say(OFFER % (b"0" * 64, spec))
     rig.settle()
     assert all(said.state is TaskState.DECLINED for said in rig.coordinator.of(TaskStatus))
     assert not rig.workers

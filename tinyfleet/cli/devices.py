@@ -15,7 +15,7 @@ from tinyfleet.fedcore.protocol.messages import Enrolment
 if TYPE_CHECKING:
     from tinyfleet.coordinator.store.rows import DeviceRow, ShareRow
 
-app = typer.Typer(help="List, show, accept and reject devices.", no_args_is_help=True)
+app = typer.Typer(help="List, show, accept, reject, rekey and forget devices.", no_args_is_help=True)
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device, as `devices list` names it.")]
 
@@ -31,6 +31,7 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
     emit_table(
         (
             "device",
+            "fingerprint",
             "enrolment",
             "presence",
             "seen",
@@ -47,6 +48,7 @@ def list_devices(state: StateOption = None, as_json: Json = False) -> None:
         [
             (
                 r.device,
+                r.fingerprint,
                 r.enrolment,
                 "online" if r.online else "offline",
                 f"{ago(r.last_seen)} ago",
@@ -81,6 +83,7 @@ def show(device: DeviceArgument, state: StateOption = None, as_json: Json = Fals
         return
     facts: list[tuple[str, object]] = [
         ("device", row.device),
+        ("fingerprint", row.fingerprint),
         ("enrolment", row.enrolment),
         ("presence", f"{'online' if row.online else 'offline'}, seen {ago(row.last_seen)} ago"),
         ("samples", row.samples),
@@ -108,6 +111,22 @@ def reject(device: DeviceArgument, state: StateOption = None) -> None:
     _decide(device, Enrolment.REJECTED, state)
 
 
+@app.command()
+def rekey(device: DeviceArgument, state: StateOption = None) -> None:
+    """Take the next key that is shown under a device's name, once: its card was lost, or made anew."""
+    with opened(state) as store:
+        store.devices.rekey(device)
+    typer.echo(f"{device}: the next key that greets by this name is taken; compare its fingerprint afterwards")
+
+
+@app.command()
+def forget(device: DeviceArgument, state: StateOption = None) -> None:
+    """Forget a device's key and enrolment; by the same name it is a newcomer. Its tasks stay in their runs."""
+    with opened(state) as store:
+        store.devices.forget_known(device)
+    typer.echo(f"{device}: forgotten")
+
+
 def _document(row: DeviceRow, share: ShareRow | None, levers: str) -> dict[str, Any]:
     """All that is known of a device, as plain data."""
     rest = None if share is None else {k: v for k, v in dataclasses.asdict(share).items() if k != "device"}
@@ -118,7 +137,11 @@ def _warnings(row: DeviceRow) -> list[str]:
     from tinyfleet.coordinator.selection.health import warnings
 
     found = warnings(row.health)
-    return [f"quarantined: {row.quarantine}", *found] if row.quarantine else found
+    if row.quarantine:
+        found = [f"quarantined: {row.quarantine}", *found]
+    if row.rekey:
+        found = ["the next key that greets by this name is taken", *found]
+    return [row.trouble, *found] if row.trouble else found
 
 
 def _celsius(row: DeviceRow) -> str:

@@ -35,6 +35,8 @@ def broker(surroundings: Surroundings) -> Answer:
         return Answer(Outcome.WARNING, str(error), "run this as the agent's user, or give --config FILE")
     found = "\n".join(map(str, steps))
     cause = steps[-1].cause
+    if cause is None and (exposure := settings.exposure()):
+        return Answer(Outcome.WARNING, f"{found}\n{exposure}", "docs/security-ca.md")
     if cause is None:
         return Answer(Outcome.OK, found)
     return Answer(

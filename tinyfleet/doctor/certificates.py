@@ -13,6 +13,7 @@ _SHOWN = 5  # names in one line
 
 def certificates(surroundings: Surroundings) -> Answer:
     """Those of the authority beside the state, or where TINYFLEET_CA says."""
+    from tinyfleet.broker_place import behind, remembered
     from tinyfleet.coordinator.fleet.authority import Authority, CertificateState
     from tinyfleet.fedcore.errors import TinyfleetError
     from tinyfleet.fedcore.tls.validity import Validity
@@ -23,7 +24,8 @@ def certificates(surroundings: Surroundings) -> Answer:
             Outcome.OK, f"no authority in {directory}; beyond one machine a fleet has one: tinyfleet ca init"
         )
     try:
-        rows = Authority(directory).certificates()
+        authority = Authority(directory)
+        rows, stale, place = authority.certificates(), behind(authority), remembered(authority)
     except TinyfleetError as error:
         return Answer(Outcome.WARNING, str(error), "a closed directory that is whole: docs/security-ca.md")
     now = time.time()
@@ -42,6 +44,11 @@ def certificates(surroundings: Surroundings) -> Answer:
     if gone:
         found += f"; expired: {_names(gone)}"
         remedies.append("tinyfleet ca issue NAME, and carry the files to it")
+    if stale and place is not None:
+        found += (
+            f"; the broker's files in {place.directory} are older than the authority's: who is revoked may be in"
+        )
+        remedies.append(f"tinyfleet broker refresh --ca {directory} --out {place.directory} --restart COMMAND")
     return Answer(Outcome.WARNING if remedies else Outcome.OK, found, "\n".join(remedies))
 
 

@@ -45,7 +45,7 @@ def probe(settings: BrokerSettings, topic: str, timeout_s: float = STEP_TIMEOUT_
     address = f"{host}:{port}"
     files = TlsFiles(settings.tls_ca or None, settings.tls_cert or None, settings.tls_key or None)
     context = client_context(files) if tls else None
-    transport = settings.transport(f"tinyfleet-doctor-{os.urandom(3).hex()}")  # what is wrong with it is said first
+    transport = settings.client(f"tinyfleet-doctor-{os.urandom(3).hex()}")  # what is wrong with it is said first
     try:
         where = _looked_up(host, port, timeout_s)
         yield ProbeStep("name", f"{host} is {', '.join(sorted({place[0] for place in where}))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinyfleet.bench.poisoning.runner import PoisoningCell, PoisoningRow
 from tinyfleet.figures.page import Figure
@@ -10,13 +10,14 @@ from tinyfleet.figures.results import CommittedResults, markdown_table
 
 
 def figures(results: CommittedResults) -> dict[str, Figure]:
-    """By name: poisoning, poisoning-methods, poisoning-worst, poisoning-honest."""
+    """By name: poisoning, poisoning-methods, poisoning-worst, poisoning-honest, poisoning-uneven."""
     rows = PoisoningFigures(results)
     return {
         "poisoning": rows.aggregates,
         "poisoning-methods": rows.methods,
         "poisoning-worst": rows.worst,
         "poisoning-honest": rows.honest,
+        "poisoning-uneven": rows.uneven,
     }
 
 
@@ -72,6 +73,23 @@ class PoisoningFigures:
     def honest(self) -> str:
         """How many results of honest devices were refused, in all cells."""
         return str(sum(sum(row.refused_honest) for row in self._rows().values()))
+
+    def uneven(self) -> str:
+        """Honest fleets of uneven data: accuracy without limits and with them."""
+        rows = {row.cell: row for row in self.results.rows("poisoning-uneven", PoisoningRow)}
+        return markdown_table(
+            ("method", "Dirichlet alpha", "without limits", "with limits", "refused"),
+            [
+                (
+                    cell.method,
+                    f"{cell.alpha:g}",
+                    *(f"{100 * r.accuracy:.1f} %" for r in (row, limited)),
+                    sum(limited.refused_honest),
+                )
+                for cell, row in rows.items()
+                if not cell.limited and (limited := rows[replace(cell, limited=True)])
+            ],
+        )
 
     def _rows(self, method: str = "") -> dict[PoisoningCell, PoisoningRow]:
         rows = self.results.rows("poisoning", PoisoningRow)

@@ -128,7 +128,13 @@ ALTER TABLE steps ADD COLUMN evaluation TEXT NOT NULL DEFAULT '';
 ALTER TABLE devices ADD COLUMN quarantine TEXT NOT NULL DEFAULT '';
 """
 
-UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS)
+_IDENTITIES = """
+ALTER TABLE devices ADD COLUMN rekey INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN rewound_from INTEGER NOT NULL DEFAULT 0;
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES)
 """What makes each version of the schema from the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(UPGRADES)

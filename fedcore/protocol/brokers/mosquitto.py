@@ -63,6 +63,11 @@ class MosquittoBroker:
         self.stop()
         raise TransportError(f"Mosquitto did not start on port {self.port}; it said: {log.read_text()[-500:]}")
 
+    @property
+    def pid(self) -> int:
+        """Its process; 0 while it does not run."""
+        return 0 if self._process is None else self._process.pid
+
     def stop(self) -> None:
         """Stop it; may be called twice."""
         self._end(kill=False)

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.protocol.traffic.buffered_reading import BufferedReading
 from tinyfleet.fedcore.tls.plaintext import refuse_far
 
 PROXIES = "urllib.request"
@@ -75,7 +76,7 @@ def socket_bytes(sock: Any) -> tuple[int, int]:
     return sent, received
 
 
-class WatchedClient(Client):  # type: ignore[misc]  # paho is not typed for mypy here
+class WatchedClient(BufferedReading, Client):  # type: ignore[misc]  # paho is not typed for mypy here
     """paho's client of one connection; its network thread tells ``died`` of what error, and ``ended`` that it ends.
 
     paho lets that thread end, and goes on saying that it is connected. ``near``: to this machine alone.

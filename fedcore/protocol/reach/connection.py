@@ -74,7 +74,7 @@ class BrokerConnection:
         access: BrokerAccess,
         protocol: int,
         subscriptions: tuple[str, ...],
-        will: Will | None,
+        will: Callable[[], Will] | None,
         *,
         packet_bytes: int,
         stands: Callable[[], None],
@@ -158,11 +158,12 @@ class BrokerConnection:
             died=self.died,
             ended=self._end,
         )
-        client.max_inflight_messages_set(access.window)
+        client.max_inflight_messages_set(0)  # the window is ours: for what is lost paho would wait for ever
         if access.username:
             client.username_pw_set(access.username, access.password)
         if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=False)
+            will = self._will()
+            client.will_set(will.topic, will.payload, qos=1, retain=False)
         client.on_socket_close = self._on_socket_close
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -187,7 +188,15 @@ class BrokerConnection:
 
     def publish(self, topic: str, payload: bytes, timeout: float, hurried: Callable[[], bool]) -> None:
         """See ``Transport.publish``; waits no longer once ``hurried``."""
-        self.publishes.begin(topic, len(payload), timeout, stands=lambda: self.ready, hurried=hurried)
+        if self.publishes.forget_lost() and (client := self._client) is not None:
+            client.drop_out_messages()
+        try:
+            self.publishes.begin(topic, len(payload), timeout, stands=lambda: self.ready, hurried=hurried)
+        except TransportError:
+            if self.publishes.deaf and (client := self._client) is not None:
+                self._because(CauseKind.SILENT, "the broker acknowledges nothing any more; is it overloaded?")
+                client.disconnect()
+            raise
         client, packet_id = self._client, None
         try:
             if client is None:
@@ -198,6 +207,12 @@ class BrokerConnection:
             packet_id = info.mid
         finally:
             self.publishes.sent(topic, len(payload), packet_id)
+
+    @property
+    def skipped(self) -> int:
+        """Publishes of QoS 0 that were not read: nothing of ours is sent so."""
+        client = self._client
+        return 0 if client is None else client.skipped
 
     @property
     def window_free(self) -> int:
@@ -290,6 +305,7 @@ class BrokerConnection:
                 self._because(*causes.subscription_refused(str(reason), topic), settled=True)
                 self._end()
                 return
+        client.confirmed_only = all(reason.value == 1 for reason in reasons)
         self._stand()
 
     def _stand(self) -> None:
@@ -323,7 +339,8 @@ class BrokerConnection:
             topic = message.topic
         except UnicodeDecodeError:
             return  # nothing of ours
-        self._received(topic, message)
+        if message.qos or not client.confirmed_only:
+            self._received(topic, message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
         self.publishes.acknowledged(mid, reason)

@@ -14,6 +14,8 @@ from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 
 # How soon a publish that waits for room notices that the program is to end.
 _LOOK_S = 0.1
+# Of silence, after which a publish will not be acknowledged: a broker whose queue for a client is full drops that.
+ACKNOWLEDGEMENT_S = 10.0
 # Topics of which something is kept; a fleet's names are a stranger's to choose.
 _MOST_TOPICS = 1000
 _UNHEARD = 0x10  # PUBACK: no matching subscribers
@@ -33,6 +35,8 @@ class Publishes:
         self._in_flight: dict[int, tuple[str, int]] = {}  # topic and size, by packet id
         self._sending = 0  # beside these: packet ids are known after the fact
         self._early: dict[int, Any] = {}  # acknowledged before that
+        self._last_at = time.monotonic()
+        self.deaf = False  # the window is full, and nothing is acknowledged
 
     @property
     def window(self) -> int:
@@ -63,6 +67,9 @@ class Publishes:
                         f"the broker at {self._address} acknowledged none of {self.window} publishes "
                         f"{'yet' if left > 0 else f'within {timeout:g} s'}"
                     )
+                if self._silent_s >= ACKNOWLEDGEMENT_S:
+                    self.deaf = True
+                    raise TransportError(f"the broker at {self._address} acknowledges nothing any more")
                 self._changed.wait(min(left, _LOOK_S))
             if not stands():
                 raise TransportError(f"not connected to the broker at {self._address}")
@@ -71,6 +78,7 @@ class Publishes:
                 self.refused[topic] = (CauseKind.SIZE, f"{said}; raise its limit: one of {size} bytes waits")
                 raise TransportError(f"{size} bytes for {topic} are too many: {said}")
             self._sending += 1
+            self._last_at = time.monotonic()
 
     def sent(self, topic: str, size: int, packet_id: int | None) -> None:
         """It was handed to the library, as ``packet_id``; None: it was not taken."""
@@ -85,12 +93,26 @@ class Publishes:
     def acknowledged(self, packet_id: int, reason: Any) -> None:
         """A PUBACK, with MQTT 5's reason."""
         with self._changed:
+            self._last_at = time.monotonic()
             sent = self._in_flight.pop(packet_id, None)
             if sent is None:
                 self._early[packet_id] = reason
             else:
                 self._judge(sent[0], reason)
             self._changed.notify_all()
+
+    @property
+    def _silent_s(self) -> float:
+        """Seconds since anything was published or acknowledged."""
+        return time.monotonic() - self._last_at
+
+    def forget_lost(self) -> bool:
+        """Drop what was not acknowledged in a long time without any other; True where there was such."""
+        with self._changed:
+            lost = bool(self._in_flight) and self._silent_s >= ACKNOWLEDGEMENT_S
+            if lost:
+                self._in_flight.clear()
+        return lost
 
     def _judge(self, topic: str, reason: Any) -> None:
         """What the broker makes of a publish to ``topic``. MQTT 3.1.1 says nothing."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_S
+from tests.signing import FLEET_KEY
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet import certificates as module
 from tinyfleet.coordinator.fleet.authority import Authority, CertificateState
@@ -216,11 +217,23 @@ def test_a_serial_number_of_nobodys_changes_nothing(gateway, authority):
     assert [row.state for row in authority.certificates()] == [CertificateState.ACTIVE]
 
 
+def test_whoever_names_certificates_on_and_on_is_heard_once_a_second(gateway, authority, monkeypatch):
+    looked = []
+    gateway.tls(authority, "board-1")
+    gateway.start()
+    monkeypatch.setattr(Authority, "confirm", lambda self, name, serial: looked.append(serial))
+    for number in range(500):
+        gateway.certificates.in_use("board-1", CertificateInUse(f"{number:x}"))
+    gateway.now += module.NOTE_S
+    gateway.certificates.tick(gateway.now)
+    assert looked == ["0", f"{499:x}"], "the first, and the latest"
+
+
 def test_only_accepted_devices_are_answered(tmp_path):
     """As with all else: who is pending or rejected is not served."""
     store = Store(tmp_path / "state", clock=lambda: 1.7e9)
     authority = Authority.make(tmp_path / "state" / "authority")
-    service = Service(store, LoopTransport(LoopBroker(), "c"), CoordinatorConfig())
+    service = Service(store, LoopTransport(LoopBroker(), "c"), CoordinatorConfig(), FLEET_KEY)
     try:
         request = prepare(Gateway(tmp_path).tls(authority, "board-1"))
         authority.rotate()

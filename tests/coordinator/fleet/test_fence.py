@@ -6,8 +6,10 @@ import sqlite3
 
 import pytest
 
+from tests.coordinator.crowd import Crowd
 from tests.coordinator.toy import InstantEngine, toy_spec
 from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
+from tests.signing import Signer, key_named
 from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess, Evaluated
@@ -17,13 +19,12 @@ from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
     Enrolment,
-    Hello,
     TaskOffer,
     TaskState,
     TaskStatus,
     Welcome,
-    encode,
 )
+from tinyfleet.fedcore.protocol.signed.envelope import Direction
 
 HELLO = b'{"type":"hello","name":"x","public_key":"k","session":"s","agent_version":"0","engines":[],"profile":%s}'
 BEAT = b'{"type":"heartbeat","session":"s1","health":{"rss_bytes":%s}}'
@@ -41,7 +42,7 @@ HOSTILE = [
 
 def settle(fleet):
     """Handle all that waits: ``turn`` stops where nobody answers."""
-    while fleet.transport._events.qsize():
+    while len(fleet.transport._events):
         fleet.service.poll(0)
     fleet.turn()
 
@@ -58,11 +59,15 @@ def test_hostile_messages_of_strangers_and_members_cost_nobody_else(tmp_path, au
     fleet.config = Fleet(tmp_path / "other", devices=0, auto_accept=auto_accept).config
     fleet.start()
     fleet.hello()
-    sender = fleet.agents["board-0"].transport
+    member = fleet.agents["board-0"]
     for name in ("stranger", "board-0"):
         for payload in HOSTILE:
-            sender.publish(topics.up(name), payload)
-            sender.publish(topics.up_chunk(name), payload)
+            member.transport.publish(topics.up(name), payload)
+            member.transport.publish(topics.up_chunk(name), payload)
+            stranger = Signer(key_named("stranger"), Direction.UP, name, "s1")
+            member.transport.publish(topics.up(name), stranger.seal(payload))
+    for payload in HOSTILE:
+        member.say_json(payload)
     fleet.turn()
     spec = toy_spec(rounds=1)
     run = fleet.store.runs.submit(spec)
@@ -109,7 +114,7 @@ def test_faults_that_are_long_ago_do_not_count(tmp_path):
     fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=3, quarantine_s=60.0))
     fleet.hello()
     for _ in range(5):
-        fleet.agents["board-0"].transport.publish(topics.up("board-0"), b"{")
+        fleet.agents["board-0"].say_json(b"{}")
         fleet.sleep(31)
     assert devices(fleet)["board-0"].quarantine == ""
     fleet.service.close()
@@ -158,7 +163,7 @@ def test_a_full_disk_is_no_devices_fault(tmp_path, monkeypatch, caplog):
 def test_a_quarantine_does_not_outlive_the_process(tmp_path):
     fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=1))
     fleet.hello()
-    fleet.agents["board-0"].transport.publish(topics.up("board-0"), b"{")
+    fleet.agents["board-0"].say_json(b"{}")
     fleet.turn()
     assert devices(fleet)["board-0"].quarantine
     fleet.vanish()
@@ -297,9 +302,9 @@ def test_hellos_beyond_the_allowance_are_neither_written_nor_answered(tmp_path):
     fleet = Fleet(tmp_path, devices=2, limits=AllowanceSettings(hellos_per_s=1.0, hellos_at_once=10.0))
     fleet.hello()
     greedy = fleet.agents["board-0"]
-    for _ in range(400):
+    for _ in range(100):
         greedy.hello()
-    settle(fleet)
+        fleet.turn()
     assert len(seen(greedy, Welcome)) == 10
     fleet.clock.now += 5.0
     for name in ("board-0", "board-1"):
@@ -320,37 +325,77 @@ def test_the_same_chunks_are_not_sent_again_and_again(tmp_path):
     (offer,) = seen(agent, TaskOffer)[-1:]
     count, before = offer.manifest.count, agent.transport.bytes_received
     for _ in range(1500):
-        agent.transport.publish(topics.up("board-0"), encode(ChunkRequest(offer.manifest.sha256, 0, 1024)))
+        agent.say(ChunkRequest(offer.manifest.sha256, 0, 1024))
     settle(fleet)
     copies = (agent.transport.bytes_received - before) / offer.manifest.size
     assert copies < 9, f"{copies:.1f} copies of {count} chunks"
     fleet.clock.now += 10.0
     before = agent.transport.bytes_received
-    agent.transport.publish(topics.up("board-0"), encode(ChunkRequest(offer.manifest.sha256, 0, 1)))
+    agent.say(ChunkRequest(offer.manifest.sha256, 0, 1))
     fleet.turn()
     assert agent.transport.bytes_received > before, "later it may ask again"
     fleet.service.close()
 
 
 def test_new_names_are_bounded_and_one_that_stays_outlives_those_that_do_not(tmp_path):
-    fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=AllowanceSettings(pending=20))
+    limits = AllowanceSettings(pending=20, strangers_at_once=10_000.0)
+    fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=limits)
     fleet.hello()
     fleet.sleep(1)
     operator = Store(tmp_path / "state")
     operator.devices.set_enrolment("board-0", Enrolment.ACCEPTED)
     operator.close()
     fleet.sleep(1)
-    for number in range(2000):
-        fleet.agents["board-0"].transport.publish(
-            topics.up(f"s{number}"), encode(Hello(f"s{number}", "k", "s", "0", []))
-        )
-    settle(fleet)
+    crowd = Crowd(fleet.broker)
+    for number in range(500):
+        crowd.greet(f"s{number}", fleet.turn)
     fleet.sleep(1)
     names = set(devices(fleet))
     assert len(names) == 21
-    assert {"board-0", "board-1", "s1999"} <= names, "the accepted, the one that sends heartbeats, the newest"
+    assert {"board-0", "board-1"} <= names, "the accepted, the one that sends heartbeats"
     assert seen(fleet.agents["board-1"], Welcome)[-1].enrolment is Enrolment.PENDING
     fleet.vanish()
     fleet.start()
     assert set(devices(fleet)) == names
+    fleet.service.close()
+
+
+def test_of_strangers_so_many_a_second_are_read_and_the_accepted_are_all_read(tmp_path, caplog):
+    limits = AllowanceSettings(strangers_per_s=10.0, strangers_at_once=20.0)
+    fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=limits)
+    operator = Store(tmp_path / "state")
+    fleet.hello()
+    fleet.sleep(1)
+    operator.devices.set_enrolment("board-0", Enrolment.ACCEPTED)
+    fleet.sleep(10)
+    caplog.clear()
+    for number in range(500):
+        fleet.transport._take(topics.up(f"s{number}"), HELLO % b"{}")
+        fleet.transport._take(topics.up(f"g{number}"), b"{")
+    fleet.agents["board-0"].hello()
+    settle(fleet)
+    assert len(seen(fleet.agents["board-0"], Welcome)) == 3
+    fleet.sleep(1)
+    assert len(devices(fleet)) <= 2 + 20
+    assert len([r for r in caplog.records if "nobody has accepted" in r.message]) <= 3, "told all together"
+    fleet.agents["board-1"].session = "s2"
+    fleet.agents["board-1"].hello()
+    fleet.turn()
+    fleet.sleep(1)
+    assert seen(fleet.agents["board-1"], Welcome), "after the flood a stranger is heard"
+    operator.close()
+    fleet.service.close()
+
+
+def test_auto_accept_lets_so_many_in_and_the_rest_wait_for_the_operator(tmp_path):
+    limits = AllowanceSettings(auto_accepted=3, pending=4)
+    fleet = Fleet(tmp_path, devices=10, auto_accept=True, limits=limits)
+    fleet.hello()
+    fleet.sleep(1)
+    found = [row.enrolment for row in devices(fleet).values()]
+    assert (found.count("accepted"), found.count("pending")) == (3, 4)
+    fleet.vanish()
+    fleet.start()
+    found = [row.enrolment for row in devices(fleet).values()]
+    assert (found.count("accepted"), found.count("pending")) == (3, 4), "nor at the next start"
     fleet.service.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.coordinator.toy import toy_spec
 from tests.coordinator.toy_fleet import Fleet, seen
+from tests.signing import public_key_of
 from tinyfleet.fedcore.protocol.messages import Enrolment, ResultVerdict, TaskCancel, TaskOffer, Verdict, Welcome
 
 
@@ -65,6 +66,7 @@ def test_another_key_under_a_known_name_is_refused(fleet):
     fleet.hello()
     agent.goodbye()
     agent.key, agent.session = "another key", "s9"
+    agent.begin()
     agent.hello()
     fleet.turn()
     welcome = seen(agent, Welcome)[-1]
@@ -74,7 +76,7 @@ def test_another_key_under_a_known_name_is_refused(fleet):
     fleet.turn()
     assert not fleet.service._registry.online("board-0")
     pin = fleet.store.devices.pins()[0]
-    assert (pin.device, pin.public_key, pin.session) == ("board-0", "key-of-board-0", "s1")
+    assert (pin.device, pin.public_key, pin.session) == ("board-0", public_key_of("board-0"), "s1")
 
 
 def test_an_agent_that_is_too_old_is_told_what_to_update(fleet, monkeypatch, caplog):
@@ -83,6 +85,6 @@ def test_an_agent_that_is_too_old_is_told_what_to_update(fleet, monkeypatch, cap
     fleet.turn()
     welcome = seen(fleet.agents["board-0"], Welcome)[-1]
     assert welcome.enrolment is Enrolment.REJECTED
-    assert "speaks protocol 1, and this coordinator 1 to 1; update the agent" in welcome.reason
+    assert "speaks protocol 2, and this coordinator 2 to 2; update the agent" in welcome.reason
     assert "board-0 is refused" in caplog.text
     assert "board-0" not in [row.device for row in fleet.store.devices.all()]

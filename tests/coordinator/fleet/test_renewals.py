@@ -20,12 +20,13 @@ from tinyfleet.fedcore.certificates.renewal import install, parse_certificates, 
 from tinyfleet.fedcore.certificates.request import make_request, new_key, prove, read_key
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.messages import CertificateInUse, RenewalGrant, RenewalRefused, RenewalRequest
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
-from tinyfleet.fedcore.tls.context import TlsFiles
+from tinyfleet.fedcore.tls.context import TlsFiles, client_context
 from tinyfleet.fedcore.tls.validity import serial_number
 
 
@@ -212,6 +213,39 @@ def test_a_device_installs_only_what_it_asked_for(authority, clock, tmp_path):
         with pytest.raises(ConfigError, match=fault):
             install(tls, grant)
     assert {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()} == before
+
+
+@pytest.mark.parametrize("make", [board, apart])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_power_cut_at_any_write_leaves_a_pair_that_works(authority, clock, tmp_path, monkeypatch, make, when):
+    """Key and certificate belong together, and the renewal goes on where it was."""
+    tls = make(authority, tmp_path / "tls")
+    authority.rotate()  # so that both files change
+    cut_at, done = 0, False
+    while not done:
+        cut_at, writes = cut_at + 1, []
+
+        def write(*given, writes=writes, cut_at=cut_at, **options):
+            writes.append(given)
+            if len(writes) == cut_at and when == "before":
+                raise KeyboardInterrupt
+            write_atomic(*given, **options)
+            if len(writes) == cut_at:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tinyfleet.fedcore.certificates.renewal.write_atomic", write)
+            try:
+                install(tls, answer(authority, "board-1", prepare(tls)))
+                done = True
+            except KeyboardInterrupt:
+                pass
+        client_context(tls)
+    assert cut_at >= 2, "no cut came before the last write"
+    assert read_certificate(Path(tls.certificate)).serial_number == int(
+        authority.certificates("board-1")[0].serial, 16
+    )
+    assert len(authority.certificates("board-1")) == 2
 
 
 # -- at the broker ------------------------------------------------------------------------

@@ -207,15 +207,15 @@ def test_who_was_not_there_hears_of_a_runs_end_with_its_next_heartbeat(fleet):
     assert fleet.store.runs.get(run).state == "stopped"
     fleet.vanish()
     fleet.start()
-    fleet.agents["board-0"].heartbeat()
-    fleet.turn()
-    ended = seen(fleet.agents["board-0"], RunEnded)
-    assert RunEnded(run) in ended
     fleet.agents["board-1"].outbox.clear()
     fleet.agents["board-1"].offer = msgspec.structs.replace(
         seen(fleet.agents["board-1"], TaskOffer)[0], run="somebody-elses"
     )
     before = len(seen(fleet.agents["board-1"], RunEnded))
+    fleet.agents["board-0"].heartbeat()
+    fleet.turn()
+    ended = seen(fleet.agents["board-0"], RunEnded)
+    assert RunEnded(run) in ended
     for _ in range(3):
         fleet.agents["board-1"].heartbeat()
         fleet.turn()

@@ -35,6 +35,7 @@ def test_a_restart_in_the_middle_of_a_step_changes_nothing(fleet):
     fleet.vanish()
     fleet.start()
     assert fleet.counted() == 1  # folded again from the disk
+    fleet.turn()
     fleet.agents["board-2"].offer_results()
     fleet.sleep(1)
     assert fleet.counted() == 2
@@ -42,6 +43,7 @@ def test_a_restart_in_the_middle_of_a_step_changes_nothing(fleet):
     fleet.start()
     for name in ("board-1", "board-2"):
         fleet.agents[name].holds_results = False
+    fleet.turn()
     fleet.agents["board-1"].offer_results()
     fleet.sleep(6)
     assert fleet.store.runs.get(run).state == "finished"

@@ -9,7 +9,7 @@ from tests.coordinator.toy import create_toy, toy_spec
 from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
-from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, Verdict
+from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
 
 
 def bad_results(task, device):
@@ -81,16 +81,20 @@ def test_a_result_that_is_offered_twice_counts_once(fleet):
     assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
 
 
-def test_a_result_nobody_asked_for_is_refused(fleet):
+def test_a_result_of_an_unknown_run_is_neither_taken_nor_refused(fleet, caplog):
     fleet.hello()
     agent = fleet.agents["board-0"]
     path = fleet.directory / "x"
     path.write_bytes(b"x")
     from tinyfleet.fedcore.protocol.chunks import manifest_of
 
-    agent.say(ResultOffer("no-such-run", 0, manifest_of(path, 1000), 1.0, 1.0, 1, "torch"))
-    fleet.turn()
-    assert seen(agent, ResultVerdict)[-1].verdict is Verdict.REFUSED
+    before = len(agent.seen)
+    for _ in range(3):
+        agent.say(ResultOffer("no-such-run", 0, manifest_of(path, 1000), 1.0, 1.0, 1, "torch"))
+        agent.say(TaskStatus("no-such-run", 0, TaskState.RUNNING))
+        fleet.turn()
+    assert agent.seen[before:] == []
+    assert caplog.text.count("no-such-run") == 1
 
 
 def test_an_oversized_result_is_refused_unread(tmp_path):

@@ -98,10 +98,11 @@ def test_after_a_restart_the_part_is_the_same(fleet, restarts):
 
 
 def test_a_run_waits_while_everybody_is_too_hot_and_goes_on_when_one_is_not(fleet):
-    run = fleet.store.runs.submit(SPEC)
+    fleet.hello()
     for agent in fleet.agents.values():
-        agent.hello()
         agent.heartbeat(temperature_c=93.0)
+    fleet.turn()
+    run = fleet.store.runs.submit(SPEC)
     fleet.turn()
     assert fleet.store.steps.of(run) == []
     shares = fleet.store.shares.latest()

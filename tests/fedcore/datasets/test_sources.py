@@ -76,7 +76,7 @@ def test_arrays(tmp_path):
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.zeros(6)}, "labels of type float64"),
         ({"x": np.full((6, 1, 4, 4), np.nan), "y": np.zeros(6, int)}, "finite"),
         ({"x": np.zeros((2, 1, 4, 4)), "y": np.zeros(2, int), "x_test": np.zeros((2, 1, 4, 4))}, "must hold"),
-        ({"x": np.array([{}]), "y": np.zeros(1, int)}, "plain arrays"),
+        ({"x": np.array([{}]), "y": np.zeros(1, int)}, "plain array"),
     ],
 )
 def test_bad_arrays_say_what_is_wrong(tmp_path, parts, message):

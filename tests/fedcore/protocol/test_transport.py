@@ -16,6 +16,7 @@ from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport, matches
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
 from tinyfleet.fedcore.protocol.reach.causes import CauseKind
+from tinyfleet.fedcore.protocol.traffic import arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Received, Will
 
 KINDS = ("loop", "mosquitto-5", "mosquitto-3.1.1", "mosquitto-auto", "embedded")
@@ -91,7 +92,7 @@ def test_delivery_in_order_and_by_wildcard(network):
 
 
 def test_a_connection_that_is_renewed_stands_again(network):
-    client = network.client("t", will=Will("wills", b"gone"))
+    client = network.client("t", will=lambda: Will("wills", b"gone"))
     heir = network.client("wills")
     client.reconnect()
     ended = client.receive(PATIENCE_S)
@@ -144,7 +145,7 @@ def test_round_trips_are_short(network):
 
 def test_a_clean_close_sends_no_will_and_closing_twice_is_fine(network):
     watcher = network.client("wills")
-    client = network.client(will=Will("wills", b"gone"))
+    client = network.client(will=lambda: Will("wills", b"gone"))
     client.close()
     client.close()
     assert not client.connected
@@ -155,7 +156,7 @@ def test_a_clean_close_sends_no_will_and_closing_twice_is_fine(network):
 
 def test_a_lost_client_leaves_its_will(network):
     watcher = network.client("wills")
-    client = network.client(will=Will("wills", b"gone"))
+    client = network.client(will=lambda: Will("wills", b"gone"))
     if network.kind == "loop":
         network.broker.drop(client.client_id)
     else:
@@ -244,17 +245,31 @@ def test_topic_matching(pattern, topic, match):
 
 def test_what_is_too_large_or_too_much_is_dropped_and_the_rest_arrives(network, monkeypatch):
     if network.kind == "loop":
-        pytest.skip("the loop has no bounds")
+        pytest.skip("the loop takes any size")
     receiver, sender = network.client("big", "small"), network.client()
     sender.publish("big", b"x" * (mqtt.MAX_PAYLOAD_BYTES + 1))
     sender.publish("small", b"1")
     assert messages(receiver, 1) == [("small", b"1")]
-    monkeypatch.setattr(mqtt, "MAX_WAITING", 3)
+    monkeypatch.setattr(arrivals, "PLAIN_PUBLISHES", 3)
     for number in range(8):
         sender.publish("small", b"%d" % number)
     sender.publish("small", b"last")
     deadline = time.monotonic() + PATIENCE_S
-    while receiver._dropped < 6 and time.monotonic() < deadline:
+    while receiver._events._dropped < 6 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert receiver._dropped == 6
+    assert receiver._events.take_dropped() == 6
     assert [payload for _, payload in messages(receiver, 3)] == [b"0", b"1", b"2"]
+
+
+def test_who_is_known_does_not_wait_behind_others(network):
+    receiver = network.client("t/+")
+    receiver.favour(lambda topic: topic == "t/known")
+    sender = network.client()
+    for number in range(50):
+        sender.publish(f"t/{number}", b"")
+    sender.publish("t/known", b"!")
+    deadline = time.monotonic() + PATIENCE_S
+    while len(receiver._events) < 51 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert messages(receiver, 1) == [("t/known", b"!")]
+    assert len(messages(receiver, 50)) == 50

@@ -104,6 +104,22 @@ def test_what_hangs_ends_within_the_time_limits(monkeypatch):
         server.close()
 
 
+def test_plaintext_to_another_machine_is_not_tried_with_a_password(scene, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("tinyfleet.fedcore.tls.plaintext.loopback", lambda address: False)
+    *_, last = probe(BrokerSettings(f"mqtt://127.0.0.1:{scene.mosquitto().port}"), "t")
+    assert (last.name, last.cause.kind) == ("log-in", CauseKind.TLS)
+    assert "plaintext goes to this one alone" in last.cause.reason
+
+
+def test_plaintext_that_is_allowed_is_a_warning(scene, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr("tinyfleet.fedcore.tls.plaintext.loopback", lambda address: False)
+    config = tmp_path / "agent.toml"
+    config.write_text(f'[broker]\nurl = "mqtt://127.0.0.1:{scene.mosquitto().port}"\nplaintext = true\n')
+    told = broker(Surroundings(tmp_path, config=config, root=tmp_path))
+    assert told.status is Outcome.WARNING
+    assert "whoever is on the way reads models, and forges messages" in told.found
+
+
 def test_dns_that_hangs_ends_too(monkeypatch):
     asked = threading.Event()
 

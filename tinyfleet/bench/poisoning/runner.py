@@ -57,6 +57,8 @@ class PoisoningCell:
     aggregate: str
     attack: str  # "" where nobody is hostile
     share: float  # of the devices
+    alpha: float = 0.0  # of the Dirichlet split; 0: even parts
+    limited: bool = True  # False: nothing is refused or cut beside other results
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,12 @@ class PoisoningRow:
     accuracies: list[float]
     refused: list[int]  # results of hostile devices
     refused_honest: list[int]
+    alpha: float = 0.0
+    limited: bool = True
 
     @property
     def cell(self) -> PoisoningCell:
-        return PoisoningCell(self.method, self.aggregate, self.attack, self.share)
+        return PoisoningCell(self.method, self.aggregate, self.attack, self.share, self.alpha, self.limited)
 
     @property
     def accuracy(self) -> float:
@@ -89,7 +93,10 @@ class PoisoningRow:
 
 
 def cells(
-    methods: Sequence[str], aggregates: Sequence[str], attacks: Sequence[str], shares: Sequence[float]
+    methods: Sequence[str],
+    aggregates: Sequence[str],
+    attacks: Sequence[str],
+    shares: Sequence[float],
 ) -> Iterator[PoisoningCell]:
     """Of each method and aggregate: at first nobody hostile, then each attack by each share."""
     for method in methods:
@@ -100,27 +107,51 @@ def cells(
                     yield PoisoningCell(method, aggregate, attack, share)
 
 
-def job(seed: int, method: str = "fedavg", aggregate: str = "mean", **fleet_settings: Any) -> RunSpec:
-    """Ten devices with even parts; a fleet as by default but for its aggregate."""
-    least = {} if aggregate == "mean" else {"min_results": LEAST_RESULTS}
+def uneven_cells(methods: Sequence[str], alphas: Sequence[float]) -> Iterator[PoisoningCell]:
+    """Honest fleets whose data is uneven, with and without limits."""
+    for method in methods:
+        for alpha in alphas:
+            for limited in (False, True):
+                yield PoisoningCell(method, "mean", "", 0.0, alpha, limited)
+
+
+def job(
+    seed: int, method: str = "fedavg", aggregate: str = "mean", alpha: float = 0.0, *, limited: bool = True
+) -> RunSpec:
+    """Ten devices; a fleet as by default but for its aggregate and, where they are lifted, its limits."""
+    fleet_settings: dict[str, Any] = {"aggregate": aggregate}
+    if aggregate != "mean":
+        fleet_settings["min_results"] = LEAST_RESULTS
+    if not limited:
+        fleet_settings |= {"norm_limit": 0.0, "influence_limit": 0.0}
+    split = PartitionSettings("dirichlet" if alpha else "iid", alpha=alpha or 0.5, devices=DEVICES, seed=seed)
     return RunSpec(
         name="poisoning",
         seed=seed,
         method={"name": method, **METHODS[method]},
         model=ModelSettings("small_cnn", (1, 8, 8), 10, {"width": 8}),
         training=TrainingSettings(rounds=ROUNDS, batch=32, pretrain_epochs=5, learning_rate=0.04),
-        data=DataSettings(source="digits", partition=PartitionSettings("iid", devices=DEVICES, seed=seed)),
-        fleet=msgspec.convert({"aggregate": aggregate, **least, **fleet_settings}, FleetSettings),
+        data=DataSettings(source="digits", partition=split),
+        fleet=msgspec.convert(fleet_settings, FleetSettings),
     )
 
 
 def run_cell(cell: PoisoningCell, seeds: Sequence[int], engine: Engine) -> PoisoningRow:
     """One after the other."""
-    specs = [job(seed, cell.method, cell.aggregate) for seed in seeds]
+    specs = [job(seed, cell.method, cell.aggregate, cell.alpha, limited=cell.limited) for seed in seeds]
     found = [outcome(fleet(spec, engine, cell.attack, round(cell.share * DEVICES))) for spec in specs]
     accuracies, hostile, honest = (list(values) for values in zip(*found, strict=True))
     return PoisoningRow(
-        cell.method, cell.aggregate, cell.attack, cell.share, list(seeds), accuracies, hostile, honest
+        cell.method,
+        cell.aggregate,
+        cell.attack,
+        cell.share,
+        list(seeds),
+        accuracies,
+        hostile,
+        honest,
+        cell.alpha,
+        cell.limited,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tinyfleet.cli.bench import engine as bench_engine
+from tinyfleet.cli.bench import fleet as bench_fleet
 from tinyfleet.cli.bench import inference as bench_inference
 from tinyfleet.cli.bench import kernels as bench_kernels
 from tinyfleet.cli.bench import methods as bench_methods
@@ -19,6 +20,7 @@ from tinyfleet.cli.output import emit_table, save_rows
 
 app = typer.Typer(help="Measure tinyfleet itself.", no_args_is_help=True)
 app.command("engine")(bench_engine.engine)
+app.command("fleet")(bench_fleet.fleet)
 app.command("inference")(bench_inference.inference)
 app.command("kernels")(bench_kernels.kernels)
 app.command("methods")(bench_methods.methods)

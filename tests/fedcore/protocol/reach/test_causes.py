@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -418,3 +421,23 @@ def test_the_tls_files_are_read_before_any_thread(tmp_path):
     assert not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match=r"tls_ca: .*none: No such file"):
         MqttTransport("mqtts://localhost", "x", tls_ca=str(tmp_path / "none"))
+
+
+WITHOUT_A_NETWORK = """
+import sys
+from tinyfleet.fedcore.protocol.mqtt import MqttTransport
+for host in ("192.0.2.1", "gateway.example", "127.0.0.1"):
+    transport = MqttTransport(f"mqtt://{host}:9", "board")
+    transport.open(())
+    sys.stdout.write(f"{host} {transport.receive(None).kind}\\n")
+    transport.close()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_a_machine_without_a_network():
+    """For real: a namespace with nothing but loopback, whose names nobody looks up."""
+    command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1"', sys.executable]
+    ran = subprocess.run([*command, WITHOUT_A_NETWORK], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["192.0.2.1", "network", "gateway.example", "name", "127.0.0.1", "port"]

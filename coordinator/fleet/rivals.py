@@ -1,0 +1,93 @@
+"""Who else speaks as one of our devices, or as our coordinator: said seldom, for they may speak often."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+from tinyfleet.coordinator.store.devices import Devices
+from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, shown
+
+log = logging.getLogger(__name__)
+
+SAID_EVERY_S = 3600.0
+_MOST_SAID = 4096
+# What brokers answer with whom another client of the same id has replaced: MQTT 5, section 3.14.2.1, 0x8E.
+_TAKEN_OVER = "taken over"
+
+
+class Rivals:
+    """Each is a warning once an hour; what concerns a device stands beside it in ``devices list`` as long."""
+
+    def __init__(self, store: Devices, fleet: str, clock: Callable[[], float]) -> None:
+        self._store, self._clock = store, clock
+        self._own = shown(fleet)
+        self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._noted: dict[str, float] = {}  # devices, and when their trouble is no news any more
+        store.end_troubles()
+
+    def foreign(self, device: str, fleet: str) -> None:
+        """A device is pinned to another fleet."""
+        self._say(
+            "fleet",
+            fleet,
+            f"devices of fleet {shown(fleet)} are on this broker, {device} for one, and this is the coordinator of "
+            f"fleet {self._own}, which they do not heed: another coordinator is here, or this state directory is "
+            "not the one that the devices know",
+        )
+
+    def other_key(self, device: str, key: bytes) -> None:
+        """Somebody greets as a device whose key is another."""
+        mark = shown(fingerprint(key))
+        self._device(device, "key", f"a board with the key {mark} calls itself {device} and is refused")
+
+    def cloned(self, device: str) -> None:
+        """Two boards have the identity of one device."""
+        self._device(
+            device,
+            "clone",
+            f"two boards have the identity of {device}, as where a card was copied: stop one, remove identity.json "
+            "from its state directory, and start it again",
+        )
+
+    def second_coordinator(self, device: str) -> None:
+        """A device of ours was greeted by another coordinator with our key."""
+        self._say(
+            "coordinator",
+            "",
+            f"another coordinator has the key of fleet {self._own} and answers {device}, as where a state "
+            "directory was copied: stop one of the two",
+        )
+
+    def disconnected(self, reason: str) -> None:
+        """The broker ended the connection, and may have said that somebody else has this coordinator's name."""
+        if _TAKEN_OVER in reason.lower():
+            self._say(
+                "taken",
+                "",
+                "another client has taken over this coordinator's connection: a second coordinator of fleet "
+                f"{self._own}, as where a state directory was copied; stop one of the two",
+            )
+
+    def tick(self, now: float) -> None:
+        """What was not noticed again is no news any more."""
+        for device in [name for name, until in self._noted.items() if now >= until]:
+            del self._noted[device]
+            self._store.set_trouble(device, "")
+
+    def _device(self, device: str, kind: str, what: str) -> None:
+        self._noted[device] = self._clock() + SAID_EVERY_S
+        if self._say(kind, device, what):
+            self._store.set_trouble(device, what)
+
+    def _say(self, kind: str, whom: str, what: str) -> bool:
+        now, key = self._clock(), (kind, whom)
+        if now - self._said.get(key, float("-inf")) < SAID_EVERY_S:
+            return False
+        self._said[key] = now
+        self._said.move_to_end(key)
+        if len(self._said) > _MOST_SAID:
+            self._said.popitem(last=False)
+        log.warning("%s", what)
+        return True

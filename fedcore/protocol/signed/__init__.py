@@ -1,0 +1,1 @@
+"""Who says it, and when: Ed25519 signatures, and the envelope in which every control message travels."""

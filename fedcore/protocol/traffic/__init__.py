@@ -1,0 +1,1 @@
+"""What comes and goes over one connection: bounded, and shared fairly by those who sent it."""

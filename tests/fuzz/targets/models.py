@@ -1,0 +1,101 @@
+"""Model files of the native engine: refused, or run without harm."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from sparse_engine import Layer, Model, ModelError, Network, Op, dump, load
+from tests.fuzz.mutation import damaged, damaged_json, json_bytes
+from tests.fuzz.target import Prepared, Target
+
+START, END = struct.Struct("<4sII"), struct.Struct("<I")  # magic, version, bytes of the header; checksum
+MOST_VALUES = 200_000  # of a sample that is computed: a legal model may be larger than a test has time for
+
+
+def _models() -> list[Model]:
+    conv = Layer("c1", Op.CONV, ("input",), 1, 4, (3, 3), (1, 1), (1, 1), bias=True)
+    image = (
+        conv,
+        Layer("bn", Op.BATCH_NORM, ("c1",), 4, 4),
+        Layer("r", Op.RELU, ("bn",)),
+        Layer("c2", Op.CONV, ("r",), 4, 4, (3, 3), (2, 2), (1, 1), groups=2),
+        Layer("f", Op.FLATTEN, ("c2",)),
+        Layer("o", Op.LINEAR, ("f",), 64, 3, bias=True),
+    )
+    series = (
+        Layer("c1", Op.CONV, ("input",), 2, 3, (3,), (1,), (1,)),
+        Layer("a", Op.ADD, ("c1", "c1")),
+        Layer("g", Op.GLOBAL_AVG_POOL, ("a",)),
+        Layer("o", Op.LINEAR, ("g",), 3, 2),
+    )
+    return [Model((1, 8, 8), image), Model((2, 12), series)]
+
+
+def _seeds() -> list[bytes]:
+    rng = np.random.default_rng(8)
+    found = []
+    for model in _models():
+        params = {
+            name: np.abs(rng.standard_normal(value.shape)).astype(np.float32)
+            for name, value in Network(model, 1).get().items()
+        }
+        for density in (1.0, 0.3, 0.05):
+            mask = {name: rng.random(p.shape) < density for name, p in params.items() if p.ndim > 1}
+            found += [dump(model, params, mask, precision) for precision in ("fp32", "fp16")]
+    return found
+
+
+def _vary(rng: random.Random, seed: bytes) -> bytes:
+    """Damage with a checksum that fits, mostly: else nothing behind it is reached."""
+    if rng.random() < 0.1:
+        return damaged(rng, seed)
+    magic, version, length = START.unpack(seed[: START.size])
+    begin = START.size
+    head, body = seed[begin : begin + length], seed[begin + length : -END.size]
+    match rng.randrange(4):
+        case 0:
+            body = damaged(rng, body)
+        case 1:
+            head = damaged(rng, head)
+        case 2:
+            head = json_bytes(damaged_json(rng, json.loads(head)))
+        case _:
+            head = json_bytes(_other_sizes(rng, json.loads(head)))
+    whole = START.pack(magic, version, len(head)) + head + body
+    return whole + END.pack(zlib.crc32(whole))
+
+
+def _other_sizes(rng: random.Random, document: dict) -> dict:
+    layer = rng.choice(document["layers"])
+    sizes = [key for key in layer if key not in ("name", "op", "inputs", "bias")]
+    if not sizes or rng.random() < 0.3:
+        document["input_shape"] = [rng.choice((1, 2, 3, 8, 12, 64, 1000)) for _ in document["input_shape"]]
+        return document
+    key = rng.choice(sizes)
+    if isinstance(layer[key], list) and layer[key]:
+        layer[key][rng.randrange(len(layer[key]))] = rng.choice((0, 1, 2, 3, 5, 7, 8, 9, 100, 1024))
+    else:
+        layer[key] = rng.choice((0, 1, 2, 3, 4, 5, 8, 16, 17, 1000))
+    return document
+
+
+def _files(directory: Path) -> Prepared:
+    path = directory / "model.tfse"
+
+    def parse(data: bytes) -> object:
+        path.write_bytes(data)
+        network = load(path)
+        if int(np.prod(network.input_shape)) <= MOST_VALUES:
+            network.predict(np.full((2, *network.input_shape), 0.5, np.float32))
+        return network
+
+    return Prepared(parse, _seeds(), _vary)
+
+
+MODELS = (Target("model-files", (ModelError,), _files),)

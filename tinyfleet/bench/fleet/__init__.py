@@ -1,0 +1,1 @@
+"""Load on a real broker and a real coordinator: virtual devices by the thousand, hostile ones, and floods."""
