@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import write_atomic
 
 FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
+ATTEMPTS = 3  # to make the key
 
 
 class IdentityFile(msgspec.Struct, frozen=True):
@@ -48,6 +51,13 @@ def obtain(state: Path, name: str = "") -> Identity:
     """The identity kept in ``state``, made first where there is none. Raises ``ConfigError``."""
     path = state / FILE_NAME
     if not path.exists():
+        _have_made(path)
+    return read(path, name)
+
+
+def _have_made(path: Path) -> None:
+    """Let a child make the key; one that a signal ends, for lack of memory, say, is started again."""
+    for _ in range(ATTEMPTS):
         result = subprocess.run(
             [sys.executable, "-m", "tinyfleet.edge_agent.identity", str(path)],
             capture_output=True,
@@ -55,9 +65,15 @@ def obtain(state: Path, name: str = "") -> Identity:
             text=True,
             start_new_session=True,  # a Ctrl-C in a terminal is the agent's to handle
         )
-        if result.returncode != 0:
-            raise ConfigError(f"{path}: the device key could not be made: {result.stderr.strip()[-300:]}")
-    return read(path, name)
+        if result.returncode >= 0:
+            break
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        raise StateError(
+            f"{path}: the process that makes the device key was ended by {name}; start the agent again"
+        )
+    if result.returncode:
+        raise ConfigError(f"{path}: the device key could not be made: {result.stderr.strip()[-300:]}")
 
 
 def read(path: Path, name: str = "") -> Identity:

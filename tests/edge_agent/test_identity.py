@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tinyfleet.edge_agent import identity
+from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.topics import valid_device
 
@@ -66,3 +67,18 @@ def test_a_damaged_file_is_never_replaced_in_silence(tmp_path, content):
 def test_a_key_that_cannot_be_written_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="could not be made"):
         identity.obtain(tmp_path / "missing")
+
+
+def test_a_signal_that_ends_the_making_of_the_key_does_not_keep_the_agent_from_starting(tmp_path, monkeypatch):
+    run, codes = subprocess.run, [-9, -9]
+
+    def killed(*arguments, **options):
+        return subprocess.CompletedProcess(arguments, codes.pop(), "", "") if codes else run(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    assert identity.obtain(tmp_path, "porch").device == "porch"
+    (tmp_path / identity.FILE_NAME).unlink()
+    codes += [-9] * identity.ATTEMPTS
+    with pytest.raises(StateError, match="ended by SIGKILL") as error:
+        identity.obtain(tmp_path)
+    assert error.value.exit_code == 9, "an init system starts it again, as it does not for a wrong configuration"
