@@ -82,6 +82,7 @@ class Sessions:
             raise Unauthentic(f"it is signed for {envelope.device}")
         if envelope.fleet not in ("", self._outgoing.fleet):
             self._rivals.foreign(device, envelope.fleet)
+            self.wish(device, envelope.session)  # which it will not do: it says that another fleet is here
             return None
         known = self._registry.key_of(device)
         if known is not None and envelope.signed_by(known, Direction.UP):

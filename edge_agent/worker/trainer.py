@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyfleet.edge_agent.config import AgentDataSettings, AgentPrivacySettings
 from tinyfleet.edge_agent.worker.commands import (
@@ -117,10 +117,11 @@ class Trainer:
         from tinyfleet.fedcore.training.registry import create, facts_of
 
         kernel_choice = NO_KERNEL_CHOICE if cost_model is None else cost_model.kernel_choice
-        engine = create(command.engine, command.threads, kernel_choice)
+        needed = method.needs_engine(task)
+        engine: Any = create(command.engine, command.threads, kernel_choice) if needed else None
         if command.memory_limit_bytes:
             self._hold.lower(command.memory_limit_bytes, facts_of(command.engine))
-        self._emit(TrainingBegan(engine.name))
+        self._emit(TrainingBegan(facts_of(command.engine).name))
         began = time.monotonic()
         self._running = running
         try:

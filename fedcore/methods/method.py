@@ -188,6 +188,10 @@ class Method(ABC):
     def cost(self, task: Payload, samples: int, development: int) -> Cost:
         """Analytic cost of one task to a device with so many samples, the development set counted in."""
 
+    def needs_engine(self, task: Payload) -> bool:
+        """False for a task that trains and evaluates nothing: ``run`` is then given no engine."""
+        return True
+
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
         """Settings of the optimiser's steps: the run's, tightened by the board's."""
         training = self.problem.training

@@ -47,5 +47,6 @@ def test_a_private_live_run_equals_the_simulated_one(start, tmp_path, mode):
 
 
 def _plant(path, seed, owner):
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in [one for one in reversed(path.parents) if not one.exists()]:
+        folder.mkdir(mode=0o700)
     path.write_bytes(simulated_key(seed, owner))

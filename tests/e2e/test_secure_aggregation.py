@@ -18,7 +18,7 @@ ENDS = 180.0
 
 
 def plain_spec(agents: int, rounds: int, **changes: float) -> RunSpec:
-    fleet = {"norm_limit": 0.0, "influence_limit": 0.0, "min_results": 3, **changes}
+    fleet = {"norm_limit": 0.0, "influence_limit": 0.0, "min_results": 3, "deadline_s": 150.0, **changes}
     return spec_of(agents, rounds, **fleet)
 
 

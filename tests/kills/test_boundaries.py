@@ -63,12 +63,13 @@ def survives(boundaries: list[Boundary], fleets: Callable[[], Fleet], sha256: st
         fleet = None if faults or group[0].at_start else fleet
 
 
-def check(records: list[dict], wanted: int) -> None:
+def check(records: list[dict], wanted: int, came: float) -> None:
     assert len(records) >= wanted
     bad = [record for record in records if record["faults"]]
     assert not bad, f"{len(bad)} of {len(records)}: {bad[:3]}"
-    # What the clock brings about, such as a heartbeat, may come less often than in the run that was written down.
-    assert sum(record["came"] for record in records) >= 0.8 * len(records)
+    # What the clock brings about, such as a heartbeat, may come less often than in the run that was written down,
+    # and a kill before it may take away what would have led to it.
+    assert sum(record["came"] for record in records) >= came * len(records)
 
 
 def test_killed_at_a_few_boundaries(fleets, sha256, tmp_path):
@@ -76,7 +77,7 @@ def test_killed_at_a_few_boundaries(fleets, sha256, tmp_path):
     chosen = random.Random(SEED).sample(found, SAMPLE)
     records = Records("few", tmp_path / "records")
     survives(chosen, fleets, sha256, records)
-    check(records.all(), SAMPLE)
+    check(records.all(), SAMPLE, came=0.3)
 
 
 @pytest.mark.slow
@@ -92,4 +93,4 @@ def test_killed_at_every_boundary(fleets, sha256, tmp_path):
         found = random.Random(SEED).sample(found, MOST)
     left = [b for b in found if (b.role, b.label, b.number, b.at_start) not in done]
     survives(left, fleets, sha256, records)
-    check(records.all(), len(found))
+    check(records.all(), len(found), came=0.8)

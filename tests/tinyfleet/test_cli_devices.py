@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from tests.signing import key_named, public_key_of
 from tinyfleet.coordinator.states import TaskPhase
 from tinyfleet.coordinator.store.records import Choice, Part, Presence, Share, TaskNote
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
+from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, shown
 from tinyfleet.fedcore.run_spec import RunSpec
 
 SMALL = "micro-batch 8, 50% of activations kept in fp16"
@@ -135,3 +137,25 @@ def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_listed(tinyfleet, tm
     assert run in tinyfleet("run", "list", "--state", tmp_path / "state").out
     assert f"the row of {broken} in runs cannot be read" in caplog.text
     assert broken in tinyfleet("run", "stop", broken, "--state", tmp_path / "state").out
+
+
+def test_keys_are_shown_changed_and_forgotten(tinyfleet, tmp_path):
+    state = tmp_path / "state"
+    store = Store(state)
+    hello = Hello("porch", public_key_of("porch"), "s1", "0", [])
+    store.devices.save_hello("porch", hello, Enrolment.ACCEPTED)
+    mark = shown(fingerprint(key_named("porch").public))
+    assert mark in tinyfleet("devices", "list", "--state", state).out
+    assert mark in tinyfleet("devices", "show", "porch", "--state", state).out
+    (document,) = json.loads(tinyfleet("devices", "list", "--state", state, "--json").out)
+    assert document["fingerprint"] == mark
+    assert tinyfleet("devices", "rekey", "porch", "--state", state).code == 0
+    assert store.devices.pins()[0].rekey
+    assert "next key" in tinyfleet("devices", "list", "--state", state).out
+    assert tinyfleet("devices", "forget", "porch", "--state", state).code == 0
+    assert store.devices.all() == []
+    for command in ("rekey", "forget"):
+        ran = tinyfleet("devices", command, "porch", "--state", state)
+        assert ran.code == 13
+        assert "no device 'porch'" in ran.err
+    store.close()

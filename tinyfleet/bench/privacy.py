@@ -62,7 +62,7 @@ class PrivacyRow:
     accuracies: list[float]  # after the last one
     bytes_up: float  # of a device and round
     bytes_down: float
-    seconds: float  # of the processor, a round of all devices and the coordinator: median
+    seconds: float | None  # of the processor, a round of all devices and the coordinator: median
 
     @property
     def accuracy(self) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyfleet.coordinator.status import read_status
+from tinyfleet.doctor import probe
 from tinyfleet.doctor.answer import Answer, Outcome, Surroundings
-from tinyfleet.doctor.probe import EXIT_CODES, probe
 from tinyfleet.edge_agent.cli import DEFAULT_CONFIG
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
@@ -28,7 +28,7 @@ def broker(surroundings: Surroundings) -> Answer:
         return _as_told(surroundings.state)
     try:
         settings, topic = _settings(surroundings if asked else replace(surroundings, config=usual))
-        steps = list(probe(settings, topic))
+        steps = list(probe.probe(settings, topic, probe.STEP_TIMEOUT_S))
     except ConfigError as error:
         if asked:
             return Answer(Outcome.MISSING, str(error), "correct it", code=error.exit_code)
@@ -40,7 +40,7 @@ def broker(surroundings: Surroundings) -> Answer:
     if cause is None:
         return Answer(Outcome.OK, found)
     return Answer(
-        Outcome.MISSING, found, "docs/troubleshooting.md has more", EXIT_CODES[cause.kind], cause.kind.value
+        Outcome.MISSING, found, "docs/troubleshooting.md has more", probe.EXIT_CODES[cause.kind], cause.kind.value
     )
 
 

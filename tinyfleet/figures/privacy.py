@@ -44,5 +44,5 @@ def _cells(row: PrivacyRow, plain: PrivacyRow) -> tuple[str, ...]:
         "" if row.mode == "none" else f"{100 * (plain.accuracy - row.accuracy):.1f}",
         f"{row.bytes_up / 1e3:.1f}",
         f"{row.bytes_down / 1e3:.1f}",
-        f"{row.seconds:.2f}",
+        "" if row.seconds is None else f"{row.seconds:.2f}",
     )

@@ -147,6 +147,9 @@ class SecureMethod(Method):
             return Cost(0.0, 0)
         return self.inner.cost(inner, samples, development)
 
+    def needs_engine(self, task: Payload) -> bool:
+        return taken_apart(task).standing.phase is Phase.RESULTS
+
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
         return self.inner.step_settings(learning_rate, control)
 

@@ -92,7 +92,7 @@ def test_delivery_in_order_and_by_wildcard(network):
 
 
 def test_a_connection_that_is_renewed_stands_again(network):
-    client = network.client("t", will=Will("wills", b"gone"))
+    client = network.client("t", will=lambda: Will("wills", b"gone"))
     heir = network.client("wills")
     client.reconnect()
     ended = client.receive(PATIENCE_S)

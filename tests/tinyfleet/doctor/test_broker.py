@@ -17,12 +17,23 @@ from tinyfleet.coordinator.status import ServiceStatusFile
 from tinyfleet.doctor import probe as probing
 from tinyfleet.doctor.answer import Outcome, Surroundings
 from tinyfleet.doctor.broker import broker
-from tinyfleet.doctor.probe import EXIT_CODES, probe
+from tinyfleet.doctor.probe import EXIT_CODES, STEP_TIMEOUT_S, probe
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.protocol.brokers.mosquitto import free_port
-from tinyfleet.fedcore.protocol.reach import connection
+from tinyfleet.fedcore.protocol.reach import client, connection
 from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch):
+    """Of a broker that is there, however busy the machine is."""
+    for module, name in (
+        (connection, "HANDSHAKE_TIMEOUT_S"),
+        (client, "CONNECT_TIMEOUT_S"),
+        (probing, "STEP_TIMEOUT_S"),
+    ):
+        monkeypatch.setattr(module, name, PATIENCE_S)
 
 
 def examined(tinyfleet, *options):
@@ -95,6 +106,7 @@ def test_a_subscription_that_is_refused(tinyfleet, scene, tmp_path):  # noqa: F8
 
 def test_what_hangs_ends_within_the_time_limits(monkeypatch):
     monkeypatch.setattr(connection, "HANDSHAKE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.2)
     server = Server()
     try:
         for scheme in ("mqtt", "mqtts"):
@@ -129,7 +141,7 @@ def test_dns_that_hangs_ends_too(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     began = time.monotonic()
-    *_, last = probe(BrokerSettings("mqtt://gateway.lan"), "t", 0.1)
+    *_, last = probe(BrokerSettings("mqtts://gateway.lan"), "t", 0.1)
     asked.set()
     assert (last.name, last.cause.kind) == ("name", CauseKind.NAME)
     assert time.monotonic() - began < PATIENCE_S
@@ -163,7 +175,7 @@ def test_the_page_lists_the_codes():
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     for kind, code in EXIT_CODES.items():
         assert f"`{kind.value}` {code}" in text
-    assert probing.STEP_TIMEOUT_S == 10.0
+    assert f"each within {STEP_TIMEOUT_S:g} seconds" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("text", ["[broker", "[broker]\nurll = 1\n", "broker = 3\n"])

@@ -43,7 +43,7 @@ def privacy(
                 f"{row.accuracy:.1%}",
                 f"{row.bytes_up:,.0f}",
                 f"{row.bytes_down:,.0f}",
-                f"{row.seconds:.2f}",
+                "" if row.seconds is None else f"{row.seconds:.2f}",
             )
             for row in rows
         ],
