@@ -35,7 +35,17 @@ TIMEOUT_S = 120.0  # a block, on a machine however busy
 KEPT, KEPT_BYTES = 40, 1500  # inputs of a parser in the corpus, and the length of one
 # Blocks of a parser in each round: as many of the quick ones, which are those of the network, as take seconds.
 QUICK = (
-    *("messages-up", "messages-down", "topics", "blobs", "positions", "values", "shown-text", "store-columns"),
+    *(
+        "messages-up",
+        "messages-down",
+        "envelopes",
+        "topics",
+        "blobs",
+        "positions",
+        "values",
+        "shown-text",
+        "store-columns",
+    ),
     *("broker-urls", "certificates", "certificate-dates", "certificate-requests", "certificate-names"),
 )
 SLOW = ("idx", "certificate-grants", "images", "kept-images")

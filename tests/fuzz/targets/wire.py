@@ -20,6 +20,8 @@ from tinyfleet.fedcore.foreign.bounds import check_bounds
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.protocol import chunks, codec, messages, positions, topics, values
 from tinyfleet.fedcore.protocol.messages import Manifest, TaskOffer
+from tinyfleet.fedcore.protocol.signed.envelope import Address, Direction, seal, unseal
+from tinyfleet.fedcore.protocol.signed.signatures import SigningKey
 from tinyfleet.fedcore.sparsity.mask import mask_digest
 
 MOST_DECODED = 64 << 20
@@ -39,6 +41,22 @@ def _down(directory: Path) -> Prepared:
         return message
 
     return Prepared(parse, [messages.encode(message) for message in DOWN], vary_json)
+
+
+def _envelopes(directory: Path) -> Prepared:
+    key = SigningKey(bytes(range(32)))
+    address = Address("ab" * 16, "board-1", "s1", "s2")
+    sealed = [
+        seal(key, Direction.UP, address, number, messages.encode(message)) for number, message in enumerate(UP)
+    ]
+
+    def parse(data: bytes) -> object:
+        envelope = unseal(data)
+        if envelope.signed_by(key.public, Direction.UP):
+            messages.decode_up(bytes(envelope.body))
+        return envelope
+
+    return Prepared(parse, sealed, vary_json)
 
 
 def _topics(directory: Path) -> Prepared:
@@ -192,6 +210,7 @@ def _values(directory: Path) -> Prepared:
 WIRE = (
     Target("messages-up", (CodecError,), _up),
     Target("messages-down", (CodecError,), _down),
+    Target("envelopes", (CodecError,), _envelopes),
     Target("topics", (), _topics),
     Target("chunks", (CodecError,), _chunks),
     Target("blobs", (CodecError,), _blobs),
