@@ -19,7 +19,7 @@ import msgspec
 
 from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import drop_temporaries, write_atomic
 
 FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
@@ -67,6 +67,7 @@ def _have_made(path: Path) -> None:
         )
         if result.returncode >= 0:
             break
+    drop_temporaries(path.parent)  # of those that were ended, half a key in them
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name
         raise StateError(
