@@ -25,7 +25,7 @@ FILE_NAME = "identity.json"
 _DEFAULT_PREFIX = "agent"
 # PKCS #8 of an Ed25519 key (RFC 8410, section 7): all but the seed, which comes last.
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
-_BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"  # pragma: allowlist secret
+PEM_BEGIN, PEM_END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"  # pragma: allowlist secret
 
 
 class IdentityFile(msgspec.Struct, frozen=True):
@@ -88,15 +88,18 @@ def read(path: Path, name: str = "") -> Identity:
 
 def make(path: Path) -> None:
     """Make a key pair and write it. Raises ``OSError``."""
-    seed = os.urandom(SEED_BYTES)
-    private = f"{_BEGIN}\n{base64.b64encode(_PKCS8 + seed).decode()}\n{_END}\n"
-    file = IdentityFile(key_text(SigningKey(seed).public), private)
-    write_atomic(path, msgspec.json.encode(file), mode=0o600)
+    write_atomic(path, msgspec.json.encode(file_of(os.urandom(SEED_BYTES))), mode=0o600)
+
+
+def file_of(seed: bytes) -> IdentityFile:
+    """The file of a private key's seed."""
+    private = f"{PEM_BEGIN}\n{base64.b64encode(_PKCS8 + seed).decode()}\n{PEM_END}\n"
+    return IdentityFile(key_text(SigningKey(seed).public), private)
 
 
 def _seed(pem: str) -> bytes:
     """The private key's seed. Raises ``ValueError``."""
-    body = pem.strip().removeprefix(_BEGIN).removesuffix(_END)
+    body = pem.strip().removeprefix(PEM_BEGIN).removesuffix(PEM_END)
     der = base64.b64decode("".join(body.split()), validate=True)
     if len(der) != len(_PKCS8) + SEED_BYTES or not der.startswith(_PKCS8):
         raise ValueError("the private key is not one of Ed25519")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import random
 from pathlib import Path
 
@@ -24,9 +23,11 @@ from tinyfleet.fedcore.run_spec import RunSpec
 
 
 def _identity(directory: Path) -> Prepared:
-    file = identity.IdentityFile(base64.b64encode(bytes(range(32))).decode(), "-----BEGIN PRIVATE KEY-----")
-    read = file_parse(directory / "identity.json", identity.read)
-    return Prepared(read, [msgspec.json.encode(file)], vary_json)
+    """Files that others may read are refused before they are looked at."""
+    path = directory / "identity.json"
+    path.touch(mode=0o600)
+    files = (identity.file_of(bytes(range(32))), identity.IdentityFile("", identity.PEM_BEGIN))
+    return Prepared(file_parse(path, identity.read), [msgspec.json.encode(file) for file in files], vary_json)
 
 
 def _status(directory: Path) -> Prepared:

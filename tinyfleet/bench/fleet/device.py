@@ -29,6 +29,7 @@ from tinyfleet.fedcore.protocol.messages import (
     TaskStatus,
     Welcome,
 )
+from tinyfleet.fedcore.training.native.facts import NATIVE
 
 REQUEST_CHUNKS = 8
 REPEAT_S = 10.0  # what was not answered is said again
@@ -89,7 +90,7 @@ class VirtualDevice:
     def _greet(self, **more: str) -> None:
         channel = self._channel
         self.say(
-            Hello(self.name, channel.public_key, channel.session, "0", ["torch"], samples=SAMPLES, **more)  # type: ignore[arg-type]
+            Hello(self.name, channel.public_key, channel.session, "0", [NATIVE.name], samples=SAMPLES, **more)  # type: ignore[arg-type]
         )
 
     def tick(self, now: float) -> None:
@@ -192,7 +193,7 @@ class VirtualDevice:
             return
         offer = self.offer
         self.say(
-            ResultOffer(offer.run, offer.step, self._result.manifest, self._train_s, self._train_s, 1, "torch")
+            ResultOffer(offer.run, offer.step, self._result.manifest, self._train_s, self._train_s, 1, NATIVE.name)
         )
 
     def _on_request(self, sha256: str, start: int, count: int) -> None:
