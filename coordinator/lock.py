@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tinyfleet.coordinator.errors import StateInUse, StoreError
+from tinyfleet.fedcore.files import make_private
 
 
 class StateLock:
@@ -20,7 +21,7 @@ class StateLock:
     def __enter__(self) -> StateLock:
         """Take it. Raises ``StateInUse``, ``StoreError``."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._path.parent)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"{self._path}: {error}; choose a directory that can be written") from None

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import AlreadyRunning, StateError
-from tinyfleet.fedcore.files import check_private, drop_temporaries, make_folder, make_room_for, remove
+from tinyfleet.fedcore.files import (
+    check_private,
+    drop_temporaries,
+    make_folder,
+    make_private,
+    make_room_for,
+    remove,
+)
 
 GOVERNOR = "governor.json"  # what tasks took, and what did not fit
 OUTBOX, INBOX = "outbox", "inbox"
@@ -42,7 +49,7 @@ def state_directory(config: AgentConfig) -> Path:
     """The state directory, made where it is missing, its owner's alone. Raises ``StateError``, ``ConfigError``."""
     state = Path(config.state).expanduser()
     try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(state)
     except OSError as error:
         raise StateError(f"state directory {state}: {error.strerror}; choose another with --state") from None
     check_private(state)

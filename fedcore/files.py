@@ -46,6 +46,13 @@ def drop_temporaries(directory: Path) -> None:
         remove(path)
 
 
+def make_private(path: Path) -> None:
+    """The directory, and what is missing above it: their owner's alone, each. Raises ``OSError``."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def check_private(path: Path) -> None:
     """Raises ``ConfigError`` where others than its owner may read or write a file or directory that is there."""
     try:

@@ -24,7 +24,7 @@ from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
-from tinyfleet.fedcore.files import drop_temporaries, remove
+from tinyfleet.fedcore.files import drop_temporaries, make_private, remove
 
 
 class Store:
@@ -37,7 +37,7 @@ class Store:
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time, mend: bool = False) -> None:
         """``mend``: this is the running service, and a damaged database may be replaced by its copy."""
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(directory)
         except OSError as error:
             raise StoreError(f"{directory}: {error}; give a directory that can be made") from None
         self.directory = directory

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import make_private, write_atomic
 from tinyfleet.fedcore.privacy.noise import DeviceNoise
 from tinyfleet.fedcore.privacy.noise_key import kept_key
 
@@ -29,7 +29,7 @@ class Releases:
 
         Raises ``ResultError`` where it is gone: with another one, steps that were answered would get other noise.
         """
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._directory)
         path = self._directory / "noise.key"
         if self._steps.exists() and not path.exists():
             raise ResultError(f"{path} is gone, with which this run's releases were made; nothing more is released")

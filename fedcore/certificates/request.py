@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from tinyfleet.fedcore.certificates.subject import Subject
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import make_private, write_atomic
 
 # P-256 and SHA-256, not Ed25519: every TLS stack of a broker knows them (RFC 8446, section 9.1, makes
 # ecdsa_secp256r1_sha256 mandatory), and a handshake costs a Pi Zero a millisecond.
@@ -80,7 +80,7 @@ def read_request(pem: bytes, subject: Subject) -> ec.EllipticCurvePublicKey:
 
 def write_request(directory: Path, subject: Subject) -> tuple[Path, Path]:
     """Make NAME.key (mode 0600) and NAME.csr in ``directory``; a key that is there is used. Returns both paths."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(directory)
     key_file, request_file = directory / f"{subject.name}.key", directory / f"{subject.name}.csr"
     if key_file.exists():
         key = read_key(key_file)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import make_private, write_atomic
 
 KEY_BYTES = 32
 
@@ -29,7 +29,7 @@ def kept_key(path: Path) -> bytes:
         key = path.read_bytes()
     except FileNotFoundError:
         key = secrets.token_bytes(KEY_BYTES)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         write_atomic(path, key, mode=0o600)
     if len(key) != KEY_BYTES:
         raise ConfigError(f"{path}: {len(key)} bytes are no noise key of {KEY_BYTES}; restore it from a backup")

@@ -47,7 +47,7 @@ from tinyfleet.fedcore.certificates.renewal import read_certificate
 from tinyfleet.fedcore.certificates.request import key_pem, new_key, read_request
 from tinyfleet.fedcore.certificates.subject import CertificateRole, Subject
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import drop_temporaries, write_atomic
+from tinyfleet.fedcore.files import drop_temporaries, make_private, write_atomic
 
 ISSUED = "issued"
 
@@ -92,7 +92,7 @@ class Authority:
             raise AuthorityError(
                 f"{directory} holds an authority already (tinyfleet ca list); tinyfleet ca rotate replaces its key"
             )
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         if any(directory.iterdir()):
             raise ConfigError(
                 f"{directory} is not empty; give a new directory, or remove what an interrupted init left there"
