@@ -80,15 +80,18 @@ def test_the_cases_are_all_there(tmp_path):
     }
 
 
+FILES = ("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept", "status.json")
+FILES += ("incoming/*/*.part", "incoming/*/*.have", "the state", "an earlier state", "a result", "a task")
+FOLDERS = ("blobs/*", "incoming", "incoming/*")
+
+
 def cases():
-    files = ("coordinator.db", "coordinator.db-wal", "coordinator.db-shm", "coordinator.db.kept", "status.json")
-    files += ("incoming/*/*.part", "incoming/*/*.have", "the state", "an earlier state", "a result", "a task")
-    for name in files:
-        for hurt in damage.OF_FILES:
-            yield name, hurt
-    for name in ("blobs/*", "incoming", "incoming/*"):
-        for hurt in damage.OF_FOLDERS:
-            yield name, hurt
+    """Each thing in each way; by default in one way each, another one for each."""
+    for names, ways in ((FILES, damage.OF_FILES), (FOLDERS, damage.OF_FOLDERS)):
+        for turn, name in enumerate(names):
+            for hurt in ways:
+                by_default = hurt is ways[turn % len(ways)]
+                yield pytest.param(name, hurt, marks=() if by_default else pytest.mark.slow)
 
 
 def path_of(name, fleet, run):
