@@ -200,19 +200,6 @@ class Step:
             task.follow(PhaseEvent.REFUSE)
             self._save(task)
 
-    def damaged(self, device: str, reason: str) -> None:
-        """A result of this step is damaged where it was made: its task is offered again, while tries are left."""
-        task = self._tasks.get(device)
-        if task is None:
-            return
-        if task.retries >= self._fleet.max_retries:
-            self.refuse(device, reason)
-            return
-        task.reason = reason
-        task.retries += 1
-        task.offer_again()
-        self._save(task)
-
     def lose(self, device: str, reason: str) -> None:
         """Wait no longer for a device."""
         task = self._tasks.get(device)
