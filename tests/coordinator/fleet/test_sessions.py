@@ -269,6 +269,16 @@ def test_an_agent_of_protocol_1_is_told_to_update(fleet, caplog):
     assert "old" not in [row.device for row in fleet.store.devices.all()]
 
 
+def test_an_agent_of_protocol_1_waits_while_others_are_answered(fleet, monkeypatch):
+    transport = LoopTransport(fleet.broker, "old")
+    transport.open((topics.down("old"),))
+    monkeypatch.setattr(LoopTransport, "window_free", 1)
+    transport.publish(topics.up("old"), encode(Hello("old", "key", "s1", "0", [])))
+    fleet.turn()
+    assert transport.receive(0) == Connected()
+    assert transport.receive(0) is None
+
+
 def test_two_boards_of_one_identity_are_named(fleet, caplog):
     fleet.hello()
     first = fleet.agents["board-0"]
