@@ -128,6 +128,9 @@ TASK_TABLE = StateTable(
         (_T.UPLOADING, _TE.OFFER): _T.OFFERED,
         (_T.UPLOADING, _TE.COUNT): _T.STORED,
         (_T.UPLOADING, _TE.REFUSE): _T.REFUSED,
+        # Its device found the result damaged.
+        (_T.UPLOADING, _TE.STUMBLE): _T.OFFERED,
+        (_T.UPLOADING, _TE.GIVE_UP): _T.FAILED,
         (_T.UPLOADING, _TE.LOSE): _T.LOST,
         # The step stopped waiting, but the device may still come back with its work.
         (_T.LOST, _TE.OFFER): _T.OFFERED,

@@ -226,7 +226,10 @@ class Supervisor:
     def _received(self, topic: str, payload: bytes) -> None:
         """Only our own topics count: a broker without access rules delivers what it likes."""
         if topic == self._down_chunk:
-            self.assignment.chunk(payload)
+            try:
+                self.assignment.chunk(payload)
+            except CodecError as error:
+                raise Unauthentic(str(error)) from None  # nobody signs a chunk
         elif topic == self._down:
             message = self._channel.open(payload)
             if message is not None:

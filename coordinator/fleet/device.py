@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tinyfleet.coordinator.store.records import Pin, Presence
+from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.fedcore.protocol.messages import Enrolment
 
 log = logging.getLogger(__name__)
 
+# Lines of the log on its coming and going, a second and at once: more than a bad link makes.
+LINES_PER_S, LINES_AT_ONCE = 0.1, 20.0
 IDLE_BEATS = 3  # heartbeats without a task, in a row, of a device that should be at one: it lost it
 
 TaskKey: TypeAlias = tuple[str, int]
@@ -34,6 +37,7 @@ class Device:
     _idle_beats: int = 0  # heartbeats without a task, in a row
     _masks: set[str] = field(default_factory=set)  # digests of those that it holds in this session
     _note: Presence | None = None  # to be written with the next flush
+    _lines: Allowance = field(default_factory=lambda: Allowance(LINES_PER_S, LINES_AT_ONCE, 0.0))
 
     @classmethod
     def remembered(cls, pin: Pin, now: float, silence_s: float) -> Device:
@@ -51,6 +55,10 @@ class Device:
         """Anybody can be a device that nobody has accepted: what those do fills no log."""
         return logging.DEBUG if self.enrolment is Enrolment.PENDING else logging.INFO
 
+    def _log(self, now: float, text: str, *values: object) -> None:
+        """Whoever comes and goes on and on fills no log either."""
+        log.log(self.log_level if self._lines.take(1.0, now) else logging.DEBUG, text, self.device, *values)
+
     # -- presence -----------------------------------------------------------------------
 
     def awaited(self, now: float) -> bool:
@@ -64,14 +72,14 @@ class Device:
     def heard(self, now: float) -> None:
         """It is there."""
         if not self.online:
-            log.log(self.log_level, "%s is online", self.device)
+            self._log(now, "%s is online")
             self.online, self._awaited = True, False
             self.note()
         self._heard_at = now
 
     def gone(self, now: float, reason: str) -> None:
         """It is not there any more."""
-        log.log(self.log_level, "%s is offline: %s", self.device, reason)
+        self._log(now, "%s is offline: %s", reason)
         self.online, self._awaited = False, False
         self._offline_at = now
         self.note()

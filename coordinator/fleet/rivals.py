@@ -31,7 +31,7 @@ class Rivals:
         """A device is pinned to another fleet."""
         self._say(
             "fleet",
-            fleet,
+            "",  # whatever it is called: nobody signs for that yet
             f"devices of fleet {shown(fleet)} are on this broker, {device} for one, and this is the coordinator of "
             f"fleet {self._own}, which they do not heed: another coordinator is here, or this state directory is "
             "not the one that the devices know",

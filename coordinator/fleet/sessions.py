@@ -69,7 +69,8 @@ class Sessions:
     def __init__(self, outgoing: Outgoing, registry: Registry, rivals: Rivals, clock: Callable[[], float]) -> None:
         self._outgoing, self._registry, self._rivals, self._clock = outgoing, registry, rivals, clock
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
-        self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
+        # By key too: anybody may greet in the session of another, and with any counter.
+        self._asked: OrderedDict[tuple[str, str, bytes], _Asked] = OrderedDict()
         self._wishes: OrderedDict[tuple[str, str], _Wish] = OrderedDict()
 
     def open(self, device: str, payload: bytes) -> UpMessage | None:
@@ -88,7 +89,7 @@ class Sessions:
         if known is not None and envelope.signed_by(known, Direction.UP):
             message = decode_up(bytes(envelope.body))
             if isinstance(message, Hello):
-                answers = self._answers(device, envelope, message)
+                answers = self._answers(device, envelope, message, known)
                 return self._takes_up(device, envelope, message) if answers else None
             return self._fresh(device, envelope, message)
         return self._of_another_key(device, envelope, known)
@@ -138,7 +139,7 @@ class Sessions:
         key = key_bytes(message.public_key)
         if key is None or not envelope.signed_by(key, Direction.UP):
             raise Unauthentic("a hello that is not signed by the key in it")
-        if not self._answers(device, envelope, message):
+        if not self._answers(device, envelope, message, key):
             return None
         if known is not None and not self._registry.takes_new_key(device):
             self._refuse(device, envelope.session, key)
@@ -154,11 +155,11 @@ class Sessions:
         )
         self._outgoing.answer(device, session, Welcome(Enrolment.REJECTED, reason=reason))
 
-    def _answers(self, device: str, envelope: Envelope, hello: Hello) -> bool:
+    def _answers(self, device: str, envelope: Envelope, hello: Hello, signer: bytes) -> bool:
         """True for a hello that answers our challenge, which an old one cannot; any other is challenged."""
         if hello.session != envelope.session:
             raise CodecError(f"a hello of session {hello.session} in an envelope of {envelope.session}")
-        key, now = (device, envelope.session), self._clock()
+        key, now = (device, envelope.session, signer), self._clock()
         session, asked = self._sessions.get(device), self._asked.get(key)
         heard = max(
             session.counter if session is not None and session.name == envelope.session else -1,

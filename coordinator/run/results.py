@@ -45,7 +45,8 @@ class Results:
         try:
             path = self._context.downloads.take(download)
         except CodecError as error:
-            self._damaged(run, device, offer, str(error))
+            # Nobody signs a chunk, so this is no word of the device's: it looks at its result, and offers it again.
+            log.warning("result of %s for step %d: %s", device, offer.step, error)
             return
         if path is None:
             return
@@ -106,13 +107,6 @@ class Results:
             run.refuse(device, offer, reason)
             return Verdict.REFUSED, reason
         return None
-
-    def _damaged(self, run: Run | None, device: str, offer: ResultOffer, reason: str) -> None:
-        """It keeps arriving damaged: the device is to drop it, and to do its task again."""
-        log.warning("result of %s for step %d is asked for again: %s", device, offer.step, reason)
-        self._answer(device, offer, Verdict.REFUSED, reason)
-        if run is not None:
-            run.damaged(device, offer, reason)
 
     def _refuse(self, run: Run | None, device: str, offer: ResultOffer, reason: str) -> None:
         log.warning("result of %s for step %d refused: %s", device, offer.step, reason)

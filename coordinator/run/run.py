@@ -140,11 +140,6 @@ class Run:
             self._context.store.tasks.refuse(device, offer.run, offer.step, reason)
             self._late.free(device)
 
-    def damaged(self, device: str, offer: ResultOffer, reason: str) -> None:
-        """A result is damaged where it was made: its task is done again."""
-        if self._open is not None and offer.step == self.step:
-            self._open.damaged(device, reason)
-
     # -- time ---------------------------------------------------------------------------
 
     def resume(self) -> None:

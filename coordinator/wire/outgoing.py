@@ -66,8 +66,8 @@ class Outgoing:
         return self._publish(topics.down(device), payload)
 
     def answer_unsigned(self, device: str, message: messages.Message) -> bool:
-        """To an agent that is too old to read a signed one."""
-        return self._publish(topics.down(device), messages.encode(message))
+        """To an agent that is too old to read a signed one: only where nothing else waits to be sent."""
+        return self.idle and self._publish(topics.down(device), messages.encode(message))
 
     def send_chunk(self, device: str, data: bytes) -> bool:
         """One chunk; False likewise."""

@@ -88,7 +88,7 @@ class OfferedBlobs:
         """Send the chunks that a device asks for, at most ``REQUEST_CHUNKS``; it asks again for the rest."""
         entry = self._open.get(request.sha256)
         if entry is None:
-            log.info("%s asks for %s, which is not on offer", device, request.sha256[:12])
+            log.debug("%s asks for %s, which is not on offer", device, request.sha256[:12])
             return
         manifest = entry.manifest
         stop = min(request.start + min(request.count, REQUEST_CHUNKS), manifest.count)

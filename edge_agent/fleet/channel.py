@@ -149,7 +149,10 @@ class Channel:
         if not self._pin.admits(envelope.fleet):
             self.strangers.noticed(envelope.fleet)
             return None
-        message = decode_down(bytes(envelope.body))
+        try:
+            message = decode_down(bytes(envelope.body))
+        except CodecError as error:
+            raise Unauthentic(str(error)) from None
         key = key_bytes(message.fleet_key) if isinstance(message, Challenge) else None
         return key if key is not None and fleet_id(key) == envelope.fleet else None
 

@@ -42,6 +42,7 @@ class Delivery:
         self._send = send
         self._clock = clock
         self._next_offers = 0.0
+        self._begun: set[str] = set()  # results of which the first chunk was asked for
         self._counted = Traffic()  # socket bytes that earlier tasks have been charged with
         self.refused = ""  # the latest result that does not count, and why
 
@@ -77,7 +78,15 @@ class Delivery:
             self.offer()
 
     def requested(self, request: ChunkRequest) -> None:
-        """The coordinator asks for chunks."""
+        """The coordinator asks for chunks.
+
+        Of all of a result once more where what arrived was not what was offered: damaged here, or on its way, where
+        nobody signs a chunk. Only the first is a reason to drop it.
+        """
+        if request.start == 0 and request.sha256 in self._begun:
+            self._put_damaged_aside("it arrived damaged")
+        elif request.start == 0 and self._outbox.find(request.sha256) is not None:
+            self._begun.add(request.sha256)
         if not self._uploads.asked(request):
             logger.info("asked for chunks of %s, which is not in the outbox", request.sha256[:12])
 
@@ -111,12 +120,15 @@ class Delivery:
             logger.info("upload interrupted: %s", error)
             self._uploads.clear()
 
-    def _put_damaged_aside(self, error: Exception) -> None:
+    def _put_damaged_aside(self, error: object) -> None:
         """Results that are no longer whole on disk go: the coordinator has their tasks done again."""
+        self._begun.clear()
         for offer in self._outbox.damaged():
             logger.warning("run %s step %d: result is damaged on disk (%s); dropped", offer.run, offer.step, error)
             self._outbox.drop(offer.run, offer.step)
+            self._send(TaskStatus(offer.run, offer.step, TaskState.FAILED, "its result was damaged on disk"))
 
     def interrupted(self) -> None:
         """The connection has changed: the coordinator asks again."""
+        self._begun.clear()
         self._uploads.clear()

@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.cohort.limits import Limit, limits
-from tinyfleet.fedcore.cohort.measure import Key, Measured
+from tinyfleet.fedcore.cohort.measure import FLOOR, Key, Measured
 from tinyfleet.fedcore.models.layers.batch_norm import EPSILON
 from tinyfleet.fedcore.run_spec import FleetSettings
 
@@ -49,7 +49,7 @@ def judge(cohort: Mapping[Key, Measured], fleet: FleetSettings) -> Judgement:
 
 def _refused(cohort: dict[Key, Measured], factor: float) -> dict[Key, str]:
     if len(cohort) < LEAST_COHORT:
-        return {}
+        return _ruinous(cohort, factor)
     found: dict[Key, str] = {}
     measured = list(cohort.values())
     _beyond(found, cohort, [one.norm for one in measured], _norm_limits(measured, factor), "the norm of its update")
@@ -59,6 +59,19 @@ def _refused(cohort: dict[Key, Measured], factor: float) -> dict[Key, str]:
     ):
         limit = max(SPREAD * statistics.median(values), room)
         _beyond(found, cohort, values, [limit] * len(values), what)
+    return found
+
+
+def _ruinous(cohort: dict[Key, Measured], factor: float) -> dict[Key, str]:
+    """Where there is no cohort to compare with: what leaves nothing of the model that it was to improve."""
+    found: dict[Key, str] = {}
+    for key, one in cohort.items():
+        model = one.floor / FLOOR
+        limit = max(factor * model, one.rewound_norm)
+        if model and not one.norm <= limit:
+            found[key] = (
+                f"the norm of its update is {one.norm:.3g}, that of the model {model:.3g}: at most {limit:.3g}"
+            )
     return found
 
 

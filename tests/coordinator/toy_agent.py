@@ -16,7 +16,7 @@ from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec, topics
-from tinyfleet.fedcore.protocol.chunks import Receiver, manifest_of, pack_chunk, read_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.chunks import Receiver, hash_file, manifest_of, pack_chunk, read_chunk, unpack_chunk
 from tinyfleet.fedcore.protocol.loop import LoopBroker, LoopTransport
 from tinyfleet.fedcore.protocol.messages import (
     Challenge,
@@ -66,7 +66,9 @@ class Agent:
         self.receiver: Receiver | None = None
         self.offer: TaskOffer | None = None
         self.masks: dict[str, Mask] = {}
+        self.trained = 0  # times
         self.held: list[str] = []  # runs that it says it keeps masks of
+        self.begun: set[str] = set()  # results of which the first chunk was asked for
         self.outbox: dict[tuple[str, int], tuple[ResultOffer, Path]] = {}
         self.pin = FleetPin(self.directory / "fleet.json")
         self.begin()
@@ -172,6 +174,8 @@ class Agent:
             case RunEnded():
                 self.masks.clear()
             case ChunkRequest(sha256, start, count):
+                if start == 0:
+                    self._look_at_result(sha256)
                 for offer, path in list(self.outbox.values()):
                     if offer.manifest.sha256 == sha256:
                         for index in range(start, min(start + count, offer.manifest.count)):
@@ -187,6 +191,16 @@ class Agent:
                     self.offer_results()
             case _:
                 pass
+
+    def _look_at_result(self, sha256: str) -> None:
+        """All of it is asked for again: it is dropped where it is damaged here."""
+        for key, (offer, path) in list(self.outbox.items()):
+            if offer.manifest.sha256 != sha256:
+                continue
+            if sha256 in self.begun and hash_file(path) != sha256:
+                del self.outbox[key]
+                self.say(TaskStatus(*key, TaskState.FAILED, "its result was damaged on disk"))
+            self.begun ^= {sha256}
 
     def _ask(self) -> None:
         if self.receiver is None or self.offer is None:
@@ -216,6 +230,7 @@ class Agent:
 
     def train(self, offer: TaskOffer, task: Payload) -> None:
         """The honest answer."""
+        self.trained += 1
         spec = msgspec.convert(offer.spec, RunSpec)
         result = create_toy(spec).answer(task, self.device)
         self.put_result(offer, codec.encode(result, precision="fp32", send_mask=False))

@@ -13,6 +13,7 @@ from tinyfleet.edge_agent.states import AssignmentState, LinkState
 from tinyfleet.edge_agent.status import read
 from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol import topics
+from tinyfleet.fedcore.protocol.chunks import pack_chunk
 from tinyfleet.fedcore.protocol.loop import LoopTransport
 from tinyfleet.fedcore.protocol.messages import (
     ChunkRequest,
@@ -83,6 +84,32 @@ def test_a_strangers_commands_are_not_obeyed(rig, caplog):
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len([line for line in warnings if "is not signed by its fleet" in line]) == 1
     assert len([line for line in warnings if "speaks to this board" in line]) == 1
+
+
+def test_a_strangers_garbage_is_told_once(rig, caplog):
+    rig.coordinator.serving = False
+    rig.coordinator.offer(0, b"task")
+    rig.settle()
+    assert rig.agent.assignment.state is AssignmentState.FETCHING
+    digest = rig.agent.assignment.task.offer.manifest.sha256
+    for _ in range(20):
+        tell(rig, stranger(rig).seal(b"{}"))
+        for payload in (b"x", pack_chunk(digest, 0, b"longer than it may be"), pack_chunk(digest, 9, b"task")):
+            rig.coordinator.transport.publish(topics.down_chunk("porch"), payload)
+        rig.settle()
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+    rig.coordinator.serving = True
+
+
+def test_a_strangers_garbage_is_told_once_before_a_fleet_is_pinned(tmp_path, caplog):
+    rig = Rig(tmp_path)
+    rig.coordinator.transport.close()
+    rig.settle()
+    caplog.clear()
+    for _ in range(20):
+        nobody = Signer(STRANGER, Direction.DOWN, "porch", "s9", peer=rig.agent.session, fleet="ab" * 16)
+        rig.agent.handle(Received(topics.down("porch"), nobody.seal(b"{}")))
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
 def test_a_strangers_offer_is_not_taken_in_the_place_of_the_real_one(rig):

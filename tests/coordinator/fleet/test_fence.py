@@ -337,6 +337,28 @@ def test_the_same_chunks_are_not_sent_again_and_again(tmp_path):
     fleet.service.close()
 
 
+def test_whoever_is_accepted_and_talks_on_and_on_fills_no_log(fleet, caplog):
+    caplog.set_level("INFO")
+    hold_back(fleet, *fleet.agents)
+    fleet.store.runs.submit(toy_spec(rounds=1))
+    fleet.hello()
+    fleet.sleep(1)
+    agent = fleet.agents["board-0"]
+    (offer,) = seen(agent, TaskOffer)
+    caplog.clear()
+    for _ in range(100):
+        agent.goodbye()
+        agent.heartbeat()
+        agent.say(ChunkRequest("0" * 64, 0, 1))
+        for paused_s in (0.0, 500.0):
+            agent.status(TaskState.PAUSED, offer, "hot", paused_s=paused_s)
+            agent.status(TaskState.RUNNING, offer, paused_s=paused_s)
+        fleet.turn()
+        fleet.clock.now += 0.05
+    settle(fleet)
+    assert len(caplog.records) < 50
+
+
 def test_new_names_are_bounded_and_one_that_stays_outlives_those_that_do_not(tmp_path):
     limits = AllowanceSettings(pending=20, strangers_at_once=10_000.0)
     fleet = Fleet(tmp_path, devices=2, auto_accept=False, limits=limits)

@@ -17,6 +17,7 @@ from tinyfleet.fedcore.protocol.loop import LoopTransport
 from tinyfleet.fedcore.protocol.messages import (
     Enrolment,
     Goodbye,
+    Heartbeat,
     Hello,
     ResultVerdict,
     TaskCancel,
@@ -90,6 +91,29 @@ def test_another_key_is_refused_and_the_device_goes_on(fleet, caplog):
         agent.offer_results()
     fleet.sleep(1)
     assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
+
+
+@pytest.mark.parametrize("device", ["board-0", "board-9"])
+def test_who_greets_in_the_session_of_another_keeps_nobody_from_greeting(fleet, device):
+    """The session of a greeting can be read by whoever the broker lets read it, and its counter outbid."""
+    fleet.hello()
+    fleet.sleep(1)
+    agent = fleet.agents.get(device) or Agent(fleet.broker, device, fleet.directory / device)
+    fleet.agents[device] = agent
+    agent.restart()
+    stranger = LoopTransport(fleet.broker, "stranger")
+    stranger.open(())
+    rival = Signer(key_named("rival"), Direction.UP, device, agent.session, counter=1 << 61)
+    greeting = Hello(device, public_key_of("rival"), agent.session, "0", [], nonce="0" * 32)
+    stranger.publish(topics.up(device), rival.seal(greeting))
+    fleet.turn()
+    agent.hello()
+    stranger.publish(topics.up(device), rival.seal(greeting))  # before the device can answer its challenge
+    fleet.turn()
+    fleet.sleep(1)
+    assert device in online(fleet)
+    assert {pin.device: pin.session for pin in fleet.store.devices.pins()}[device] == agent.session
+    assert agent.channel.established
 
 
 def test_what_was_said_in_an_earlier_session_means_nothing(fleet):
@@ -204,6 +228,17 @@ def test_devices_of_another_fleet_are_named_once_and_left_alone(fleet, caplog):
     assert len(fleet.store.devices.all()) == before
 
 
+def test_a_crowd_of_fleets_is_named_once(fleet, caplog):
+    fleet.hello()
+    fleet.sleep(1)
+    crowd = Crowd(fleet.broker)
+    for number in range(50):
+        other = Signer(key_named("rival"), Direction.UP, "board-0", "s9", fleet=f"{number:032x}")
+        crowd.transport.publish(topics.up("board-0"), other.seal(Heartbeat("s9")))
+        fleet.turn()
+    assert caplog.text.count("are on this broker") == 1
+
+
 def test_what_nobody_signed_puts_no_device_in_quarantine(tmp_path, caplog):
     fleet = Fleet(tmp_path, limits=AllowanceSettings(faults=3))
     fleet.hello()
@@ -232,6 +267,16 @@ def test_an_agent_of_protocol_1_is_told_to_update(fleet, caplog):
     assert "speaks protocol 1, and this coordinator 2 to 2" in welcome.reason
     assert "speaks protocol 1" in caplog.text
     assert "old" not in [row.device for row in fleet.store.devices.all()]
+
+
+def test_an_agent_of_protocol_1_waits_while_others_are_answered(fleet, monkeypatch):
+    transport = LoopTransport(fleet.broker, "old")
+    transport.open((topics.down("old"),))
+    monkeypatch.setattr(LoopTransport, "window_free", 1)
+    transport.publish(topics.up("old"), encode(Hello("old", "key", "s1", "0", [])))
+    fleet.turn()
+    assert transport.receive(0) == Connected()
+    assert transport.receive(0) is None
 
 
 def test_two_boards_of_one_identity_are_named(fleet, caplog):

@@ -8,7 +8,9 @@ import pytest
 from tests.coordinator.toy import create_toy, toy_spec
 from tests.coordinator.toy_fleet import Fleet, expected_state, hold_back, seen
 from tinyfleet.fedcore.payload import Payload
-from tinyfleet.fedcore.protocol import codec
+from tinyfleet.fedcore.protocol import codec, topics
+from tinyfleet.fedcore.protocol.chunks import pack_chunk, unpack_chunk
+from tinyfleet.fedcore.protocol.loop import LoopTransport
 from tinyfleet.fedcore.protocol.messages import ResultOffer, ResultVerdict, TaskState, TaskStatus, Verdict
 
 
@@ -124,15 +126,43 @@ def test_a_result_that_keeps_arriving_damaged_is_done_again(fleet, for_good):
 
     agent.behaviour = damaged
     fleet.hello()
-    fleet.sleep(5)
-    refused = [message for message in seen(agent, ResultVerdict) if message.verdict is Verdict.REFUSED]
-    assert "arrived damaged" in refused[0].reason
+    for _ in range(10):
+        fleet.sleep(3)
+        agent.offer_results()
+    assert not [message for message in seen(agent, ResultVerdict) if message.verdict is Verdict.REFUSED]
+    tries = agent.trained
     row = fleet.store.runs.get(run)
     assert row.state == "finished"
     if for_good:
-        assert len(refused) == 4, "as often as its tries allow"
-        assert fleet.store.steps.of(run)[0].lost[0]["device"] == "board-1"
+        assert tries == 4, "as often as its tries allow"
+        (lost,) = fleet.store.steps.of(run)[0].lost
+        assert lost == {"device": "board-1", "reason": "failed: its result was damaged on disk"}
         assert fleet.state_bytes(run) == expected_state(spec, ["board-0", "board-2"])
     else:
-        assert len(refused) == 1
+        assert tries == 2
         assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
+
+
+def test_chunks_of_a_stranger_cost_a_device_time_and_no_result(fleet):
+    spec = toy_spec(rounds=1)
+    run = fleet.store.runs.submit(spec)
+    agent, stranger = fleet.agents["board-1"], LoopTransport(fleet.broker, "stranger")
+    stranger.open(())
+    publish, left = agent.transport.publish, [10]
+
+    def overtaken(topic, payload):
+        if topic == topics.up_chunk("board-1") and left[0]:
+            left[0] -= 1
+            chunk = unpack_chunk(payload)
+            stranger.publish(topic, pack_chunk(chunk.sha256, chunk.index, bytes(len(chunk.data))))
+        publish(topic, payload)
+
+    agent.transport.publish = overtaken
+    fleet.hello()
+    for _ in range(40):
+        fleet.sleep(1)
+        agent.offer_results()
+    assert left == [0]
+    assert [message.verdict for message in seen(agent, ResultVerdict)] == [Verdict.STORED]
+    assert agent.trained == 1
+    assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tinyfleet.edge_agent.state_directory import STATUS
 from tinyfleet.edge_agent.status import read
 from tinyfleet.edge_agent.task.delivery import REOFFER_S
@@ -95,3 +97,20 @@ def test_a_result_travels_in_chunks_that_the_broker_takes(rig):
     rig.transport.payload_bytes = lambda topic: None
     rig.settle(REOFFER_S + 0.1)
     assert rig.coordinator.of(ResultOffer)[-1].manifest.chunk_size > offer.manifest.chunk_size
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_result_that_is_asked_for_all_over_again_goes_only_where_it_is_damaged_here(rig, damaged):
+    rig.training()
+    rig.worker.finish(b"whole")
+    rig.settle()
+    manifest = rig.coordinator.of(ResultOffer)[-1].manifest
+    for path in (rig.state / "outbox").glob("*.blob"):
+        path.write_bytes(b"whale" if damaged else b"whole")
+    for _ in range(3):
+        rig.coordinator.chunks.clear()
+        rig.coordinator.say(ChunkRequest(manifest.sha256, 0, 1))
+        rig.settle()
+    assert rig.coordinator.chunks == ({} if damaged else {0: b"whole"})
+    failed = [status.reason for status in rig.coordinator.of(TaskStatus) if status.state is TaskState.FAILED]
+    assert failed == (["its result was damaged on disk"] if damaged else [])

@@ -74,9 +74,19 @@ def test_a_method_whose_devices_rewind_allows_the_way_back():
     assert not judge(cohort(one(norm=500.0, rewound=600.0), size=3), FLEET).refused
 
 
-def test_of_two_none_is_refused():
-    assert not judge(cohort(one(norm=1e6), size=2), FLEET).refused
-    assert judge(cohort(one(norm=1e6), size=3), FLEET).refused
+def test_of_two_none_is_the_odd_one_out():
+    assert not judge(cohort(one(norm=400.0), size=2), FLEET).refused
+    assert judge(cohort(one(norm=400.0), size=3), FLEET).refused
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_without_a_cohort_an_update_that_buries_the_model_is_refused(size):
+    ruinous = one(norm=501.0)  # of a model whose norm is 5
+    judgement = judge(cohort(ruinous, size), FLEET)
+    assert list(judgement.refused) == [(0, "odd")]
+    assert judgement.refused[0, "odd"].endswith("is 501, that of the model 5: at most 500")
+    assert not judge(cohort(one(norm=499.0), size), FLEET).refused
+    assert not judge(cohort(one(norm=501.0, rewound=600.0), size), FLEET).refused
 
 
 def test_limits_can_be_lifted():
