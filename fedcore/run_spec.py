@@ -91,7 +91,7 @@ class FleetSettings(Settings, frozen=True):
     # The least part of a task that a slow device is given; where even that is too long, it is left out.
     least_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.125
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
-    # A result is refused whose update's norm is more than so many times the median of its step; 0: none is.
+    # An update beyond so many times its step's median norm is refused (of under three: the model's); 0: none is.
     norm_limit: Annotated[float, Meta(ge=0.0)] = 100.0
     # One device of five or more can do as much as so many median ones, in any part of its result; 0: no limit.
     influence_limit: Annotated[float, Meta(ge=0.0)] = 1.5

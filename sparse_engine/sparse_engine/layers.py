@@ -119,6 +119,8 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
             )
             check(min(spatial) > 0, "the kernel is larger than its padded input")
             if layer.op is not Op.CONV:
+                half = all(2 * p <= k for k, p in zip(layer.kernel, layer.padding, strict=True))
+                check(half, "pooling pads by half of its kernel at most")
                 return (source[0], *spatial)
             check(source[0] == layer.in_channels, f"has {layer.in_channels} input channels")
             fits = layer.groups > 0 and not layer.in_channels % layer.groups + layer.out_channels % layer.groups

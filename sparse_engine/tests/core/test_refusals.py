@@ -209,3 +209,11 @@ def test_a_model_without_layers_or_with_too_many_weights_is_refused():
     wide = Layer("h", Op.LINEAR, ("input",), 2**20, 2**12)
     with pytest.raises(ModelError, match="'h'"):
         Network(Model((1, 2**10, 2**10), (wide,)))
+
+
+@pytest.mark.parametrize("op", [Op.MAX_POOL, Op.AVG_POOL])
+def test_pooling_that_pads_by_more_than_half_of_its_kernel_is_no_model(op):
+    """A window may lie in the padding alone, where there is nothing to take the greatest or the mean of."""
+    pool = Layer("p", op, ("input",), kernel=(2, 2), stride=(1, 1), padding=(1, 2))
+    with pytest.raises(ModelError, match="pads by half of its kernel at most"):
+        Model((1, 8, 8), (pool,)).shapes()
