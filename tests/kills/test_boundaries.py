@@ -72,6 +72,7 @@ def check(records: list[dict], wanted: int, came: float) -> None:
     assert sum(record["came"] for record in records) >= came * len(records)
 
 
+@pytest.mark.slow
 def test_killed_at_a_few_boundaries(fleets, sha256, tmp_path):
     found = [b for b in written_down(fleets(), SPEC) if not b.at_start]
     chosen = random.Random(SEED).sample(found, SAMPLE)
