@@ -56,7 +56,7 @@ class Step:
         self._offers, self._fold = offers, fold
         self._tasks = {task.device: task for task in tasks}
         self._deadline = StepDeadline(context.clock(), fleet.deadline_s)
-        self._put_off_told_s = 0.0
+        self._put_off_told_s: dict[str, float] = {}  # by device
 
     # -- what is known ------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Step:
     def wait_again(self) -> None:
         """Start the deadline anew."""
         self._deadline.set_again(self._tasks.values(), self._context.clock())
-        self._put_off_told_s = 0.0
+        self._put_off_told_s.clear()
 
     def flush(self) -> None:
         """Write progress that the store does not know yet."""
@@ -306,12 +306,12 @@ class Step:
             task.found_at_work(self._context.clock())
 
     def _log_put_off(self, device: str) -> None:
-        """The device goes on after a pause: what is left to it. Told for each second more that it is put off."""
+        """The device goes on after a pause: what is left to it. Told once for each second more of its pauses."""
         now = self._context.clock()
         put_off_s = self._deadline.put_off_s(self._tasks.values(), now)
-        if put_off_s < self._put_off_told_s + 1.0:
+        if put_off_s < self._put_off_told_s.get(device, 0.0) + 1.0:
             return
-        self._put_off_told_s = put_off_s
+        self._put_off_told_s[device] = put_off_s
         left_s = self._deadline.left_s(self._tasks.values(), now)
         text = "%s, step %d: goes on after a pause; the deadline is put off by %.1f s, %.1f s are left"
         log.info(text, device, self.step, put_off_s, left_s)

@@ -69,7 +69,7 @@ def test_a_secure_run_is_the_plain_one_bit_for_bit(method):
     """Growing rounds and selection stages included: the demo's run adjusts its mask every round."""
     spec = spec_of(method)
     plain, summed = states(spec), states(secure(spec))
-    assert len(plain) == (4 if method in ("fedtiny", "fedmef") else 2)
+    assert len(plain) == (4 if method == "fedtiny" else 2)
     assert summed == plain
 
 
