@@ -14,6 +14,7 @@ import pytest
 from tests.docs.fenced import ROOT
 
 TIMEOUT_S = 800
+MAKES_OWN = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS", "PARALLEL"}
 
 
 def copy_tree(target: Path) -> Path:
@@ -51,8 +52,10 @@ def run_in_copy(script: str, folder: Path) -> None:
         pytest.skip("the documents speak of a virtual environment, and the tests run in none")
     tree = copy_tree(folder / "tinyfleet")
     link_environment(tree)
+    # What the make that runs the tests was told is not for the makes of the document.
+    outside = {name: value for name, value in os.environ.items() if name not in MAKES_OWN}
     environment = {
-        **os.environ,
+        **outside,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH")))),
         "PATH": f"{tree / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "TINYFLEET_STATE": str(folder / "state"),
