@@ -39,7 +39,7 @@ def disk() -> Iterator[Callable[[Path, int], Path]]:
     def mount(path: Path, megabytes: int) -> Path:
         path.mkdir(parents=True)
         made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tinyfleet-test", path], check=False
+            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tinyfleet-test", path], check=False
         )
         if made.returncode:
             pytest.skip("nothing can be mounted here")
@@ -165,7 +165,7 @@ def test_a_disk_that_turns_read_only_under_the_coordinator(fleet, disk, sha256):
 
 
 def test_a_full_disk_under_an_agent(fleet, disk, sha256):
-    room = disk(fleet.directory / "agent-0", 96)
+    room = disk(fleet.directory / "agent-0", 256)  # more than the guard of the disk wants
     fleet.start()
     fleet.until_there()
     with fleet.store() as store:
@@ -180,7 +180,7 @@ def test_a_full_disk_under_an_agent(fleet, disk, sha256):
 
 
 def test_an_agent_on_a_read_only_disk_says_so_and_goes_on_afterwards(fleet, disk, sha256):
-    room = disk(fleet.directory / "agent-0", 96)
+    room = disk(fleet.directory / "agent-0", 256)  # more than the guard of the disk wants
     fleet.start()
     fleet.until_there()
     with fleet.store() as store:
