@@ -19,7 +19,7 @@ from tinyfleet.simulation import COORDINATOR, simulate
 AGENTS = 2
 
 
-@pytest.mark.parametrize("mode", ["central", "local"])
+@pytest.mark.parametrize("mode", ["central", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_private_live_run_equals_the_simulated_one(start, tmp_path, mode):
     pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
     spec = msgspec.structs.replace(

@@ -41,6 +41,7 @@ def open_phase(running: Running, run: str, phase: str, round_: int = 0) -> int |
     return last.step if fits else None
 
 
+@pytest.mark.slow
 def test_a_live_run_is_the_plain_one_bit_for_bit(start):
     spec = plain_spec(3, 2)
     running = start(spec, 3)

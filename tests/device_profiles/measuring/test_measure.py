@@ -20,6 +20,7 @@ from tinyfleet.device_profiles.profile import Measurement, ProfileError, read
 LOAD_S = 10
 
 
+@pytest.mark.slow
 def test_measuring_gives_plausible_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "LEAST_S", 0.001)
     monkeypatch.setattr(thermal, "usable_cores", lambda: 1)

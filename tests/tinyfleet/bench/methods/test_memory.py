@@ -20,6 +20,7 @@ SPEC = RunSpec(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_a_larger_batch_takes_more():
     large = msgspec.structs.replace(SPEC.training, batch=256)
     few, many = (
