@@ -11,7 +11,7 @@ from tests.fuzz.target import Prepared, Target, corpus
 from tests.fuzz.targets import TARGETS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SLICE = 150
+SLICE = 60
 
 
 @pytest.fixture

@@ -77,7 +77,14 @@ def killed_and_started(rig):
     rig.accepted()
 
 
-@pytest.mark.parametrize(("name", "hurt"), cases(), ids=lambda value: getattr(value, "__name__", value))
+def a_third_by_default(every):
+    """The others are slow tests."""
+    return [pytest.param(*case, marks=[pytest.mark.slow] if n % 3 else []) for n, case in enumerate(every)]
+
+
+@pytest.mark.parametrize(
+    ("name", "hurt"), a_third_by_default(cases()), ids=lambda value: getattr(value, "__name__", value)
+)
 def test_one_damaged_thing_costs_nothing_that_cannot_be_done_again(tmp_path, name, hurt):
     rig = in_the_middle(tmp_path)
     (path,) = tmp_path.glob({**FILES, **FOLDERS}[name])
@@ -98,7 +105,9 @@ def test_one_damaged_thing_costs_nothing_that_cannot_be_done_again(tmp_path, nam
     assert read_status(tmp_path / "status.json").link == "accepted"
 
 
-@pytest.mark.parametrize(("name", "hurt"), cases(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("name", "hurt"), a_third_by_default(cases()), ids=lambda value: getattr(value, "__name__", value)
+)
 def test_damage_while_it_runs_does_not_end_the_agent(tmp_path, name, hurt):
     rig = in_the_middle(tmp_path)
     (path,) = tmp_path.glob({**FILES, **FOLDERS}[name])
