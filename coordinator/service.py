@@ -183,8 +183,8 @@ class Service:
                 for device, session in self._registry.awaited():
                     self._sessions.wish(device, session)
                 self._downloads.resume()
-            case Disconnected(reason):
-                self._rivals.disconnected(reason)
+            case Disconnected():
+                self._rivals.disconnected(event.cause)
                 self._down = event.cause
                 self._look_at_reach(self._clock())
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.files import make_room_for
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
 
 STATUS = "status.json"
@@ -61,6 +63,6 @@ class ServiceStatusFile:
 def read_status(state: Path) -> ServiceStatus | None:
     """The last status, or None where no coordinator has run here."""
     try:
-        return msgspec.json.decode((state / STATUS).read_bytes(), type=ServiceStatus)
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
+        return read_document((state / STATUS).read_bytes(), ServiceStatus)
+    except (OSError, CodecError):
         return None

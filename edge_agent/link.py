@@ -123,8 +123,7 @@ class Link:
         """The broker is gone, for that reason; the transport keeps trying, and training goes on."""
         self._follow(LinkEvent.DISCONNECTED)
         self._down = cause
-        if cause is not None:
-            self._channel.strangers.disconnected(cause.reason)
+        self._channel.strangers.disconnected(cause)
 
     def hello_wanted(self) -> None:
         """A coordinator does not know this start of the agent, or is a new start itself."""

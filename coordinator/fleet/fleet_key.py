@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from pathlib import Path
 
 import msgspec
 
 from tinyfleet.coordinator.errors import StoreError
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import CodecError, ConfigError
 from tinyfleet.fedcore.files import check_private, write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.signatures import SEED_BYTES, SigningKey, key_text
 
 FILE_NAME = "fleet.key"
@@ -49,9 +49,9 @@ def read(path: Path) -> SigningKey:
     """The key in a file. Raises ``ConfigError`` where others may read it, or where it is damaged."""
     check_private(path)
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=FleetKeyFile)
+        file = read_document(path.read_bytes(), FleetKeyFile)
         seed = base64.b64decode(file.seed, validate=True)
-    except (OSError, msgspec.MsgspecError, binascii.Error, ValueError) as error:
+    except (OSError, CodecError, ValueError) as error:
         raise ConfigError(f"{path}: unreadable ({error}); restore it from a backup") from None
     if len(seed) != SEED_BYTES or key_text(SigningKey(seed).public) != file.public_key:
         raise ConfigError(f"{path}: its two keys do not belong together; restore it from a backup")

@@ -7,14 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from tinyfleet.coordinator.store.devices import Devices
+from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, shown
 
 log = logging.getLogger(__name__)
 
 SAID_EVERY_S = 3600.0
 _MOST_SAID = 4096
-# What brokers answer with whom another client of the same id has replaced: MQTT 5, section 3.14.2.1, 0x8E.
-_TAKEN_OVER = "taken over"
 
 
 class Rivals:
@@ -60,9 +59,9 @@ class Rivals:
             "directory was copied: stop one of the two",
         )
 
-    def disconnected(self, reason: str) -> None:
+    def disconnected(self, cause: Cause | None) -> None:
         """The broker ended the connection, and may have said that somebody else has this coordinator's name."""
-        if _TAKEN_OVER in reason.lower():
+        if cause is not None and cause.kind is CauseKind.SESSION:
             self._say(
                 "taken",
                 "",

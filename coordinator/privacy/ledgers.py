@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from tinyfleet.coordinator.errors import StoreError
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import CodecError, ConfigError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.privacy.noise_key import kept_key
 from tinyfleet.fedcore.run_spec import PrivacySettings
 
@@ -66,10 +67,10 @@ class Ledgers:
         """A run's ledger, or None before its first release. Raises ``ConfigError`` where it is damaged."""
         path = self._path(run, "json")
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Ledger)
+            return read_document(path.read_bytes(), Ledger)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, CodecError) as error:
             raise ConfigError(
                 f"{path}: {error}; what the run has spent is not known: restore it from a backup"
             ) from None
@@ -90,7 +91,6 @@ class Ledgers:
         Raises ``StoreError`` where it cannot be kept, ``ConfigError`` where it is damaged.
         """
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
             return kept_key(self._path(run, "key"))
         except OSError as error:
             raise StoreError(f"{self._directory}: {error}; the key of the run's noise cannot be kept") from error

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import CodecError, ConfigError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.signatures import fleet_id, key_bytes, key_text, shown
 
 FILE_NAME = "fleet.json"
@@ -55,10 +56,10 @@ class FleetPin:
 def read(path: Path) -> bytes | None:
     """The key that is pinned; None where there is none. Raises ``ConfigError``."""
     try:
-        key = key_bytes(msgspec.json.decode(path.read_bytes(), type=PinFile).public_key)
+        key = key_bytes(read_document(path.read_bytes(), PinFile).public_key)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, CodecError) as error:
         raise ConfigError(
             f"{path}: unreadable ({error}); restore it, or let the board go to a fleet anew: {RELEASE}"
         ) from None

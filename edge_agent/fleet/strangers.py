@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable
 
 from tinyfleet.edge_agent.fleet.pin import RELEASE, FleetPin
+from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.signed.signatures import shown
 
 logger = logging.getLogger(__name__)
 
 SAID_EVERY_S = 3600.0
-# What brokers answer with whom another client of the same id has replaced: MQTT 5, section 3.14.2.1, 0x8E.
-_TAKEN_OVER = "taken over"
 
 
 class Strangers:
@@ -55,9 +54,9 @@ class Strangers:
             f"two coordinators have the key of fleet {self.own}, as where a state directory was copied; stop one",
         )
 
-    def disconnected(self, reason: str) -> None:
+    def disconnected(self, cause: Cause | None) -> None:
         """The broker ended the connection, and may have said that somebody else has this board's name."""
-        if _TAKEN_OVER in reason.lower():
+        if cause is not None and cause.kind is CauseKind.SESSION:
             self._say(
                 "board",
                 f"another client has taken over the connection of {self._device}: two boards have one identity, as "

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from tinyfleet.fedcore.errors import TransportError
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.traffic.arrivals import Arrivals
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Event, Received, Transport, Will
 
@@ -146,10 +147,10 @@ class LoopTransport(Transport):
         self._connected = True
         self._events.put(Connected())
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, kind: CauseKind = CauseKind.LOST) -> None:
         if self._connected:
             self._connected = False
-            self._events.put(Disconnected(reason))
+            self._events.put(Disconnected(reason, kind))
 
     def _take(self, topic: str, payload: bytes) -> None:
         self._received += len(topic) + len(payload)

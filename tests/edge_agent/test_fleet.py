@@ -28,6 +28,7 @@ from tinyfleet.fedcore.protocol.messages import (
     Welcome,
     encode,
 )
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.signed.envelope import Direction
 from tinyfleet.fedcore.protocol.signed.signatures import fleet_id, shown
 from tinyfleet.fedcore.protocol.transport import Received
@@ -266,7 +267,9 @@ def test_two_coordinators_of_one_key_are_named_and_do_not_take_turns(rig, caplog
 
 
 def test_a_connection_that_was_taken_over_tells_of_a_copied_card(rig, caplog):
-    rig.broker._clients[IDENTITY.client_id]._lose("the broker ended the connection: Session taken over")
+    rig.broker._clients[IDENTITY.client_id]._lose(
+        "the broker ended the connection: Session taken over", CauseKind.SESSION
+    )
     rig.settle()
     assert "two boards have one identity, as where a card was copied" in caplog.text
     assert "two boards" in read(rig.state / STATUS).others

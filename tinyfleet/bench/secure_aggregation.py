@@ -31,6 +31,7 @@ from tinyfleet.fedcore.protocol.results import encode_result
 from tinyfleet.fedcore.run_spec import FleetSettings, ModelSettings, RunSpec, SecureAggregationSettings
 from tinyfleet.fedcore.secure_sum.neighbours import degree_for, threshold_of
 from tinyfleet.fedcore.secure_sum.stream import add_stream
+from tinyfleet.simulation import SimulatedMemory
 
 MODEL, DENSITY = "resnet18", 0.01
 SAMPLES = 500  # of a device: CIFAR-10's 50,000 over a hundred
@@ -128,19 +129,6 @@ def drawn(task: Payload, device: int) -> Payload:
     return Payload(meta, params, task.mask)
 
 
-class KeptInMemory:
-    """What a device keeps of the run."""
-
-    def __init__(self) -> None:
-        self._kept: Payload | None = None
-
-    def read(self, step: int) -> Payload | None:
-        return self._kept
-
-    def write(self, step: int, payload: Payload) -> None:
-        self._kept = payload
-
-
 def bench_secure_aggregation(
     devices: Iterable[int] = DEVICES,
     lost: Iterable[float] = LOST,
@@ -190,7 +178,7 @@ class StepOf:
         self.watch = Stopwatch()
         self.up = self.down = 0
         self._gone = gone
-        self._memories = {name: KeptInMemory() for name in names}
+        self._memories = {name: SimulatedMemory() for name in names}
         inner = DrawnResults(self.watch)
         self._wire = RunSpec().wire
         self._method: Method = inner

@@ -27,6 +27,7 @@ from tinyfleet.fedcore.protocol.messages import (
     decode_down,
     encode,
 )
+from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.signed.envelope import Direction, unseal
 from tinyfleet.fedcore.protocol.transport import Connected, Received
 
@@ -308,7 +309,7 @@ def test_a_second_coordinator_with_the_same_key_is_named(fleet, caplog):
     fleet.turn()
     assert "another coordinator has the key of fleet" in caplog.text
     caplog.clear()
-    fleet.broker._clients[fleet.transport.client_id]._lose("Session taken over")
+    fleet.broker._clients[fleet.transport.client_id]._lose("Session taken over", CauseKind.SESSION)
     fleet.service.poll(0)
     assert "another client has taken over this coordinator's connection" in caplog.text
 
