@@ -235,7 +235,7 @@ def test_the_configured_fleet_is_the_only_one(tmp_path):
         FleetPin(path, "0" * 32)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"public_key":"AAAA"}', b"\xff"])
+@pytest.mark.parametrize("content", [b'{"public_key":"\xff"}', b"", b"{}", b'{"public_key":"AAAA"}', b"\xff"])
 def test_a_damaged_pin_is_never_replaced_in_silence(tmp_path, content):
     path = tmp_path / pin.FILE_NAME
     path.write_bytes(content)
