@@ -277,6 +277,8 @@ def _body(header: Header, packed: bytes, most: int) -> bytes:
             raise CodecError("the compressed body's size is not what its header says")
         body: bytes = zstandard.ZstdDecompressor().decompress(packed, max_output_size=header.body)
     except zstandard.ZstdError as error:
+        if "not enough memory" in str(error):
+            raise MemoryError(str(error)) from None
         raise CodecError(f"the compressed body is damaged: {error}") from None
     if len(body) != header.body:
         raise CodecError("the compressed body's size is not what its header says")

@@ -58,6 +58,7 @@ def test_groups_and_places_are_those_that_there_are():
             assert (path.parent if "NAME" in place else path).exists(), place
 
 
+@pytest.mark.slow
 def test_a_kind_of_layers_is_added_as_the_page_says(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("sparse_engine")

@@ -160,6 +160,7 @@ def test_a_publish_that_no_part_of_the_fleet_sends_is_not_taken(broker):
         coordinator.close()
 
 
+@pytest.mark.slow
 def test_a_wrong_password_stays_out(broker):
     board = connect(broker, "board-1", topics.down("board-1"), password="guessed")
     try:

@@ -52,6 +52,7 @@ def check_files(document: Document, out: Path) -> None:
             assert row.argmax_agreement == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncovered")
 def test_quick_demo(tmp_path):
     ran, document = run_demo(tmp_path / "out", "--quick", "--data", "digits", "--agents", "2", "--rounds", "2")

@@ -10,7 +10,7 @@ from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import simulate
 
 
-@pytest.mark.parametrize("broker", brokers())
+@pytest.mark.parametrize("broker", [brokers()[0], pytest.param("embedded", marks=pytest.mark.slow)])
 def test_a_live_run_equals_the_simulated_one(start, broker):
     """Same spec, same seeds: the same model to the bit, whichever broker carried it and whoever came first."""
     spec = spec_of(2, 2)

@@ -90,6 +90,7 @@ def end(process):
     process.wait(PATIENCE_S)
 
 
+@pytest.mark.slow
 def test_strangers_and_another_fleet_are_not_obeyed(scene):
     coordinator, _ = scene.coordinator("gateway"), scene.agent("board")
     heard = []

@@ -59,7 +59,7 @@ def test_every_job_ends_as_a_job_may_end(records):
     allowed = {TaskState.FINISHED, TaskState.DECLINED, TaskState.OVER_BUDGET}
     # Fifty layers from random weights, one in a hundred of them left: some of these diverge, with either engine.
     others = [t for _, t in tries(records) if t.outcome not in allowed and "has diverged" not in t.reason]
-    assert not others, others[:3]
+    assert not others, [(t.outcome, t.reason, t) for t in others[:3]]
     assert len(tries(records, TaskState.FAILED)) <= len(records) / 20
     assert all(record.tries[-1].outcome != TaskState.OVER_BUDGET for record in records), "it never gave up"
 

@@ -88,7 +88,9 @@ def program(tmp_path):
         one.process.wait()
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    "side", [pytest.param(side, marks=pytest.mark.slow if " " in side else ()) for side in SIDES]
+)
 @needs_broker
 def test_a_broker_that_is_away_is_one_warning_and_its_coming_one_line(tmp_path, side, program):
     port = free_port()

@@ -157,6 +157,7 @@ def test_a_killed_worker_costs_one_task(agent, coordinator):
     do_task(coordinator, spec, first_state(spec), 0)
 
 
+@pytest.mark.slow
 def test_the_broker_goes_away_while_it_trains(tmp_path, agent, broker, coordinator):
     join(coordinator)
     spec = spec_of(local_epochs=60)
@@ -179,6 +180,7 @@ def test_the_broker_goes_away_while_it_trains(tmp_path, agent, broker, coordinat
         again.stop()
 
 
+@pytest.mark.slow
 def test_a_killed_agent_is_missed_and_takes_its_worker_along(agent, coordinator):
     first = join(coordinator)
     spec = spec_of()

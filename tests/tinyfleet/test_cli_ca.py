@@ -200,6 +200,7 @@ def managed(directory, port):
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MosquittoBroker.available(), reason="mosquitto is not installed")
 def test_one_command_shuts_a_device_out(tinyfleet, ca, tmp_path):
     """`tinyfleet ca revoke bad`, no more: its connection ends, no other comes about, and it is told why."""

@@ -32,7 +32,7 @@ def simulated(mode="central", noise=1.0, budget=0.0):
     return records, encode(simulation.state, precision="fp32")
 
 
-@pytest.mark.parametrize("mode", ["central", "local"])
+@pytest.mark.parametrize("mode", ["central", pytest.param("local", marks=pytest.mark.slow)])
 def test_it_repeats_and_tells_what_is_spent(mode):
     records, state = simulated(mode)
     assert simulated(mode)[1] == state

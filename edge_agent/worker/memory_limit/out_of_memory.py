@@ -6,13 +6,15 @@ import resource
 
 from tinyfleet.fedcore.rss import status_bytes
 
-# In the text of what torch, C++ and the kernel's loader raise.
+# In the text of what torch, C++, Python's threads (their stacks) and the kernel's loader raise.
 _IN_ERRORS = (
     "not enough memory",
     "can't allocate memory",
     "DefaultCPUAllocator",
     "bad_alloc",
     "out of memory",
+    "can't start new thread",
+    "Resource temporarily unavailable",
 )
 # What allocators print before they abort: torch, C++, glibc, OpenBLAS, Python.
 _PRINTED = (

@@ -215,7 +215,7 @@ def test_a_device_installs_only_what_it_asked_for(authority, clock, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()} == before
 
 
-@pytest.mark.parametrize("make", [board, apart])
+@pytest.mark.parametrize("make", [board, pytest.param(apart, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_power_cut_at_any_write_leaves_a_pair_that_works(authority, clock, tmp_path, monkeypatch, make, when):
     """Key and certificate belong together, and the renewal goes on where it was."""
@@ -260,7 +260,7 @@ def fleet(tmp_path, clock):
     made.close()
 
 
-@pytest.mark.parametrize("make", [board, apart])
+@pytest.mark.parametrize("make", [board, pytest.param(apart, marks=pytest.mark.slow)])
 def test_a_renewal_over_the_connection_that_it_renews(fleet, tmp_path, clock, make):
     """A board asks, installs, comes back with the new one, and says so; in child processes, as agents do."""
     tls = make(fleet.authority, tmp_path / "tls")
@@ -310,7 +310,7 @@ def test_a_renewal_over_the_connection_that_it_renews(fleet, tmp_path, clock, ma
     assert f"{read_certificate(Path(tls.certificate)).serial_number:x}" == serial
 
 
-@pytest.mark.parametrize("make", [board, apart])
+@pytest.mark.parametrize("make", [board, pytest.param(apart, marks=pytest.mark.slow)])
 def test_a_certificate_that_the_broker_does_not_take_replaces_none(fleet, tmp_path, make):
     """A rotation of which the broker was not told: the present one stays, and works."""
     tls = make(fleet.authority, tmp_path / "tls")

@@ -115,6 +115,7 @@ def test_one_that_dies_is_started_again_and_does_all_that_it_had_not_answered(mo
     assert [answer(model).step for _ in range(2)] == [4, 5]
 
 
+@pytest.mark.slow
 def test_an_answer_forgives_the_deaths_before_it(model, spec, tmp_path):
     for _ in range(3):
         model._restarts = 1

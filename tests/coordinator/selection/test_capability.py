@@ -143,6 +143,7 @@ FLEETS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(BOARDS, FLEETS, st.integers(0, 99))
 def test_no_device_that_can_do_its_part_is_ever_starved(boards, fleet, seed):

@@ -44,6 +44,7 @@ def test_measuring_gives_plausible_figures(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_load_and_less_than_none(tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "active_rate", lambda engine, kernel, dtype, density: None)
     assert measure(tmp_path, thermal_seconds=0).thermal is None

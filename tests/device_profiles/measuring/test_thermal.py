@@ -30,6 +30,7 @@ def one_core(monkeypatch):
     monkeypatch.setattr(thermal, "usable_cores", lambda: 1)
 
 
+@pytest.mark.slow
 def test_a_real_load_on_a_pi_that_gets_hot(tmp_path, one_core):
     root = raspberry_pi(tmp_path)
     put(root, THROTTLED, "0\n")

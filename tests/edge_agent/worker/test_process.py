@@ -61,6 +61,7 @@ def test_the_hard_limit_stops_a_whole_batch_and_lets_small_passes_go(limited, he
     assert small.rss_bytes == 0
 
 
+@pytest.mark.slow
 def test_a_running_task_goes_on_with_less_when_it_is_asked_to(limited, heavy_task):
     """The peak falls with the next step, and no step is lost."""
     spec = {**heavy_task.spec, "training": {**heavy_task.spec["training"], "local_epochs": 12}}

@@ -24,7 +24,13 @@ def run(spec, engine):
 
 
 @pytest.mark.skipif(len(available()) < 2, reason="needs both engines")
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("fedavg", "fedtiny", "fedmef") else pytest.mark.slow)
+        for name in registry.names()
+    ],
+)
 def test_both_engines_train_alike(name):
     settings = {"name": name} | ({"density": 0.2} if name != "fedavg" else {})
     settings |= {"interval": 1} if name in ADJUSTING else {}

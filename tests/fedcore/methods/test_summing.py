@@ -60,10 +60,7 @@ def states(spec: RunSpec) -> list[bytes]:
 
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(name, marks=() if name in ("static", "fedtiny", "tinyfleet") else pytest.mark.slow)
-        for name in SUMMED
-    ],
+    [pytest.param(name, marks=() if name in ("static", "fedtiny") else pytest.mark.slow) for name in SUMMED],
 )
 def test_a_secure_run_is_the_plain_one_bit_for_bit(method):
     """Growing rounds and selection stages included: the demo's run adjusts its mask every round."""

@@ -83,6 +83,7 @@ def test_another_machines_times_are_in_proportion_to_its_speed():
     assert here.at_speed(0.0) == here
 
 
+@pytest.mark.slow
 def test_measuring_takes_real_steps(monkeypatch):
     small = ModelSettings("small_cnn", (1, 28, 28), 10, {})
     probes = [

@@ -103,7 +103,9 @@ def test_the_known_come_first_and_strangers_not_never():
     assert sum(topic.startswith("stranger") for topic in first) == 4
 
 
-@pytest.mark.parametrize(("size", "sent"), [(1, 50_000), (60_000, 1000), (1 << 20, 60)])
+@pytest.mark.parametrize(
+    ("size", "sent"), [pytest.param(1, 50_000, marks=pytest.mark.slow), (1, 5000), (60_000, 1000), (1 << 20, 60)]
+)
 @pytest.mark.parametrize("names", [1, 20, 10_000])
 @pytest.mark.parametrize("kind", ["known", "stranger"])
 def test_a_flood_takes_a_bounded_share_of_memory_and_a_known_device_is_next(kind, names, size, sent):

@@ -126,6 +126,7 @@ def flood(port, count):
             sock.sendall(one)
 
 
+@pytest.mark.slow
 def test_after_a_flood_that_it_could_not_keep_up_with_it_hears_again(tmp_path, monkeypatch):
     """Mosquitto, its queue full, takes confirmed messages for delivered that it drops."""
     if not MosquittoBroker.available():

@@ -111,6 +111,7 @@ def test_plaintext_to_a_tls_port(fleet):
         client.close()
 
 
+@pytest.mark.slow
 @needs_broker
 def test_a_reason_is_told_once_and_forgotten_once_it_stands(fleet):
     kept = fleet.issue("board-1")

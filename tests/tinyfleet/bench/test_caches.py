@@ -13,6 +13,7 @@ from tinyfleet.fedcore.run_spec import ModelSettings
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 
+@pytest.mark.slow
 def test_a_small_model_is_measured():
     row = measure(configuration("resnet8", "nsconv", 8, Levers(activation_keep=0.5), steps=1))
     assert row.baseline_rss_mb > 100  # torch is in it

@@ -32,6 +32,7 @@ def test_errors_are_of_the_peak_and_of_what_the_step_adds():
     assert (found.rows, found.memory_max, found.memory_median) == (3, pytest.approx(0.1), pytest.approx(0.1))
 
 
+@pytest.mark.slow
 def test_a_row_is_really_measured_and_the_plot_written(tmp_path):
     probe = Probe(ModelSettings("small_cnn", (1, 28, 28), 10, {}), 64, steps=1)
     told = []

@@ -11,6 +11,7 @@ from tinyfleet.fedcore.privacy.admissible import check_privacy
 from tinyfleet.fedcore.training import registry
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not registry.available(), reason="needs an engine")
 def test_a_private_cell_beside_the_plain_one():
     pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")

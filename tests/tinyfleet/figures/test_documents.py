@@ -67,6 +67,7 @@ def test_a_number_without_a_comment_is_noticed():
     assert [match.group() for match in MEASURED.finditer(prose(text))] == ["7.7 MB", "three times", "0.5"]
 
 
+@pytest.mark.slow
 def test_pages_follow_the_results(tmp_path):
     """A changed result changes the page, and nothing else does."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png", "*.svg"))

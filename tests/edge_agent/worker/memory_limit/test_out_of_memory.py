@@ -13,6 +13,8 @@ from tinyfleet.edge_agent.worker.memory_limit.out_of_memory import is_printed, i
         (RuntimeError("std::bad_alloc"), True),
         (OSError(12, "Cannot allocate memory"), True),
         (ImportError("libtorch_cpu.so: failed to map segment: Cannot allocate memory"), True),
+        (RuntimeError("can't start new thread"), True),
+        (BlockingIOError(11, "Resource temporarily unavailable"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("not enough memory"), False),
     ],

@@ -79,6 +79,7 @@ def row():
     return found
 
 
+@pytest.mark.slow
 def test_a_row_has_both_engines_figures(row):
     assert row.speedup == pytest.approx(row.torch_dense_s / row.ours_s)
     assert 20 < row.ours_peak_rss_mb < 100  # no torch in it

@@ -47,6 +47,7 @@ def test_seed_and_data_have_no_share_in_it():
     assert measured_spec(other) == measured_spec(SPEC)
 
 
+@pytest.mark.slow
 def test_a_failure_says_why():
     with pytest.raises(DataError, match="density"):
         measure(msgspec.structs.replace(SPEC, method={"name": "static", "density": 7.0}), "lightest")

@@ -42,6 +42,7 @@ def test_finished_cells_are_not_run_again(tmp_path):
     assert run_bench(cells, tmp_path, 2) == planted == finished_cells(cells, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_measuring")
 def test_changed_missing_and_failed_cells_run_and_a_failure_stops_nothing(tmp_path):
     dense, sparse = expand(tiny(DIVERGING))

@@ -86,6 +86,7 @@ def test_slow_boards_do_a_part_and_rounds_are_shorter(engine, monkeypatch):
     assert part.data.name in capable.memory.last_chosen("bench")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(engine, tmp_path):
     def forbidden():
         raise AssertionError("nothing is left to train")
@@ -134,6 +135,7 @@ def test_the_report_says_that_it_is_emulated(tmp_path):
     assert np.all([path.stat().st_size > 1000 for path in paths])
 
 
+@pytest.mark.slow
 def test_the_command(tinyfleet, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "DEFAULT", SPEC)
     ran = tinyfleet("bench", "selection", "--seeds", 1, "--target", 0.15, "--directory", tmp_path)
