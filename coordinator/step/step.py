@@ -149,6 +149,12 @@ class Step:
             task.offer_again()
             self._look_whether_at_it(task)
 
+    def offer_anew(self, device: str) -> None:
+        """What the device has done, or is at, was another task: offer it this one, whatever it says it is at."""
+        task = self._tasks.get(device)
+        if task is not None and (task.phase is TaskPhase.LOST or not task.settled):
+            task.offer_again()
+
     def on_heartbeat(self, device: str) -> None:
         """Offer again what a device has lost, or what it never received."""
         task = self._tasks.get(device)

@@ -187,6 +187,7 @@ class Training:
                 task_s=self._clock() - task.began,
                 peak_rss_bytes=done.peak_rss_bytes,
                 engine=done.engine,
+                base=task.offer.base,
                 micro_batch=task.chosen.way.levers.micro_batch,
                 levers=task.chosen.degrading,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from tests.edge_agent.rig import SPEC
+from tests.edge_agent.rig import BASE, SPEC
 from tinyfleet.edge_agent.worker.commands import (
     Chosen,
     Declined,
@@ -129,6 +129,14 @@ def test_what_a_run_suffers_for_want_of_memory_is_said_once_and_with_each_task(r
     results = rig.coordinator.of(ResultOffer)
     assert {offer.step for offer in results} == {0, 1, 2}
     assert {offer.levers for offer in results} == {words}
+
+
+def test_a_result_says_what_its_task_started_from(rig):
+    offer = rig.training(0)
+    rig.worker.finish()
+    rig.settle()
+    (result,) = rig.coordinator.of(ResultOffer)
+    assert result.base == offer.base == BASE
 
 
 def test_a_plan_that_gives_nothing_up_says_so(rig):
