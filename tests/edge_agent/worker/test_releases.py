@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
 from tinyfleet.edge_agent.config import AgentPrivacySettings
-from tinyfleet.edge_agent.worker.commands import Unfit, StepsDone, TaskDone
+from tinyfleet.edge_agent.worker.commands import StepsDone, TaskDone, Unfit
 from tinyfleet.edge_agent.worker.releases import Releases
 from tinyfleet.edge_agent.worker.trainer import Trainer
 from tinyfleet.fedcore.errors import ResultError
