@@ -153,8 +153,8 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
     match event:
         case None:
             raise DataError(f"data.source {config.data.source!r} was not read within {DESCRIBE_TIMEOUT_S:.0f} s")
-        case Described(engines, samples, found, version):
-            return Board(engines, samples, found, version)
+        case Described(engines, samples, found, version, data):
+            return Board(engines, samples, found, version, data)
         case TaskFailed("ConfigError", reason):
             raise ConfigError(f"data.source {config.data.source!r}: {reason}")
         case TaskFailed(_, reason) | OverBudget(reason):

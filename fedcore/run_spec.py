@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from tinyfleet.fedcore.datasets.description import MOST_CLASSES, ClassName, DataDescription
+
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -70,6 +72,8 @@ class DataSettings(Settings, frozen=True):
     source: str = "mnist5k"  # mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz
     public_fraction: Fraction = 0.1  # of the training data, for pre-training at the coordinator
     test_fraction: Fraction = 0.2  # held out where the source has no test split of its own
+    # Their names in the order of the labels; empty: as the source has them. A source that has none takes these.
+    classes: Annotated[tuple[ClassName, ...], Meta(max_length=MOST_CLASSES)] = ()
     limit: Count = 0  # use at most so many training samples; 0: all
     partition: PartitionSettings = PartitionSettings()
 
@@ -146,3 +150,5 @@ class RunSpec(Settings, frozen=True):
     wire: WireSettings = WireSettings()
     privacy: PrivacySettings = PrivacySettings()
     secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()
+    # What numbers and labels mean, which every board's data is held to. `run submit` fills it in from the gateway's.
+    contract: DataDescription | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
@@ -81,6 +82,7 @@ class Described(msgspec.Struct, frozen=True, tag_field="event", tag="described")
     samples: int
     profile: dict[str, Any]
     version: str
+    data: DataDescription
 
 
 class Planned(msgspec.Struct, frozen=True, tag_field="event", tag="planned"):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def describe(command: DescribeCommand) -> Described:
-    """Engines, samples, the board's profile and the version. Raises ``DataError``, ``ConfigError``."""
+    """Engines, samples and what they mean, the board's profile and the version. Raises ``DataError``, ``ConfigError``."""
+    from tinyfleet.fedcore.datasets.description import abridged
     from tinyfleet.fedcore.datasets.partition import device_data
     from tinyfleet.fedcore.training.registry import available
 
@@ -27,6 +28,7 @@ def describe(command: DescribeCommand) -> Described:
         samples=len(data.train) + len(data.development),
         profile=asdict(_profile(Path(command.profile))),
         version=_version(),
+        data=abridged(data.description),
     )
 
 

@@ -38,6 +38,7 @@ from tinyfleet.fedcore.protocol.messages import (
     Traffic,
     Welcome,
 )
+from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.protocol.transport import Received, Transport
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.sparsity.mask import mask_digest
@@ -52,6 +53,7 @@ class Agent:
     directory: Path
     key: str = ""  # the name of its key, as ``tests.signing`` has it
     session: str = "s1"
+    data: DataDescription | None = None  # what it says of its data
     silent: bool = False  # says nothing, reads nothing
     holds_results: bool = False  # computes, and keeps its results back
     behaviour: Callable[[Agent, TaskOffer, Payload], None] | None = None
@@ -108,6 +110,7 @@ class Agent:
             nonce=nonce,
             answer=answer,
             held=self.held,
+            data=self.data,
         )
 
     def heartbeat(self, **health: float) -> None:
