@@ -150,5 +150,5 @@ class RunSpec(Settings, frozen=True):
     wire: WireSettings = WireSettings()
     privacy: PrivacySettings = PrivacySettings()
     secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()
-    # What numbers and labels mean, which every board's data is held to. `run submit` fills it in from the gateway's.
+    # What numbers and labels mean: every board's data is held to it. `run submit` takes it from the gateway's.
     contract: DataDescription | None = None

@@ -146,6 +146,7 @@ class MaskMissing(msgspec.Struct, frozen=True, tag_field="event", tag="needs_mas
 class Unfit(msgspec.Struct, frozen=True, tag_field="event", tag="unfit"):
     """The board as it is can never do the task: its data, its parts, or the terms of its owner are in the way."""
 
+    kind: str  # the error's type
     reason: str
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def describe(command: DescribeCommand) -> Described:
-    """Engines, samples and what they mean, the board's profile and the version. Raises ``DataError``, ``ConfigError``."""
+    """Engines, samples and what they mean, board and version. Raises ``DataError``, ``ConfigError``."""
     from tinyfleet.fedcore.datasets.description import abridged
     from tinyfleet.fedcore.datasets.partition import device_data
     from tinyfleet.fedcore.training.registry import available

@@ -77,7 +77,7 @@ class Trainer:
         spec = convert(command.spec, RunSpec, "spec of the task")
         terms = convert(command.privacy, AgentPrivacySettings, "privacy")
         if reason := terms.objection(spec.privacy):
-            self._emit(Unfit(reason))
+            self._emit(Unfit("ConfigError", reason))
             return
         masks = MaskStore(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=masks.get)
@@ -135,7 +135,7 @@ class Trainer:
         return result, time.monotonic() - began
 
     def _data_of(self, settings: AgentDataSettings, device: str, spec: RunSpec) -> DeviceData:
-        """This device's data as the run wants it. Raises ``DataError`` where it is of another kind."""
+        """The data of this device as the run wants it. Raises ``DataError`` where it is of another kind."""
         from tinyfleet.fedcore.datasets.contract import check_data
         from tinyfleet.fedcore.datasets.partition import device_data
 

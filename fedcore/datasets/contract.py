@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tinyfleet.fedcore.datasets.agreement import Disagreement, disagreements, shape_remedy
-from tinyfleet.fedcore.datasets.description import DataDescription
+from tinyfleet.fedcore.datasets.agreement import DataDisagreement, disagreements, shape_remedy, sides
+from tinyfleet.fedcore.datasets.description import DataDescription, is_numbered
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec
 
@@ -20,20 +20,18 @@ def check_data(own: DataDescription, model: ModelSettings) -> None:
         raise DataError("; ".join(map(str, found)))
 
 
-def _with_model(own: DataDescription, model: ModelSettings) -> list[Disagreement]:
+def _with_model(own: DataDescription, model: ModelSettings) -> list[DataDisagreement]:
     found = []
     if own.shape != model.input_shape:
         remedy = f"{shape_remedy(own.shape, model.input_shape)}, or set model.input_shape"
-        found.append(Disagreement("shape", _sides(own.shape), f"{_sides(model.input_shape)} by the model", remedy))
+        found.append(
+            DataDisagreement("shape", sides(own.shape), f"{sides(model.input_shape)} by the model", remedy)
+        )
     if len(own.classes) > model.classes:
-        numbered = own.classes == tuple(map(str, range(len(own.classes))))
+        numbered = is_numbered(own.classes)
         what = f"labels up to {len(own.classes) - 1}" if numbered else f"{len(own.classes)} classes"
         remedy = f"set model.classes = {len(own.classes)}"
         if numbered and own.samples and not own.samples[0]:
             remedy = f"labels count from 0: subtract 1 from each; or {remedy}"
-        found.append(Disagreement("classes", what, f"a model of {model.classes} outputs", remedy))
+        found.append(DataDisagreement("classes", what, f"a model of {model.classes} outputs", remedy))
     return found
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ")"

@@ -125,7 +125,7 @@ def public_data(settings: DataSettings, contract: DataDescription | None = None)
     return source.train.take(parts.public)
 
 
-def test_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:
+def test_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:  # noqa: PT028 - no test
     """Held-out data: only ever evaluated on. Raises ``DataError``."""
     source, parts = _parts(settings, contract)
     return source.test if source.test is not None else source.train.take(parts.test)
@@ -137,10 +137,10 @@ test_data.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever
 def device_data(
     settings: DataSettings, index: int, name: str, contract: DataDescription | None = None
 ) -> DeviceData:
-    """The data of device number ``index``, as a run's ``contract`` has it; with ``partition.kind`` "none" all of it.
+    """The data of device ``index``, as a run's ``contract`` has it; with ``partition.kind`` "none" all of it.
 
     The development set is a tenth, chosen by a seed from ``name``: fixed, wherever it is computed.
-    Raises ``ConfigError`` for an index outside the partition, ``DataError`` for too little data, or of another kind.
+    Raises ``ConfigError`` for an index outside the partition, ``DataError`` for too little data or another kind.
     """
     source, parts = _parts(settings, contract)
     shares = partition_indices(source.train.y[parts.pool], settings.partition)

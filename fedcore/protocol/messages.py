@@ -255,7 +255,7 @@ class ResultVerdict(Message, frozen=True, tag="result_verdict"):
 
 
 class LeftOut(Message, frozen=True, tag="left_out"):
-    """This device takes no part in a run while it and the run are what they are, and why."""
+    """The device takes no part in a run while it and the run are what they are, and why."""
 
     run: Name
     reason: Text

@@ -14,6 +14,7 @@ from tests.signing import identity_of
 from tinyfleet.edge_agent.fleet.channel import Channel
 from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec, topics
 from tinyfleet.fedcore.protocol.chunks import Receiver, hash_file, manifest_of, pack_chunk, read_chunk, unpack_chunk
@@ -38,7 +39,6 @@ from tinyfleet.fedcore.protocol.messages import (
     Traffic,
     Welcome,
 )
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.protocol.transport import Received, Transport
 from tinyfleet.fedcore.run_spec import RunSpec
 from tinyfleet.fedcore.sparsity.mask import mask_digest

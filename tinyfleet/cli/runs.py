@@ -135,19 +135,22 @@ def read_spec(file: Path) -> RunSpec:
 
 
 def with_contract(spec: RunSpec) -> RunSpec:
-    """The run, with what its numbers and labels mean, which each board is held to: as the gateway's own data has it.
+    """The run, with what its numbers and labels mean, as the gateway's own data has it: boards are held to that.
 
     Raises ``DataError`` where that cannot be read, or does not fit the model or a contract that the run brings.
     """
     from tinyfleet.fedcore.datasets.agreement import disagreements
     from tinyfleet.fedcore.datasets.contract import check_data
+    from tinyfleet.fedcore.datasets.description import as_contract
     from tinyfleet.fedcore.datasets.partition import described
     from tinyfleet.fedcore.errors import DataError
 
+    if not (spec.data.public_fraction or spec.data.test_fraction):
+        return spec  # the gateway has no data
     own = described(spec.data)
     check_data(own, spec.model)
     if spec.contract is None:
-        return msgspec.structs.replace(spec, contract=without_counts(own))
+        return msgspec.structs.replace(spec, contract=as_contract(own))
     if found := disagreements(own, spec.contract):
         raise DataError("; ".join(map(str, found)))
     return spec

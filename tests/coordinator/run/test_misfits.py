@@ -15,7 +15,7 @@ from tinyfleet.fedcore.run_spec import ModelSettings
 
 CONTRACT = DataDescription((1, 4, 4), "uint8", classes=("blue", "green", "red"), range=(0.0, 255.0))
 SPEC = msgspec.structs.replace(
-    toy_spec(rounds=3), model=ModelSettings("toy", (1, 4, 4), 3), contract=CONTRACT
+    toy_spec(rounds=3), model=ModelSettings("toy", (1, 4, 4), 3, {"width": 40}), contract=CONTRACT
 )
 
 
