@@ -189,7 +189,7 @@ def sensors(options: argparse.Namespace) -> None:
 
 
 class _Help(argparse.HelpFormatter):
-    """As wide as the terminal. Without a width it would ask shutil, which would stay in memory with its archives."""
+    """As wide as the terminal. Without a width it asks shutil, which stays in memory with its archives."""
 
     def __init__(self, prog: str) -> None:
         try:
