@@ -17,8 +17,8 @@ from tinyfleet.device_profiles.limits import parse_size
 from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.fedcore.broker_settings import BrokerSettings
-from tinyfleet.fedcore.datasets.description import MOST_CLASSES, ClassName
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.foreign.data_description import MOST_CLASSES, ClassName
 from tinyfleet.fedcore.protocol.topics import valid_device
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, PrivacySettings, Settings
 from tinyfleet.fedcore.settings import convert, read_toml

@@ -12,8 +12,8 @@ import psutil
 from tinyfleet.device_profiles.sensors.read import read_health
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.edge_agent.identity import Identity
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.foreign.board import board_facts
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.protocol.messages import Goodbye, Heartbeat, Hello, Traffic
 from tinyfleet.fedcore.protocol.version import PROTOCOL
 

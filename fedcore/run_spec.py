@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from tinyfleet.fedcore.datasets.description import MOST_CLASSES, ClassName, DataDescription
+from tinyfleet.fedcore.foreign.data_description import MOST_CLASSES, ClassName, DataDescription
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, Meta(ge=1)]

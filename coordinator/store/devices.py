@@ -12,8 +12,8 @@ from tinyfleet.coordinator.errors import UnknownDevice
 from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, key_bytes, shown
 

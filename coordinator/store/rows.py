@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinyfleet.fedcore.datasets.description import DataDescription
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 
 
 @dataclass(frozen=True, slots=True)

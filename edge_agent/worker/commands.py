@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tinyfleet.fedcore.datasets.description import DataDescription
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def describe(command: DescribeCommand) -> Described:
     """Engines, samples and what they mean, board and version. Raises ``DataError``, ``ConfigError``."""
-    from tinyfleet.fedcore.datasets.description import abridged
     from tinyfleet.fedcore.datasets.partition import device_data
+    from tinyfleet.fedcore.foreign.data_description import abridged
     from tinyfleet.fedcore.training.registry import available
 
     settings = convert(command.data, AgentDataSettings, "data")

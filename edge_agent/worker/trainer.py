@@ -33,7 +33,7 @@ from tinyfleet.fedcore.settings import convert
 if TYPE_CHECKING:
     from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.datasets.dataset import DeviceData
-    from tinyfleet.fedcore.datasets.description import DataDescription
+    from tinyfleet.fedcore.foreign.data_description import DataDescription
     from tinyfleet.fedcore.methods.method import Method
     from tinyfleet.fedcore.payload import Payload
     from tinyfleet.fedcore.planning.cost_model import CostModel

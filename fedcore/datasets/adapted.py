@@ -10,8 +10,8 @@ import numpy as np
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.agreement import disagreements, label_map
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.description import DataDescription, is_numbered
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription, is_numbered
 
 
 def adapted(data: Dataset, wanted: DataDescription) -> Dataset:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 
 MOST_SHOWN = 12  # classes in a message
 # Measured values on both sides of which neither says a scale: so far apart they are not of one kind. Fractions and

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tinyfleet.fedcore.datasets.agreement import DataDisagreement, disagreements, shape_remedy, sides
-from tinyfleet.fedcore.datasets.description import DataDescription, is_numbered
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription, is_numbered
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from tinyfleet.fedcore.arrays import IntArray
 from tinyfleet.fedcore.datasets.adapted import adapted, named
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.datasets.registry import Source, load
 from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
 
 SPLIT_SEED = 20_221_130

@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.foreign.board import BoardFacts, Health
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.foreign.shown import printable
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]

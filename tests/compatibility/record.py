@@ -23,7 +23,7 @@ from tinyfleet.coordinator.store.records import Choice, Share, StepSummary
 from tinyfleet.coordinator.store.rows import DeviceRow, RunRow, ShareRow, StepRow, TaskRow
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.edge_agent.task.outbox import Outbox
-from tinyfleet.fedcore.datasets.description import DataDescription, SkippedFiles
+from tinyfleet.fedcore.foreign.data_description import DataDescription, SkippedFiles
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol import messages as wire

@@ -14,7 +14,7 @@ from tests.signing import identity_of
 from tinyfleet.edge_agent.fleet.channel import Channel
 from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.fedcore.arrays import Mask
-from tinyfleet.fedcore.datasets.description import DataDescription
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec, topics
 from tinyfleet.fedcore.protocol.chunks import Receiver, hash_file, manifest_of, pack_chunk, read_chunk, unpack_chunk

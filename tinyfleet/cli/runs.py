@@ -141,9 +141,9 @@ def with_contract(spec: RunSpec) -> RunSpec:
     """
     from tinyfleet.fedcore.datasets.agreement import disagreements
     from tinyfleet.fedcore.datasets.contract import check_data
-    from tinyfleet.fedcore.datasets.description import as_contract
     from tinyfleet.fedcore.datasets.partition import described
     from tinyfleet.fedcore.errors import DataError
+    from tinyfleet.fedcore.foreign.data_description import as_contract
 
     if not (spec.data.public_fraction or spec.data.test_fraction):
         return spec  # the gateway has no data

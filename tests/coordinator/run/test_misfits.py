@@ -9,7 +9,7 @@ import pytest
 
 from tests.coordinator.toy import toy_spec
 from tests.coordinator.toy_fleet import seen
-from tinyfleet.fedcore.datasets.description import DataDescription
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.protocol.messages import LeftOut, TaskOffer
 from tinyfleet.fedcore.run_spec import ModelSettings
 
