@@ -11,6 +11,7 @@ import msgspec
 
 from tinyfleet.device_profiles.suggestions import nearest
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.files import read_file
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def convert(data: Any, kind: type[T], where: str) -> T:
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read and validate a TOML file. Raises ``ConfigError`` with the path, the value and the remedy."""
     try:
-        data = tomllib.loads(_text(path))
+        data = tomllib.loads(read_file(path, MOST_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
@@ -42,14 +43,6 @@ def read_toml(path: Path, kind: type[T]) -> T:
     except (ValueError, RecursionError) as error:  # Python's reader raises more than its own error
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     return convert(data, kind, str(path))
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES} bytes")
-    return data.decode("utf-8")
 
 
 def _check_values(data: Any, where: str, key: str = "") -> None:

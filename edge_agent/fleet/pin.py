@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.fedcore.errors import CodecError, ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import read_file, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.signatures import fleet_id, key_bytes, key_text, shown
 
@@ -56,7 +56,7 @@ class FleetPin:
 def read(path: Path) -> bytes | None:
     """The key that is pinned; None where there is none. Raises ``ConfigError``."""
     try:
-        key = key_bytes(read_document(path.read_bytes(), PinFile).public_key)
+        key = key_bytes(read_document(read_file(path), PinFile).public_key)
     except FileNotFoundError:
         return None
     except (OSError, CodecError) as error:
