@@ -36,6 +36,10 @@ class Devices:
         rows = self._db.read(f"SELECT {_COLUMNS} FROM devices WHERE {_KNOWN} ORDER BY device")  # noqa: S608 - names are ours
         return self._db.legible("devices", rows, _row)
 
+    def names(self) -> list[str]:
+        """Of every device, those included whose rows cannot be read."""
+        return [row["device"] for row in self._db.read(f"SELECT device FROM devices WHERE {_KNOWN}")]  # noqa: S608
+
     def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
         """Accept or reject a device. Raises ``UnknownDevice``."""
         self._change(device, "enrolment = ?", enrolment)
