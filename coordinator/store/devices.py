@@ -10,7 +10,6 @@ from tinyfleet.coordinator.errors import UnknownDevice
 from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
-from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, key_bytes, shown
 
@@ -18,6 +17,7 @@ _COLUMNS = (
     "device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
     "idle_rss_bytes, peak_rss_bytes, quarantine, public_key, rekey, trouble"
 )
+_JSON: dict[str, Any] = {"profile": dict[str, Any], "health": dict[str, int | float], "engines": list[str]}
 # One that was forgotten, and had tasks, stays as their device, without a key: it is a newcomer when it is back.
 _KNOWN = "public_key <> ''"
 
@@ -95,7 +95,17 @@ class Devices:
         )
 
     def save_hello(self, device: str, hello: Hello, enrolment: Enrolment) -> None:
-        """A device's introduction. An enrolment that is already there stays; the key is the one it showed."""
+        """A device's introduction. An enrolment that is already there stays; the key is the one it showed.
+
+        What it said that it cannot do was said of what it was in an earlier session.
+        """
+        self._db.write(
+            "UPDATE tasks SET unfit = 0 WHERE device = ? AND unfit"
+            " AND NOT EXISTS (SELECT 1 FROM devices WHERE device = ? AND session = ?)",
+            device,
+            device,
+            hello.session,
+        )
         self._db.write(
             "INSERT INTO devices (device, name, public_key, enrolment, session, online, last_seen, profile,"
             " samples, engines, memory_limit_bytes) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"
@@ -172,14 +182,7 @@ class Devices:
 
 
 def _row(row: sqlite3.Row) -> DeviceRow:
-    values: dict[str, Any] = dict(row)
-    for name in ("profile", "health", "engines"):
-        values[name] = from_json(row[name], name)
-    for name, kind in (("profile", dict), ("health", dict), ("engines", list)):
-        if not isinstance(values[name], kind):
-            raise CodecError(f"{name} is no {kind.__name__}")
-    if not all(isinstance(figure, int | float) for figure in values["health"].values()):
-        raise CodecError("health holds what is no figure")
+    values: dict[str, Any] = dict(row) | {name: from_json(row[name], kind, name) for name, kind in _JSON.items()}
     key = key_bytes(row["public_key"])
     return DeviceRow(
         **{**values, "online": bool(row["online"]), "rekey": bool(row["rekey"])},
