@@ -17,7 +17,7 @@ from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
-from tinyfleet.fedcore.foreign.shown import printable
+from tinyfleet.fedcore.foreign.shown import printable, printable_json
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -261,7 +261,7 @@ def _config(options: argparse.Namespace, *, missing_ok: bool = False) -> AgentCo
 
 
 def _write(document: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.write(printable_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode()) + "\n")
 
 
 def _is_alive(pid: int) -> bool:

@@ -6,13 +6,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from tinyfleet.coordinator.errors import UnknownDevice
 from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
-from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, key_bytes, shown
@@ -21,6 +18,7 @@ _COLUMNS = (
     "device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
     "idle_rss_bytes, peak_rss_bytes, quarantine, public_key, rekey, trouble, data"
 )
+_JSON: dict[str, Any] = {"profile": dict[str, Any], "health": dict[str, int | float], "engines": list[str]}
 # One that was forgotten, and had tasks, stays as their device, without a key: it is a newcomer when it is back.
 _KNOWN = "public_key <> ''"
 
@@ -38,6 +36,10 @@ class Devices:
         """Every device, by name; one whose row cannot be read is left out until it says hello again."""
         rows = self._db.read(f"SELECT {_COLUMNS} FROM devices WHERE {_KNOWN} ORDER BY device")  # noqa: S608 - names are ours
         return self._db.legible("devices", rows, _row)
+
+    def names(self) -> list[str]:
+        """Of every device, those included whose rows cannot be read."""
+        return [row["device"] for row in self._db.read(f"SELECT device FROM devices WHERE {_KNOWN}")]  # noqa: S608
 
     def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
         """Accept or reject a device. Raises ``UnknownDevice``."""
@@ -187,15 +189,8 @@ def _as_text(data: DataDescription | None) -> str:
 
 
 def _row(row: sqlite3.Row) -> DeviceRow:
-    values: dict[str, Any] = dict(row)
-    for name in ("profile", "health", "engines"):
-        values[name] = from_json(row[name], name)
-    for name, kind in (("profile", dict), ("health", dict), ("engines", list)):
-        if not isinstance(values[name], kind):
-            raise CodecError(f"{name} is no {kind.__name__}")
-    if not all(isinstance(figure, int | float) for figure in values["health"].values()):
-        raise CodecError("health holds what is no figure")
-    values["data"] = None if not row["data"] else msgspec.json.decode(row["data"], type=DataDescription)
+    values: dict[str, Any] = dict(row) | {name: from_json(row[name], kind, name) for name, kind in _JSON.items()}
+    values["data"] = from_json(row["data"], DataDescription, "data") if row["data"] else None
     key = key_bytes(row["public_key"])
     return DeviceRow(
         **{**values, "online": bool(row["online"]), "rekey": bool(row["rekey"])},

@@ -71,6 +71,8 @@ def partition_indices(labels: IntArray, settings: PartitionSettings) -> list[Int
     count = settings.devices
     if settings.kind == "none":
         return [np.arange(len(labels))]
+    if len(labels) < count:
+        raise DataError(f"{len(labels)} samples cannot be split over {count} devices; take fewer, or more data")
     rng = np.random.default_rng([settings.seed, count])
     if settings.kind == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), count)]
