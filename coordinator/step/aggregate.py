@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.cohort.admission import Judgement, judge
-from tinyfleet.fedcore.cohort.direction import astray
+from tinyfleet.fedcore.cohort.direction import PEERS, astray
 from tinyfleet.fedcore.cohort.limits import limited
 from tinyfleet.fedcore.cohort.measure import Key, Measured, measure
 from tinyfleet.fedcore.cohort.robust import STREAMED, robust
@@ -197,7 +197,8 @@ class StepFold:
         judgement = closed.judgement
         if not self._fleet.influence_limit:
             return closed.fold
-        left_out = astray(self._method, self._task, lambda: self._admitted(judgement))
+        peers = 0 if self._fleet.aggregate == "mean" else PEERS
+        left_out = astray(self._method, self._task, lambda: self._admitted(judgement), peers=peers)
         if not left_out:
             return closed.fold
         for step, device in sorted(left_out):

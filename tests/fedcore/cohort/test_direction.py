@@ -35,9 +35,9 @@ def along(count, spread=1.0, seed=0):
     return [0.01 * (common + spread * rng.standard_normal(120)) for _ in range(count)]
 
 
-def found(updates):
+def found(updates, peers=0):
     entries = [((0, f"d{i}"), answer(f"d{i}", update)) for i, update in enumerate(updates)]
-    return sorted(device for _, device in astray(METHOD, TASK, lambda: iter(entries)))
+    return sorted(device for _, device in astray(METHOD, TASK, lambda: iter(entries), peers=peers))
 
 
 def test_whoever_agrees_by_half_stays():
@@ -61,6 +61,19 @@ def test_several_that_hide_each_other_are_all_found():
     assert found([*honest, *against]) == ["d7", "d8", "d9"]
 
 
+def test_several_that_turn_the_sum_round_are_found_beside_single_results_alone():
+    honest = along(7, spread=4.0)
+    united = -4.0 * np.mean(honest, axis=0)  # as long as they are
+    assert found([*honest, united, united, united]) != ["d7", "d8", "d9"]
+    assert found([*honest, united, united, united], peers=32) == ["d7", "d8", "d9"]
+
+
+@pytest.mark.parametrize("peers", [4, 9, 32])
+def test_peers_are_a_part_of_all_where_there_are_many(peers):
+    assert found([*along(9), -along(1)[0]], peers=peers) == ["d9"]
+    assert found(along(10), peers=peers) == []
+
+
 def test_across_is_not_against():
     honest = along(9)
     across = np.random.default_rng(9).standard_normal(120) * 0.01
@@ -74,6 +87,7 @@ def test_where_each_lacks_what_the_others_have_all_point_apart_and_all_stay():
     own = 0.01 * rng.standard_normal((10, 120))
     apart = list(own - own.mean(axis=0))  # each is the reverse of the sum of all others
     assert found(apart) == []
+    assert found(apart, peers=32) == []
     assert found(list(own - 0.9 * own.mean(axis=0))) == []
 
 
