@@ -100,7 +100,7 @@ class FleetSettings(Settings, frozen=True):
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
     # An update beyond so many times its step's median norm is refused (of under three: the model's); 0: none is.
     norm_limit: Annotated[float, Meta(ge=0.0)] = 100.0
-    # One device of five or more can do as much as so many median ones, in any part of its result; 0: no limit.
+    # One device of five or more does at most what so many median ones do, nothing against all others; 0: no limit.
     influence_limit: Annotated[float, Meta(ge=0.0)] = 1.5
     # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/admission.md.
     aggregate: Literal["mean", "clipped", "median", "trimmed", "krum", "multi-krum", "geometric-median"] = "mean"
