@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -19,10 +18,3 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # On a busy machine an example may take as long as it likes.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
-
-
-@pytest.fixture
-def uncovered(monkeypatch):
-    """Children run as they do at home: one whose coverage is measured has more modules and 6 MB more memory."""
-    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)

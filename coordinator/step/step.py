@@ -135,6 +135,8 @@ class Step:
                 task.follow(_EVENTS[status.state])
             case TaskState.NEEDS_MASK:
                 self._needs_mask(task)
+            case TaskState.UNFIT:
+                self._unfit(task, status.reason)
             case TaskState.OVER_BUDGET | TaskState.FAILED | TaskState.DECLINED:
                 self._stumble(
                     task, f"{status.state.value}: {status.reason}", pause=status.state is TaskState.DECLINED
@@ -329,6 +331,16 @@ class Step:
             return
         task.with_mask = True
         task.offer_again()
+
+    def _unfit(self, task: StepTask, reason: str) -> None:
+        """Said once: the run asks its device no more until that starts anew."""
+        if task.settled:
+            return
+        text = "run %s: %s can take no part until its agent starts anew: %s"
+        log.warning(text, self.run, task.device, reason)
+        task.reason, task.unfit = f"unfit: {reason}", True
+        task.follow(PhaseEvent.GIVE_UP)
+        self._save(task)
 
     def _stumble(self, task: StepTask, reason: str, *, pause: bool = False) -> None:
         if task.settled or (task.phase is TaskPhase.OFFERED and task.offer_is_due):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.files import make_folder, make_room_for, remove, sync_directory
+from tinyfleet.fedcore.files import free_bytes, make_folder, make_room_for, remove, sync_directory
 from tinyfleet.fedcore.protocol.chunks import Receiver, manifest_of, unpack_chunk
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Manifest
 
@@ -45,7 +44,7 @@ class Inbox:
         if manifest.count > MAX_CHUNKS:
             raise CodecError(f"blob of {manifest.count} chunks; at most {MAX_CHUNKS} are taken, send larger ones")
         self._make_room(manifest)
-        free = shutil.disk_usage(self._directory).free
+        free = free_bytes(self._directory)
         if free < manifest.size + SPARE_BYTES:
             raise CodecError(f"blob of {manifest.size} bytes; only {free} bytes are free on the device's disk")
         self._manifest, self._asked = manifest, None
@@ -102,7 +101,7 @@ class Inbox:
             return None
         self._receiver.finish().replace(whole)
         sync_directory(self._directory)
-        shutil.rmtree(self._partial(self._manifest), ignore_errors=True)
+        remove(self._partial(self._manifest))
         self._receiver = None
         return whole
 

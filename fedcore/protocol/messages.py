@@ -52,7 +52,8 @@ class TaskState(StrEnum):
     ACKNOWLEDGED = "acknowledged"  # the coordinator has it; ``traffic`` is the whole task's
     OVER_BUDGET = "over_budget"  # stopped at the memory limit; the next try takes less
     FAILED = "failed"  # the worker died or raised; ``reason`` says how
-    DECLINED = "declined"  # not started: will not fit, busy, or unknown method; ``reason`` says why
+    DECLINED = "declined"  # not started: will not fit now, or busy; ``reason`` says why
+    UNFIT = "unfit"  # cannot be done here while the device is what it is; ``reason`` says what would have to change
     NEEDS_MASK = "needs_mask"  # the blob refers to a mask that this device does not hold
 
 

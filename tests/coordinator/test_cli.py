@@ -49,7 +49,6 @@ def running(state: Path, *arguments: object):
         process.stderr.close()
 
 
-@pytest.mark.usefixtures("uncovered")
 def test_idle_it_is_small_and_knows_no_torch(tmp_path):
     with running(tmp_path) as process:
         time.sleep(1.0)

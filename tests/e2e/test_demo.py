@@ -53,7 +53,6 @@ def check_files(document: Document, out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("uncovered")
 def test_quick_demo(tmp_path):
     ran, document = run_demo(tmp_path / "out", "--quick", "--data", "digits", "--agents", "2", "--rounds", "2")
     assert document.method == "tinyfleet"

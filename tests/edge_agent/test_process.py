@@ -114,7 +114,6 @@ def do_task(coordinator, spec, state, step):
     return decode(blob), offer, statuses(coordinator, TaskState.ACKNOWLEDGED)[-1]
 
 
-@pytest.mark.usefixtures("uncovered")
 def test_it_stays_small_and_does_its_tasks(agent, coordinator):
     hello = join(coordinator)
     assert (hello.name, hello.samples, hello.memory_limit_bytes) == ("porch", 80, 1_500_000_000)

@@ -83,15 +83,15 @@ def test_the_fingerprint_is_what_openssl_says(tinyfleet, ca, tmp_path):
     assert digits[:16] == made["comparable"].replace(" ", "")
 
 
-@pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("command", ["issue", "renew", "revoke", "request"])
-def test_hostile_names_are_refused_and_leave_nothing(tinyfleet, ca, tmp_path, command, name):
+def test_hostile_names_are_refused_and_leave_nothing(tinyfleet, ca, tmp_path, command):
     out = tmp_path / "out"
     arguments = ["--out", out] if command != "revoke" else []
-    ran = tinyfleet("ca", command, *arguments, "--", name)
-    assert ran.code == 2
-    assert ran.err.startswith("tinyfleet: ")
-    assert not out.exists()
+    for name in HOSTILE:
+        ran = tinyfleet("ca", command, *arguments, "--", name)
+        assert ran.code == 2, name
+        assert ran.err.startswith("tinyfleet: "), name
+        assert not out.exists(), name
     assert json.loads(tinyfleet("ca", "list", "--json").out)["certificates"] == []
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 HEAVY = ("torch", "numpy", "onnx", "matplotlib", "sqlite3", "amqtt", "paho", "jinja2")
 
 
-@pytest.mark.usefixtures("uncovered")
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['tinyfleet', '--help']\n"

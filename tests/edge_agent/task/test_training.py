@@ -11,13 +11,13 @@ from tinyfleet.edge_agent.worker.commands import (
     MaskMissing,
     NearLimit,
     OverBudget,
-    PartMissing,
     Planned,
     StepsDone,
     TaskFailed,
     TightenCommand,
     Tightened,
     TrainingBegan,
+    Unfit,
 )
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus
@@ -149,10 +149,10 @@ def test_a_plan_that_gives_nothing_up_says_so(rig):
 
 def test_a_board_that_lacks_the_runs_method_declines_and_takes_the_next_run(rig):
     rig.training(0)
-    rig.worker.events.append(PartMissing("method 'acme' is unknown; install that one"))
+    rig.worker.events.append(Unfit("method 'acme' is unknown; install that one"))
     rig.settle()
     status = rig.coordinator.of(TaskStatus)[-1]
-    assert (status.state, status.reason) == (TaskState.DECLINED, "method 'acme' is unknown; install that one")
+    assert (status.state, status.reason) == (TaskState.UNFIT, "method 'acme' is unknown; install that one")
     assert not rig.governor.limits(SPEC).refusal, "nothing was learned about memory"
     rig.training(0, run="another")
     assert rig.coordinator.states[-1] is TaskState.RUNNING

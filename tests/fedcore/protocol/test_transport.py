@@ -59,7 +59,7 @@ class Network:
         self.broker.stop()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(k, marks=pytest.mark.slow if k == "mosquitto-3.1.1" else ()) for k in KINDS])
 def network(request, tmp_path):
     made = Network(request.param, tmp_path / "broker")
     yield made
