@@ -1,6 +1,7 @@
 """What the records of long tests come to: ``python -m tests.kills.summary RECORDS TARGET COMMIT``.
 
-``TARGET`` is docs/benchmarks/kills.json. ``RECORDS`` is what ``TINYFLEET_KILL_RECORDS`` named; ``COMMIT`` is what was run.
+``TARGET`` is docs/benchmarks/kills.json. ``RECORDS`` is what ``TINYFLEET_KILL_RECORDS`` named;
+``COMMIT`` is what was run.
 """
 
 from __future__ import annotations
