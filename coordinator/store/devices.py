@@ -11,6 +11,7 @@ from tinyfleet.coordinator.store.database.database import Database, as_json, fro
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.fedcore.foreign.data_description import DataDescription
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, key_bytes, shown
 
@@ -190,7 +191,7 @@ def _as_text(data: DataDescription | None) -> str:
 
 def _row(row: sqlite3.Row) -> DeviceRow:
     values: dict[str, Any] = dict(row) | {name: from_json(row[name], kind, name) for name, kind in _JSON.items()}
-    values["data"] = from_json(row["data"], DataDescription, "data") if row["data"] else None
+    values["data"] = read_document(row["data"].encode(), DataDescription) if row["data"] else None
     key = key_bytes(row["public_key"])
     return DeviceRow(
         **{**values, "online": bool(row["online"]), "rekey": bool(row["rekey"])},
