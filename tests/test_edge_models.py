@@ -23,6 +23,7 @@ from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import Levers
 from tinyfleet.fedcore.training.registry import create
 
+MORE_LEVERS = (Levers(micro_batch=5, recompute=2), Levers(recompute=1))
 LEAST_ERRORS = {"fp32": 1e-4, "fp16": 5e-3, "int8": 0.2}
 
 
@@ -32,7 +33,11 @@ def loaded(name, graph, params, mask):
     return engine
 
 
-@pytest.mark.parametrize("levers", [Levers(), Levers(micro_batch=5, recompute=2), Levers(recompute=1)], ids=str)
+@pytest.mark.parametrize(
+    "levers",
+    [Levers(), *(pytest.param(levers, marks=pytest.mark.slow) for levers in MORE_LEVERS)],
+    ids=str,
+)
 @pytest.mark.parametrize("name", EDGE_MODELS)
 def test_engines_agree_over_five_steps(name, levers):
     graph = EDGE_MODELS[name]
@@ -46,6 +51,7 @@ def test_engines_agree_over_five_steps(name, levers):
     assert relative(*(engine.predict(x) for engine in engines)) < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDGE_MODELS)
 def test_pruned_caches_are_alike_in_both_engines(name):
     graph = EDGE_MODELS[name]
