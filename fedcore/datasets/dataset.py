@@ -111,7 +111,7 @@ class Normalization:
 
     @classmethod
     def of(cls, data: Dataset) -> Normalization:
-        """Measure it on ``data`` (public data: never a device's, never test data); of no samples it changes nothing."""
+        """Measure it on ``data`` (public: never a device's, never test data); of no samples it changes nothing."""
         low, high = data.full_range or (0.0, 1.0)
         scale = high - low
         if not len(data):

@@ -135,7 +135,7 @@ class InputFold:
         self._squares = [Fraction(0)] * channels
 
     def add(self, result: Payload) -> None:
-        """One device's sums. Raises ``ResultError`` where they are no sums of so many values of the others' scale."""
+        """One device's sums. Raises ``ResultError`` where they are none of so many values of the others' scale."""
         samples, values = checked_samples(result), integer(result, "values")
         scale = finite(result.meta.get("scale"), "scale")
         sums, squares = (self._list(result, name) for name in ("sums", "squares"))

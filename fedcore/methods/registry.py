@@ -72,7 +72,7 @@ def create(method: Mapping[str, Any], problem: Problem) -> Method:
 
 
 def method_of(spec: RunSpec) -> Method:
-    """The run's method; without public data the devices measure inputs first; securely summed where that is asked for.
+    """The run's method: without public data the devices measure inputs first; its results are summed as asked.
 
     Raises ``ConfigError``.
     """

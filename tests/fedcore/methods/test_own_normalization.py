@@ -1,4 +1,4 @@
-"""Runs without public data: inputs measured by the devices, exactly; starts from random weights; or a clear refusal."""
+"""Runs without public data: inputs measured by the devices, exactly, and a random start; or a clear refusal."""
 
 from __future__ import annotations
 
