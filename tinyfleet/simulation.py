@@ -19,6 +19,7 @@ from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
 from tinyfleet.fedcore.cohort.robust import check_aggregate
+from tinyfleet.fedcore.datasets.agreement import check_model
 from tinyfleet.fedcore.datasets.dataset import DeviceData
 from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
 from tinyfleet.fedcore.errors import ResultError
@@ -133,6 +134,8 @@ class Simulation:
         names = names or device_names(spec.data.partition.devices)
         self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
         self._test = test_data(spec.data)
+        for device in self.devices:
+            check_model(device.data.description, spec.model.input_shape, spec.model.classes)
         self.refusals: Counter[str] = Counter()  # of each device's results
         self.state = self.method.initial_state(engine, public_data(spec.data))
 
@@ -175,7 +178,8 @@ class Simulation:
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
         trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
-        evaluation = self.evaluate() if trained and self._due(finished) else None
+        # Of no test data no accuracy can be known, so none is told.
+        evaluation = self.evaluate() if trained and len(self._test) and self._due(finished) else None
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from tinyfleet.fedcore.child import die_with
+from tinyfleet.fedcore.datasets.agreement import check_model
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.datasets.partition import public_data, test_data
 from tinyfleet.fedcore.errors import DataError, TinyfleetError
@@ -46,7 +47,9 @@ class Workbench:
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Write the run's initial state to ``target``, atomically."""
         self._open(spec)
-        state = self._method.initial_state(self._engine, public_data(spec.data))
+        public = public_data(spec.data)
+        check_model(public.description, spec.model.input_shape, spec.model.classes)
+        state = self._method.initial_state(self._engine, public)
         write_atomic(target, codec.encode(state, precision="fp32"))
 
     def evaluate(self, spec: RunSpec, state: Path) -> Evaluation:

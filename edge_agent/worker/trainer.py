@@ -46,7 +46,7 @@ class Trainer:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
+        self._data: tuple[tuple[AgentDataSettings, str, str], DeviceData] | None = None
         self._running: TaskControl | None = None
         self._hold = DataHold()
 
@@ -132,8 +132,9 @@ class Trainer:
 
     def _data_of(self, settings: AgentDataSettings, device: str) -> DeviceData:
         from tinyfleet.fedcore.datasets.partition import device_data
+        from tinyfleet.fedcore.datasets.registry import state_of
 
-        key = (settings, device)
+        key = (settings, device, state_of(settings.source))  # what has grown since the last task counts in this one
         if self._data is None or self._data[0] != key:
             self._data = None  # the old data goes before the new comes
             self._data = (key, device_data(settings, settings.index, device))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tinyfleet.fedcore.datasets.description import DataDescription
-from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.errors import ConfigError, DataError
 
 MOST_SHOWN = 12  # classes in a message
 # Measured values on both sides of which neither says a scale: so far apart they are not of one kind. Fractions and
@@ -55,6 +55,33 @@ def label_map(own: tuple[str, ...], wanted: tuple[str, ...], samples: tuple[int,
     if unknown := _unknown(own, wanted, samples):
         raise DataError(f"classes {_names(unknown)} are not among the run's: {_names(wanted)}")
     return tuple(labels.get(name, -1) for name in own)
+
+
+def brief(one: DataDescription) -> str:
+    """A data set in a line: samples by class, shape, type and range."""
+    counts = [f"{name} {count}" for name, count in zip(one.classes, one.samples, strict=False)]
+    left_out = sum(skipped.count for skipped in one.skipped.values())
+    return (
+        f"{sum(one.samples)} samples of {len(one.classes)} classes: {_names(counts)}; "
+        f"{_sides(one.shape)}, {_range(one)}" + (f"; {left_out} left out" if left_out else "")
+    )
+
+
+def check_model(data: DataDescription, input_shape: tuple[int, ...], outputs: int) -> None:
+    """Raise ``ConfigError`` where a model takes other samples, or has fewer outputs than the data has classes."""
+    if data.shape != tuple(input_shape):
+        raise ConfigError(
+            f"a sample of the data is {_sides(data.shape)}, and model.input_shape is {_sides(tuple(input_shape))}: "
+            f"{shape_remedy(data.shape, tuple(input_shape))}, or change the model's"
+        )
+    if len(data.classes) > outputs:
+        first = ""
+        if data.samples and not data.samples[0] and all(map(str.isdecimal, data.classes)):
+            first = "; no label is 0: labels count from 0, so subtract 1"
+        raise ConfigError(
+            f"the data has {len(data.classes)} classes ({_names(data.classes)}), and model.classes is {outputs}"
+            f"{first or '; set it to the number of classes'}"
+        )
 
 
 def _unknown(own: tuple[str, ...], wanted: tuple[str, ...], samples: tuple[int, ...]) -> list[str]:

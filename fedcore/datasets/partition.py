@@ -14,7 +14,8 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import IntArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.datasets.registry import Source, load
+from tinyfleet.fedcore.datasets.description import DataDescription
+from tinyfleet.fedcore.datasets.registry import Source, load, state_of
 from tinyfleet.fedcore.errors import ConfigError, DataError
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
 
@@ -33,8 +34,13 @@ class Parts(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _source(name: str) -> Source:
+def _loaded(name: str, state: str) -> Source:
     return load(name)
+
+
+def _source(name: str) -> Source:
+    """Read once, and again when its files have changed."""
+    return _loaded(name, state_of(name))
 
 
 def split(labels: IntArray, settings: DataSettings, own_test: bool) -> Parts:
@@ -97,6 +103,11 @@ def _dirichlet(labels: IntArray, alpha: float, count: int, rng: np.random.Genera
 def _parts(settings: DataSettings) -> tuple[Source, Parts]:
     source = _source(settings.source)
     return source, split(source.train.y, settings, own_test=source.test is not None)
+
+
+def source_description(settings: DataSettings) -> DataDescription:
+    """Of all that the source has for training, whoever trains on it. Raises ``DataError``."""
+    return _source(settings.source).train.description
 
 
 def public_data(settings: DataSettings) -> Dataset:
