@@ -73,6 +73,7 @@ class Service:
             threads=config.threads,
             nice=config.nice,
             restarts=config.engine_restarts,
+            hung_s=config.engine_hung_s,
             clock=clock,
         )
         self._registry = Registry(

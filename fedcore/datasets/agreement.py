@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tinyfleet.fedcore.datasets.description import DataDescription
-from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 
 MOST_SHOWN = 12  # classes in a message
 # Measured values on both sides of which neither says a scale: so far apart they are not of one kind. Fractions and
@@ -63,25 +63,8 @@ def brief(one: DataDescription) -> str:
     left_out = sum(skipped.count for skipped in one.skipped.values())
     return (
         f"{sum(one.samples)} samples of {len(one.classes)} classes: {_names(counts)}; "
-        f"{_sides(one.shape)}, {_range(one)}" + (f"; {left_out} left out" if left_out else "")
+        f"{sides(one.shape)}, {_range(one)}" + (f"; {left_out} left out" if left_out else "")
     )
-
-
-def check_model(data: DataDescription, input_shape: tuple[int, ...], outputs: int) -> None:
-    """Raise ``ConfigError`` where a model takes other samples, or has fewer outputs than the data has classes."""
-    if data.shape != tuple(input_shape):
-        raise ConfigError(
-            f"a sample of the data is {_sides(data.shape)}, and model.input_shape is {_sides(tuple(input_shape))}: "
-            f"{shape_remedy(data.shape, tuple(input_shape))}, or change the model's"
-        )
-    if len(data.classes) > outputs:
-        first = ""
-        if data.samples and not data.samples[0] and all(map(str.isdecimal, data.classes)):
-            first = "; no label is 0: labels count from 0, so subtract 1"
-        raise ConfigError(
-            f"the data has {len(data.classes)} classes ({_names(data.classes)}), and model.classes is {outputs}"
-            f"{first or '; set it to the number of classes'}"
-        )
 
 
 def _unknown(own: tuple[str, ...], wanted: tuple[str, ...], samples: tuple[int, ...]) -> list[str]:
@@ -110,7 +93,7 @@ def _shape(own: DataDescription, wanted: DataDescription) -> DataDisagreement | 
             return None
         remedy = "give data of the same kind: images, series or spectrograms"
         return DataDisagreement("layout", own.layout, wanted.layout, remedy)
-    return DataDisagreement("shape", _sides(own.shape), _sides(wanted.shape), shape_remedy(own.shape, wanted.shape))
+    return DataDisagreement("shape", sides(own.shape), sides(wanted.shape), shape_remedy(own.shape, wanted.shape))
 
 
 def shape_remedy(own: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -123,7 +106,7 @@ def shape_remedy(own: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return f"a sample has {len(wanted)} axes there: channels first"
     if own[1:] == wanted[1:]:
         return f"give {wanted[0]} channels"
-    return f"bring all samples to {_sides(wanted)}"
+    return f"bring all samples to {sides(wanted)}"
 
 
 def _values(own: DataDescription, wanted: DataDescription) -> DataDisagreement | None:
@@ -161,7 +144,8 @@ def _settings(one: DataDescription) -> str:
     return ", ".join(f"{key} {value}" for key, value in sorted(one.front_end.items())) or "none"
 
 
-def _sides(shape: tuple[int, ...]) -> str:
+def sides(shape: tuple[int, ...]) -> str:
+    """A shape in words."""
     return "(" + ", ".join(map(str, shape)) + ")"
 
 

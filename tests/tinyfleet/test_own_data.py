@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tinyfleet.cli.app import app
 from tinyfleet.coordinator.run.engine_child import Workbench
 from tinyfleet.demo.spec import demo_spec
-from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.run_spec import DataSettings, ModelSettings, PartitionSettings
 from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import Simulation
@@ -47,9 +47,9 @@ def test_of_no_test_data_no_accuracy_is_told(tmp_path):
 def test_labels_that_count_from_one_are_refused_before_training(tmp_path):
     x, y = samples()
     spec = spec_of(tmp_path, x, y + 1)
-    with pytest.raises(ConfigError, match="labels count from 0"):
+    with pytest.raises(DataError, match="labels count from 0"):
         Simulation(spec, create())
-    with pytest.raises(ConfigError, match="labels count from 0"):
+    with pytest.raises(DataError, match="labels count from 0"):
         Workbench("auto", 1).prepare(spec, tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
@@ -61,7 +61,7 @@ def test_samples_of_another_shape_are_refused_before_training(tmp_path):
     # Also the source is read again, since its file has changed.
     np.savez(tmp_path / "d.npz", x=np.moveaxis(np.repeat(x, 3, axis=1), 1, -1), y=y)
     wanted = msgspec.structs.replace(spec, model=ModelSettings("small_cnn", (3, 8, 8), 4))
-    with pytest.raises(ConfigError, match="channels last"):
+    with pytest.raises(DataError, match="channels last"):
         Simulation(wanted, create())
 
 

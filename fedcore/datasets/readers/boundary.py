@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tinyfleet.fedcore.datasets.description import MOST_REASONS, SkippedFiles
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import MOST_REASONS, SkippedFiles
 from tinyfleet.fedcore.foreign.shown import printable
 
 _SHOWN = 160  # characters of a name

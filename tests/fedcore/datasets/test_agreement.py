@@ -7,8 +7,8 @@ import pytest
 from tinyfleet.fedcore.datasets.adapted import adapted
 from tinyfleet.fedcore.datasets.agreement import brief, disagreements, label_map
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning, Normalization
-from tinyfleet.fedcore.datasets.description import DataDescription, SkippedFiles
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription, SkippedFiles
 
 IMAGES = DataDescription(
     shape=(3, 8, 8),

@@ -3,12 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.datasets.agreement import check_model
+from tinyfleet.fedcore.datasets.contract import check_data
 from tinyfleet.fedcore.datasets.registry import load
-from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 X = np.arange(6 * 2 * 3 * 4, dtype=np.uint8).reshape(6, 2, 3, 4)
 Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def model(shape, classes):
+    return ModelSettings(input_shape=shape, classes=classes)
 
 
 def read(tmp_path, **parts):
@@ -53,17 +58,17 @@ def test_named_labels_may_count_from_one(tmp_path):
 
 def test_a_model_of_other_samples_or_fewer_classes_is_refused(tmp_path):
     described = read(tmp_path, x=X, y=Y).train.description
-    check_model(described, (2, 3, 4), 3)
-    check_model(described, (2, 3, 4), 5)
+    check_data(described, model((2, 3, 4), 3))
+    check_data(described, model((2, 3, 4), 5))
     from_one = read(tmp_path, x=X, y=Y + 1).train.description
-    with pytest.raises(ConfigError, match=r"4 classes .* model.classes is 3; no label is 0"):
-        check_model(from_one, (2, 3, 4), 3)
-    with pytest.raises(ConfigError, match="set it to the number"):
-        check_model(described, (2, 3, 4), 2)
-    with pytest.raises(ConfigError, match="channels last"):
-        check_model(described, (4, 2, 3), 3)
-    with pytest.raises(ConfigError, match="one channel is missing"):
-        check_model(read(tmp_path, x=X[:, 0], y=Y).train.description, (1, 3, 4), 3)
+    with pytest.raises(DataError, match=r"labels up to 3, .* labels count from 0"):
+        check_data(from_one, model((2, 3, 4), 3))
+    with pytest.raises(DataError, match=r"set model\.classes = 3"):
+        check_data(described, model((2, 3, 4), 2))
+    with pytest.raises(DataError, match="channels last"):
+        check_data(described, model((4, 2, 3), 3))
+    with pytest.raises(DataError, match="one channel is missing"):
+        check_data(read(tmp_path, x=X[:, 0], y=Y).train.description, model((1, 3, 4), 3))
 
 
 def test_a_range_makes_floats_shares_of_full_scale(tmp_path):
