@@ -100,9 +100,10 @@ class TinyFleet(Adjusting):
 
     def _narrowed(self, start: float, finished: int) -> float:
         """Density after so many finished rounds."""
-        own = self.settings.density
+        own: float = self.settings.density
         rounds = max(1, round(self.settings.narrowing * self.problem.training.rounds))
-        return own + (start - own) * max(0.0, 1.0 - finished / rounds) ** 3
+        left: float = max(0.0, 1.0 - finished / rounds)
+        return own + (start - own) * left * left * left
 
     def step_settings(self, learning_rate: float, control: Control) -> StepSettings:
         """The least of the method's, the run's and the board's shares; the method's own cache."""
