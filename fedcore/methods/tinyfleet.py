@@ -29,9 +29,9 @@ class TinyFleetSettings(AdjustmentSettings, frozen=True):
     name: Literal["tinyfleet"] = "tinyfleet"
     pretrained: bool = True
     pruning_epochs: Count = 0  # of gradual pruning on public data; 0: three times those of pre-training
-    # Without public data: density of the random mask that the run starts from, and the share of its rounds in which
-    # that narrows to ``density``; 0: four times ``density``.
+    # Without public data: density of the random mask that a run starts from; 0: four times the run's.
     start_density: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    # Without public data: share of the rounds in which that mask narrows to the run's density.
     narrowing: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
     allocation: Literal["lamp", "erk", "uniform"] = "lamp"  # how the density is shared among layers
     granularity: Granularity = "entire"
