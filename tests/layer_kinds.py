@@ -44,6 +44,10 @@ def pool(name: str, source: str, padding: int = 0, kernel: int = 2) -> Node:
     return Node(name, Op.MAX_POOL, (source,), kernel=(kernel,) * 2, stride=(2, 2), padding=(padding,) * 2)
 
 
+def window(name: str, source: str, padding: int = 0, kernel: int = 2) -> Node:
+    return replace(pool(name, source, padding, kernel), op=Op.AVG_POOL)
+
+
 STEM = conv("stem", INPUT, 4, 8, bias=True)
 ACT = Node("act", Op.RELU, ("stem",))
 BODY = conv("body", "act", 8, 8, bias=True)
@@ -84,6 +88,33 @@ CASES: dict[str, Case] = {
             Node("kind", Op.MAX_POOL, ("stem",), kernel=(2,), stride=(2,), padding=(0,)),
             conv1("body", "kind", 6, 5), channels=5, input_shape=(4, 12),
         ), Op.MAX_POOL
+    ),
+    "leaky_relu": Case(graph(STEM, Node("act", Op.LEAKY_RELU, ("stem",)), BODY), Op.LEAKY_RELU),
+    "hard_swish": Case(graph(STEM, Node("act", Op.HARD_SWISH, ("stem",)), BODY), Op.HARD_SWISH),
+    "concat": Case(
+        graph(STEM, ACT, BODY, Node("kind", Op.CONCAT, ("body", "act")), conv("last", "kind", 16, 8, bias=True)),
+        Op.CONCAT,
+    ),
+    "concat, of vectors": Case(
+        Graph(
+            "vectors", (4, 8, 8), 4,
+            (
+                STEM, ACT, BODY, Node("pool", Op.GLOBAL_AVG_POOL, ("body",)),
+                Node("left", Op.LINEAR, ("pool",), 8, 5, bias=True), Node("kind", Op.CONCAT, ("left", "pool")),
+                Node("output", Op.LINEAR, ("kind",), 13, 4, bias=True),
+            ), (("body",),),
+        ), Op.CONCAT
+    ),
+    "avg_pool": Case(graph(STEM, ACT, window("kind", "act"), replace(BODY, inputs=("kind",))), Op.AVG_POOL),
+    "avg_pool, padded": Case(
+        graph(STEM, ACT, BODY, window("kind", "body", 1, 3)), Op.AVG_POOL, NOT_IN_TFLITE
+    ),
+    "avg_pool, 1-D": Case(
+        graph(
+            conv1("stem", INPUT, 4, 6),
+            Node("kind", Op.AVG_POOL, ("stem",), kernel=(3,), stride=(1,), padding=(1,)),
+            conv1("body", "kind", 6, 5), channels=5, input_shape=(4, 12),
+        ), Op.AVG_POOL
     ),
     "global_avg_pool": Case(graph(STEM, ACT, BODY), Op.GLOBAL_AVG_POOL),
     "flatten": Case(FLAT, Op.FLATTEN),

@@ -15,6 +15,7 @@ from tinyfleet.export.formats.format import Export, ExportFormat
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.export.runtimes import open_onnx
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 from tinyfleet.fedcore.models.layers.relu6 import CEILING
 from tinyfleet.fedcore.models.layers.table import known
 
@@ -103,8 +104,12 @@ OPERATORS: dict[str, Callable[[OnnxCall], list[onnx.NodeProto]]] = {
     Op.LINEAR: lambda call: call.node("Gemm", transB=1),
     Op.RELU: lambda call: call.node("Relu"),
     Op.RELU6: _relu6,
+    Op.LEAKY_RELU: lambda call: call.node("LeakyRelu", alpha=SLOPE),
+    Op.HARD_SWISH: lambda call: call.node("HardSwish"),
     Op.ADD: lambda call: call.node("Add"),
+    Op.CONCAT: lambda call: call.node("Concat", axis=1),
     Op.MAX_POOL: lambda call: call.node("MaxPool", **_window(call.layer.node)),
+    Op.AVG_POOL: lambda call: call.node("AveragePool", **_window(call.layer.node)),
     Op.GLOBAL_AVG_POOL: _global_avg_pool,
     Op.FLATTEN: lambda call: call.node("Flatten"),
 }

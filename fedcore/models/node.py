@@ -18,8 +18,12 @@ class Op(StrEnum):
     BATCH_NORM = "batch_norm"
     RELU = "relu"
     RELU6 = "relu6"
+    LEAKY_RELU = "leaky_relu"
+    HARD_SWISH = "hard_swish"
     ADD = "add"
+    CONCAT = "concat"
     MAX_POOL = "max_pool"
+    AVG_POOL = "avg_pool"
     GLOBAL_AVG_POOL = "global_avg_pool"
     FLATTEN = "flatten"
 

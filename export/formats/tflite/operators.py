@@ -13,6 +13,7 @@ from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.tflite.lowering import Lowering, spatial2
 from tinyfleet.export.inference_graph import Layer
 from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,20 @@ def _linear(call: TfliteCall) -> None:
     call.emit("FULLY_CONNECTED", [*call.inputs, *constants], options)
 
 
+def _leaky_relu(call: TfliteCall) -> None:
+    call.emit("LEAKY_RELU", call.inputs, call.options("LeakyReluOptions", alpha=SLOPE))
+
+
 def _add(call: TfliteCall) -> None:
     call.emit("ADD", call.inputs, call.options("AddOptions", fusedActivationFunction=call.fused))
+
+
+def _concat(call: TfliteCall) -> None:
+    layer, lowering = call.layer, call.lowering
+    axis = 1 if len(layer.shape) == 1 else 3  # channels are last
+    # Int8 joins equal numbers only.
+    inputs = [lowering.alike(name, layer.name) for name in layer.inputs]
+    call.emit("CONCATENATION", inputs, call.options("ConcatenationOptions", axis=axis))
 
 
 def _max_pool(call: TfliteCall) -> None:
@@ -91,6 +104,20 @@ def _max_pool(call: TfliteCall) -> None:
     if any(node.padding) and not call.lowering.never_negative(layer.inputs[0]):
         raise ExportError(f"{layer.name}: a padded pool of values that may be negative; put a ReLU before it")
     source, padding = call.lowering.padded(layer, call.inputs[0])
+    _pool(call, "MAX_POOL_2D", source, padding)
+
+
+def _avg_pool(call: TfliteCall) -> None:
+    padding = call.lowering.implicit(call.layer)
+    if padding is None:
+        raise ExportError(
+            f"{call.layer.name}: TFLite has no mean that leaves such padding out; pad by half a kernel"
+        )
+    _pool(call, "AVERAGE_POOL_2D", call.inputs[0], padding)
+
+
+def _pool(call: TfliteCall, operator: str, source: int, padding: int) -> None:
+    node = call.layer.node
     (height, width), (stride_h, stride_w) = spatial2(node.kernel, 1), spatial2(node.stride, 1)
     options = call.options(
         "Pool2DOptions",
@@ -100,7 +127,7 @@ def _max_pool(call: TfliteCall) -> None:
         filterHeight=height,
         filterWidth=width,
     )
-    call.emit("MAX_POOL_2D", [source], options)
+    call.emit(operator, [source], options)
 
 
 def _global_avg_pool(call: TfliteCall) -> None:
@@ -127,8 +154,12 @@ OPERATORS: dict[str, Operator] = {
     Op.LINEAR: Operator(_linear, fuses=True),
     Op.RELU: Operator(lambda call: call.emit("RELU", call.inputs), fused="RELU"),
     Op.RELU6: Operator(lambda call: call.emit("RELU6", call.inputs), fused="RELU6"),
+    Op.LEAKY_RELU: Operator(_leaky_relu),
+    Op.HARD_SWISH: Operator(lambda call: call.emit("HARD_SWISH", call.inputs)),
     Op.ADD: Operator(_add, fuses=True),
+    Op.CONCAT: Operator(_concat),
     Op.MAX_POOL: Operator(_max_pool),
+    Op.AVG_POOL: Operator(_avg_pool),
     Op.GLOBAL_AVG_POOL: Operator(_global_avg_pool),
     Op.FLATTEN: Operator(_flatten),
 }

@@ -28,3 +28,16 @@ def window_shape(node: Node, sources: Sequence[Shape]) -> Shape:
         (size + 2 * p - k) // s + 1
         for size, k, s, p in zip(sources[0][1:], node.kernel, node.stride, node.padding, strict=True)
     )
+
+
+def pool_fault(node: Node, sources: Sequence[Shape]) -> str:
+    """Likewise of a pool, whose windows may not lie beside the image."""
+    fault = window_fault(node, sources)
+    if not fault and any(2 * p > k for p, k in zip(node.padding, node.kernel, strict=True)):
+        return f"padding {node.padding} is more than half of its kernel {node.kernel}: windows would be empty"
+    return fault
+
+
+def pool_shape(node: Node, sources: Sequence[Shape]) -> Shape:
+    """A value for every window of every channel."""
+    return (sources[0][0], *window_shape(node, sources))

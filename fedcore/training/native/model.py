@@ -41,8 +41,12 @@ KINDS: dict[str, sparse_engine.Op] = {
     Op.BATCH_NORM: sparse_engine.Op.BATCH_NORM,
     Op.RELU: sparse_engine.Op.RELU,
     Op.RELU6: sparse_engine.Op.RELU6,
+    Op.LEAKY_RELU: sparse_engine.Op.LEAKY_RELU,
+    Op.HARD_SWISH: sparse_engine.Op.HARD_SWISH,
     Op.ADD: sparse_engine.Op.ADD,
+    Op.CONCAT: sparse_engine.Op.CONCAT,
     Op.MAX_POOL: sparse_engine.Op.MAX_POOL,
+    Op.AVG_POOL: sparse_engine.Op.AVG_POOL,
     Op.GLOBAL_AVG_POOL: sparse_engine.Op.GLOBAL_AVG_POOL,
     Op.FLATTEN: sparse_engine.Op.FLATTEN,
 }

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from tinyfleet.fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 from tinyfleet.fedcore.models.layers.relu6 import CEILING
 from tinyfleet.fedcore.models.layers.table import kind_of, known
 from tinyfleet.fedcore.training.torch.activation_pruning import Pruning
@@ -135,14 +136,24 @@ def _max_pool(call: ForwardCall) -> torch.Tensor:
     return pool(call.x, node.kernel, node.stride, node.padding)
 
 
+def _avg_pool(call: ForwardCall) -> torch.Tensor:
+    node = call.node
+    pool = functional.avg_pool1d if len(node.kernel) == 1 else functional.avg_pool2d
+    return pool(call.x, node.kernel, node.stride, node.padding, count_include_pad=False)
+
+
 LAYERS: dict[str, Callable[[ForwardCall], torch.Tensor]] = {
     Op.CONV: _weighted,
     Op.LINEAR: _weighted,
     Op.BATCH_NORM: _batch_norm,
     Op.RELU: _relu,
     Op.RELU6: _relu6,
+    Op.LEAKY_RELU: lambda call: functional.leaky_relu(call.x, SLOPE),
+    Op.HARD_SWISH: lambda call: functional.hardswish(call.x),
     Op.ADD: lambda call: call.sources[0] + call.sources[1],
+    Op.CONCAT: lambda call: torch.cat(call.sources, 1),
     Op.MAX_POOL: _max_pool,
+    Op.AVG_POOL: _avg_pool,
     Op.GLOBAL_AVG_POOL: lambda call: call.x.flatten(2).mean(2),
     Op.FLATTEN: lambda call: call.x.flatten(1),
 }

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from tinyfleet.fedcore.models.graph import Op  # noqa: E402
 
+MEANS = {1: torch.nn.functional.avg_pool1d, 2: torch.nn.functional.avg_pool2d}
 POOLS = {1: torch.max_pool1d, 2: torch.max_pool2d}
 
 
@@ -47,7 +48,13 @@ class Reference(torch.nn.Module):
                 values[n.name] = {
                     Op.RELU: lambda a=a, n=n: n.gain * torch.relu(a[0]),
                     Op.RELU6: lambda a=a, n=n: n.gain * torch.clamp(a[0], 0, 6),
+                    Op.LEAKY_RELU: lambda a=a: torch.nn.functional.leaky_relu(a[0], 0.01),
+                    Op.HARD_SWISH: lambda a=a: torch.nn.functional.hardswish(a[0]),
                     Op.ADD: lambda a=a: a[0] + a[1],
+                    Op.CONCAT: lambda a=a: torch.cat(a, 1),
+                    Op.AVG_POOL: lambda a=a, n=n: MEANS[len(n.kernel)](
+                        a[0], n.kernel, n.stride, n.padding, count_include_pad=False
+                    ),
                     Op.MAX_POOL: lambda a=a, n=n: POOLS[len(n.kernel)](a[0], n.kernel, n.stride, n.padding),
                     Op.FLATTEN: lambda a=a: a[0].flatten(1),
                     Op.GLOBAL_AVG_POOL: lambda a=a: a[0].flatten(2).mean(-1),
