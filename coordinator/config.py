@@ -47,5 +47,6 @@ class CoordinatorConfig(Settings, frozen=True):
     engine: str = "auto"  # of the engine process: native | torch | torch-cuda | auto (native, else torch)
     threads: Positive = 1  # of the engine process
     engine_restarts: Count = 5  # how often in a row an engine process that died is started again
+    engine_hung_s: Annotated[float, Meta(gt=0.0)] = 120.0  # it has work and takes no processor time: it is killed
     nice: Count = 5  # how far the engine process steps back behind others
     limits: AllowanceSettings = AllowanceSettings()

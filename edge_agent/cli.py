@@ -188,8 +188,26 @@ def sensors(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{reading.name:14} {reading.state:9} {shown(reading):12} {reading.note}".rstrip() + "\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal. Without a width it asks shutil, which stays in memory with its archives."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size().columns
+        except OSError:
+            columns = 80
+        super().__init__(prog, width=columns - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Of the command, and of each below it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=_Help)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
+    parser = _Parser(prog="edge-agent", description="Trains tiny models on this board.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for function in (run, init, measure, measure_training, show_config, status, release_fleet, sensors):
         name = function.__name__.replace("_", "-")

@@ -101,13 +101,21 @@ def remove(path: Path) -> None:
     """Remove what is there, a whole folder too; what cannot be removed stays, and is named in the log."""
     try:
         if path.is_dir() and not path.is_symlink():
-            import shutil  # as large as tempfile, and seldom needed
-
-            shutil.rmtree(path)
+            _remove_folder(path)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s cannot be removed: %s", path, error)
+
+
+def _remove_folder(path: Path) -> None:
+    """All below it, too. Not by shutil, which is as large as tempfile."""
+    for entry in list(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            _remove_folder(entry)
+        else:
+            entry.unlink()
+    path.rmdir()
 
 
 def make_folder(path: Path) -> None:

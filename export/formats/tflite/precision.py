@@ -34,6 +34,10 @@ class Precision(Protocol):
         """Layer ``name``'s output ``tensor`` in the numbers of layer ``like``."""
         ...
 
+    def number(self, file: TfliteFile, name: str, value: float) -> int:
+        """A constant that is one positive number."""
+        ...
+
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         """Weight and bias tensors; ``axis`` is the output channel's, None for one scale in all."""
         ...
@@ -58,6 +62,9 @@ class Float:
 
     def alike(self, file: TfliteFile, tensor: int, name: str, like: str, shape: tuple[int, ...]) -> int:
         return tensor
+
+    def number(self, file: TfliteFile, name: str, value: float) -> int:
+        return file.constant(name, np.array([value], np.float32))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         name = layer.node.weight
@@ -91,6 +98,12 @@ class Int8:
         "CONCATENATION": 2,
         "HARD_SWISH": 1,
         "LEAKY_RELU": 2,
+        "LOGISTIC": 2,
+        "TANH": 2,
+        "MUL": 2,
+        "SLICE": 2,
+        "TRANSPOSE": 2,
+        "RESIZE_NEAREST_NEIGHBOR": 2,
         "MAX_POOL_2D": 2,
         "MEAN": 2,
         "PAD": 2,
@@ -135,6 +148,9 @@ class Int8:
         scaled = self.activation(file, f"{name}/as {like}", like, shape)
         file.operator("QUANTIZE", [tensor], [scaled])
         return scaled
+
+    def number(self, file: TfliteFile, name: str, value: float) -> int:
+        return file.constant(name, np.array([127], np.int8), Quantization(np.array(value / 127.0), np.array(0)))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         others = tuple(i for i in range(weight.ndim) if i != axis)

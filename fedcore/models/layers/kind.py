@@ -31,6 +31,8 @@ class Reads(StrEnum):
 
     NOTHING = "nothing"
     INPUT = "input"  # the values of its input
+    INPUTS = "inputs"  # those of each of its inputs
+    OUTPUT = "output"  # those of its output
     SIGNS = "signs"  # one bit a value of its output; the values themselves, where a reader holds them anyway
 
 
@@ -69,7 +71,7 @@ class Flow(StrEnum):
     WHOLE = "whole"  # not told channel by channel: every channel before and behind the layer stays
 
 
-def _no_ties(node: Node) -> Sequence[Sequence[int]]:
+def _no_ties(node: Node, count: int) -> Sequence[Sequence[int]]:
     return ()
 
 
@@ -84,7 +86,8 @@ class Channels:
     flow: Callable[[Node], Flow]
     constant: Callable[[Sequence[Numbers]], Numbers] | None = None
     places: Callable[[Node, Sequence[int]], Places] | None = None  # of ``MOVED``, by how many channels come in
-    ties: Callable[[Node], Sequence[Sequence[int]]] = _no_ties  # output channels that go together or not at all
+    # Of so many output channels those that go together or not at all.
+    ties: Callable[[Node, int], Sequence[Sequence[int]]] = _no_ties
     shrunk: Callable[[Node, Sequence[NDArray[np.bool_]]], Node] | None = None  # with these channels left of inputs
 
 
@@ -137,6 +140,7 @@ class LayerKind:
     channels: Channels | None = None
     scaling: Scaling | None = None
     affine: Callable[[Node, Params], Affine] | None = None  # of a layer that is no more than that when it infers
+    vanishes: bool = False  # a layer that infers is its input, and no more
     linearised: Linearised | None = None
     selects: bool | None = None  # no value that is put out is beyond those that came in: int8 shares its numbers
     never_negative: bool = False
