@@ -83,6 +83,16 @@ CASES: dict[str, Case] = {
     ),
     "conv, normalised": Case(graph(STEM, ACT, replace(BODY, weight_norm=WeightNorm.ACTIVE, gain=1.5)), Op.CONV),
     "linear": Case(FLAT, Op.LINEAR),
+    "linear, of a vector that comes in": Case(
+        Graph(
+            "vector", (20,), 4,
+            (
+                Node("stem", Op.LINEAR, (INPUT,), 20, 12, bias=True), norm("norm", "stem", 12),
+                Node("act", Op.RELU, ("norm",)), Node("body", Op.LINEAR, ("act",), 12, 9, bias=True),
+                Node("again", Op.RELU, ("body",)), Node("output", Op.LINEAR, ("again",), 9, 4, bias=True),
+            ), (("body",),),
+        ), Op.LINEAR,
+    ),
     "batch_norm": Case(
         graph(STEM, ACT, BODY, norm("kind", "body", 8)), Op.BATCH_NORM,
         MERGED,
@@ -141,6 +151,17 @@ CASES: dict[str, Case] = {
             Node("joined", Op.CONCAT, ("left", "body")), Node("kind", Op.SHUFFLE, ("joined",), groups=2),
             conv("last", "kind", 8, 8, bias=True),
         ), Op.SHUFFLE
+    ),
+    "crop": Case(
+        graph(
+            STEM, ACT, Node("kind", Op.CROP, ("act",), padding=(1, 0, 2, 3)), replace(BODY, inputs=("kind",))
+        ), Op.CROP
+    ),
+    "crop, 1-D, to the last": Case(
+        graph(
+            conv1("stem", INPUT, 4, 6), conv1("body", "stem", 6, 5),
+            Node("kind", Op.CROP, ("body",), padding=(11, 0)), channels=5, input_shape=(4, 12),
+        ), Op.CROP
     ),
     "upsample": Case(
         graph(STEM, ACT, Node("kind", Op.UPSAMPLE, ("act",), kernel=(2, 3)), replace(BODY, inputs=("kind",))),

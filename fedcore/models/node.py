@@ -28,6 +28,7 @@ class Op(StrEnum):
     CONCAT = "concat"
     SLICE = "slice"
     SHUFFLE = "shuffle"
+    CROP = "crop"
     UPSAMPLE = "upsample"
     MAX_POOL = "max_pool"
     AVG_POOL = "avg_pool"

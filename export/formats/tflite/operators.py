@@ -13,6 +13,7 @@ from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.tflite.lowering import Lowering, channels_last, spatial2
 from tinyfleet.export.inference_graph import Layer
 from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.models.layers.crop import cuts
 from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 from tinyfleet.fedcore.models.layers.window import dilations
 
@@ -116,10 +117,20 @@ def _mul(call: TfliteCall) -> None:
 
 
 def _slice(call: TfliteCall) -> None:
-    node, file = call.layer.node, call.lowering.file
-    others = len(channels_last(call.layer.shape))  # the batch counted, channels not
-    begin = file.constant(f"{node.name}/begin", np.array([0] * others + [node.start], np.int32))
-    size = file.constant(f"{node.name}/size", np.array([-1] * others + [node.out_channels], np.int32))
+    others = len(channels_last(call.layer.shape)) - 1
+    _part(call, [0] * others + [call.layer.node.start])
+
+
+def _crop(call: TfliteCall) -> None:
+    top, left = spatial2(cuts(call.layer.node)[0], 0)
+    _part(call, [top, left, 0])
+
+
+def _part(call: TfliteCall, first: list[int]) -> None:
+    """What begins there and is as large as the layer's output; the batch is not counted."""
+    name, file = call.layer.name, call.lowering.file
+    begin = file.constant(f"{name}/begin", np.array([0, *first], np.int32))
+    size = file.constant(f"{name}/size", np.array([-1, *channels_last(call.layer.shape)], np.int32))
     call.emit("SLICE", [*call.inputs, begin, size], call.options("SliceOptions"))
 
 
@@ -212,6 +223,7 @@ OPERATORS: dict[str, Operator] = {
     Op.ADD: Operator(_add, fuses=True),
     Op.MUL: Operator(_mul, fuses=True),
     Op.SLICE: Operator(_slice),
+    Op.CROP: Operator(_crop),
     Op.SHUFFLE: Operator(_shuffle),
     Op.UPSAMPLE: Operator(_upsample),
     Op.CONCAT: Operator(_concat),
