@@ -53,7 +53,6 @@ ACT = Node("act", Op.RELU, ("stem",))
 BODY = conv("body", "act", 8, 8, bias=True)
 MERGED = dict.fromkeys(("compact", "onnx", "tflite", "int8", "sparse"), "merged")
 NO_FLOW = {"synflow": "no"}  # a product is not homogeneous of degree one
-NOT_IN_TFLITE = {"tflite": "no", "int8": "no"}
 FLAT = Graph(
     "flat", (4, 4, 4), 4,
     (STEM, ACT, BODY, Node("kind", Op.FLATTEN, ("body",)), Node("output", Op.LINEAR, ("kind",), 128, 4, bias=True)),
@@ -106,7 +105,7 @@ CASES: dict[str, Case] = {
         graph(STEM, ACT, pool("kind", "act", 1, 3), replace(BODY, inputs=("kind",))), Op.MAX_POOL
     ),
     "max_pool, padded, of negative values": Case(
-        graph(STEM, ACT, BODY, pool("kind", "body", 1, 3)), Op.MAX_POOL, NOT_IN_TFLITE
+        graph(STEM, ACT, BODY, pool("kind", "body", 1, 3)), Op.MAX_POOL
     ),
     "max_pool, 1-D": Case(
         graph(
@@ -183,7 +182,7 @@ CASES: dict[str, Case] = {
     ),
     "avg_pool": Case(graph(STEM, ACT, window("kind", "act"), replace(BODY, inputs=("kind",))), Op.AVG_POOL),
     "avg_pool, padded": Case(
-        graph(STEM, ACT, BODY, window("kind", "body", 1, 3)), Op.AVG_POOL, NOT_IN_TFLITE
+        graph(STEM, ACT, BODY, window("kind", "body", 1, 3)), Op.AVG_POOL
     ),
     "max_pool, padded behind": Case(
         graph(STEM, ACT, BODY, replace(pool("kind", "body", 0, 3), padding=(0, 0, 1, 1))), Op.MAX_POOL

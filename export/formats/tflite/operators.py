@@ -12,10 +12,11 @@ import numpy as np
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.tflite.lowering import Lowering, channels_last, spatial2
 from tinyfleet.export.inference_graph import Layer
-from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.arrays import FloatArray
+from tinyfleet.fedcore.models.graph import Node, Op
 from tinyfleet.fedcore.models.layers.crop import cuts
 from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
-from tinyfleet.fedcore.models.layers.window import dilations
+from tinyfleet.fedcore.models.layers.window import dilations, pads
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ def _add(call: TfliteCall) -> None:
 
 def _hard_sigmoid(call: TfliteCall) -> None:
     lowering, name = call.lowering, call.layer.name
-    three, sixth = (lowering.number(f"{name}/{word}", value) for word, value in (("three", 3.0), ("sixth", 1 / 6)))
+    three = lowering.numbers(f"{name}/three", np.array([3.0], np.float32))
+    sixth = lowering.numbers(f"{name}/sixth", np.array([1.0 / 6.0], np.float32))
     shifted = lowering.activation(f"{name}/shifted", channels_last(call.layer.shape))
     relu6 = call.lowering.file.schema.ActivationFunctionType.RELU6
     lowering.emit("ADD", [*call.inputs, three], shifted, call.options("AddOptions", fusedActivationFunction=relu6))
@@ -162,24 +164,37 @@ def _concat(call: TfliteCall) -> None:
 
 
 def _max_pool(call: TfliteCall) -> None:
-    layer = call.layer
-    implicit = call.lowering.implicit(layer) is not None
-    if not implicit and not call.lowering.never_negative(layer.inputs[0]):
-        raise ExportError(f"{layer.name}: a padded pool of values that may be negative; put a ReLU before it")
-    source, padding = call.lowering.padded(layer, call.inputs[0])
-    _pool(call, "MAX_POOL_2D", source, padding)
+    lowest = not call.lowering.never_negative(call.layer.inputs[0])
+    source, padding = call.lowering.padded(call.layer, call.inputs[0], lowest=lowest)
+    _pool(call, "MAX_POOL_2D", source, padding, call.output)
 
 
 def _avg_pool(call: TfliteCall) -> None:
-    padding = call.lowering.implicit(call.layer)
-    if padding is None:
-        raise ExportError(
-            f"{call.layer.name}: TFLite has no mean that leaves such padding out; pad by half a kernel"
-        )
-    _pool(call, "AVERAGE_POOL_2D", call.inputs[0], padding)
+    lowering, layer = call.lowering, call.layer
+    source, padding = lowering.padded(layer, call.inputs[0])
+    if source == call.inputs[0]:
+        _pool(call, "AVERAGE_POOL_2D", source, padding, call.output)
+        return
+    # Explicit padding is counted in the mean: the mean of so many more zeros, times what they made it smaller.
+    means = lowering.activation(f"{layer.name}/means", channels_last(layer.shape), like=layer.inputs[0])
+    _pool(call, "AVERAGE_POOL_2D", source, padding, means)
+    shares = [inside(layer.node, size, dimension) for dimension, size in enumerate(lowering.sizes(layer), start=-2)]
+    factors = lowering.numbers(f"{layer.name}/factors", 1.0 / np.multiply.outer(*shares)[None, :, :, None])
+    call.emit("MUL", [means, factors], call.options("MulOptions"))
 
 
-def _pool(call: TfliteCall, operator: str, source: int, padding: int) -> None:
+def inside(node: Node, size: int, dimension: int) -> FloatArray:
+    """Which share of each window is inside of the image, in one of its last two dimensions."""
+    if -dimension > len(node.kernel):
+        return np.ones(1, np.float32)
+    kernel, stride, before = (values[dimension] for values in (node.kernel, node.stride, pads(node)[0]))
+    behind = pads(node)[1][dimension]
+    padded = np.pad(np.ones(size, np.float32), (before, behind))
+    count = (len(padded) - kernel) // stride + 1
+    return np.array([padded[i * stride :][:kernel].mean() for i in range(count)], np.float32)
+
+
+def _pool(call: TfliteCall, operator: str, source: int, padding: int, output: int) -> None:
     node = call.layer.node
     (height, width), (stride_h, stride_w) = spatial2(node.kernel, 1), spatial2(node.stride, 1)
     options = call.options(
@@ -190,7 +205,7 @@ def _pool(call: TfliteCall, operator: str, source: int, padding: int) -> None:
         filterHeight=height,
         filterWidth=width,
     )
-    call.emit(operator, [source], options)
+    call.lowering.emit(operator, [source], output, options)
 
 
 def _global_avg_pool(call: TfliteCall) -> None:
