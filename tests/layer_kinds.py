@@ -52,7 +52,8 @@ STEM = conv("stem", INPUT, 4, 8, bias=True)
 ACT = Node("act", Op.RELU, ("stem",))
 BODY = conv("body", "act", 8, 8, bias=True)
 MERGED = dict.fromkeys(("compact", "onnx", "tflite", "int8", "sparse"), "merged")
-NO_FLOW = {"synflow": "no"}  # a product is not homogeneous of degree one
+NO_FLOW = {"synflow": "no"}  # a product is not homogeneous of degree one, nor is a softmax
+NOT_NATIVE = {"native": "no", "plan native": "no", "sparse": "no"}
 FLAT = Graph(
     "flat", (4, 4, 4), 4,
     (STEM, ACT, BODY, Node("kind", Op.FLATTEN, ("body",)), Node("output", Op.LINEAR, ("kind",), 128, 4, bias=True)),
@@ -119,6 +120,11 @@ CASES: dict[str, Case] = {
     "hard_sigmoid": Case(graph(STEM, Node("act", Op.HARD_SIGMOID, ("stem",)), BODY), Op.HARD_SIGMOID),
     "sigmoid": Case(graph(STEM, Node("act", Op.SIGMOID, ("stem",)), BODY), Op.SIGMOID),
     "tanh": Case(graph(STEM, Node("act", Op.TANH, ("stem",)), BODY), Op.TANH),
+    "softmax": Case(
+        graph(
+            STEM, ACT, BODY, Node("kind", Op.SOFTMAX, ("body",)), conv("last", "kind", 8, 8, bias=True)
+        ), Op.SOFTMAX, NO_FLOW | NOT_NATIVE,
+    ),
     "mul": Case(
         graph(
             STEM, Node("act", Op.HARD_SWISH, ("stem",)), BODY, Node("kind", Op.MUL, ("body", "act")),

@@ -171,6 +171,7 @@ OPERATORS: dict[str, Callable[[OnnxCall], list[onnx.NodeProto]]] = {
     Op.HARD_SIGMOID: lambda call: call.node("HardSigmoid", alpha=1.0 / 6.0, beta=0.5),
     Op.SIGMOID: lambda call: call.node("Sigmoid"),
     Op.TANH: lambda call: call.node("Tanh"),
+    Op.SOFTMAX: lambda call: call.node("Softmax", axis=1),
     Op.ADD: lambda call: call.node("Add"),
     Op.MUL: _mul,
     Op.CONCAT: lambda call: call.node("Concat", axis=1),

@@ -23,6 +23,7 @@ class Op(StrEnum):
     HARD_SIGMOID = "hard_sigmoid"
     SIGMOID = "sigmoid"
     TANH = "tanh"
+    SOFTMAX = "softmax"
     ADD = "add"
     MUL = "mul"
     CONCAT = "concat"

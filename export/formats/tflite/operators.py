@@ -93,6 +93,10 @@ def _leaky_relu(call: TfliteCall) -> None:
     call.emit("LEAKY_RELU", call.inputs, call.options("LeakyReluOptions", alpha=SLOPE))
 
 
+def _softmax(call: TfliteCall) -> None:
+    call.emit("SOFTMAX", call.inputs, call.options("SoftmaxOptions", beta=1.0))
+
+
 def _add(call: TfliteCall) -> None:
     call.emit("ADD", call.inputs, call.options("AddOptions", fusedActivationFunction=call.fused))
 
@@ -235,6 +239,7 @@ OPERATORS: dict[str, Operator] = {
     Op.HARD_SIGMOID: Operator(_hard_sigmoid),
     Op.SIGMOID: Operator(lambda call: call.emit("LOGISTIC", call.inputs), fixed=(0.0, 255 / 256)),
     Op.TANH: Operator(lambda call: call.emit("TANH", call.inputs), fixed=(-1.0, 127 / 128)),
+    Op.SOFTMAX: Operator(_softmax, fixed=(0.0, 255 / 256)),
     Op.ADD: Operator(_add, fuses=True),
     Op.MUL: Operator(_mul, fuses=True),
     Op.SLICE: Operator(_slice),

@@ -107,6 +107,7 @@ class Int8:
         "LEAKY_RELU": 2,
         "LOGISTIC": 2,
         "TANH": 2,
+        "SOFTMAX": 2,
         "MUL": 2,
         "SLICE": 2,
         "TRANSPOSE": 2,

@@ -202,6 +202,7 @@ LAYERS: dict[str, Callable[[ForwardCall], torch.Tensor]] = {
     Op.HARD_SIGMOID: lambda call: functional.hardsigmoid(call.x),
     Op.SIGMOID: lambda call: torch.sigmoid(call.x),
     Op.TANH: lambda call: torch.tanh(call.x),
+    Op.SOFTMAX: lambda call: torch.softmax(call.x, 1),
     Op.ADD: lambda call: call.sources[0] + call.sources[1],
     Op.MUL: _mul,
     Op.CONCAT: lambda call: torch.cat(call.sources, 1),

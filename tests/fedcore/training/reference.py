@@ -78,6 +78,7 @@ class Reference(torch.nn.Module):
                     Op.HARD_SWISH: lambda a=a: torch.nn.functional.hardswish(a[0]),
                     Op.HARD_SIGMOID: lambda a=a: torch.nn.functional.hardsigmoid(a[0]),
                     Op.SIGMOID: lambda a=a: torch.sigmoid(a[0]),
+                    Op.SOFTMAX: lambda a=a: torch.softmax(a[0], 1),
                     Op.TANH: lambda a=a: torch.tanh(a[0]),
                     Op.MUL: lambda a=a: a[0] * (a[1] if a[0].dim() == a[1].dim() else a[1][:, :, None, None]),
                     Op.SLICE: lambda a=a, n=n: a[0].narrow(1, n.start, n.out_channels),
