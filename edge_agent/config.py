@@ -31,7 +31,7 @@ class AgentDataSettings(DataSettings, frozen=True):
 
     source: Annotated[
         str,
-        Meta(description="mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz"),
+        Meta(description="digits | image-folder:PATH | arrays:FILE.npz | tables:PATH | ...: all in docs/data.md"),
     ] = "mnist5k"
     public_fraction: Annotated[
         float, Meta(ge=0.0, le=1.0, description="part of the source that is not this device's: public data")
@@ -236,7 +236,8 @@ def _section(value: msgspec.Struct, prefix: str) -> list[str]:
             heading = f"# {notes[name]}\n" if notes[name] else ""
             tables += ["", f"{heading}[{path}]", *_section(entry, f"{path}.")]
         else:
-            # JSON strings, numbers and booleans are TOML ones.
+            # JSON strings, numbers and booleans are TOML ones, but for what nobody could see in the file.
             text = msgspec.json.encode(entry).decode()
+            text = "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
             lines.append(f"{name} = {text}" + (f"  # {notes[name]}" if notes[name] else ""))
     return lines + tables

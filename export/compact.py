@@ -148,7 +148,7 @@ def _channels_in_common(model: Inference) -> dict[str, Ints]:
             continue
         if _flow(layer) is Flow.MOVED:
             channels[layer.name] = moved(layer, sources)
-            ties = [channels[layer.name][list(tie)] for tie in _channels(layer).ties(layer.node)]
+            ties = [channels[layer.name][list(tie)] for tie in _channels(layer).ties(layer.node, layer.shape[0])]
         else:
             channels[layer.name] = sources[0]
             ties = list(np.stack(sources, axis=1)) if len(sources) > 1 else []

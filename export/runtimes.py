@@ -113,7 +113,8 @@ class TfliteRuntime:
         return {
             detail["name"]: self._interpreter.get_tensor(detail["index"])
             for detail in self._interpreter.get_tensor_details()
-            if detail["dtype"] == np.float32 and len(detail["shape"]) > 1
+            # An operator's own workspace has no name, nor numbers that mean anything.
+            if detail["name"] and detail["dtype"] == np.float32 and len(detail["shape"]) > 1
         }
 
     def _once(self, value: FloatArray) -> FloatArray:
@@ -130,7 +131,9 @@ class TfliteRuntime:
 
 
 def nhwc(x: FloatArray) -> FloatArray:
-    """(N, C, H, W) -> (N, H, W, C); (N, C, L) -> (N, 1, L, C)."""
+    """(N, C, H, W) -> (N, H, W, C); (N, C, L) -> (N, 1, L, C); (N, C) as it is."""
+    if x.ndim == 2:
+        return np.ascontiguousarray(x)
     x = x if x.ndim == 4 else x[:, :, None, :]
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 

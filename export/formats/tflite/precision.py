@@ -34,6 +34,14 @@ class Precision(Protocol):
         """Layer ``name``'s output ``tensor`` in the numbers of layer ``like``."""
         ...
 
+    def numbers(self, file: TfliteFile, name: str, values: FloatArray) -> int:
+        """A constant of positive numbers."""
+        ...
+
+    def lowest(self, file: TfliteFile, name: str, like: str) -> int:
+        """A constant that is the lowest number there is, of those of layer ``like``."""
+        ...
+
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         """Weight and bias tensors; ``axis`` is the output channel's, None for one scale in all."""
         ...
@@ -58,6 +66,12 @@ class Float:
 
     def alike(self, file: TfliteFile, tensor: int, name: str, like: str, shape: tuple[int, ...]) -> int:
         return tensor
+
+    def numbers(self, file: TfliteFile, name: str, values: FloatArray) -> int:
+        return file.constant(name, values)
+
+    def lowest(self, file: TfliteFile, name: str, like: str) -> int:
+        return file.constant(name, np.array([np.finfo(np.float32).min], np.float32))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         name = layer.node.weight
@@ -91,9 +105,17 @@ class Int8:
         "CONCATENATION": 2,
         "HARD_SWISH": 1,
         "LEAKY_RELU": 2,
+        "LOGISTIC": 2,
+        "TANH": 2,
+        "SOFTMAX": 2,
+        "MUL": 2,
+        "SLICE": 2,
+        "TRANSPOSE": 2,
+        "RESIZE_NEAREST_NEIGHBOR": 2,
         "MAX_POOL_2D": 2,
         "MEAN": 2,
         "PAD": 2,
+        "PADV2": 2,
         "RELU": 2,
         "RELU6": 2,
         "DEQUANTIZE": 2,
@@ -135,6 +157,14 @@ class Int8:
         scaled = self.activation(file, f"{name}/as {like}", like, shape)
         file.operator("QUANTIZE", [tensor], [scaled])
         return scaled
+
+    def numbers(self, file: TfliteFile, name: str, values: FloatArray) -> int:
+        scale = float(values.max()) / 127.0
+        stored = np.rint(values / scale).astype(np.int8)
+        return file.constant(name, stored, Quantization(np.array(scale), np.array(0)))
+
+    def lowest(self, file: TfliteFile, name: str, like: str) -> int:
+        return file.constant(name, np.array([-128], np.int8), self.quantization(like))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         others = tuple(i for i in range(weight.ndim) if i != axis)

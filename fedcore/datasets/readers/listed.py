@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
-from tinyfleet.fedcore.datasets.files.boundary import SkipCounts, class_name, shown
+from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, shown
 from tinyfleet.fedcore.datasets.files.rows import Rows, read_rows
 from tinyfleet.fedcore.datasets.readers import images
 from tinyfleet.fedcore.datasets.readers.image_folder import ImageFolderSettings
@@ -24,7 +24,7 @@ def load(path: Path, settings: ImageFolderSettings) -> tuple[Dataset, Dataset | 
     rows = read_rows(path)
     if not {"path", "label"} <= set(rows.columns):
         raise DataError(f"{shown(path)} has columns {', '.join(rows.columns[:12])}; it needs path and label")
-    left_out, unlabelled = SkipCounts(), 0
+    left_out, unlabelled = Leftovers(), 0
     parts: dict[bool, list[tuple[Path, str]]] = {False: [], True: []}
     groups: dict[str, bool] = {}
     for number, row in enumerate(rows.cells, 2):

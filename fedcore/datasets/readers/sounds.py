@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tinyfleet.fedcore.arrays import FloatArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
-from tinyfleet.fedcore.datasets.files.boundary import SkipCounts, class_name, reading, shown
+from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, reading, shown
 from tinyfleet.fedcore.datasets.files.class_folders import class_files, classes_of
 from tinyfleet.fedcore.datasets.readers.log_mel import LogMel, resampled
 from tinyfleet.fedcore.errors import DataError
@@ -57,7 +57,7 @@ def load(path: Path, settings: SoundSettings) -> tuple[Dataset, Dataset | None, 
 
 
 def _read(root: Path, classes: list[str], settings: SoundSettings) -> Dataset:
-    left_out, front_end = SkipCounts(), settings.front_end()
+    left_out, front_end = Leftovers(), settings.front_end()
     files = class_files(root, classes, SUFFIXES, left_out)
     length = round(settings.seconds * settings.rate)
     found: list[FloatArray] = []

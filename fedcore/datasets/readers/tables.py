@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from tinyfleet.fedcore.arrays import AnyArray, FloatArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
-from tinyfleet.fedcore.datasets.files.boundary import SkipCounts, class_name, shown
+from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, shown
 from tinyfleet.fedcore.datasets.files.class_folders import class_files, classes_of
 from tinyfleet.fedcore.datasets.files.rows import Rows, read_rows
 from tinyfleet.fedcore.errors import DataError
@@ -50,7 +50,7 @@ class _Windows:
     def __init__(self) -> None:
         self.x: list[FloatArray] = []
         self.y: list[str] = []
-        self.left_out = SkipCounts()
+        self.left_out = Leftovers()
         self.unlabelled = 0
 
 
@@ -74,7 +74,7 @@ class _Series:
             self.labels = sorted({*self.labels, *found.y})
         return found
 
-    def _files(self, root: Path, left_out: SkipCounts) -> list[tuple[Path, str]]:
+    def _files(self, root: Path, left_out: Leftovers) -> list[tuple[Path, str]]:
         if self._settings.label:
             if root.is_file():
                 return [(root, "")]

@@ -31,6 +31,8 @@ class Reads(StrEnum):
 
     NOTHING = "nothing"
     INPUT = "input"  # the values of its input
+    INPUTS = "inputs"  # those of each of its inputs
+    OUTPUT = "output"  # those of its output
     SIGNS = "signs"  # one bit a value of its output; the values themselves, where a reader holds them anyway
 
 
@@ -53,6 +55,7 @@ class Memory:
     in_place: bool = False  # the output may take the place of the input, where that is ``overwritable``
     overwritable: bool = False  # an activation may take the place of the output: no backward pass reads it
     hands_on: bool = False  # the gradient of the output is that of each input
+    scratch: float = 0.0  # what either pass takes for a moment, in sizes of the output
 
     def prunes(self, *, norms: bool) -> bool:
         """Whether the input is held pruned where caches are, those of norms too or not."""
@@ -69,7 +72,7 @@ class Flow(StrEnum):
     WHOLE = "whole"  # not told channel by channel: every channel before and behind the layer stays
 
 
-def _no_ties(node: Node) -> Sequence[Sequence[int]]:
+def _no_ties(node: Node, count: int) -> Sequence[Sequence[int]]:
     return ()
 
 
@@ -84,7 +87,8 @@ class Channels:
     flow: Callable[[Node], Flow]
     constant: Callable[[Sequence[Numbers]], Numbers] | None = None
     places: Callable[[Node, Sequence[int]], Places] | None = None  # of ``MOVED``, by how many channels come in
-    ties: Callable[[Node], Sequence[Sequence[int]]] = _no_ties  # output channels that go together or not at all
+    # Of so many output channels those that go together or not at all.
+    ties: Callable[[Node, int], Sequence[Sequence[int]]] = _no_ties
     shrunk: Callable[[Node, Sequence[NDArray[np.bool_]]], Node] | None = None  # with these channels left of inputs
 
 
@@ -137,6 +141,7 @@ class LayerKind:
     channels: Channels | None = None
     scaling: Scaling | None = None
     affine: Callable[[Node, Params], Affine] | None = None  # of a layer that is no more than that when it infers
+    vanishes: bool = False  # a layer that infers is its input, and no more
     linearised: Linearised | None = None
     selects: bool | None = None  # no value that is put out is beyond those that came in: int8 shares its numbers
     never_negative: bool = False
