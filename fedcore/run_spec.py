@@ -22,6 +22,11 @@ class ModelSettings(Settings, frozen=True):
     input_shape: tuple[int, ...] = (1, 28, 28)  # channels, height, width; or channels, length
     classes: Positive = 10  # outputs
     arguments: dict[str, int | float | str] = {}  # the model's own: width, say
+    # Instead of a name: the layers one by one, each { kind = "conv", out = 16, ... }. See docs/models.md.
+    layers: list[dict[str, Any]] = []
+    # Of such a model: groups of layers that may be pruned, from the output to the input; empty: chosen by a rule.
+    blocks: tuple[tuple[str, ...], ...] = ()
+    graph: dict[str, Any] = {}  # what a model without a name is to the boards; written when a run is submitted
 
 
 class TrainingSettings(Settings, frozen=True):

@@ -123,11 +123,13 @@ def read_spec(file: Path) -> RunSpec:
     from tinyfleet.coordinator.privacy.accountant import calibrated
     from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
+    from tinyfleet.fedcore.models.registry import settled
     from tinyfleet.fedcore.privacy.admissible import check_privacy
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
 
     spec = read_toml(file, RunSpec)
+    spec = msgspec.structs.replace(spec, model=settled(spec.model))
     method = registry.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
