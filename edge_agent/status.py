@@ -47,29 +47,30 @@ class StatusFile:
 
     def write(
         self,
+        *,
         link: str,
         task_state: str,
-        task: tuple[str, int] | None,
+        task: tuple[str, int] | None = None,
+        fleet: str = "",
+        others: str = "",
         trouble: Trouble | None = None,
         refused: str = "",
         renewal: str = "",
-        fleet: str = "",
-        others: str = "",
     ) -> None:
-        """Put the state on disk where it differs from what is there."""
+        """Put the state on disk where it differs from what is there; fields are those of ``AgentStatus``."""
         status = AgentStatus(
-            self._identity.device,
-            self._session,
-            os.getpid(),
-            str(link),
-            str(task_state),
-            task,
-            shown(self._identity.fingerprint),
-            fleet,
-            others,
-            trouble,
-            refused,
-            renewal,
+            device=self._identity.device,
+            session=self._session,
+            pid=os.getpid(),
+            link=str(link),
+            task_state=str(task_state),
+            task=task,
+            fingerprint=shown(self._identity.fingerprint),
+            fleet=fleet,
+            others=others,
+            trouble=trouble,
+            refused=refused,
+            renewal=renewal,
         )
         if status == self._written:
             return

@@ -14,6 +14,7 @@ from tinyfleet.coordinator.fleet.strangers_log import StrangersLog
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.fedcore.errors import CodecError, Unauthentic
+from tinyfleet.fedcore.foreign.seldom import Seldom
 from tinyfleet.fedcore.foreign.shown import printable
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,7 @@ class _Sender:
         "faults",
         "hellos",
         "messages",
-        "over",
         "quarantined_until",
-        "said_at",
-        "unauthentic",
-        "unauthentic_said_at",
     )
 
     def __init__(self, limits: AllowanceSettings, now: float) -> None:
@@ -43,9 +40,6 @@ class _Sender:
         self.hellos = Allowance(limits.hellos_per_s, limits.hellos_at_once, now)
         self.faults: list[float] = []  # when, in seconds of the clock
         self.quarantined_until = 0.0
-        self.over = 0  # messages beyond its allowance since that was last said
-        self.unauthentic = 0  # messages that it has not signed, likewise
-        self.said_at = self.unauthentic_said_at = float("-inf")
 
 
 @dataclass(slots=True)
@@ -77,6 +71,7 @@ class Fence:
         self._strangers: OrderedDict[str, _Sender] = OrderedDict()
         self._all_strangers = Allowance(limits.strangers_per_s, limits.strangers_at_once, clock())
         self._about_strangers = StrangersLog(limits.quarantine_s)
+        self._said = Seldom(limits.quarantine_s)
         self._quarantined: set[str] = set()
         store.end_quarantines()
 
@@ -91,7 +86,7 @@ class Fence:
             return False
         if sender.messages.take(1.0, now) and sender.bytes.take(size, now):
             return True
-        self._over(device, sender, now, "messages")
+        self._over(device, now, "messages")
         return False
 
     def admits_hello(self, device: str) -> bool:
@@ -99,7 +94,7 @@ class Fence:
         sender, now = self._sender(device, member=self._member(device)), self._clock()
         if sender.hellos.take(1.0, now):
             return True
-        self._over(device, sender, now, "hellos")
+        self._over(device, now, "hellos")
         return False
 
     @contextmanager
@@ -152,30 +147,24 @@ class Fence:
         self._store.set_quarantine(device, why)
         log.warning("%s is quarantined for %g s: %s", device, limits.quarantine_s, why)
 
-    def _over(self, device: str, sender: _Sender, now: float, what: str) -> None:
+    def _over(self, device: str, now: float, what: str) -> None:
         if not self._member(device):
             self._about_strangers.over(device, now)
             return
-        sender.over += 1
-        if now - sender.said_at >= self._limits.quarantine_s:
-            log.warning("%s sends more %s than it may: %d dropped unread", device, what, sender.over)
-            sender.over, sender.said_at = 0, now
+        if dropped := self._said.times(("over", device), now):
+            log.warning("%s sends more %s than it may: %d dropped unread", device, what, dropped)
 
     def _until(self, device: str) -> float:
         sender = self._members.get(device)
         return 0.0 if sender is None else sender.quarantined_until
 
     def _unauthentic(self, device: str, reason: str) -> None:
-        member, now = self._member(device), self._clock()
-        if not member:
+        now = self._clock()
+        if not self._member(device):
             self._about_strangers.fault(device, "message that it has not signed", reason, now)
-            return
-        sender = self._sender(device, member=member)
-        sender.unauthentic += 1
-        if now - sender.unauthentic_said_at >= self._limits.quarantine_s:
+        elif dropped := self._said.times(("unsigned", device), now):
             what = printable(reason, _SHOWN)
-            log.warning("%d messages of %s dropped, which it has not signed: %s", sender.unauthentic, device, what)
-            sender.unauthentic, sender.unauthentic_said_at = 0, now
+            log.warning("%d messages of %s dropped, which it has not signed: %s", dropped, device, what)
 
     def _sender(self, device: str, *, member: bool) -> _Sender:
         if member:

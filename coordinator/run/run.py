@@ -126,6 +126,11 @@ class Run:
         if self._open is not None and (offer.run, offer.step) == (self.run, self.step):
             self._open.on_result_offered(device)
 
+    def offer_anew(self, device: str, offer: ResultOffer) -> None:
+        """A result answers another task than the open step's: its device is to do this one."""
+        if self._open is not None and (offer.run, offer.step) == (self.run, self.step):
+            self._open.offer_anew(device)
+
     def count(self, device: str, offer: ResultOffer, path: Path) -> None:
         """Fold a result into the open step and make it durable. Raises ``ResultError`` where it does not fit."""
         self._require().count(device, offer, path)
@@ -322,7 +327,7 @@ class Run:
     def _begin(
         self, blobs: TaskBlobs, fold: StepFold, tasks: list[StepTask], *, opened_at: float, attempt: int = 1
     ) -> Step:
-        offers = StepOffers(self._context, self.run, self.step, self._spec_data, blobs)
+        offers = StepOffers(self._context, self.run, self.step, self._sha256, self._spec_data, blobs)
         self._open = Step(
             self._context,
             self.run,

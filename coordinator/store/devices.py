@@ -91,7 +91,17 @@ class Devices:
         )
 
     def save_hello(self, device: str, hello: Hello, enrolment: Enrolment) -> None:
-        """A device's introduction. An enrolment that is already there stays; the key is the one it showed."""
+        """A device's introduction. An enrolment that is already there stays; the key is the one it showed.
+
+        What it said that it cannot do was said of what it was in an earlier session.
+        """
+        self._db.write(
+            "UPDATE tasks SET unfit = 0 WHERE device = ? AND unfit"
+            " AND NOT EXISTS (SELECT 1 FROM devices WHERE device = ? AND session = ?)",
+            device,
+            device,
+            hello.session,
+        )
         self._db.write(
             "INSERT INTO devices (device, name, public_key, enrolment, session, online, last_seen, profile,"
             " samples, engines, memory_limit_bytes) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"

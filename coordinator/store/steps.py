@@ -45,6 +45,11 @@ class Steps:
         )
         return OpenedStep(rows[0]["step"], rows[0]["attempt"], rows[0]["started"]) if rows else None
 
+    def base(self, run: str, step: int) -> str | None:
+        """Digest of the state that a step started from, or None where there is no such step."""
+        rows = self._db.read("SELECT base_sha256 FROM steps WHERE run = ? AND step = ?", run, step)
+        return rows[0]["base_sha256"] if rows else None
+
     def base_states(self, run: str, since: int) -> dict[int, str]:
         """Step -> digest of the state it started from, from step ``since`` on."""
         rows = self._db.read("SELECT step, base_sha256 FROM steps WHERE run = ? AND step >= ?", run, since)

@@ -163,6 +163,10 @@ class Assignment:
         try:
             check_bounds(offer.spec, "spec of the offer")
             spec = convert(offer.spec, RunSpec, "spec of the offer")
+        except ConfigError as error:  # of a coordinator that is newer, say
+            self._reports.unfit(offer, str(error))
+            return
+        try:
             limits = self._governor.limits(spec, self._slot.rss_bytes)
             if limits.refusal:
                 raise ConfigError(limits.refusal)

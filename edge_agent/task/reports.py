@@ -31,6 +31,11 @@ class Reports:
         logger.warning("run %s step %d: declined (%s)", offer.run, offer.step, reason)
         self._send(TaskStatus(offer.run, offer.step, TaskState.DECLINED, reason[:_REASON_LIMIT]))
 
+    def unfit(self, offer: TaskOffer, reason: str) -> None:
+        """A task that this board can never do as it is."""
+        logger.warning("run %s step %d: unfit (%s)", offer.run, offer.step, reason)
+        self._send(TaskStatus(offer.run, offer.step, TaskState.UNFIT, reason[:_REASON_LIMIT]))
+
     def accepted(self, task: TaskInHand) -> None:
         """A new task is in hand."""
         self._now(TaskStatus(*task.key, TaskState.ACCEPTED))

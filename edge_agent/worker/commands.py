@@ -141,8 +141,8 @@ class MaskMissing(msgspec.Struct, frozen=True, tag_field="event", tag="needs_mas
     reason: str
 
 
-class PartMissing(msgspec.Struct, frozen=True, tag_field="event", tag="unavailable"):
-    """The board lacks the run's method or model, or the engine of its own configuration."""
+class Unfit(msgspec.Struct, frozen=True, tag_field="event", tag="unfit"):
+    """The board as it is can never do the task: its data, its parts, or the terms of its owner are in the way."""
 
     reason: str
 
@@ -171,7 +171,7 @@ WorkerEvent = (
     | TaskDone
     | TaskFailed
     | MaskMissing
-    | PartMissing
+    | Unfit
     | OverBudget
     | Exited
 )

@@ -21,6 +21,7 @@ from tinyfleet.edge_agent.worker.commands import (
     TaskDone,
     Tightened,
     TrainingBegan,
+    Unfit,
     WorkerEvent,
 )
 from tinyfleet.edge_agent.worker.memory_limit.data_hold import DataHold
@@ -74,7 +75,7 @@ class Trainer:
         spec = convert(command.spec, RunSpec, "spec of the task")
         terms = convert(command.privacy, AgentPrivacySettings, "privacy")
         if reason := terms.objection(spec.privacy):
-            self._emit(Declined(reason))
+            self._emit(Unfit(reason))
             return
         masks = MaskStore(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=masks.get)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfleet.device_profiles.plugins import Door
-from tinyfleet.fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.datasets.reader import Reader
+from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.errors import DataError, Unavailable
 from tinyfleet.fedcore.lookup import lookup
 

@@ -52,7 +52,8 @@ class TaskState(StrEnum):
     ACKNOWLEDGED = "acknowledged"  # the coordinator has it; ``traffic`` is the whole task's
     OVER_BUDGET = "over_budget"  # stopped at the memory limit; the next try takes less
     FAILED = "failed"  # the worker died or raised; ``reason`` says how
-    DECLINED = "declined"  # not started: will not fit, busy, or unknown method; ``reason`` says why
+    DECLINED = "declined"  # not started: will not fit now, or busy; ``reason`` says why
+    UNFIT = "unfit"  # cannot be done here while the device is what it is; ``reason`` says what would have to change
     NEEDS_MASK = "needs_mask"  # the blob refers to a mask that this device does not hold
 
 
@@ -163,6 +164,7 @@ class ResultOffer(Message, frozen=True, tag="result_offer"):
     task_s: Seconds  # from the offer's arrival to the result on disk
     peak_rss_bytes: Size
     engine: Name
+    base: Digest  # as in the ``TaskOffer`` that it answers
     micro_batch: Index = 0
     levers: Text = ""  # as in ``TaskStatus``
 
@@ -220,6 +222,7 @@ class TaskOffer(Message, frozen=True, tag="task_offer"):
     lease_s: Seconds
     manifest: Manifest
     spec: dict[str, Any]
+    base: Digest  # of the state that the step starts from: a run may come to the same step again from another one
     local_steps: Index = 0  # at most; 0: the whole round's
     activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0  # the most that may be cached of a layer's input
 

@@ -45,7 +45,7 @@ UP = (
     wire.TaskStatus(
         *("run-1", 2, wire.TaskState.RUNNING, "hot", 3, 9, 0.5, 4, "micro-batch 4", 1.5, TRAFFIC, 77),
     ),
-    wire.ResultOffer("run-1", 2, MANIFEST, 1.5, 2.5, 77, "native", 4, "micro-batch 4"),
+    wire.ResultOffer("run-1", 2, MANIFEST, 1.5, 2.5, 77, "native", "ef" * 32, 4, "micro-batch 4"),
     wire.ChunkRequest("cd" * 32, 3, 8),
     wire.RenewalRequest("-----BEGIN CERTIFICATE REQUEST-----", b"proof"),
     wire.CertificateInUse("12ab"),
@@ -54,7 +54,7 @@ DOWN = (
     wire.Challenge("0" * 32, "1" * 32, "key"),
     wire.HelloWanted(),
     wire.Welcome(wire.Enrolment.ACCEPTED, 7.0, "hello", 2),
-    wire.TaskOffer("run-1", 2, "train", 60.0, MANIFEST, {"name": "r"}, 12, 0.3),
+    wire.TaskOffer("run-1", 2, "train", 60.0, MANIFEST, {"name": "r"}, "ef" * 32, 12, 0.3),
     wire.TaskCancel("run-1", 2, "over"),
     wire.LeaseExtended("run-1", 2, 45.0),
     wire.ResultVerdict("run-1", 2, wire.Verdict.REFUSED, "too late"),

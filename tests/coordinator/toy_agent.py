@@ -127,7 +127,8 @@ class Agent:
     def put_result(self, task: TaskOffer, blob: bytes, *, train_s: float = 0.5) -> None:
         path = self.directory / f"result-{task.step}"
         path.write_bytes(blob)
-        offer = ResultOffer(task.run, task.step, manifest_of(path, 1000), train_s, 1.0, 50_000_000, "torch")
+        manifest = manifest_of(path, 1000)
+        offer = ResultOffer(task.run, task.step, manifest, train_s, 1.0, 50_000_000, "torch", task.base)
         self.outbox[task.run, task.step] = (offer, path)
         self.offer = None
         self.status(TaskState.FINISHED, task)

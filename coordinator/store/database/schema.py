@@ -134,7 +134,12 @@ ALTER TABLE devices ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
 ALTER TABLE runs ADD COLUMN rewound_from INTEGER NOT NULL DEFAULT 0;
 """
 
-UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES)
+_UNFIT = """
+ALTER TABLE tasks ADD COLUMN unfit INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX tasks_unfit ON tasks (device) WHERE unfit;
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES, _UNFIT)
 """What makes each version of the schema from the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(UPGRADES)

@@ -117,7 +117,7 @@ def check_name(name: str, where: str) -> None:
     """Raises ``ConfigError`` for a name that no model or layer may have."""
     if name == INPUT or len(name) > MOST_NAME or not _NAME.match(name):
         raise ConfigError(
-            f"{where}: {printable(repr(name), 80)}; use letters, digits and _ . : -, at most {MOST_NAME}, and not {INPUT!r}"
+            f"{where}: {printable(repr(name), 80)}; use up to {MOST_NAME} letters, digits and _ . : -, not {INPUT!r}"
         )
 
 
@@ -133,7 +133,8 @@ def _node_document(node: Node) -> dict[str, Any]:
 def _node_of(data: Mapping[str, Any], where: str) -> Node:
     if odd := sorted(set(data) - set(_NODE_KEYS)):
         raise ConfigError(
-            f"{where}: unknown key {printable(repr(odd[0]), 80)}; this tinyfleet knows {', '.join(_NODE_KEYS)}: update it"
+            f"{where}: unknown key {printable(repr(odd[0]), 80)}; this tinyfleet knows "
+            f"{', '.join(_NODE_KEYS)}: update it"
         )
     node: Node = _converted(data, Node, where)
     check_name(node.name, f"{where}.name")

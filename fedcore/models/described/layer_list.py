@@ -131,7 +131,8 @@ def _assume(values: dict[str, Any], kind: LayerKind, dimensions: int, *, bias: b
     """What is not said: stride 1 (of a pool: its kernel), half of the kernel as padding (of a pool: none)."""
     learns = "out_channels" in kind.attributes
     if "kernel" in kind.attributes and isinstance(kernel := values.get("kernel"), list):
-        values.setdefault("stride", [1] * dimensions if learns else kernel)
+        if "stride" in kind.attributes:
+            values.setdefault("stride", [1] * dimensions if learns else kernel)
         halves = [size // 2 if learns and isinstance(size, int) else 0 for size in kernel]
         if "padding" in kind.attributes:
             values.setdefault("padding", halves)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.datasets import builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
 
@@ -101,6 +101,8 @@ def test_image_folder_with_and_without_a_test_split(tmp_path):
     assert train.x.shape == (5, 3, 6, 6)
     assert list(train.y) == [0, 0, 0, 1, 1]
     assert test is None
+    assert train.description.classes == ("cat", "dog")
+    assert train.description.samples == (3, 2)
     make_images(tmp_path / "split" / "train", {"cat": 2, "dog": 2}, mode="L")
     make_images(tmp_path / "split" / "test", {"dog": 1}, mode="L")
     train, test, _ = image_folder.load(tmp_path / "split", cache=tmp_path / "cache")
@@ -189,6 +191,7 @@ def test_debian_s_fashion_mnist():
     source = load("fashion-mnist")
     assert source.train.x.shape == (60000, 1, 28, 28)
     assert np.array_equal(np.bincount(source.test.y), np.full(10, 1000))
+    assert source.train.description.classes[9] == "ankle boot"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("mnist", "did you mean 'mnist5k'"), ("arrays", "arrays:PATH")])

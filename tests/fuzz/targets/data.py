@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.fuzz.mutation import damaged
 from tests.fuzz.target import Prepared, Target, file_parse
-from tinyfleet.fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.errors import DataError
 
 TYPES = (

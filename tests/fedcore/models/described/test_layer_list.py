@@ -102,7 +102,7 @@ def test_a_model_of_one_size_is_divided_layer_by_layer_into_few_blocks():
         (3, {"kind": "relu", "inputs": "conv9"}, "input 'conv9' is no earlier layer; did you mean 'conv1'"),
         (3, {"kind": "relu", "inputs": 7}, "inputs is 7; give a name, or a list"),
         (3, {"kind": "relu", "name": "conv1"}, "a layer of this name came before"),
-        (3, {"kind": "relu", "name": "\x1b[2J"}, r"\\x1b.*use letters, digits"),
+        (3, {"kind": "relu", "name": "\x1b[2J"}, r"\\x1b.*use up to 64 letters"),
         (12, {"kind": "linear", "out": 9}, r"gives \(9,\); it has to give \(10,\).*set model.classes"),
     ],
 )

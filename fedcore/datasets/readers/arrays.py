@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.npy import read_npy
+from tinyfleet.fedcore.datasets.readers.npy import read_npy
 from tinyfleet.fedcore.errors import DataError
 
 NAMES = ("x", "y", "x_test", "y_test")

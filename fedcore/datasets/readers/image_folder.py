@@ -15,8 +15,8 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.cache import cache_directory
-from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.npy import read_npy
+from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
+from tinyfleet.fedcore.datasets.readers.npy import read_npy
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.files import write_atomic
 
@@ -66,7 +66,7 @@ def _read(root: Path, classes: list[str], cache: Path | None) -> Dataset:
     if images is None:
         images = _decode([file for file, _ in files])
         _keep(kept, images)
-    return Dataset(images, labels, len(classes))
+    return Dataset(images, labels, len(classes), Meaning(classes=tuple(classes)))
 
 
 def _recalled(kept: Path) -> AnyArray | None:
