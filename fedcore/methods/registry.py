@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyfleet.device_profiles.plugins import Door
+from tinyfleet.fedcore.arrays import Params
 from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.methods.fedavg import FedAvg, Static
 from tinyfleet.fedcore.methods.feddst import FedDst
@@ -70,9 +71,13 @@ def create(method: Mapping[str, Any], problem: Problem) -> Method:
     return chosen(convert(dict(method), chosen.settings_type, f"method {chosen.name}"), problem)
 
 
-def method_of(spec: RunSpec) -> Method:
-    """The run's method, with its results summed securely where the run asks for it. Raises ``ConfigError``."""
-    method = create(spec.method, problem_of(spec))
+def method_of(spec: RunSpec, start: Params | None = None) -> Method:
+    """The run's method, with its results summed securely where the run asks for it.
+
+    ``start`` are the numbers that ``model.init`` speaks of: whoever makes an initial state gives them. Raises
+    ``ConfigError``.
+    """
+    method = create(spec.method, problem_of(spec, start))
     if not spec.secure_aggregation.enabled:
         return method
     # Only here: it loads cryptography, for which a board without such a run has no memory to spare.
@@ -83,6 +88,7 @@ def method_of(spec: RunSpec) -> Method:
     return SecureMethod(method, spec.secure_aggregation)
 
 
-def problem_of(spec: RunSpec) -> Problem:
-    """The run's problem. Raises ``ConfigError`` where its model does not exist."""
-    return Problem(build(spec.model), spec.training, spec.seed, spec.wire.precision)
+def problem_of(spec: RunSpec, start: Params | None = None) -> Problem:
+    """The run's problem; ``start`` as in ``method_of``. Raises ``ConfigError`` where its model does not exist."""
+    started = bool(spec.model.init)
+    return Problem(build(spec.model), spec.training, spec.seed, spec.wire.precision, started, start or {})

@@ -54,6 +54,8 @@ def build(settings: ModelSettings) -> Graph:
 
     Raises ``ConfigError`` for an unknown model (``Unavailable``) or argument, or an input that it cannot take.
     """
+    if settings.file:
+        raise ConfigError("model.file is read when a run is submitted or simulated: tinyfleet run submit RUN.toml")
     if settings.graph:
         return _carried(settings)
     if settings.layers:

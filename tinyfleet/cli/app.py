@@ -15,6 +15,7 @@ from tinyfleet.cli import (
     doctor,
     emulate,
     export,
+    models,
     plan,
     processes,
     profiles,
@@ -54,4 +55,5 @@ app.add_typer(devices.app, name="devices")
 app.add_typer(ca.app, name="ca")
 app.add_typer(broker.app, name="broker")
 app.add_typer(profiles.app, name="profile")
+app.add_typer(models.app, name="model")
 app.add_typer(bench.app, name="bench")

@@ -20,11 +20,14 @@ def blocks_of(weighted: Sequence[Node], shapes: dict[str, Shape]) -> Blocks:
     of one size, each is a block of its own; of more than ``MOST_BLOCKS``, neighbours are put together.
     """
     inner = [node.name for node in weighted[1:-1] if node.groups == 1]
+    images = [index for index, name in enumerate(inner) if len(shapes[name]) > 1]
     stages: list[list[str]] = []
     sizes: list[Shape] = []
-    for name in inner:
+    for index, name in enumerate(inner):
         size = shapes[name][1:]
-        if not sizes or sizes[-1] != size:
+        # A vector's layer between those of images (squeeze and excite) is of the stage that it stands in.
+        beside = not size and sizes and index < max(images, default=0)
+        if not sizes or (sizes[-1] != size and not beside):
             stages.append([])
             sizes.append(size)
         stages[-1].append(name)

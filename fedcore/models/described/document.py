@@ -117,7 +117,7 @@ def check_name(name: str, where: str) -> None:
     """Raises ``ConfigError`` for a name that no model or layer may have."""
     if name == INPUT or len(name) > MOST_NAME or not _NAME.match(name):
         raise ConfigError(
-            f"{where}: {printable(repr(name), 80)}; use up to {MOST_NAME} letters, digits and _ . : -, not {INPUT!r}"
+            f"{where}: {printable(repr(name), 80)}; use up to {MOST_NAME} letters, digits, _.:-, not {INPUT!r}"
         )
 
 
