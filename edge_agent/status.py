@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.files import read_file
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
 from tinyfleet.fedcore.protocol.signed.signatures import shown
@@ -23,7 +25,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
 
     device: str
     session: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     link: str
     task_state: str
     task: tuple[str, int] | None = None
@@ -89,6 +91,6 @@ class StatusFile:
 def read(path: Path) -> AgentStatus | None:
     """The last status, or None where no agent has run here, or its file is damaged."""
     try:
-        return read_document(path.read_bytes(), AgentStatus)
+        return read_document(read_file(path), AgentStatus)
     except (OSError, CodecError):
         return None

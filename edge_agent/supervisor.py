@@ -40,6 +40,7 @@ from tinyfleet.fedcore.protocol.messages import (
     Hello,
     HelloWanted,
     LeaseExtended,
+    LeftOut,
     Message,
     RenewalGrant,
     RenewalRefused,
@@ -255,6 +256,8 @@ class Supervisor:
                 self.assignment.extended(run, step, lease_s)
             case ResultVerdict():
                 self._delivery.judged(message)
+            case LeftOut(run, reason):
+                self.assignment.left_out(run, reason)
             case RunEnded(run):
                 self.assignment.ended(run)
             case ChunkRequest():

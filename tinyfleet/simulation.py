@@ -19,8 +19,9 @@ from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.cohort.robust import check_aggregate
+from tinyfleet.fedcore.datasets.contract import check_data
 from tinyfleet.fedcore.datasets.dataset import DeviceData
-from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data
+from tinyfleet.fedcore.datasets.partition import described, device_data, public_data, test_data
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import method_of
@@ -132,10 +133,13 @@ class Simulation:
         if spec.privacy.mode != "none":
             self._privacy = StepPrivacy(spec.privacy, simulated_key(spec.seed, COORDINATOR))
         names = names or device_names(spec.data.partition.devices)
-        self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
-        self._test = test_data(spec.data)
+        check_data(described(spec.data), spec.model)
+        self.devices = [
+            SimulatedDevice(device_data(spec.data, index, name, spec.contract)) for index, name in enumerate(names)
+        ]
+        self._test = test_data(spec.data, spec.contract)
         self.refusals: Counter[str] = Counter()  # of each device's results
-        self.state = self.method.initial_state(engine, public_data(spec.data))
+        self.state = self.method.initial_state(engine, public_data(spec.data, spec.contract))
 
     def cohort(self) -> list[SimulatedDevice]:
         """The devices of the coming step, as the coordinator draws them."""

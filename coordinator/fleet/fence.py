@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.errors import StoreError
@@ -42,11 +43,23 @@ class _Sender:
         self.quarantined_until = 0.0
 
 
+class Charge(StrEnum):
+    """Whose allowance a message is taken from."""
+
+    DEVICE = "device"
+    """Its sender's: it has signed it, and not said it before."""
+    FORGERS = "forgers"
+    """Of all together who speak in devices' names: work was done to find out that the device did not say it now."""
+    NOBODY = "nobody"
+    """Seen at a glance that the device did not say it now."""
+
+
 @dataclass(slots=True)
 class Handling:
-    """What is being handled; ``kind`` is known better once it has been read."""
+    """What is being handled; ``kind`` and ``charge`` are known better once it has been read."""
 
     kind: str
+    charge: Charge = Charge.DEVICE
 
 
 class Fence:
@@ -56,7 +69,8 @@ class Fence:
     has signed is nobody's fault, or anybody could have a device put in quarantine. A device with too many of them
     within ``quarantine_s`` is quarantined for as long: its messages are dropped unread. ``member`` tells a device
     that the operator has accepted from one that anybody can be: of those all together so many a second are read,
-    and what they do wrong is told all together.
+    and what they do wrong is told all together. Where the broker lets anybody speak in a device's name, what the
+    device did not say is not taken from its allowance, until all that has to be verified is too much.
     """
 
     def __init__(
@@ -70,6 +84,7 @@ class Fence:
         self._members: dict[str, _Sender] = {}
         self._strangers: OrderedDict[str, _Sender] = OrderedDict()
         self._all_strangers = Allowance(limits.strangers_per_s, limits.strangers_at_once, clock())
+        self._forgers = Allowance(limits.strangers_per_s, limits.strangers_at_once, clock())
         self._about_strangers = StrangersLog(limits.quarantine_s)
         self._said = Seldom(limits.quarantine_s)
         self._quarantined: set[str] = set()
@@ -98,14 +113,16 @@ class Fence:
         return False
 
     @contextmanager
-    def around(self, device: str, kind: str) -> Iterator[Handling]:
-        """Whatever goes wrong inside is a fault of the device that sent it."""
+    def around(self, device: str, kind: str, size: int) -> Iterator[Handling]:
+        """Whatever goes wrong inside, with an admitted message of ``size`` bytes, is a fault of its sender."""
         handling = Handling(kind)
         try:
             yield handling
+            self._settle(device, size, handling.charge)
         except StoreError:
             raise
         except Unauthentic as error:
+            self._settle(device, size, handling.charge)
             self._unauthentic(device, str(error))
         except CodecError as error:
             if self._member(device):
@@ -131,6 +148,14 @@ class Fence:
             log.warning("%s is no longer quarantined", device)
 
     # -- inside -------------------------------------------------------------------------
+
+    def _settle(self, device: str, size: int, charge: Charge) -> None:
+        if charge is Charge.DEVICE or not self._member(device):
+            return
+        if charge is Charge.NOBODY or self._forgers.take(1.0, self._clock()):
+            sender = self._sender(device, member=True)
+            sender.messages.give_back(1.0)
+            sender.bytes.give_back(size)
 
     def _fault(self, device: str, kind: str, reason: str) -> None:
         member = self._member(device)

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from tinyfleet.fedcore.child import die_with
+from tinyfleet.fedcore.datasets.contract import check_data
 from tinyfleet.fedcore.datasets.dataset import Dataset
 from tinyfleet.fedcore.datasets.partition import public_data, test_data
 from tinyfleet.fedcore.errors import DataError, TinyfleetError
@@ -49,7 +50,9 @@ class Workbench:
         self._open(spec)
         if spec.model.init:
             self._method = methods.method_of(spec, read_start(target.parent, spec))
-        state = self._method.initial_state(self._engine, public_data(spec.data))
+        public = public_data(spec.data, spec.contract)
+        check_data(public.description, spec.model)
+        state = self._method.initial_state(self._engine, public)
         write_atomic(target, codec.encode(state, precision="fp32"))
 
     def evaluate(self, spec: RunSpec, state: Path) -> Evaluation:
@@ -75,7 +78,7 @@ class Workbench:
     def _test(self) -> Dataset:
         if self._test_data is None:
             assert self._spec is not None  # noqa: S101  (only called after _open)
-            self._test_data = test_data(self._spec.data)
+            self._test_data = test_data(self._spec.data, self._spec.contract)
         if not len(self._test_data):
             raise DataError("there is no test data: raise data.test_fraction (0.2, say)")
         return self._test_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineRequests, Evaluated
 from tinyfleet.coordinator.store.store import Store
@@ -42,6 +43,27 @@ class Evaluations:
             self._store.steps.save_no_evaluation(run, number, "the engine process fell behind")
         if len(self._states) == 1:
             self._next()
+
+    def resume(
+        self, run: str, spec: RunSpec, coming: int, sha256: str, is_measurable: Callable[[str | None], bool]
+    ) -> None:
+        """After a restart: the states that were never measured and are still there.
+
+        Each is what the next step started from, and the ``coming`` one starts from ``sha256``; ``is_measurable``
+        tells by the stage of the step after it, None where that has not begun.
+        """
+        rows = {row.step: row for row in self._store.steps.of(run)}
+        states = {**self._store.steps.base_states(run, 0), coming: sha256}
+        for step, row in rows.items():
+            following, state = rows.get(step + 1), states.get(step + 1)
+            if (
+                row.test_accuracy is None
+                and not row.evaluation
+                and is_measurable(None if following is None else following.stage)
+                and state is not None
+                and self._store.blobs.is_sound(state)
+            ):
+                self.add(run, spec, step, state)
 
     def on_answer(self, answer: Evaluated | EngineFailed) -> None:
         """The engine process is done with the first."""

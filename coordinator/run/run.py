@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tinyfleet.coordinator.privacy.budget import PrivacyBudget
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.method_state import MethodState
+from tinyfleet.coordinator.run.misfits import Misfits
 from tinyfleet.coordinator.selection.candidates import choose
 from tinyfleet.coordinator.selection.policy import everyone
 from tinyfleet.coordinator.states import RunEvent, StepEvent
@@ -24,6 +25,7 @@ from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step import Step
 from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import Choice, StepSummary
+from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
@@ -65,6 +67,7 @@ class Run:
         self._learning = MethodState(method, state, admission_of(spec), self._budget.terms)
         self._open: Step | None = None
         self._late = LateDevices(spec.fleet.staleness)
+        self._misfits = Misfits(run, spec, context.outgoing)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
 
     # -- what is known ------------------------------------------------------------------
@@ -99,6 +102,7 @@ class Run:
     def on_hello(self, device: str) -> None:
         """A device (re)connected."""
         self._free(device)
+        self._misfits.greeted(device)
         if self._open is not None:
             self._open.on_hello(device)
 
@@ -151,7 +155,7 @@ class Run:
         """After a restart: take up the step that was open, and measure the states where that was cut short."""
         self._resume_step()
         if self._context.config.evaluate:
-            self._resume_evaluations()
+            self._evaluations.resume(self.run, self.spec, self.step, self._sha256, self._is_measurable)
 
     def tick(self, now: float) -> RunEnd | None:
         """Everything that is due; how the run ends, where it does."""
@@ -197,13 +201,18 @@ class Run:
         candidates = [row for row in registry.candidates() if row.device not in self._late]
         if len(candidates) < max(fleet.min_results, fleet.min_devices if self.step == 0 else 1):
             return
-        choice = choose(self._context.store.tasks, self, candidates, size=fleet.cohort)
+        choice = self._choose(candidates, fleet.cohort)
         if len(choice.cohort) < fleet.min_results:
             self._wait_for_fitness(choice)
             return
         self._unfit = {}
         self._open_step(choice, now).tick(now)
         self.collect_garbage()
+
+    def _choose(self, candidates: Sequence[DeviceRow], size: int) -> Choice:
+        """Who takes part, with which parts."""
+        misfits = self._misfits.among(candidates)
+        return choose(self._context.store.tasks, self, candidates, size=size, misfits=misfits)
 
     def _wait_for_fitness(self, choice: Choice) -> None:
         """Too few of those who are there can take part: said once, and again when the reasons change."""
@@ -241,23 +250,9 @@ class Run:
         resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
-    def _resume_evaluations(self) -> None:
-        """The states that are still there and were never measured: each is what the next step started from."""
-        store = self._context.store
-        rows = {row.step: row for row in store.steps.of(self.run)}
-        states = {**store.steps.base_states(self.run, 0), self.step: self._sha256}
-        for step, row in rows.items():
-            following = rows.get(step + 1)
-            training = self._learning.training if following is None else self.method.measurable(following.stage)
-            sha256 = states.get(step + 1)
-            if (
-                row.test_accuracy is None
-                and not row.evaluation
-                and training
-                and sha256 is not None
-                and store.blobs.is_sound(sha256)
-            ):
-                self._evaluations.add(self.run, self.spec, step, sha256)
+    def _is_measurable(self, following: str | None) -> bool:
+        """Whether a state before a step of that stage is worth it; None: before the coming one."""
+        return self._learning.training if following is None else self.method.measurable(following)
 
     def _close_step(self, step: Step) -> None:
         """Finish the step, then tell those who are late, then measure the new state."""
@@ -309,7 +304,7 @@ class Run:
         busy = {*step.devices, *self._late}
         others = [row for row in registry.candidates() if row.device not in busy]
         room = fleet.cohort - len(step.unsettled()) - step.results if fleet.cohort else len(others)
-        fresh = choose(self._context.store.tasks, self, others, size=room) if room > 0 else Choice(())
+        fresh = self._choose(others, room) if room > 0 else Choice(())
         hopeful, shortage = step.hopeful(), f"step {self.step}: {step.shortage()}"
         if not fresh.cohort and not hopeful:
             return RunEnd(RunEvent.FAIL, f"{shortage}, and no device is left")

@@ -121,6 +121,10 @@ class Assignment:
             logger.info("run %s step %d: cancelled (%s)", run, step, reason or "no reason given")
             self._abandon()
 
+    def left_out(self, run: str, reason: str) -> None:
+        """The run goes on without this device."""
+        self._reports.left_out(run, reason)
+
     def ended(self, run: str) -> None:
         """No more of this run: its task, worker and masks go. Results in the outbox stay for a verdict."""
         if self.task is not None and self.task.offer.run == run:

@@ -165,7 +165,7 @@ class Training:
             case Declined(reason):
                 self._governor.refused(task.spec, task.limits)
                 return self._ending(AssignmentEvent.FAILED, TaskState.DECLINED, reason, sound=True)
-            case Unfit(reason):
+            case Unfit(reason=reason):
                 return self._ending(AssignmentEvent.FAILED, TaskState.UNFIT, reason, sound=True)
             case OverBudget(reason):
                 return self._over_budget(task, worker, reason)

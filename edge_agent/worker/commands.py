@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
@@ -81,6 +82,7 @@ class Described(msgspec.Struct, frozen=True, tag_field="event", tag="described")
     samples: int
     profile: dict[str, Any]
     version: str
+    data: DataDescription
 
 
 class Planned(msgspec.Struct, frozen=True, tag_field="event", tag="planned"):
@@ -144,6 +146,7 @@ class MaskMissing(msgspec.Struct, frozen=True, tag_field="event", tag="needs_mas
 class Unfit(msgspec.Struct, frozen=True, tag_field="event", tag="unfit"):
     """The board as it is can never do the task: its data, its parts, or the terms of its owner are in the way."""
 
+    kind: str  # the error's type
     reason: str
 
 

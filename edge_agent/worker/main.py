@@ -47,7 +47,7 @@ def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit
     except UnknownMask as error:
         emit(MaskMissing(error.digest, str(error)))
     except (ConfigError, DataError) as error:
-        emit(Unfit(_first_line(error)))
+        emit(Unfit(type(error).__name__, _first_line(error)))
     except Exception as error:  # noqa: BLE001 - a worker reports whatever happens and leaves the deciding to others
         # C extensions report a failed allocation as any error they like.
         if is_raised(error) or (not isinstance(error, TinyfleetError) and at_data_limit()):

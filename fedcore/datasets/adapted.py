@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.agreement import disagreements, label_map
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription, is_numbered
 
 
 def adapted(data: Dataset, wanted: DataDescription) -> Dataset:
@@ -31,6 +32,20 @@ def adapted(data: Dataset, wanted: DataDescription) -> Dataset:
     if own.range != wanted.range:
         x, meaning = _scaled(x, own, wanted), replace(meaning, range=wanted.range)
     return data if (x is data.x and y is data.y) else Dataset(x, y, classes, meaning)
+
+
+def named(data: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """``data`` whose labels are those of ``classes``; numbered ones take the names in their order.
+
+    Raises ``DataError`` where a class is not among them.
+    """
+    own = data.description
+    if not is_numbered(own.classes):
+        return adapted(data, msgspec.structs.replace(own, classes=classes))
+    if len(own.classes) > len(classes):
+        what = f"labels up to {len(own.classes) - 1}, and data.classes names {len(classes)}"
+        raise DataError(f"{what}; name every label, 0 first")
+    return Dataset(data.x, data.y, len(classes), replace(data.meaning, classes=classes))
 
 
 def _scaled(x: AnyArray, own: DataDescription, wanted: DataDescription) -> AnyArray:

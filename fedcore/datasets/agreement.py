@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 
 MOST_SHOWN = 12  # classes in a message
 # Measured values on both sides of which neither says a scale: so far apart they are not of one kind. Fractions and
@@ -83,7 +83,7 @@ def _shape(own: DataDescription, wanted: DataDescription) -> DataDisagreement | 
             return None
         remedy = "give data of the same kind: images, series or spectrograms"
         return DataDisagreement("layout", own.layout, wanted.layout, remedy)
-    return DataDisagreement("shape", _sides(own.shape), _sides(wanted.shape), shape_remedy(own.shape, wanted.shape))
+    return DataDisagreement("shape", sides(own.shape), sides(wanted.shape), shape_remedy(own.shape, wanted.shape))
 
 
 def shape_remedy(own: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -96,7 +96,7 @@ def shape_remedy(own: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return f"a sample has {len(wanted)} axes there: channels first"
     if own[1:] == wanted[1:]:
         return f"give {wanted[0]} channels"
-    return f"bring all samples to {_sides(wanted)}"
+    return f"bring all samples to {sides(wanted)}"
 
 
 def _values(own: DataDescription, wanted: DataDescription) -> DataDisagreement | None:
@@ -134,7 +134,8 @@ def _settings(one: DataDescription) -> str:
     return ", ".join(f"{key} {value}" for key, value in sorted(one.front_end.items())) or "none"
 
 
-def _sides(shape: tuple[int, ...]) -> str:
+def sides(shape: tuple[int, ...]) -> str:
+    """A shape in words."""
     return "(" + ", ".join(map(str, shape)) + ")"
 
 

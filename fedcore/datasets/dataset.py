@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray, FloatArray, IntArray
-from tinyfleet.fedcore.datasets.description import DataDescription, Layout, SkippedFiles
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription, Layout, SkippedFiles
 
 _FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.foreign.board import BoardFacts, Health
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.foreign.shown import printable
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -119,6 +120,7 @@ class Hello(Message, frozen=True, tag="hello"):
     nonce: Nonce = ""
     answer: Nonce = ""  # of the challenge
     held: Annotated[list[Name], Meta(max_length=64)] = []  # runs of which it keeps masks
+    data: DataDescription | None = None  # what its numbers and labels mean
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
@@ -252,6 +254,13 @@ class ResultVerdict(Message, frozen=True, tag="result_verdict"):
     reason: Text = ""
 
 
+class LeftOut(Message, frozen=True, tag="left_out"):
+    """The device takes no part in a run while it and the run are what they are, and why."""
+
+    run: Name
+    reason: Text
+
+
 class RunEnded(Message, frozen=True, tag="run_ended"):
     """No more tasks of this run: a warm worker may exit and held masks may go."""
 
@@ -286,6 +295,7 @@ DownMessage: TypeAlias = (
     | TaskCancel
     | LeaseExtended
     | ResultVerdict
+    | LeftOut
     | RunEnded
     | ChunkRequest
     | RenewalGrant

@@ -53,7 +53,7 @@ def model_file(tmp_path):
     """Digits' shape; its batch norm is whole."""
     constants = {
         "stem.weight": array(1, 6, 1, 3, 3), "bn.weight": array(2, 6, low=0.5), "b": array(3, 6), "m": array(4, 6),
-        "v": array(5, 6, low=0.5), "body.weight": array(6, 8, 6, 3, 3), "bias": array(7, 8), 
+        "v": array(5, 6, low=0.5), "body.weight": array(6, 8, 6, 3, 3), "bias": array(7, 8),
         "head.weight": array(8, 10, 8), "head.bias": array(9, 10),
     }  # fmt: skip
     nodes = [

@@ -37,7 +37,7 @@ def submit(
 ) -> None:
     """Check RUN.toml and put the run at the end of the coordinator's queue."""
     submission = read_submission(file, state)
-    spec = submission.spec
+    spec = with_contract(submission.spec)
     with opened(state, create=True) as store:
         if submission.start:
             from tinyfleet.fedcore.methods.start import keep_start
@@ -167,6 +167,28 @@ def state_params(run: str, state: Path | None) -> Params:
             raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")
         content = store.blobs.read(blob.name)
     return method_of(convert(row.spec, RunSpec, row.run)).deployed(decode(content)).params
+
+
+def with_contract(spec: RunSpec) -> RunSpec:
+    """The run, with what its numbers and labels mean, as the gateway's own data has it: boards are held to that.
+
+    Raises ``DataError`` where that cannot be read, or does not fit the model or a contract that the run brings.
+    """
+    from tinyfleet.fedcore.datasets.agreement import disagreements
+    from tinyfleet.fedcore.datasets.contract import check_data
+    from tinyfleet.fedcore.datasets.partition import described
+    from tinyfleet.fedcore.errors import DataError
+    from tinyfleet.fedcore.foreign.data_description import as_contract
+
+    if not (spec.data.public_fraction or spec.data.test_fraction):
+        return spec  # the gateway has no data
+    own = described(spec.data)
+    check_data(own, spec.model)
+    if spec.contract is None:
+        return msgspec.structs.replace(spec, contract=as_contract(own))
+    if found := disagreements(own, spec.contract):
+        raise DataError("; ".join(map(str, found)))
+    return spec
 
 
 def private_outlook(spec: RunSpec) -> Outlook | None:

@@ -24,7 +24,7 @@ def simulate(
     ] = None,
     engine: Annotated[str, typer.Option(help="Training engine.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run RUN.toml in this process: no broker, no agents, the same methods, blobs and results."""

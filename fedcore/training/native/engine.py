@@ -17,6 +17,7 @@ from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
+from tinyfleet.fedcore.training.first_pass import first_pass
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
@@ -52,6 +53,7 @@ class NativeEngine(Engine):
                 self._network = Network(model, self._threads, dense_from=dense_from(model, self._kernel_choice))
                 self._graph = graph
             self._loaded.set(params, mask)
+            self._loaded.draw_from(first_pass(graph, params))
         except ValueError as error:
             self._graph = None
             raise ConfigError(

@@ -48,6 +48,31 @@ def test_a_damaged_row_of_a_device_is_named_once_and_costs_nobody_else(tmp_path,
     fleet.service.close()
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("lost", "null"),
+        ("lost", '["board-0"]'),
+        ("lost", '[{"device":"board-0"}]'),
+        ("lost", '[{"device":"board-0","reason":null}]'),
+        ("left_out", "[]"),
+        ("left_out", '{"board-0":null}'),
+        ("left_out", DEEP),
+    ],
+)
+def test_a_damaged_row_of_a_step_is_named_and_the_others_are_shown(tmp_path, caplog, column, value):
+    fleet = Fleet(tmp_path)
+    fleet.hello()
+    run = fleet.store.runs.submit(toy_spec(rounds=2))
+    fleet.sleep(3)
+    assert [row.step for row in fleet.store.steps.of(run)] == [0, 1]
+    with sqlite3.connect(tmp_path / "state" / "coordinator.db") as connection:
+        connection.execute(f"UPDATE steps SET {column} = ? WHERE step = 0", (value,))  # noqa: S608
+    assert [row.step for row in fleet.store.steps.of(run)] == [1]
+    assert "in steps cannot be read" in caplog.text
+    fleet.service.close()
+
+
 def test_a_damaged_run_fails_alone_and_can_be_stopped(tmp_path, caplog):
     fleet = Fleet(tmp_path)
     fleet.hello()

@@ -149,7 +149,7 @@ def test_a_plan_that_gives_nothing_up_says_so(rig):
 
 def test_a_board_that_lacks_the_runs_method_declines_and_takes_the_next_run(rig):
     rig.training(0)
-    rig.worker.events.append(Unfit("method 'acme' is unknown; install that one"))
+    rig.worker.events.append(Unfit("Unavailable", "method 'acme' is unknown; install that one"))
     rig.settle()
     status = rig.coordinator.of(TaskStatus)[-1]
     assert (status.state, status.reason) == (TaskState.UNFIT, "method 'acme' is unknown; install that one")

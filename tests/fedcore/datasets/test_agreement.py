@@ -7,8 +7,8 @@ import pytest
 from tinyfleet.fedcore.datasets.adapted import adapted
 from tinyfleet.fedcore.datasets.agreement import disagreements, label_map
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning, Normalization
-from tinyfleet.fedcore.datasets.description import DataDescription
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 
 IMAGES = DataDescription(
     shape=(3, 8, 8),

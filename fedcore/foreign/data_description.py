@@ -80,3 +80,13 @@ def abridged(description: DataDescription) -> DataDescription:
     if len(msgspec.json.encode(brief)) <= MOST_MESSAGE_BYTES:
         return brief
     return msgspec.structs.replace(brief, samples=())
+
+
+def as_contract(description: DataDescription) -> DataDescription:
+    """What is asked of others: all but how much there is here."""
+    return msgspec.structs.replace(description, samples=(), unlabelled=0, skipped={})
+
+
+def is_numbered(classes: tuple[str, ...]) -> bool:
+    """True for the names that labels have where nobody named them."""
+    return classes == tuple(map(str, range(len(classes))))

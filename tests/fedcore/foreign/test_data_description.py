@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Meaning, Normalization
-from tinyfleet.fedcore.datasets.description import MOST_CLASSES, DataDescription, SkippedFiles, abridged
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.foreign.data_description import MOST_CLASSES, DataDescription, SkippedFiles, abridged
 
 PLAIN = DataDescription(shape=(1, 8, 8), dtype="uint8")
 
