@@ -18,14 +18,14 @@ T = TypeVar("T")
 MOST_BYTES = 1 << 20  # of a file that a person writes
 
 
-def convert(data: Any, kind: type[T], where: str) -> T:
+def convert(data: Any, kind: type[T], where: str, strict: bool = True) -> T:
     """Validate plain data as ``kind`` (a msgspec Struct with ``forbid_unknown_fields``).
 
-    ``where`` names the source in the message. Raises ``ConfigError``.
+    ``where`` names the source in the message; without ``strict``, "3" is a number. Raises ``ConfigError``.
     """
     try:
         _check_values(data, where)
-        return msgspec.convert(data, kind, strict=True)
+        return msgspec.convert(data, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}{_nearest(str(error), kind)}") from None
     except (OverflowError, RecursionError):

@@ -180,7 +180,8 @@ class Simulation:
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
         trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
-        evaluation = self.evaluate() if trained and self._due(finished) else None
+        # Of no test data no accuracy can be known, so none is told.
+        evaluation = self.evaluate() if trained and len(self._test) and self._due(finished) else None
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tinyfleet.fedcore.planning.cost_model import CostModel
 
 Emit = Callable[[WorkerEvent], None]
-DataKey: TypeAlias = "tuple[AgentDataSettings, str, DataDescription | None, ModelSettings]"
+DataKey: TypeAlias = "tuple[AgentDataSettings, str, DataDescription | None, ModelSettings, str]"
 
 _PROGRESS_INTERVAL_S = 0.25
 
@@ -138,8 +138,10 @@ class Trainer:
         """The data of this device as the run wants it. Raises ``DataError`` where it is of another kind."""
         from tinyfleet.fedcore.datasets.contract import check_data
         from tinyfleet.fedcore.datasets.partition import device_data
+        from tinyfleet.fedcore.datasets.registry import state_of
 
-        key = (settings, device, spec.contract, spec.model)
+        # What has grown since the last task counts in this one.
+        key = (settings, device, spec.contract, spec.model, state_of(settings.source))
         if self._data is None or self._data[0] != key:
             self._data = None  # the old data goes before the new comes
             data = device_data(settings, settings.index, device, spec.contract)

@@ -57,6 +57,16 @@ def label_map(own: tuple[str, ...], wanted: tuple[str, ...], samples: tuple[int,
     return tuple(labels.get(name, -1) for name in own)
 
 
+def brief(one: DataDescription) -> str:
+    """A data set in a line: samples by class, shape, type and range."""
+    counts = [f"{name} {count}" for name, count in zip(one.classes, one.samples, strict=False)]
+    left_out = sum(skipped.count for skipped in one.skipped.values())
+    return (
+        f"{sum(one.samples)} samples of {len(one.classes)} classes: {_names(counts)}; "
+        f"{sides(one.shape)}, {_range(one)}" + (f"; {left_out} left out" if left_out else "")
+    )
+
+
 def _unknown(own: tuple[str, ...], wanted: tuple[str, ...], samples: tuple[int, ...]) -> list[str]:
     known = set(wanted)
     counts = samples or (1,) * len(own)

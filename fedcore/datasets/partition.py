@@ -15,7 +15,7 @@ import numpy as np
 from tinyfleet.fedcore.arrays import IntArray
 from tinyfleet.fedcore.datasets.adapted import adapted, named
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.datasets.registry import Source, load
+from tinyfleet.fedcore.datasets.registry import Source, load, state_of
 from tinyfleet.fedcore.errors import ConfigError, DataError
 from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
@@ -35,8 +35,13 @@ class Parts(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _source(name: str) -> Source:
+def _loaded(name: str, state: str) -> Source:
     return load(name)
+
+
+def _source(name: str) -> Source:
+    """Read once, and again when its files have changed."""
+    return _loaded(name, state_of(name))
 
 
 def split(labels: IntArray, settings: DataSettings, own_test: bool) -> Parts:

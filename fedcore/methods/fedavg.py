@@ -50,7 +50,7 @@ class FedAvg(Method):
 
     def initial_state(self, engine: Engine, public: Dataset) -> Payload:
         normalization = Normalization.of(public)
-        if self.settings.pretrained:
+        if self.pretrains(public):
             params = pretrain(engine, public, self.problem, normalization)
         else:
             params = self.problem.first_params()
@@ -63,6 +63,10 @@ class FedAvg(Method):
             "normalization": normalization_entry(normalization),
         }
         return Payload(meta, params, mask)
+
+    def pretrains(self, public: Dataset) -> bool:
+        """Whether it starts from a model that is trained on ``public``."""
+        return bool(self.settings.pretrained)
 
     def initial_mask(self) -> Mask:
         """No mask: the model is dense."""
@@ -118,6 +122,9 @@ class FedAvg(Method):
             "density": density(state.mask),
         }
         return Payload(meta, params, state.mask)
+
+    def needs_public_data(self) -> str:
+        return "pre-trains on public data: set method.pretrained = false" if self.settings.pretrained else ""
 
     def more_than_updates(self) -> str:
         return ""

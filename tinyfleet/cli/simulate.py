@@ -30,6 +30,8 @@ def simulate(
     """Run RUN.toml in this process: no broker, no agents, the same methods, blobs and results."""
     import msgspec
 
+    from tinyfleet.fedcore.datasets.agreement import brief
+    from tinyfleet.fedcore.datasets.partition import described
     from tinyfleet.fedcore.files import write_atomic
     from tinyfleet.fedcore.protocol.codec import encode
     from tinyfleet.fedcore.training import registry as engines
@@ -46,6 +48,8 @@ def simulate(
         if not as_json:
             typer.echo(_line(record))
 
+    if not as_json:
+        typer.echo(f"data: {brief(described(spec.data))}")
     started = time.perf_counter()
     state = run(spec, engines.create(engine, threads=threads), on_step=on_step, start=submission.start)
     if out is not None:

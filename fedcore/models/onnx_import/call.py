@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray, FloatArray
-from tinyfleet.fedcore.models.onnx_import.file import Operator
+from tinyfleet.fedcore.models.onnx_import.file import OnnxOperator
 from tinyfleet.fedcore.models.onnx_import.translation import Translation, refuse
 from tinyfleet.fedcore.models.onnx_import.value import Value
 
@@ -21,7 +21,7 @@ Pads = tuple[tuple[int, int], ...]
 class ImportCall:
     """``operator`` of the file, with the graph so far."""
 
-    operator: Operator
+    operator: OnnxOperator
     graph: Translation
 
     @property

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
-from tinyfleet.fedcore.models.onnx_import.file import MOST_ELEMENTS, Operator
+from tinyfleet.fedcore.models.onnx_import.file import MOST_ELEMENTS, OnnxOperator
 
 Arrays = Sequence[AnyArray]
 
 MOST_GROWN = 1 << 22  # elements of what is larger than each constant that it is made of
 
 
-def folded(operator: Operator, inputs: Arrays) -> AnyArray | None:
+def folded(operator: OnnxOperator, inputs: Arrays) -> AnyArray | None:
     """What an operator makes of constants; None where it is none of those that are known, or refuses them."""
     fold = _FOLDS.get(operator.kind)
     if fold is None:
@@ -30,13 +30,6 @@ def folded(operator: Operator, inputs: Arrays) -> AnyArray | None:
     if value.dtype.kind == "f":
         value = value.astype(np.float32)
     return value if value.size <= MOST_ELEMENTS and value.dtype != object else None
-
-
-def axes_of(operator: Operator, inputs: Arrays) -> tuple[int, ...] | None:
-    """``axes`` as an attribute (older files) or as the second input; None: not given."""
-    if operator.attributes.get("axes") is not None:
-        return tuple(operator.attributes["axes"])
-    return tuple(int(axis) for axis in np.ravel(inputs[0])) if inputs else None
 
 
 def _constant(inputs: Arrays, attributes: Mapping[str, Any]) -> Any:

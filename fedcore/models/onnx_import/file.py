@@ -37,7 +37,7 @@ _TYPES: Mapping[int, type[Any]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class OnnxOperator:
     """One node of the file. ``inputs`` may be "" where an optional one is left out."""
 
     name: str
@@ -59,7 +59,7 @@ class OnnxFile:
     input_shape: tuple[int, ...]
     batch: int  # 0: any
     output: str
-    operators: tuple[Operator, ...]
+    operators: tuple[OnnxOperator, ...]
     constants: dict[str, AnyArray]
 
 
@@ -169,7 +169,7 @@ def array_of(tensor: onnx.TensorProto, most: int) -> AnyArray:
     return array
 
 
-def _operator(node: onnx.NodeProto, most: int) -> Operator:
+def _operator(node: onnx.NodeProto, most: int) -> OnnxOperator:
     kind, domain = _text(node.op_type), _text(node.domain)
     if domain not in ("", "ai.onnx"):
         kind = f"{domain}.{kind}"
@@ -193,7 +193,7 @@ def _operator(node: onnx.NodeProto, most: int) -> Operator:
             value = None  # a graph within the graph, or the like: its operator is none that is known
         attributes[_text(attribute.name)] = value
     inputs, outputs = (tuple(_text(name) for name in names) for names in (node.input, node.output))
-    return Operator(_text(node.name) or ",".join(outputs), kind, inputs, outputs, attributes)
+    return OnnxOperator(_text(node.name) or ",".join(outputs), kind, inputs, outputs, attributes)
 
 
 def _text(given: str | bytes) -> str:

@@ -15,7 +15,7 @@ from tinyfleet.fedcore.models.described.document import check_graph, check_name
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node
 from tinyfleet.fedcore.models.onnx_import.call import ImportCall
 from tinyfleet.fedcore.models.onnx_import.constants import folded
-from tinyfleet.fedcore.models.onnx_import.file import OnnxFile, Operator, read_onnx
+from tinyfleet.fedcore.models.onnx_import.file import OnnxFile, OnnxOperator, read_onnx
 from tinyfleet.fedcore.models.onnx_import.operators import OPERATORS, WAYS_OUT
 from tinyfleet.fedcore.models.onnx_import.translation import Translation, refuse
 from tinyfleet.fedcore.models.onnx_import.value import Value
@@ -72,7 +72,7 @@ def _translated(file: OnnxFile, name: str, input_shape: tuple[int, ...], blocks:
     return Imported(built, params, file.producer, file.batch, turned, "" if ending is None else ending.kind)
 
 
-def _translate(operator: Operator, graph: Translation) -> None:
+def _translate(operator: OnnxOperator, graph: Translation) -> None:
     if operator.kind == "Shape" and operator.inputs[:1] and (value := graph.values.get(operator.inputs[0])):
         first, end = operator.attributes.get("start", 0), operator.attributes.get("end")
         graph.constants[operator.outputs[0]] = np.array(value.sides[first:end], np.int64)  # the batch as -1
@@ -88,7 +88,7 @@ def _translate(operator: Operator, graph: Translation) -> None:
         _fold(operator, graph)
 
 
-def _fold(operator: Operator, graph: Translation) -> None:
+def _fold(operator: OnnxOperator, graph: Translation) -> None:
     missing = [name for name in operator.inputs if name and name not in graph.constants]
     if missing:
         refuse(operator, f"reads {missing[0]!r}, which nothing gives", "the file is damaged: export it again")
@@ -98,7 +98,7 @@ def _fold(operator: Operator, graph: Translation) -> None:
     graph.constants[operator.outputs[0]] = constant
 
 
-def _without_ending(file: OnnxFile) -> tuple[tuple[Operator, ...], Operator | None]:
+def _without_ending(file: OnnxFile) -> tuple[tuple[OnnxOperator, ...], OnnxOperator | None]:
     for operator in file.operators:
         if operator.outputs[:1] == (file.output,) and operator.kind in ENDINGS and operator.inputs:
             return tuple(other for other in file.operators if other is not operator), operator

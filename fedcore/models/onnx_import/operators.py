@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import FloatArray
 from tinyfleet.fedcore.models.graph import BN_EPSILON, Op
+from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 from tinyfleet.fedcore.models.layers.relu6 import CEILING
 from tinyfleet.fedcore.models.onnx_import import shapes, windows
 from tinyfleet.fedcore.models.onnx_import.call import ImportCall
@@ -77,16 +78,16 @@ def _clip(call: ImportCall) -> Value:
 
 
 def _leaky_relu(call: ImportCall) -> Value:
-    slope, ours = call.attribute("alpha", 0.01), 0.01
-    if abs(slope - ours) > 1e-6:
-        call.refuse(f"its slope is {slope:g}", f"use the slope {ours}")
-    return _activation("leaky_relu")(call)
+    slope = call.attribute("alpha", 0.01)
+    if abs(slope - SLOPE) > 1e-6:
+        call.refuse(f"its slope is {slope:g}", f"use the slope {SLOPE}")
+    return _activation(Op.LEAKY_RELU)(call)
 
 
 def _hard_sigmoid(call: ImportCall) -> Value:
     if abs(call.attribute("alpha", 0.2) - 1 / 6) > 1e-5 or abs(call.attribute("beta", 0.5) - 0.5) > 1e-6:
         call.refuse("it is another than max(0, min(1, x / 6 + 1 / 2))", "use torch's Hardsigmoid")
-    return _activation("hard_sigmoid")(call)
+    return _activation(Op.HARD_SIGMOID)(call)
 
 
 def _add(call: ImportCall) -> Value:
@@ -121,7 +122,7 @@ def _mul(call: ImportCall) -> Value:
         call.refuse(
             f"it multiplies {whole.sides} by {factor.sides}", "multiply by one of its shape, or one a channel"
         )
-    return replace(call.layer("mul", [whole, factor]), axes=whole.axes)
+    return replace(call.layer(Op.MUL, [whole, factor]), axes=whole.axes)
 
 
 def _of_channels(value: Value, constant: FloatArray | None) -> FloatArray | None:
@@ -144,10 +145,10 @@ OPERATORS: Mapping[str, Callable[[ImportCall], Value | list[Value]]] = MappingPr
         "Relu": _activation(Op.RELU),
         "Clip": _clip,
         "LeakyRelu": _leaky_relu,
-        "HardSwish": _activation("hard_swish"),
+        "HardSwish": _activation(Op.HARD_SWISH),
         "HardSigmoid": _hard_sigmoid,
-        "Sigmoid": _activation("sigmoid"),
-        "Tanh": _activation("tanh"),
+        "Sigmoid": _activation(Op.SIGMOID),
+        "Tanh": _activation(Op.TANH),
         "Add": _add,
         "Mul": _mul,
         "Concat": shapes.concat,

@@ -82,7 +82,7 @@ def concat(call: ImportCall) -> Value:
         call.refuse("its inputs lie differently", "join tensors of one layout")
     if values[0].axes[axis] != CHANNELS:
         call.refuse(f"it joins along axis {axis}", "join channels alone")
-    return call.layer("concat", values)
+    return call.layer(Op.CONCAT, values)
 
 
 def cut(call: ImportCall) -> Value:
@@ -136,14 +136,14 @@ def resize(call: ImportCall) -> Value:
     ):
         call.refuse("it is no nearest neighbour by whole factors", 'use mode="nearest" and a factor of 2, say')
     kernel = tuple(int(factor) for factor, axis in zip(factors, value.axes[2:], strict=True) if axis is not None)
-    return call.layer("upsample", [value], kernel=kernel)
+    return call.layer(Op.UPSAMPLE, [value], kernel=kernel)
 
 
 def _piece(call: ImportCall, value: Value, axis: int | None, first: int, last: int) -> Value:
     if axis != CHANNELS or last <= first:
         call.refuse(f"it cuts axis {axis} from {first} to {last}", "take a piece of the channels, at least one")
     more: dict[str, Any] = {"start": first} if first else {}
-    return call.layer("slice", [value], in_channels=value.shape[0], out_channels=last - first, **more)
+    return call.layer(Op.SLICE, [value], in_channels=value.shape[0], out_channels=last - first, **more)
 
 
 def _reshaped(call: ImportCall, value: Value, sides: list[int]) -> Value:
@@ -166,7 +166,7 @@ def _shuffled(call: ImportCall, value: Value, sides: tuple[int, ...]) -> Value:
     back = replace(value, groups=0, turned=False)
     if back.sides != sides:
         call.refuse(f"it makes {list(sides)} of split channels", "shuffle channels alone")
-    return call.layer("shuffle", [back], groups=value.groups) if value.turned else back
+    return call.layer(Op.SHUFFLE, [back], groups=value.groups) if value.turned else back
 
 
 def _sides(call: ImportCall, value: Value, wanted: tuple[int, ...]) -> tuple[int, ...]:

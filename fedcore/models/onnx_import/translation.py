@@ -15,7 +15,7 @@ from tinyfleet.fedcore.foreign.shown import printable
 from tinyfleet.fedcore.models.described.document import MOST_NAME, MOST_NODES
 from tinyfleet.fedcore.models.graph import INPUT, Node, Op
 from tinyfleet.fedcore.models.layers.table import KINDS, output_shape
-from tinyfleet.fedcore.models.onnx_import.file import OnnxFile, Operator
+from tinyfleet.fedcore.models.onnx_import.file import OnnxFile, OnnxOperator
 from tinyfleet.fedcore.models.onnx_import.value import Value
 
 _ATTRIBUTES = frozenset(field.name for field in fields(Node))
@@ -35,7 +35,7 @@ class Translation:
         self.output = file.output
 
     def layer(
-        self, operator: Operator, kind: str, inputs: list[Value], params: dict[str, FloatArray] | None = None,
+        self, operator: OnnxOperator, kind: str, inputs: list[Value], params: dict[str, FloatArray] | None = None,
         hint: str = "", **attributes: Any,
     ) -> Value:  # fmt: skip
         """Append a layer. Raises ``ConfigError``, which names the operator."""
@@ -72,7 +72,7 @@ class Translation:
         self.params[f"{node.name}.bias"] = np.ascontiguousarray(bias, np.float32)
         return value
 
-    def _name(self, operator: Operator, kind: str, hint: str) -> str:
+    def _name(self, operator: OnnxOperator, kind: str, hint: str) -> str:
         """Of the weight if it has one, else of the operator: its path without what it says twice."""
         parts = [part for part in re.split(r"[/;]", hint or operator.name) if part]
         if not hint and len(parts) > 1 and parts[-1].split("_")[0] == operator.kind:
@@ -98,6 +98,6 @@ def hint_of(weight: str) -> str:
     return "" if match is None or "::" in weight else match[1]
 
 
-def refuse(operator: Operator, what: str, remedy: str) -> NoReturn:
+def refuse(operator: OnnxOperator, what: str, remedy: str) -> NoReturn:
     """Raises ``ConfigError``: node, operator, what is not known of it, and the nearest way out."""
     raise ConfigError(f"{operator}: {printable(what)}; {remedy}")

@@ -69,7 +69,7 @@ def avg_pool(call: ImportCall) -> Value:
         return global_avg_pool(call)
     if padded and call.attribute("count_include_pad", 0):
         call.refuse("its mean counts the padding", "use count_include_pad=False, or a pool without padding")
-    return _pooled(call, "avg_pool", value, attributes)
+    return _pooled(call, Op.AVG_POOL, value, attributes)
 
 
 def global_avg_pool(call: ImportCall) -> Value:

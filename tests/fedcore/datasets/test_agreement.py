@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tinyfleet.fedcore.datasets.adapted import adapted
-from tinyfleet.fedcore.datasets.agreement import disagreements, label_map
+from tinyfleet.fedcore.datasets.agreement import brief, disagreements, label_map
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning, Normalization
 from tinyfleet.fedcore.errors import DataError
-from tinyfleet.fedcore.foreign.data_description import DataDescription
+from tinyfleet.fedcore.foreign.data_description import DataDescription, SkippedFiles
 
 IMAGES = DataDescription(
     shape=(3, 8, 8),
@@ -127,6 +127,11 @@ def test_what_one_side_does_not_say_is_no_disagreement():
     assert disagreements(changed(SERIES, rate=0.0), changed(SERIES, units="g", channels=("x", "y"))) == []
     assert disagreements(changed(SERIES, rate=50.3), SERIES) == []
     assert disagreements(SERIES, changed(SERIES, classes=())) == []
+
+
+def test_in_a_line():
+    shown = brief(changed(IMAGES, skipped={"hidden": SkippedFiles(3, "a")}))
+    assert shown == "15 samples of 3 classes: blue 5, green 5, red 5; (3, 8, 8), 0 to 255 (uint8); 3 left out"
 
 
 def test_labels_by_name():

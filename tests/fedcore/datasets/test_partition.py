@@ -59,7 +59,6 @@ def source(tmp_path):
     """600 samples that carry their own number."""
     x = np.arange(600, dtype=np.float32).reshape(-1, 1, 1, 1)
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(600) % 6)
-    partition._source.cache_clear()
     return f"arrays:{tmp_path / 'data.npz'}"
 
 

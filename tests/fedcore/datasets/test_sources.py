@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.datasets.readers import builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import builtin, fashion_mnist, image_folder, images
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
 
@@ -71,7 +71,7 @@ def test_arrays(tmp_path):
     [
         ({"x": np.zeros((6, 1, 4, 4))}, "must hold"),
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.zeros(5, int)}, "shapes"),
-        ({"x": np.zeros((6, 16)), "y": np.zeros(6, int)}, "shapes"),
+        ({"x": np.zeros((6, 16)), "y": np.zeros(6, int)}, "shape"),
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.full(6, -1)}, "negative"),
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.zeros(6)}, "labels of type float64"),
         ({"x": np.full((6, 1, 4, 4), np.nan), "y": np.zeros(6, int)}, "finite"),
@@ -114,7 +114,7 @@ def test_the_image_cache_is_used_and_left_when_files_change(tmp_path, monkeypatc
     make_images(tmp_path / "data", {"cat": 2, "dog": 2})
     cache = tmp_path / "cache"
     first, _, _ = image_folder.load(tmp_path / "data", cache=cache)
-    monkeypatch.setattr(image_folder, "_decode", lambda files: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "decode_all", lambda *given: pytest.fail("decoded again"))
     again, _, _ = image_folder.load(tmp_path / "data", cache=cache)
     assert np.array_equal(first.x, again.x)
     monkeypatch.undo()
