@@ -35,6 +35,7 @@ from tinyfleet.edge_agent.state_directory import (
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.task.second_look import SecondLook
 from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
 from tinyfleet.edge_agent.worker.commands import (
     DescribeCommand,
@@ -118,6 +119,7 @@ def assemble(
     def start_worker(run: str, limits: TaskLimits) -> WorkerProcess:
         return WorkerProcess(run, limits, f"tinyfleet-{who.device}", state / WORK / WORKER_LOG, cpu)
 
+    second_look = SecondLook(_describing(config, who.device), _describer, time.monotonic)
     return Supervisor(
         who,
         pin,
@@ -129,6 +131,7 @@ def assemble(
         outbox=outbox,
         inbox=Inbox(state / INBOX, size(config.storage.inbox_limit, "storage.inbox_limit")),
         start_worker=start_worker,
+        second_look=second_look,
         clock=time.monotonic,
         rng=random.Random(),
     )
@@ -139,8 +142,7 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
 
     None where ``stopping`` before it has answered. Raises ``DataError`` where the device's data cannot be read.
     """
-    profile = Path(config.state).expanduser() / PROFILE
-    command = DescribeCommand(device, msgspec.to_builtins(config.data), str(profile))
+    command = _describing(config, device)
     for attempt in range(DESCRIBE_ATTEMPTS):
         event = _answer(command, stopping)
         if stopping():
@@ -167,9 +169,18 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
             raise RuntimeError(f"{other} is no answer to a description")  # a defect of the worker's
 
 
+def _describing(config: AgentConfig, device: str) -> DescribeCommand:
+    profile = Path(config.state).expanduser() / PROFILE
+    return DescribeCommand(device, msgspec.to_builtins(config.data), str(profile))
+
+
+def _describer() -> Child:
+    return Child("tinyfleet.edge_agent.worker.main", ["--policy", "fresh", "--parent", str(os.getpid())])
+
+
 def _answer(command: DescribeCommand, stopping: Callable[[], bool]) -> WorkerEvent | None:
     """What a child says to ``command``, its end included; None where it says nothing in time."""
-    child = Child("tinyfleet.edge_agent.worker.main", ["--policy", "fresh", "--parent", str(os.getpid())])
+    child = _describer()
     deadline = time.monotonic() + DESCRIBE_TIMEOUT_S
     try:
         child.send(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ class SelfReport:
         self._memory_limit_bytes = memory_limit_bytes
         self._disabled, self._options = sensors.disabled, sensors.options(state)
         self._process = psutil.Process()
+
+    @property
+    def data(self) -> DataDescription | None:
+        """What it says of its data."""
+        return self._board.data
+
+    def found(self, data: DataDescription | None, samples: int) -> None:
+        """The data is another than at the start."""
+        self._board = replace(self._board, data=data, samples=samples or self._board.samples)
 
     def hello(self, task: TaskKey | None, held: list[str]) -> Hello:
         """With ``task``: the one under way, or the oldest whose result waits. ``held``: runs with masks here."""

@@ -27,6 +27,7 @@ from tinyfleet.edge_agent.task.assignment import Assignment
 from tinyfleet.edge_agent.task.delivery import Delivery
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.task.second_look import SecondLook
 from tinyfleet.edge_agent.worker.budget import Governor
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.slot import StartWorker
@@ -79,6 +80,7 @@ class Supervisor:
         outbox: Outbox,
         inbox: Inbox,
         start_worker: StartWorker,
+        second_look: SecondLook,
         clock: Callable[[], float],
         rng: random.Random,
         wall_clock: Callable[[], float] = time.time,
@@ -121,8 +123,10 @@ class Supervisor:
             start_worker=start_worker,
             pauses=Pauses(guards, clock),
             send=self._delivery.say,
+            unfit=second_look.wanted,
             clock=clock,
         )
+        self._second_look = second_look
         self._watch = ReachWatch(logger, clock, wall_clock)
         self._status = StatusFile(state / STATUS, identity, self.session)
 
@@ -153,6 +157,7 @@ class Supervisor:
     def close(self) -> None:
         """Goodbye, worker ended, disconnected."""
         self.assignment.stop()
+        self._second_look.close()
         self._renewal.close()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
@@ -172,6 +177,7 @@ class Supervisor:
             self._delivery.tick()
         self._delivery.pump()
         self._look_at_reach()
+        self._look_at_data()
         self._status.write(
             link=self.link.state,
             task_state=self.assignment.state,
@@ -188,6 +194,13 @@ class Supervisor:
         cause = self.link.cause
         if cause is not None or self.link.answered:
             self._watch.note(cause)
+
+    def _look_at_data(self) -> None:
+        """Say what has changed of it, where a run goes on without this board."""
+        idle = self.assignment.state is AssignmentState.IDLE
+        if (found := self._second_look.tick(self._self_report.data, idle=idle)) is not None:
+            self._self_report.found(found.data, found.samples)
+            self.link.hello_wanted()
 
     def _patience(self) -> float:
         if self._delivery.sending:
@@ -258,6 +271,7 @@ class Supervisor:
                 self._delivery.judged(message)
             case LeftOut(run, reason):
                 self.assignment.left_out(run, reason)
+                self._second_look.wanted()
             case RunEnded(run):
                 self.assignment.ended(run)
             case ChunkRequest():

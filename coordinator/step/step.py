@@ -336,7 +336,7 @@ class Step:
         """Said once: the run asks its device no more until that starts anew."""
         if task.settled:
             return
-        text = "run %s: %s can take no part until its agent starts anew: %s"
+        text = "run %s: %s can take no part until its agent starts anew or its data changes: %s"
         log.warning(text, self.run, task.device, reason)
         task.reason, task.unfit = f"unfit: {reason}", True
         task.follow(PhaseEvent.GIVE_UP)

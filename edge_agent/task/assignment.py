@@ -32,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class Assignment:
-    """Follows ``TASK_TABLE`` and owns the task in hand. ``send`` publishes if it can."""
+    """Follows ``TASK_TABLE`` and owns the task in hand.
+
+    ``send`` publishes if it can; ``unfit`` is called where a task can never be done as things are.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Assignment:
         pauses: Pauses,
         send: Callable[[Message], None],
         clock: Callable[[], float],
+        unfit: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = AssignmentState.IDLE
         self.task: TaskInHand | None = None
@@ -55,6 +59,7 @@ class Assignment:
         self._governor = governor
         self._outbox = outbox
         self._send = send
+        self._unfit = unfit
         self._clock = clock
         self._reports = Reports(send, clock)
         self._slot = WorkerSlot(start_worker, clock)
@@ -210,6 +215,8 @@ class Assignment:
         logger.log(level, "run %s step %d: %s%s", *task.key, state.value, reason)
         self._leave(ending.event, sound=ending.sound)
         self._reports.ended(task, ending)
+        if state is TaskState.UNFIT:
+            self._unfit()
         if ending.result is not None:
             self._send(ending.result)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.coordinator.toy import InstantEngine, create_toy, toy_spec
 from tests.e2e.bad_link import BadLink, LinkFaults
-from tests.edge_agent.rig import IDENTITY, ScriptedWorker
+from tests.edge_agent.rig import IDENTITY, Looker, ScriptedWorker
 from tests.patience import PATIENCE_S
 from tests.signing import FLEET_KEY
 from tinyfleet.coordinator.config import CoordinatorConfig
@@ -24,7 +24,9 @@ from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.task.second_look import SecondLook
 from tinyfleet.edge_agent.worker.budget import Governor
+from tinyfleet.edge_agent.worker.commands import DescribeCommand
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol.brokers.mosquitto import MosquittoBroker
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
@@ -89,6 +91,7 @@ def agent_on(transport, state):
         outbox=Outbox(state / "outbox", max_bytes=10**8, max_age_s=1e6, wall_clock=time.time),
         inbox=Inbox(state / "inbox", 10**8),
         start_worker=TrainingWorker,
+        second_look=SecondLook(DescribeCommand("porch", {}), Looker, time.monotonic),
         clock=time.monotonic,
         rng=random.Random(0),
     )

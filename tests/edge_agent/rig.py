@@ -20,8 +20,9 @@ from tinyfleet.edge_agent.self_report import Board
 from tinyfleet.edge_agent.supervisor import Supervisor
 from tinyfleet.edge_agent.task.inbox import Inbox
 from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.edge_agent.task.second_look import SecondLook
 from tinyfleet.edge_agent.worker.budget import Governor, TaskLimits
-from tinyfleet.edge_agent.worker.commands import Command, TaskCommand, TaskDone, TrainingBegan
+from tinyfleet.edge_agent.worker.commands import Command, DescribeCommand, TaskCommand, TaskDone, TrainingBegan
 from tinyfleet.edge_agent.worker.process import Event
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import DEFAULT_CHUNK_BYTES, pack_chunk, unpack_chunk
@@ -229,6 +230,24 @@ class Coordinator:
         return [status.state for status in self.of(TaskStatus)]
 
 
+class Looker:
+    """The process that looks at the board's data again; it says what it is told to."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.says: list[msgspec.Struct] = []
+        self.killed = False
+
+    def send(self, message: Any) -> None:
+        self.heard.append(message)
+
+    def receive(self, timeout: float) -> Any:
+        return msgspec.to_builtins(self.says.pop()) if self.says else None
+
+    def kill(self) -> None:
+        self.killed = True
+
+
 class Rig:
     """The agent and its coordinator on one loop broker."""
 
@@ -248,6 +267,7 @@ class Rig:
             engine="auto",
         )
         self.engines = engines
+        self.looker = Looker()
         self.agent = self.start()
 
     def start(self) -> Supervisor:
@@ -267,6 +287,7 @@ class Rig:
             outbox=self.outbox,
             inbox=Inbox(self.state / "inbox", 10**8),
             start_worker=self._start_worker,
+            second_look=SecondLook(DescribeCommand("porch", {}), lambda: self.looker, self.clock),
             clock=self.clock,
             rng=random.Random(0),
         )

@@ -40,7 +40,9 @@ def test_it_is_asked_once_and_the_run_says_why(unfit, caplog):
     assert {"device": "board-1", "reason": f"unfit: {REASON}"} in first.lost
     assert [step.left_out for step in others] == [{"board-1": f"unfit: {REASON}"}] * 2
     said = [record.getMessage() for record in caplog.records if REASON in record.getMessage()]
-    assert said == [f"run {run}: board-1 can take no part until its agent starts anew: {REASON}"]
+    assert said == [
+        f"run {run}: board-1 can take no part until its agent starts anew or its data changes: {REASON}"
+    ]
 
 
 def in_its_first_step(fleet):
