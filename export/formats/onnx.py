@@ -91,7 +91,8 @@ def _window(node: Node) -> dict[str, list[int]]:
 
 def _conv(call: OnnxCall) -> list[onnx.NodeProto]:
     node = call.layer.node
-    return call.node("Conv", group=node.groups, dilations=list(dilations(node)), **_window(node))
+    spread = {"dilations": list(dilations(node))} if node.dilation else {}
+    return call.node("Conv", group=node.groups, **spread, **_window(node))
 
 
 def _relu6(call: OnnxCall) -> list[onnx.NodeProto]:
