@@ -27,6 +27,14 @@ class ModelSettings(Settings, frozen=True):
     input_shape: tuple[int, ...] = (1, 28, 28)  # channels, height, width; or channels, length
     classes: Positive = 10  # outputs
     arguments: dict[str, int | float | str] = {}  # the model's own: width, say
+    # Instead of a name: the layers one by one, each { kind = "conv", out = 16, ... }. See docs/models.md.
+    layers: list[dict[str, Any]] = []
+    file: str = ""  # instead of a name: an ONNX file, whose numbers the run starts from; seen from RUN.toml
+    # Of layers or a file: groups that may be pruned, from the output to the input; empty: chosen by a rule.
+    blocks: tuple[tuple[str, ...], ...] = ()
+    # The numbers that the run starts from: "run:ID", "FILE.onnx" or "STATE.blob"; empty: drawn by the seed.
+    init: str = ""
+    graph: dict[str, Any] = {}  # what a model without a name is to the boards; written when a run is submitted
 
 
 class TrainingSettings(Settings, frozen=True):

@@ -16,6 +16,7 @@ from tinyfleet.cli import (
     doctor,
     emulate,
     export,
+    models,
     plan,
     processes,
     profiles,
@@ -56,4 +57,5 @@ app.add_typer(data.app, name="data")
 app.add_typer(ca.app, name="ca")
 app.add_typer(broker.app, name="broker")
 app.add_typer(profiles.app, name="profile")
+app.add_typer(models.app, name="model")
 app.add_typer(bench.app, name="bench")
