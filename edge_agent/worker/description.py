@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def describe(command: DescribeCommand) -> Described:
     """Engines, samples and what they mean, board and version. Raises ``DataError``, ``ConfigError``."""
-    from tinyfleet.fedcore.datasets.partition import device_data
+    from tinyfleet.fedcore.datasets.partition import device_data, refresh
     from tinyfleet.fedcore.foreign.data_description import abridged
     from tinyfleet.fedcore.training.registry import available
 
     settings = convert(command.data, AgentDataSettings, "data")
+    refresh(settings.source)
     data = device_data(settings, settings.index, command.device)
     return Described(
         engines=tuple(available()),

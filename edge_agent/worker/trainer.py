@@ -137,11 +137,10 @@ class Trainer:
     def _data_of(self, settings: AgentDataSettings, device: str, spec: RunSpec) -> DeviceData:
         """The data of this device as the run wants it. Raises ``DataError`` where it is of another kind."""
         from tinyfleet.fedcore.datasets.contract import check_data
-        from tinyfleet.fedcore.datasets.partition import device_data
-        from tinyfleet.fedcore.datasets.registry import state_of
+        from tinyfleet.fedcore.datasets.partition import device_data, refresh
 
         # What has grown since the last task counts in this one.
-        key = (settings, device, spec.contract, spec.model, state_of(settings.source))
+        key = (settings, device, spec.contract, spec.model, refresh(settings.source))
         if self._data is None or self._data[0] != key:
             self._data = None  # the old data goes before the new comes
             data = device_data(settings, settings.index, device, spec.contract)

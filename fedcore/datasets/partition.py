@@ -39,9 +39,20 @@ def _loaded(name: str, state: str) -> Source:
     return load(name)
 
 
+_states: dict[str, str] = {}  # of sources' files, as they were last looked at
+
+
+def refresh(source: str) -> str:
+    """Look whether a source's files have changed: if so it is read again when next asked for. Its state.
+
+    Whoever trains for months calls it; a simulation reads its data once.
+    """
+    _states[source] = state_of(source)
+    return _states[source]
+
+
 def _source(name: str) -> Source:
-    """Read once, and again when its files have changed."""
-    return _loaded(name, state_of(name))
+    return _loaded(name, _states.get(name, ""))
 
 
 def split(labels: IntArray, settings: DataSettings, own_test: bool) -> Parts:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from tinyfleet.cli.app import app
 from tinyfleet.coordinator.run.engine_child import Workbench
 from tinyfleet.demo.spec import demo_spec
+from tinyfleet.fedcore.datasets.partition import refresh
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.run_spec import DataSettings, ModelSettings, PartitionSettings
 from tinyfleet.fedcore.training.registry import create
@@ -58,8 +59,8 @@ def test_samples_of_another_shape_are_refused_before_training(tmp_path):
     x, y = samples()
     spec = spec_of(tmp_path, x, y)
     Simulation(spec, create())
-    # Also the source is read again, since its file has changed.
     np.savez(tmp_path / "d.npz", x=np.moveaxis(np.repeat(x, 3, axis=1), 1, -1), y=y)
+    refresh(spec.data.source)
     wanted = msgspec.structs.replace(spec, model=ModelSettings("small_cnn", (3, 8, 8), 4))
     with pytest.raises(DataError, match="channels last"):
         Simulation(wanted, create())

@@ -6,12 +6,25 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, reading, shown
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.run_spec import Settings
 
 MOST_FILES = 1 << 20
+DAY_S = 86_400.0
 MOST_DEEP = 32  # folders within a class's
+
+
+class FolderSettings(Settings, frozen=True):
+    """What all folders of classes take."""
+
+    # Of a folder that grows: so many newest files of each class, or those of so many days before the newest of all
+    # ("30d"); empty: every one.
+    keep: Annotated[str, Meta(pattern=r"^([1-9][0-9]{0,6}d?)?$")] = ""
 
 
 def classes_of(root: Path) -> list[str]:
@@ -29,9 +42,9 @@ def classes_of(root: Path) -> list[str]:
 
 
 def class_files(
-    root: Path, classes: Sequence[str], suffixes: frozenset[str], left_out: Leftovers
+    root: Path, classes: Sequence[str], suffixes: frozenset[str], left_out: Leftovers, keep: str = ""
 ) -> list[tuple[Path, int]]:
-    """(file, label) of every file that is read, in the order of classes and names.
+    """(file, label) of every file that is read, by classes and names; ``keep`` is that of ``FolderSettings``.
 
     Raises ``DataError`` for a class that has files, none of which is read: it would be trained without a sample.
     """
@@ -67,7 +80,25 @@ def class_files(
                 f"{shown(root)}: class {class_name(name)} has no file that is read ({met}); convert them to one of "
                 f"{', '.join(sorted(suffixes))}, or remove the folder"
             )
-    return files
+    return _newest(files, keep, left_out) if keep else files
+
+
+def _newest(files: list[tuple[Path, int]], keep: str, left_out: Leftovers) -> list[tuple[Path, int]]:
+    """By the files' own times, not by this machine's clock: what is kept changes when files do, and only then."""
+    with reading(files[0][0].parent if files else Path(), "a folder"):
+        times = [file.stat().st_mtime for file, _ in files]
+    kept: set[int] = set()
+    if keep.endswith("d"):
+        since = max(times, default=0.0) - int(keep[:-1]) * DAY_S
+        kept = {index for index, time in enumerate(times) if time >= since}
+    else:
+        for label in {label for _, label in files}:
+            own = [index for index, (_, one) in enumerate(files) if one == label]
+            kept.update(sorted(own, key=lambda index: (times[index], files[index][0].name))[-int(keep) :])
+    for index, (file, _) in enumerate(files):
+        if index not in kept:
+            left_out.add("older than what is kept", file.name)
+    return [one for index, one in enumerate(files) if index in kept]
 
 
 def _within(root: Path, file: Path) -> str:

@@ -6,6 +6,7 @@ uncompressed files: the same data is packed in more than one way.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import urllib.error
@@ -62,19 +63,25 @@ def load(
 
 def _content(name: str, installed: Path, cache: Path | None, fetch: Fetch) -> bytes:
     kept = (cache or cache_directory()) / "fashion-mnist" / f"{name}.gz"
+    here = "not here"
     for path in (installed / f"{name}.gz", kept):
-        if path.exists():
+        try:
             return _verified(name, path.read_bytes(), str(path))
+        except FileNotFoundError:
+            continue
+        except (OSError, DataError) as error:  # the next one may be whole
+            here = str(error)
     try:
         packed = fetch(f"{URL}{name}.gz")
     except (urllib.error.URLError, OSError) as error:
         raise DataError(
-            f"Fashion-MNIST is not here and cannot be downloaded ({error}); "
+            f"Fashion-MNIST is {here} and cannot be downloaded ({error}); "
             "on Debian: apt install dataset-fashion-mnist"
         ) from None
     content = _verified(name, packed, f"{URL}{name}.gz")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept, packed)
+    with contextlib.suppress(OSError):  # only a cache: full or read-only, it is done without
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, packed)
     return content
 
 

@@ -14,14 +14,13 @@ from msgspec import Meta
 from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
 from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, reading, shown
-from tinyfleet.fedcore.datasets.files.class_folders import class_files, classes_of
+from tinyfleet.fedcore.datasets.files.class_folders import FolderSettings, class_files, classes_of
 from tinyfleet.fedcore.datasets.files.kept import KeptArray, fingerprint
 from tinyfleet.fedcore.datasets.readers import images
 from tinyfleet.fedcore.errors import DataError
-from tinyfleet.fedcore.run_spec import Settings
 
 
-class ImageFolderSettings(Settings, frozen=True):
+class ImageFolderSettings(FolderSettings, frozen=True):
     """How images are brought to what a model sees: ``image-folder:PATH?size=32x32&colour=grey``."""
 
     size: Annotated[str, Meta(pattern=r"^([1-9]\d{0,3}x[1-9]\d{0,3})?$")] = ""  # HEIGHTxWIDTH; empty: all have one
@@ -63,7 +62,7 @@ def load(
 
 def _read(root: Path, classes: list[str], settings: ImageFolderSettings, cache: Path | None) -> Dataset:
     left_out = Leftovers()
-    files = class_files(root, classes, images.SUFFIXES, left_out)
+    files = class_files(root, classes, images.SUFFIXES, left_out, settings.keep)
     if not files:
         raise DataError(f"{shown(root)}: no images ({', '.join(sorted(images.SUFFIXES))}) in its class folders")
     kept = KeptArray((cache or cache_directory()) / "images", root, f"2 {settings.size} {settings.colour}")

@@ -13,17 +13,16 @@ from msgspec import Meta
 from tinyfleet.fedcore.arrays import FloatArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
 from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, reading, shown
-from tinyfleet.fedcore.datasets.files.class_folders import class_files, classes_of
+from tinyfleet.fedcore.datasets.files.class_folders import FolderSettings, class_files, classes_of
 from tinyfleet.fedcore.datasets.readers.log_mel import LogMel, resampled
 from tinyfleet.fedcore.errors import DataError
-from tinyfleet.fedcore.run_spec import Settings
 
 SUFFIXES = frozenset({".wav", ".wave"})
 MOST_SAMPLES = 1 << 26  # of one file
 MOST_VALUES = 1 << 28  # of all spectrograms
 
 
-class SoundSettings(Settings, frozen=True):
+class SoundSettings(FolderSettings, frozen=True):
     """``sounds:PATH?rate=16000&seconds=1&mels=40``."""
 
     rate: Annotated[int, Meta(ge=1000, le=192_000)] = 16_000  # a second; recordings are resampled to it
@@ -58,7 +57,7 @@ def load(path: Path, settings: SoundSettings) -> tuple[Dataset, Dataset | None, 
 
 def _read(root: Path, classes: list[str], settings: SoundSettings) -> Dataset:
     left_out, front_end = Leftovers(), settings.front_end()
-    files = class_files(root, classes, SUFFIXES, left_out)
+    files = class_files(root, classes, SUFFIXES, left_out, settings.keep)
     length = round(settings.seconds * settings.rate)
     found: list[FloatArray] = []
     labels: list[int] = []

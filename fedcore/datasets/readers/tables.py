@@ -12,17 +12,16 @@ from msgspec import Meta
 from tinyfleet.fedcore.arrays import AnyArray, FloatArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
 from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, shown
-from tinyfleet.fedcore.datasets.files.class_folders import class_files, classes_of
+from tinyfleet.fedcore.datasets.files.class_folders import FolderSettings, class_files, classes_of
 from tinyfleet.fedcore.datasets.files.rows import Rows, read_rows
 from tinyfleet.fedcore.errors import DataError
-from tinyfleet.fedcore.run_spec import Settings
 
 SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
 MOST_VALUES = 1 << 28  # of all windows
 _TIMES = frozenset({"time", "timestamp"})
 
 
-class TableSettings(Settings, frozen=True):
+class TableSettings(FolderSettings, frozen=True):
     """``tables:PATH?window=128&rate=50&label=activity&channels=x,y,z``."""
 
     window: Annotated[int, Meta(ge=2, le=1 << 20)] = 128  # rows of a sample
@@ -88,7 +87,10 @@ class _Series:
         folders = classes_of(root)
         names = [class_name(folder) for folder in folders]
         self.labels = self.labels or names
-        return [(file, names[label]) for file, label in class_files(root, folders, SUFFIXES, left_out)]
+        return [
+            (file, names[label])
+            for file, label in class_files(root, folders, SUFFIXES, left_out, self._settings.keep)
+        ]
 
     def _columns(self, file: Path, rows: Rows, label: str) -> tuple[FloatArray, list[str]]:
         """(rows, channels) of numbers, NaN where a cell is none, and each row's label."""

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from tinyfleet.fedcore.datasets.files import kept
+from tinyfleet.fedcore.datasets.partition import device_data, refresh
 from tinyfleet.fedcore.datasets.readers import image_folder, images
 from tinyfleet.fedcore.datasets.readers.image_folder import ImageFolderSettings
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
+from tinyfleet.fedcore.run_spec import DataSettings
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -194,6 +196,37 @@ def test_sizes_are_brought_to_one_where_that_is_said(tmp_path, monkeypatch):
         load(f"image-folder:{root}?size=8")
     with pytest.raises(DataError, match="takes no settings"):
         load(f"arrays:{tmp_path}/a.npz?size=8x8")
+
+
+def test_a_folder_that_grows_keeps_its_newest(tmp_path):
+    root = tmp_path / "d"
+    for name in "ab":
+        for day in range(5):
+            folder(root, **{f"{name}__{9 - day}": (".png", image(np.full((1, 1), day, np.uint8)))})
+            os.utime(root / name / f"{9 - day}.png", (1e9 + day * 86_400,) * 2)
+    newest = read(root, keep="2")
+    assert newest.x.ravel().tolist() == [4, 3, 4, 3], "in the order of their names"
+    assert newest.meaning.skipped["older than what is kept"].count == 6
+    assert read(root, keep="1d").description.samples == (2, 2)
+    os.utime(root / "a" / "5.png", (1e9 + 40 * 86_400,) * 2)
+    assert read(root, keep="3d").description.samples == (1, 0)
+
+
+def test_a_device_trains_on_what_has_come_since(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    one = (".png", image(GREY))
+    root = folder(tmp_path / "d", a__0=one, a__1=one, b__0=one)
+    asked = DataSettings(source=f"image-folder:{root}", public_fraction=0.0, test_fraction=0.0)
+    first = refresh(asked.source)
+    assert device_data(asked, 0, "board").description.samples == (2, 1)
+    assert refresh(asked.source) == first
+    folder(root, b__1=one, b__2=one)
+    assert device_data(asked, 0, "board").description.samples == (2, 1), "nobody has looked"
+    refresh(asked.source)
+    assert device_data(asked, 0, "board").description.samples == (2, 3)
+    (root / "a" / "1.png").unlink()
+    refresh(asked.source)
+    assert device_data(asked, 0, "board").description.samples == (1, 3)
 
 
 def test_a_link_to_a_folder_above_ends(tmp_path):

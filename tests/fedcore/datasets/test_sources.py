@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.readers import builtin, fashion_mnist, image_folder, images
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
@@ -172,6 +173,31 @@ def test_fashion_mnist_is_downloaded_once_and_verified(tmp_path, small_fashion):
         assert train.x.shape == (5, 1, 4, 4)
         assert list(test.y) == [0, 1]
     assert len(asked) == 4
+
+
+def test_a_damaged_or_unwritable_cache_of_downloads_is_done_without(tmp_path, small_fashion):
+    def fetch(url):
+        return small_fashion[url.rsplit("/", 1)[1].removesuffix(".gz")]
+
+    cache = tmp_path / "cache"
+    fashion_mnist.load(tmp_path / "none", cache, fetch)
+    (kept, *_) = sorted((cache / "fashion-mnist").iterdir())
+    whole = kept.read_bytes()
+    kept.write_bytes(bytes(100))
+    assert len(fashion_mnist.load(tmp_path / "none", cache, fetch)[0]) == 5
+    assert kept.read_bytes() == whole
+    (tmp_path / "file").write_text("no folder")
+    assert len(fashion_mnist.load(tmp_path / "none", tmp_path / "file", fetch)[0]) == 5
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(NotADirectoryError):
+        cache_directory().mkdir(parents=True)
 
 
 def test_fashion_mnist_with_a_wrong_checksum_is_refused(tmp_path, small_fashion):
