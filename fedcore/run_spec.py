@@ -80,7 +80,7 @@ class PartitionSettings(Settings, frozen=True):
 class DataSettings(Settings, frozen=True):
     """Where data comes from. The three parts (public, test, devices) never overlap."""
 
-    source: str = "mnist5k"  # mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz
+    source: str = "mnist5k"  # digits | image-folder:PATH | arrays:FILE.npz | tables:PATH | ...: all in docs/data.md
     public_fraction: Fraction = 0.1  # of the training data, for pre-training at the coordinator
     test_fraction: Fraction = 0.2  # held out where the source has no test split of its own
     # Their names in the order of the labels; empty: as the source has them. A source that has none takes these.

@@ -10,6 +10,7 @@ import typer
 from tinyfleet.cli import (
     broker,
     ca,
+    data,
     demo,
     devices,
     doctor,
@@ -52,6 +53,7 @@ app.command("coordinator", **processes.PASS_ON)(processes.coordinator)
 app.command("agent", **processes.PASS_ON)(processes.agent)
 app.add_typer(runs.app, name="run")
 app.add_typer(devices.app, name="devices")
+app.add_typer(data.app, name="data")
 app.add_typer(ca.app, name="ca")
 app.add_typer(broker.app, name="broker")
 app.add_typer(profiles.app, name="profile")
