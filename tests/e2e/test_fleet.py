@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.e2e.conftest import brokers, spec_of
-from tinyfleet.fedcore.models.registry import settled
+from tinyfleet.fedcore.methods.start import keep_start, name_of_start
+from tinyfleet.fedcore.models.registry import build, settled
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import simulate
@@ -35,7 +36,7 @@ def test_a_live_run_equals_the_simulated_one(start, broker):
 
 
 @pytest.mark.slow
-def test_a_fleet_trains_a_list_of_layers(start):
+def test_a_fleet_trains_a_list_of_layers_from_given_numbers(start):
     """Agents get its graph, live as simulated: no program of the fleet knows this model by name."""
     spec = spec_of(2, 2)
     layers = [
@@ -49,10 +50,17 @@ def test_a_fleet_trains_a_list_of_layers(start):
         {"kind": "linear", "out": spec.model.classes},
     ]
     listed = replace(spec, model=replace(spec.model, name="porch", arguments={}, layers=layers))
-    sent = replace(listed, model=settled(listed.model))
+    graph = build(listed.model)
+    start_params = {name: values * 0.5 for name, values in graph.initial_params(9).items()}
+    model = replace(settled(listed.model), init=name_of_start(start_params))
+    sent = replace(listed, model=model)
     running = start(sent, 2)
+    keep_start(running.store.directory, start_params)
     run = running.store.runs.submit(sent)
     row = running.until("the run's end", lambda: running.ended(run), 120.0)
     assert (row.state, row.reason) == ("finished", "")
     live = running.store.state_blob(run).read_bytes()
-    assert encode(decode(live), precision="fp32") == encode(simulate(listed, create()), precision="fp32")
+    simulated = simulate(
+        replace(listed, model=replace(listed.model, init=model.init)), create(), start=start_params
+    )
+    assert encode(decode(live), precision="fp32") == encode(simulated, precision="fp32")

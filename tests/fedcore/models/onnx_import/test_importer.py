@@ -36,6 +36,15 @@ def test_same_padding_is_what_it_comes_to(tmp_path):
     assert graph.nodes[0].padding == (1, 1)
 
 
+@pytest.mark.parametrize(("auto", "padding"), [("SAME_UPPER", (0, 0, 1, 1)), ("SAME_LOWER", (1, 1, 0, 0))])
+def test_an_odd_rest_of_same_padding_is_on_one_side(tmp_path, auto, padding):
+    flat = {"flat": np.array([-1, 4 * 2 * 2]), "dense": array(8, 16, 3)}
+    path = keras_images(tmp_path / "k.onnx", auto, constants=flat, strides=[2, 2])
+    found = import_verified(path, "k")
+    assert found.imported.graph.nodes[0].padding == padding
+    assert found.difference < 1e-6
+
+
 def test_a_series_of_keras_is_one_dimensional(tmp_path):
     found = import_verified(keras_series(tmp_path / "s.onnx"), "s")
     graph = found.imported.graph
