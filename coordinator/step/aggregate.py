@@ -116,9 +116,9 @@ class StepFold:
         """The state after the step."""
         closed = self._close()
         if self._privacy is None:
-            return self._method.finish_round(self._state, closed.fold)
+            return self._method.next_state(self._state, closed.fold)
         fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else closed.fold
-        return untold(self._method.finish_round(self._state, fold))
+        return untold(self._method.next_state(self._state, fold))
 
     # -- results as they come -----------------------------------------------------------
 

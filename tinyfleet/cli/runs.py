@@ -16,7 +16,7 @@ from tinyfleet.fedcore.errors import ConfigError
 if TYPE_CHECKING:
     from tinyfleet.coordinator.privacy.accountant import Outlook
     from tinyfleet.coordinator.privacy.ledgers import Ledger
-    from tinyfleet.coordinator.store.rows import StepRow, TaskRow
+    from tinyfleet.coordinator.store.rows import RunRow, StepRow, TaskRow
     from tinyfleet.fedcore.run_spec import RunSpec
 
 app = typer.Typer(help="Submit, list, show and stop runs.", no_args_is_help=True)
@@ -55,7 +55,7 @@ def list_runs(state: StateOption = None, as_json: Json = False) -> None:
         return
     emit_table(
         ("run", "method", "state", "round", "reason"),
-        [(r.run, r.method, r.state, f"{r.round}/{r.rounds}", r.reason) for r in rows],
+        [(r.run, r.method, r.state, f"{r.round}/{r.rounds}", r.reason or r.warning) for r in rows],
         empty="no runs; submit one with: tinyfleet run submit RUN.toml",
     )
 
@@ -76,6 +76,8 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
             ("method", row.method),
             ("state", f"{row.state} {row.reason}".strip()),
             ("round", f"{row.round} of {row.rounds}"),
+            *([("result", _result(row))] if row.result else []),
+            *([("warning", row.warning)] if row.warning else []),
             *([] if ledger is None else [("privacy", str(ledger))]),
         ]
     )
@@ -93,6 +95,7 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
         "lost",
     )
     more: dict[str, Callable[[StepRow], str]] = {
+        "validation": lambda step: "" if step.validation_accuracy is None else f"{step.validation_accuracy:.1%}",
         "epsilon": lambda step: _epsilon(ledger, step),
         "left out": _left_out,
         "not measured": lambda step: step.evaluation,
@@ -123,6 +126,7 @@ def read_spec(file: Path) -> RunSpec:
     from tinyfleet.coordinator.privacy.accountant import calibrated
     from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
+    from tinyfleet.fedcore.outcome.choice import with_validation
     from tinyfleet.fedcore.privacy.admissible import check_privacy
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
@@ -131,7 +135,7 @@ def read_spec(file: Path) -> RunSpec:
     method = registry.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
-    return calibrated(spec)
+    return with_validation(calibrated(spec))
 
 
 def private_outlook(spec: RunSpec) -> Outlook | None:
@@ -149,6 +153,17 @@ def resolve(run: str, known: list[str]) -> str:
     if matches:
         raise ConfigError(f"run {run!r} may be any of {', '.join(matches)}; give more of its id")
     raise ConfigError(f"no run {run!r}; `tinyfleet run list` names those that there are")
+
+
+def _result(row: RunRow) -> str:
+    """Which state it is, and how good."""
+    which = {
+        "best": f"best on validation data: the state after step {row.result_step}",
+        "averaged": f"the mean of the last rounds, up to step {row.result_step}",
+    }.get(row.result, f"the last state, after step {row.result_step}")
+    figures = {"validation": row.result_validation_accuracy, "test": row.result_test_accuracy}
+    said = [f"{value:.1%} on {name} data" for name, value in figures.items() if value is not None]
+    return ", ".join((which, *said))
 
 
 def _left_out(step: StepRow) -> str:

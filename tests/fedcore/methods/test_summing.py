@@ -23,7 +23,13 @@ from tinyfleet.fedcore.methods.summing.summands import fill, layout_of, terms_of
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
-from tinyfleet.fedcore.run_spec import PrivacySettings, RunSpec, SecureAggregationSettings, WireSettings
+from tinyfleet.fedcore.run_spec import (
+    PrivacySettings,
+    RunSpec,
+    SecureAggregationSettings,
+    ServerSettings,
+    WireSettings,
+)
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach, SecureSumError
 from tinyfleet.fedcore.secure_sum.in_process import Losses
 from tinyfleet.fedcore.training.registry import create
@@ -411,3 +417,10 @@ def test_one_devices_message_is_not_anothers():
     forged.raw["advert"] = decode(replies[0]).raw["advert"]
     with pytest.raises(ResultError, match="sent a message of"):
         fold.add(0, names[1], encode(forged))
+
+
+def test_a_server_optimiser_has_its_turn_with_the_sum():
+    spec = spec_of("static")
+    training = msgspec.structs.replace(spec.training, server=ServerSettings("fedadam"))
+    optimised = msgspec.structs.replace(spec, training=training)
+    assert states(secure(optimised)) == states(optimised) != states(spec)
