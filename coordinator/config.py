@@ -42,10 +42,11 @@ class CoordinatorConfig(Settings, frozen=True):
     chunk_timeout_s: Annotated[float, Meta(gt=0.0)] = 5.0  # missing chunks are asked for again
     step_attempts: Positive = 5  # deadlines that may pass with too few results before the run fails
     keep_states: Positive = 3  # states before the latest that stay on disk while a run is under way
-    max_result_bytes: Positive = 256 * 2**20  # a larger result is refused unread
+    max_result_bytes: Annotated[int, Meta(ge=1)] = 256 * 2**20  # a larger result is refused unread
     evaluate: bool = True  # measure every state of the training stage on held-out test data
     engine: str = "auto"  # of the engine process: native | torch | torch-cuda | auto (native, else torch)
     threads: Positive = 1  # of the engine process
     engine_restarts: Count = 5  # how often in a row an engine process that died is started again
+    engine_hung_s: Annotated[float, Meta(gt=0.0)] = 120.0  # it has work and takes no processor time: it is killed
     nice: Count = 5  # how far the engine process steps back behind others
     limits: AllowanceSettings = AllowanceSettings()

@@ -11,7 +11,7 @@ from pathlib import Path
 from tinyfleet.coordinator.config import CoordinatorConfig
 from tinyfleet.coordinator.fleet import certificates
 from tinyfleet.coordinator.fleet.certificates import Certificates
-from tinyfleet.coordinator.fleet.fence import Fence
+from tinyfleet.coordinator.fleet.fence import Charge, Fence, Handling
 from tinyfleet.coordinator.fleet.registry import Registry
 from tinyfleet.coordinator.fleet.rivals import Rivals
 from tinyfleet.coordinator.fleet.sessions import Sessions
@@ -73,6 +73,7 @@ class Service:
             threads=config.threads,
             nice=config.nice,
             restarts=config.engine_restarts,
+            hung_s=config.engine_hung_s,
             clock=clock,
         )
         self._registry = Registry(
@@ -167,15 +168,12 @@ class Service:
                 self._heard_at = self._clock()
                 if device is None or not self._fence.admits(device, len(payload)):
                     return
-                with self._fence.around(device, "chunk") as handling:
+                with self._fence.around(device, "chunk", len(payload)) as handling:
                     if topic == topics.up_chunk(device):
-                        self._on_chunk(device, payload)
+                        handling.charge = Charge.NOBODY
+                        self._on_chunk(device, payload, handling)
                     else:
-                        handling.kind = "message"
-                        message = self._sessions.open(device, payload)
-                        if message is not None:
-                            handling.kind = type(message).__name__
-                            self._on_message(device, message)
+                        self._on_envelope(device, payload, handling)
             case Connected():
                 log.log(logging.DEBUG if self._was_connected else logging.INFO, "connected to the broker")
                 self._was_connected, self._down, self._heard_at = True, None, self._clock()
@@ -192,14 +190,29 @@ class Service:
         device = topics.device_of(topic)
         return device is not None and self._registry.accepted(device)
 
-    def _on_chunk(self, device: str, payload: bytes) -> None:
+    def _on_envelope(self, device: str, payload: bytes, handling: Handling) -> None:
+        handling.kind, handling.charge = "message", Charge.NOBODY
+        envelope = self._sessions.unseal(device, payload)
+        if envelope is None:
+            return
+        handling.charge = Charge.FORGERS
+        message = self._sessions.open(device, envelope)
+        if message is not None:
+            handling.kind, handling.charge = type(message).__name__, Charge.DEVICE
+            self._on_message(device, message)
+
+    def _on_chunk(self, device: str, payload: bytes, handling: Handling) -> None:
         """Nobody signs a chunk: it is what its offer's hash says, once all are here, or nothing."""
         if not self._registry.accepted(device):
             return
         try:
-            download = self._downloads.accept(device, unpack_chunk(payload))
+            chunk = unpack_chunk(payload)
+            if not self._downloads.awaits(device, chunk.sha256):
+                return
+            download = self._downloads.accept(device, chunk)
         except CodecError as error:
             raise Unauthentic(str(error)) from None
+        handling.charge = Charge.DEVICE
         if download is not None:
             self._scheduler.on_download(download)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.files import make_room_for
+from tinyfleet.fedcore.files import make_room_for, read_file
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
 
@@ -18,7 +19,7 @@ STATUS = "status.json"
 class ServiceStatus(msgspec.Struct, frozen=True):
     """``broker`` is its address; ``trouble`` is what keeps the coordinator from it, or from all devices."""
 
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     broker: str
     connected: bool
     trouble: Trouble | None = None
@@ -63,6 +64,6 @@ class ServiceStatusFile:
 def read_status(state: Path) -> ServiceStatus | None:
     """The last status, or None where no coordinator has run here."""
     try:
-        return read_document((state / STATUS).read_bytes(), ServiceStatus)
+        return read_document(read_file(state / STATUS), ServiceStatus)
     except (OSError, CodecError):
         return None

@@ -17,7 +17,7 @@ from tinyfleet.edge_agent.config import AgentConfig
 from tinyfleet.edge_agent.errors import StateError
 from tinyfleet.fedcore.errors import ConfigError, TinyfleetError
 from tinyfleet.fedcore.foreign.daemon import end_with_any_thread, log_as_daemon
-from tinyfleet.fedcore.foreign.shown import printable
+from tinyfleet.fedcore.foreign.shown import printable, printable_json
 
 _LEVELS = ("debug", "info", "warning", "error")
 DEFAULT_CONFIG = Path("/etc/tinyfleet/agent.toml")
@@ -188,8 +188,26 @@ def sensors(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{reading.name:14} {reading.state:9} {shown(reading):12} {reading.note}".rstrip() + "\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal. Without a width it asks shutil, which stays in memory with its archives."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size().columns
+        except OSError:
+            columns = 80
+        super().__init__(prog, width=columns - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Of the command, and of each below it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=_Help)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-agent", description="Trains tiny models on this board.")
+    parser = _Parser(prog="edge-agent", description="Trains tiny models on this board.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for function in (run, init, measure, measure_training, show_config, status, release_fleet, sensors):
         name = function.__name__.replace("_", "-")
@@ -243,7 +261,7 @@ def _config(options: argparse.Namespace, *, missing_ok: bool = False) -> AgentCo
 
 
 def _write(document: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.write(printable_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode()) + "\n")
 
 
 def _is_alive(pid: int) -> bool:

@@ -18,6 +18,7 @@ from tinyfleet.edge_agent.guards.guard_settings import GuardSettings
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.fedcore.broker_settings import BrokerSettings
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.foreign.data_description import MOST_CLASSES, ClassName
 from tinyfleet.fedcore.protocol.topics import valid_device
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings, PrivacySettings, Settings
 from tinyfleet.fedcore.settings import convert, read_toml
@@ -37,6 +38,10 @@ class AgentDataSettings(DataSettings, frozen=True):
     test_fraction: Annotated[
         float, Meta(ge=0.0, le=1.0, description="part held out for tests where the source has no split of its own")
     ] = 0.2
+    classes: Annotated[
+        tuple[ClassName, ...],
+        Meta(max_length=MOST_CLASSES, description="names of the labels where they are numbers"),
+    ] = ()
     limit: Annotated[int, Meta(ge=0, description="use at most so many training samples; 0: all")] = 0
     partition: Annotated[
         PartitionSettings, Meta(description="split of one pool over demo devices; kind none on a real board")

@@ -42,6 +42,7 @@ from tinyfleet.edge_agent.worker.commands import (
     Exited,
     OverBudget,
     TaskFailed,
+    Unfit,
     WorkerEvent,
 )
 from tinyfleet.edge_agent.worker.process import WorkerProcess
@@ -153,11 +154,11 @@ def describe(config: AgentConfig, device: str, stopping: Callable[[], bool]) -> 
     match event:
         case None:
             raise DataError(f"data.source {config.data.source!r} was not read within {DESCRIBE_TIMEOUT_S:.0f} s")
-        case Described(engines, samples, found, version):
-            return Board(engines, samples, found, version)
-        case TaskFailed("ConfigError", reason):
+        case Described(engines, samples, found, version, data):
+            return Board(engines, samples, found, version, data)
+        case Unfit("ConfigError" | "Unavailable", reason):
             raise ConfigError(f"data.source {config.data.source!r}: {reason}")
-        case TaskFailed(_, reason) | OverBudget(reason):
+        case Unfit(_, reason) | TaskFailed(_, reason) | OverBudget(reason):
             raise DataError(f"data.source {config.data.source!r}: {reason}")
         case Exited(code):
             reason = f"the worker ended with code {code}; its error stands above"

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.fedcore.errors import CodecError, ConfigError
-from tinyfleet.fedcore.files import check_private, write_atomic
+from tinyfleet.fedcore.files import check_private, read_file, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.libcrypto import KEY_BYTES
 from tinyfleet.fedcore.protocol.signed.signatures import (
@@ -72,7 +72,7 @@ def read(path: Path, name: str = "") -> Identity:
     if not path.is_dir():
         check_private(path)
     try:
-        file = read_document(path.read_bytes(), IdentityFile)
+        file = read_document(read_file(path), IdentityFile)
         raw, key = key_bytes(file.public_key), SigningKey(_seed(file.private_key))
     except (OSError, CodecError, ValueError) as error:
         raise ConfigError(

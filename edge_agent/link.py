@@ -19,7 +19,9 @@ from tinyfleet.fedcore.protocol.version import OLDEST_PROTOCOL, PROTOCOL, common
 
 logger = logging.getLogger(__name__)
 
-HELLO_REPEAT_S = 5.0
+# A greeting that nobody answers is said again soon, for one may get lost, and then half as often each time: more
+# would keep a coordinator from answering that has thousands to greet.
+HELLO_REPEAT_S, LONGEST_HELLO_REPEAT_S = 1.0, 10.0
 # While it waits for the operator: a coordinator that many strangers greet forgets some of them.
 PENDING_HELLO_REPEAT_S = 60.0
 # A board that was turned away asks now and then whether that has changed.
@@ -68,6 +70,7 @@ class Link:
         self._rng = rng
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._next_hello = self._next_heartbeat = 0.0
+        self._hello_repeat_s = HELLO_REPEAT_S
         self._greets_again = 0.0
         self._down: Cause | None = None  # why there is no connection
         self._silent_since: float | None = None  # no coordinator has been there
@@ -116,6 +119,7 @@ class Link:
         self._channel.connected()
         self._follow(LinkEvent.CONNECTED)
         self._silent_since = self._clock()
+        self._hello_repeat_s = HELLO_REPEAT_S
         logger.debug("connected")
         self._greet()
 
@@ -173,7 +177,10 @@ class Link:
         self._publish(msgspec.structs.replace(self._hello(), nonce=self._channel.nonce()))
 
     def _put_hello_off(self) -> None:
-        repeat_s = _ASKS_AGAIN_S.get(self.state, HELLO_REPEAT_S)
+        repeat_s = _ASKS_AGAIN_S.get(self.state)
+        if repeat_s is None:
+            repeat_s = self._hello_repeat_s
+            self._hello_repeat_s = min(2.0 * repeat_s, LONGEST_HELLO_REPEAT_S)
         self._next_hello = self._clock() + repeat_s * self._rng.uniform(0.5, 1.5)
 
     def _follow(self, event: LinkEvent) -> None:

@@ -13,6 +13,7 @@ from tinyfleet.device_profiles.sensors.read import read_health
 from tinyfleet.edge_agent.guards.sensor_settings import SensorSettings
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.fedcore.foreign.board import board_facts
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.protocol.messages import Goodbye, Heartbeat, Hello, Traffic
 from tinyfleet.fedcore.protocol.version import PROTOCOL
 
@@ -27,6 +28,7 @@ class Board:
     samples: int
     profile: dict[str, Any] = field(default_factory=dict)
     version: str = "0"
+    data: DataDescription | None = None
 
 
 class SelfReport:
@@ -58,6 +60,7 @@ class SelfReport:
             memory_limit_bytes=self._memory_limit_bytes,
             task=task,
             held=held,
+            data=board.data,
         )
 
     def heartbeat(self, task: TaskKey | None, worker_rss_bytes: int, traffic: Traffic) -> Heartbeat:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from tinyfleet.edge_agent.identity import Identity
 from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.files import read_file
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.reach.watch import Trouble
 from tinyfleet.fedcore.protocol.signed.signatures import shown
@@ -23,7 +25,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
 
     device: str
     session: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     link: str
     task_state: str
     task: tuple[str, int] | None = None
@@ -47,29 +49,30 @@ class StatusFile:
 
     def write(
         self,
+        *,
         link: str,
         task_state: str,
-        task: tuple[str, int] | None,
+        task: tuple[str, int] | None = None,
+        fleet: str = "",
+        others: str = "",
         trouble: Trouble | None = None,
         refused: str = "",
         renewal: str = "",
-        fleet: str = "",
-        others: str = "",
     ) -> None:
-        """Put the state on disk where it differs from what is there."""
+        """Put the state on disk where it differs from what is there; fields are those of ``AgentStatus``."""
         status = AgentStatus(
-            self._identity.device,
-            self._session,
-            os.getpid(),
-            str(link),
-            str(task_state),
-            task,
-            shown(self._identity.fingerprint),
-            fleet,
-            others,
-            trouble,
-            refused,
-            renewal,
+            device=self._identity.device,
+            session=self._session,
+            pid=os.getpid(),
+            link=str(link),
+            task_state=str(task_state),
+            task=task,
+            fingerprint=shown(self._identity.fingerprint),
+            fleet=fleet,
+            others=others,
+            trouble=trouble,
+            refused=refused,
+            renewal=renewal,
         )
         if status == self._written:
             return
@@ -88,6 +91,6 @@ class StatusFile:
 def read(path: Path) -> AgentStatus | None:
     """The last status, or None where no agent has run here, or its file is damaged."""
     try:
-        return read_document(path.read_bytes(), AgentStatus)
+        return read_document(read_file(path), AgentStatus)
     except (OSError, CodecError):
         return None

@@ -40,6 +40,7 @@ from tinyfleet.fedcore.protocol.messages import (
     Hello,
     HelloWanted,
     LeaseExtended,
+    LeftOut,
     Message,
     RenewalGrant,
     RenewalRefused,
@@ -155,7 +156,7 @@ class Supervisor:
         self._renewal.close()
         self.link.send(self._self_report.goodbye("the agent was stopped"))
         self._transport.close()
-        self._status.write("stopped", self.assignment.state, None, refused=self._delivery.refused)
+        self._status.write(link="stopped", task_state=self.assignment.state, refused=self._delivery.refused)
 
     def turn(self, timeout: float) -> None:
         """Take in what has come, waiting at most ``timeout`` seconds, then move on what can move."""
@@ -172,14 +173,14 @@ class Supervisor:
         self._delivery.pump()
         self._look_at_reach()
         self._status.write(
-            self.link.state,
-            self.assignment.state,
-            self.assignment.key,
-            self._watch.trouble,
-            self._delivery.refused,
-            self._renewal.fault,
-            self._channel.fleet,
-            self._channel.strangers.trouble,
+            link=self.link.state,
+            task_state=self.assignment.state,
+            task=self.assignment.key,
+            fleet=self._channel.fleet,
+            others=self._channel.strangers.trouble,
+            trouble=self._watch.trouble,
+            refused=self._delivery.refused,
+            renewal=self._renewal.fault,
         )
 
     def _look_at_reach(self) -> None:
@@ -255,6 +256,8 @@ class Supervisor:
                 self.assignment.extended(run, step, lease_s)
             case ResultVerdict():
                 self._delivery.judged(message)
+            case LeftOut(run, reason):
+                self.assignment.left_out(run, reason)
             case RunEnded(run):
                 self.assignment.ended(run)
             case ChunkRequest():

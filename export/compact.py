@@ -5,8 +5,9 @@ Three facts, used until nothing changes:
 - A filter without weights gives a constant, its bias, and so do the ReLU and the pool after it.
 - A reader takes a constant channel into its own bias, if it pads nothing: at a padded border the constant is
   zero. A padded reader takes all constant channels in from one of them, with the weights summed in proportion.
-- A channel that no reader has a weight for goes, filter and all. Tensors tied by an addition, an activation,
-  a pool or a depthwise convolution have their channels in common: a channel goes from all of them or none.
+- A channel that no reader has a weight for goes, filter and all. An addition, an activation, a pool or a
+  depthwise convolution has its channels in common with its inputs, and so, under other numbers, has what moves
+  channels: a channel goes from all tensors that have it, or from none.
 
 The outputs are the same but for rounding.
 """
@@ -14,7 +15,9 @@ The outputs are the same but for rounding.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,8 @@ from tinyfleet.fedcore.models.layers.kind import Channels, Flow
 from tinyfleet.fedcore.models.layers.table import kind_of, known
 
 Numbers = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Scalar = TypeVar("Scalar", np.float64, np.int64)
 
 
 def compact(model: Inference) -> Inference:
@@ -62,6 +67,8 @@ def _constants(model: Inference, layer: Layer, sources: list[Numbers]) -> Number
     if layer.weight is not None:
         weight, bias = _arrays(layer, len(sources[0]))
         return np.where(weight.any(axis=(1, 2)), np.nan, bias)
+    if _flow(layer) is Flow.MOVED:
+        return moved(layer, sources)
     constant = _channels(layer).constant
     # A flat layer's channels are counted as those of its source are.
     return np.full(len(sources[0]), np.nan) if constant is None else constant(sources)
@@ -92,34 +99,35 @@ def _absorb(layer: Layer, source: Numbers) -> Layer:
 
 def _without_unread(model: Inference) -> Inference:
     """The model without the channels that no layer has a weight for."""
-    groups = _groups(model)
-    widths = {INPUT: model.input_shape[0]} | {layer.name: layer.shape[0] for layer in model.layers}
-    keep = {group: np.zeros(widths[group], np.bool_) for group in set(groups.values())}
+    channels = _channels_in_common(model)
+    keep = np.zeros(1 + max(int(numbers.max()) for numbers in channels.values()), np.bool_)
     for name in (INPUT, model.output):
-        keep[groups[name]][:] = True
+        keep[channels[name]] = True
     for layer in model.layers:
         if _opaque(model, layer):
             for name in (*layer.inputs, layer.name):
-                keep[groups[name]][:] = True
+                keep[channels[name]] = True
         elif layer.weight is not None and not _depthwise(layer):
-            channels = keep[groups[layer.inputs[0]]]
-            channels |= _arrays(layer, len(channels))[0].any(axis=(0, 2))
-    for channels in keep.values():
-        channels[0] |= not channels.any()
+            read = channels[layer.inputs[0]]
+            keep[read[_arrays(layer, len(read))[0].any(axis=(0, 2))]] = True
+    for numbers in channels.values():
+        keep[numbers[0]] |= not keep[numbers].any()
+    kept = {name: keep[numbers] for name, numbers in channels.items()}
     layers = (
-        layer if _opaque(model, layer) else _shrunk(layer, keep[groups[layer.inputs[0]]], keep[groups[layer.name]])
+        layer if _opaque(model, layer) else _shrunk(layer, [kept[name] for name in layer.inputs], kept[layer.name])
         for layer in model.layers
     )
     return replace(model, layers=tuple(layers))
 
 
-def _shrunk(layer: Layer, inputs: BoolArray, outputs: BoolArray) -> Layer:
-    count = int(outputs.sum())
+def _shrunk(layer: Layer, sources: Sequence[BoolArray], outputs: BoolArray) -> Layer:
+    count, inputs = int(outputs.sum()), sources[0]
     if _flow(layer) is Flow.FLAT:
         return replace(layer, shape=(count * (layer.shape[0] // len(outputs)),))
     layer = replace(layer, shape=(count, *layer.shape[1:]))
     if layer.weight is None:
-        return layer
+        shrunk = _channels(layer).shrunk
+        return layer if shrunk is None else replace(layer, node=shrunk(layer.node, sources))
     weight, bias = _arrays(layer, len(inputs))
     weight = weight[outputs] if _depthwise(layer) else weight[outputs][:, inputs]
     columns = weight[0].size if _of_vectors(layer) else int(inputs.sum())
@@ -128,18 +136,41 @@ def _shrunk(layer: Layer, inputs: BoolArray, outputs: BoolArray) -> Layer:
     return replace(_with(layer, weight, bias[outputs]), node=node)
 
 
-def _groups(model: Inference) -> dict[str, str]:
-    """Tensor -> name of the first tensor of those that have their channels in common with it."""
-    groups = {INPUT: INPUT}
+def _channels_in_common(model: Inference) -> dict[str, Ints]:
+    """A number for every channel of every tensor, the same for those that stay or go together."""
+    channels = {INPUT: np.arange(model.input_shape[0])}
+    fresh = model.input_shape[0]
     for layer in model.layers:
+        sources = [channels[name] for name in layer.inputs]
         if _opaque(model, layer) or (layer.weight is not None and not _depthwise(layer)):
-            groups[layer.name] = layer.name
+            channels[layer.name] = np.arange(fresh, fresh + layer.shape[0])
+            fresh += layer.shape[0]
             continue
-        first, *others = (groups[name] for name in layer.inputs)
-        groups[layer.name] = first
-        for other in others:
-            groups = {name: first if group == other else group for name, group in groups.items()}
-    return groups
+        if _flow(layer) is Flow.MOVED:
+            channels[layer.name] = moved(layer, sources)
+            ties = [channels[layer.name][list(tie)] for tie in _channels(layer).ties(layer.node, layer.shape[0])]
+        else:
+            channels[layer.name] = sources[0]
+            ties = list(np.stack(sources, axis=1)) if len(sources) > 1 else []
+        channels = _tied(channels, ties, fresh)
+    return channels
+
+
+def _tied(channels: dict[str, Ints], ties: Sequence[Ints], count: int) -> dict[str, Ints]:
+    """The same with the numbers of each tie made one, of ``count`` numbers."""
+    if not ties:
+        return channels
+    one = np.arange(count)
+    for tie in ties:
+        numbers = one[tie]
+        one[np.isin(one, numbers)] = numbers.min()
+    return {name: one[numbers] for name, numbers in channels.items()}
+
+
+def moved(layer: Layer, sources: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
+    """What a layer that moves channels makes of a number a channel. Raises ``UnsupportedLayer``."""
+    places = known(_channels(layer).places, layer.node, "compaction", "export without it")
+    return np.array([sources[source][channel] for source, channel in places(layer.node, [len(s) for s in sources])])
 
 
 def _depthwise(layer: Layer) -> bool:

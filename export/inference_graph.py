@@ -71,6 +71,12 @@ def merge(graph: Graph, params: Params, mask: Mask) -> Inference:
         inputs = tuple(renamed[name] for name in node.inputs)
         kind = kind_of(node)
         scaling = known(kind.scaling, node, "the exporter")
+        if kind.vanishes:
+            # Whoever reads its input beside it reads what its own readers do.
+            readers[node.name] = max(readers[node.name], readers[node.inputs[0]])
+            scales[node.name] = scales[inputs[0]]
+            renamed[node.name] = inputs[0]
+            continue
         if kind.affine is not None:
             host = layers.get(inputs[0])
             if host is None or host.weight is None or readers[node.inputs[0]] != 1:

@@ -113,7 +113,8 @@ class TfliteRuntime:
         return {
             detail["name"]: self._interpreter.get_tensor(detail["index"])
             for detail in self._interpreter.get_tensor_details()
-            if detail["dtype"] == np.float32 and len(detail["shape"]) > 1
+            # An operator's own workspace has no name, nor numbers that mean anything.
+            if detail["name"] and detail["dtype"] == np.float32 and len(detail["shape"]) > 1
         }
 
     def _once(self, value: FloatArray) -> FloatArray:

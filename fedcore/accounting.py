@@ -91,6 +91,10 @@ def activation_bytes(
             elif source not in held:
                 total += count * VALUE
                 held.add(source)
+        elif own.reads in (Reads.INPUTS, Reads.OUTPUT):
+            for name in {*node.inputs} if own.reads is Reads.INPUTS else (node.name,):
+                total += math.prod(graph.shapes[name]) * VALUE if name not in held else 0
+                held.add(name)
         elif own.reads is Reads.SIGNS:
             reader = readers.get(node.name)
             if activation_keep < 1.0 or reader is None or reader.reads is not Reads.INPUT:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.files import read_file
 from tinyfleet.fedcore.protocol.transport import Transport
 from tinyfleet.fedcore.run_spec import Settings
 
@@ -81,7 +82,7 @@ class BrokerSettings(Settings, frozen=True):
             raise ConfigError(f"{named} without broker.username; give the user whose password it is")
         path = Path(self.password_file)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_file(path).decode("utf-8").splitlines()
             mode = path.stat().st_mode
         except OSError as error:
             raise ConfigError(f"{named}: {error.strerror}; give a file that this user may read") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import stat
@@ -11,6 +12,9 @@ from pathlib import Path
 from tinyfleet.fedcore.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+MOST_BYTES = 16 << 20  # of a key, a certificate, a state or a history: far beyond any of ours
+_PIECE_BYTES = 1 << 16
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -29,6 +33,29 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """All of a small file. Raises ``OSError`` where it has more than ``most`` bytes, or is none.
+
+    A pipe would keep whoever opens it waiting, and a device or a file full of holes take all memory.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        pieces, left = [], most + 1
+        while left > 0 and (piece := os.read(descriptor, min(left, _PIECE_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+    finally:
+        os.close(descriptor)
+    if left <= 0:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", str(path))
+    return b"".join(pieces)
 
 
 def free_bytes(directory: Path) -> int:
@@ -74,13 +101,21 @@ def remove(path: Path) -> None:
     """Remove what is there, a whole folder too; what cannot be removed stays, and is named in the log."""
     try:
         if path.is_dir() and not path.is_symlink():
-            import shutil  # as large as tempfile, and seldom needed
-
-            shutil.rmtree(path)
+            _remove_folder(path)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s cannot be removed: %s", path, error)
+
+
+def _remove_folder(path: Path) -> None:
+    """All below it, too. Not by shutil, which is as large as tempfile."""
+    for entry in list(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            _remove_folder(entry)
+        else:
+            entry.unlink()
+    path.rmdir()
 
 
 def make_folder(path: Path) -> None:

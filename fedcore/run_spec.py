@@ -7,9 +7,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from tinyfleet.fedcore.foreign.data_description import MOST_CLASSES, ClassName, DataDescription
+
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Positive = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
+# Of whatever is counted: the product of two is still an integer that a database takes.
+MOST_COUNTED = 2**31 - 1
+Positive = Annotated[int, Meta(ge=1, le=MOST_COUNTED)]
+Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED)]
+Seed = Annotated[int, Meta(ge=0)]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +131,7 @@ class PartitionSettings(Settings, frozen=True):
     kind: Literal["none", "iid", "dirichlet"] = "none"  # none: every device has its own data
     alpha: Annotated[float, Meta(gt=0.0)] = 0.5  # of the Dirichlet distribution: the smaller, the more uneven
     devices: Positive = 1  # how many parts
-    seed: int = 0  # of the split
+    seed: Seed = 0  # of the split
 
 
 class DataSettings(Settings, frozen=True):
@@ -137,6 +142,8 @@ class DataSettings(Settings, frozen=True):
     # Of public data, held out to choose the result by; 0: none, a quarter with result = "best".
     validation_fraction: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     test_fraction: Fraction = 0.2  # held out where the source has no test split of its own
+    # Their names in the order of the labels; empty: as the source has them. A source that has none takes these.
+    classes: Annotated[tuple[ClassName, ...], Meta(max_length=MOST_CLASSES)] = ()
     limit: Count = 0  # use at most so many training samples; 0: all
     partition: PartitionSettings = PartitionSettings()
 
@@ -160,7 +167,7 @@ class FleetSettings(Settings, frozen=True):
     patience: Positive = 8  # a device that waited for so many steps comes before all that waited less
     # An update beyond so many times its step's median norm is refused (of under three: the model's); 0: none is.
     norm_limit: Annotated[float, Meta(ge=0.0)] = 100.0
-    # One device of five or more can do as much as so many median ones, in any part of its result; 0: no limit.
+    # One device of five or more does at most what so many median ones do, nothing against all others; 0: no limit.
     influence_limit: Annotated[float, Meta(ge=0.0)] = 1.5
     # What admitted results come to; all but the first two hold the whole cohort in memory. See docs/admission.md.
     aggregate: Literal["mean", "clipped", "median", "trimmed", "krum", "multi-krum", "geometric-median"] = "mean"
@@ -204,7 +211,7 @@ class RunSpec(Settings, frozen=True):
     """A whole run. Equal specs on equal data and equal kernels give bit-identical models, live or simulated."""
 
     name: str = "run"  # the beginning of the run's id
-    seed: int = 0  # of everything random in the run
+    seed: Seed = 0  # of everything random in the run
     method: dict[str, Any] = field(default_factory=lambda: {"name": "tinyfleet"})  # below, by method
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
@@ -215,3 +222,5 @@ class RunSpec(Settings, frozen=True):
     secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()
     # What of a run is exported: its last state, the best on validation data, or the mean of its last rounds.
     result: Literal["last", "best", "averaged"] = "last"
+    # What numbers and labels mean: every board's data is held to it. `run submit` takes it from the gateway's.
+    contract: DataDescription | None = None

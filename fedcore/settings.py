@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,19 +11,21 @@ import msgspec
 
 from tinyfleet.device_profiles.suggestions import nearest
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.files import read_file
 
 T = TypeVar("T")
 
 MOST_BYTES = 1 << 20  # of a file that a person writes
 
 
-def convert(data: Any, kind: type[T], where: str) -> T:
+def convert(data: Any, kind: type[T], where: str, strict: bool = True) -> T:
     """Validate plain data as ``kind`` (a msgspec Struct with ``forbid_unknown_fields``).
 
-    ``where`` names the source in the message. Raises ``ConfigError``.
+    ``where`` names the source in the message; without ``strict``, "3" is a number. Raises ``ConfigError``.
     """
     try:
-        return msgspec.convert(data, kind, strict=True)
+        _check_values(data, where)
+        return msgspec.convert(data, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}{_nearest(str(error), kind)}") from None
     except (OverflowError, RecursionError):
@@ -32,7 +35,7 @@ def convert(data: Any, kind: type[T], where: str) -> T:
 def read_toml(path: Path, kind: type[T]) -> T:
     """Read and validate a TOML file. Raises ``ConfigError`` with the path, the value and the remedy."""
     try:
-        data = tomllib.loads(_text(path))
+        data = tomllib.loads(read_file(path, MOST_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
@@ -42,12 +45,20 @@ def read_toml(path: Path, kind: type[T]) -> T:
     return convert(data, kind, str(path))
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES} bytes")
-    return data.decode("utf-8")
+def _check_values(data: Any, where: str, key: str = "") -> None:
+    """Refuse what TOML can say and JSON, a database or a path cannot: a run is kept and sent as JSON."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            _check_values(value, where, f"{key}.{name}" if key else name)
+    elif isinstance(data, list):
+        for number, value in enumerate(data):
+            _check_values(value, where, f"{key}[{number}]")
+    elif isinstance(data, float) and not math.isfinite(data):
+        raise ConfigError(f"{where}: {key} is {data}; give a finite number")
+    elif isinstance(data, int) and not -(2**63) <= data < 2**63:
+        raise ConfigError(f"{where}: {key} is beyond 64 bits; give a smaller number")
+    elif isinstance(data, str) and "\0" in data:
+        raise ConfigError(f"{where}: {key} holds a NUL character, which no name, path or address has")
 
 
 def _nearest(message: str, kind: type[Any]) -> str:

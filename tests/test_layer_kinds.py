@@ -160,7 +160,7 @@ def check_plan_native(trained, tmp_path):
 def check_merge(trained, tmp_path):
     """Only plain layers are left, and masked weights are zero."""
     model = trained.merged()
-    assert not any(layer.op == Op.BATCH_NORM or KINDS[layer.op].affine for layer in model.layers)
+    assert not any(KINDS[layer.op].affine or KINDS[layer.op].vanishes for layer in model.layers)
     for layer in model.layers:
         active = trained.mask.get(layer.node.weight)
         if active is not None:
@@ -240,7 +240,7 @@ def test_a_kind_works_or_is_refused(name, consumer, tmp_path):
 
 def test_what_is_said_to_be_merged_is_known_to_no_writer():
     merged = {case.op for case in CASES.values() if "merged" in case.otherwise.values()}
-    assert merged == {op for op, kind in KINDS.items() if kind.affine}
+    assert merged == {op for op, kind in KINDS.items() if kind.affine or kind.vanishes}
     assert not merged & (onnx.OPERATORS.keys() | operators.OPERATORS.keys())
 
 
@@ -251,9 +251,9 @@ def test_the_documents_table_is_this_one():
 # -- kinds from outside -----------------------------------------------------------------
 
 ALL_FACTS = LayerKind(
-    "tanh", facts.same_shape, memory=facts.Memory(facts.Reads.INPUT),
-    channels=facts.Channels(facts.own, lambda sources: np.tanh(sources[0])), scaling=facts.Scaling.FIXED,
-    linearised=facts.Linearised.DROPPED, selects=False,
+    "elu", facts.same_shape, memory=facts.Memory(facts.Reads.INPUT),
+    channels=facts.Channels(facts.own, lambda sources: np.maximum(sources[0], np.expm1(np.minimum(sources[0], 0)))),
+    scaling=facts.Scaling.FIXED, linearised=facts.Linearised.DROPPED, selects=False,
 )  # fmt: skip
 WITHOUT_FACTS = LayerKind("odd", facts.same_shape)
 WITHOUT_USES = replace(
@@ -330,31 +330,31 @@ def test_a_kind_that_was_never_registered_makes_no_graph():
 
 def test_facts_alone_serve_whoever_computes_nothing(monkeypatch, tmp_path):
     """Only those that have to write the layer in a language of their own ask for more."""
-    monkeypatch.setitem(KINDS, "tanh", ALL_FACTS)
+    monkeypatch.setitem(KINDS, "elu", ALL_FACTS)
     found = refusals(Trained(with_kind(ALL_FACTS)), tmp_path)
     assert found.keys() == {"torch", "native", "plan native", "onnx", "tflite", "int8", "sparse"}
 
 
 def test_a_kind_is_its_facts_and_a_line_a_translator(monkeypatch, tmp_path):
-    """Nothing else is touched for tanh: both engines, the plans and all files compute or refuse it."""
-    monkeypatch.setitem(KINDS, "tanh", ALL_FACTS)
-    monkeypatch.setitem(forward.LAYERS, "tanh", lambda call: torch.tanh(call.x))
-    monkeypatch.setitem(onnx.OPERATORS, "tanh", lambda call: call.node("Tanh"))
-    write = operators.Operator(lambda call: call.emit("TANH", call.inputs))
-    monkeypatch.setitem(operators.OPERATORS, "tanh", write)
-    monkeypatch.setattr(Reference, "forward", tanh_forward)
+    """Nothing else is touched for ELU: both engines, the plans and all files compute or refuse it."""
+    monkeypatch.setitem(KINDS, "elu", ALL_FACTS)
+    monkeypatch.setitem(forward.LAYERS, "elu", lambda call: torch.nn.functional.elu(call.x))
+    monkeypatch.setitem(onnx.OPERATORS, "elu", lambda call: call.node("Elu"))
+    write = operators.Operator(lambda call: call.emit("ELU", call.inputs))
+    monkeypatch.setitem(operators.OPERATORS, "elu", write)
+    monkeypatch.setattr(Reference, "forward", elu_forward)
     trained = Trained(with_kind(ALL_FACTS))
     works = ("accounting", "torch", "plan torch", "merge", "compact", "onnx", "tflite", "synflow")
     for consumer in works:
         CHECKS[consumer](trained, tmp_path)
     for consumer in ("native", "plan native", "sparse"):
-        with pytest.raises(UnsupportedLayer, match="kind 'tanh', which engine 'native' does not know"):
+        with pytest.raises(UnsupportedLayer, match="kind 'elu', which engine 'native' does not know"):
             CHECKS[consumer](trained, tmp_path)
-    with pytest.raises(ExportError, match="TANH is not known in int8"):
+    with pytest.raises(ExportError, match="ELU is not known in int8"):
         check_int8(trained, tmp_path)
 
 
-def tanh_forward(self, x):
-    """The strange graph in float64: a chain but for its tanh."""
+def elu_forward(self, x):
+    """The strange graph in float64: a chain but for its activation."""
     stem, body = self.layers["stem"](x), self.layers["body"]
-    return self.layers["output"](torch.tanh(body(torch.relu(stem))).flatten(2).mean(2))
+    return self.layers["output"](torch.nn.functional.elu(body(torch.relu(stem))).flatten(2).mean(2))

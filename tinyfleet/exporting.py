@@ -67,9 +67,9 @@ def export_state(
     graph = problem.graph
     state = create(spec.method, problem).deployed(decode(blob.read_bytes()))
     normalise = normalization_of(state)
-    test = test_data(spec.data)
+    test = test_data(spec.data, spec.contract)
     x, y = normalise(test.x), test.y
-    public = public_data(spec.data)
+    public = public_data(spec.data, spec.contract)
     # Spread over all of it: data sets are often sorted by class, and the first few are then one or two.
     spread = np.linspace(0, len(public) - 1, min(len(public), CALIBRATION_SAMPLES)).astype(np.int64)
     calibration = normalise(public.x[spread])
@@ -101,7 +101,7 @@ def evaluate_state(spec: RunSpec, blob: Path, engine: Engine) -> float:
 
     problem = problem_of(spec)
     state = create(spec.method, problem).deployed(decode(blob.read_bytes()))
-    test = test_data(spec.data)
+    test = test_data(spec.data, spec.contract)
     engine.load(problem.graph, state.params, state.mask)
     return engine.evaluate(normalization_of(state)(test.x), test.y).accuracy
 

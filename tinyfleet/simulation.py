@@ -19,8 +19,9 @@ from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
 from tinyfleet.fedcore.cohort.robust import check_aggregate
+from tinyfleet.fedcore.datasets.contract import check_data
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.datasets.partition import device_data, public_data, test_data, validation_data
+from tinyfleet.fedcore.datasets.partition import described, device_data, public_data, test_data, validation_data
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import method_of
@@ -134,13 +135,16 @@ class Simulation:
         if spec.privacy.mode != "none":
             self._privacy = StepPrivacy(spec.privacy, simulated_key(spec.seed, COORDINATOR))
         names = names or device_names(spec.data.partition.devices)
-        self.devices = [SimulatedDevice(device_data(spec.data, index, name)) for index, name in enumerate(names)]
-        self._test = test_data(spec.data)
-        self._validation = validation_data(spec.data)
+        check_data(described(spec.data), spec.model)
+        self.devices = [
+            SimulatedDevice(device_data(spec.data, index, name, spec.contract)) for index, name in enumerate(names)
+        ]
+        self._test = test_data(spec.data, spec.contract)
+        self._validation = validation_data(spec.data, spec.contract)
         self._best: tuple[Validated, Payload] | None = None
         self._window: dict[int, Payload] = {}  # the states after the last rounds, where they are to be averaged
         self.refusals: Counter[str] = Counter()  # of each device's results
-        self.state = self.method.initial_state(engine, public_data(spec.data))
+        self.state = self.method.initial_state(engine, public_data(spec.data, spec.contract))
 
     def cohort(self) -> list[SimulatedDevice]:
         """The devices of the coming step, as the coordinator draws them."""
@@ -181,7 +185,8 @@ class Simulation:
         stage = str(state.meta["stage"])
         finished = int(self.state.meta["round"])  # type: ignore[arg-type]
         trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
-        evaluation = self.evaluate() if trained and self._due(finished) else None
+        # Of no test data no accuracy can be known, so none is told.
+        evaluation = self.evaluate() if trained and len(self._test) and self._due(finished) else None
         validation = self._note_trained(_step(state), finished)
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(

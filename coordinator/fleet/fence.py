@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tinyfleet.coordinator.config import AllowanceSettings
 from tinyfleet.coordinator.errors import StoreError
@@ -14,6 +15,7 @@ from tinyfleet.coordinator.fleet.strangers_log import StrangersLog
 from tinyfleet.coordinator.store.devices import Devices
 from tinyfleet.coordinator.wire.allowance import Allowance
 from tinyfleet.fedcore.errors import CodecError, Unauthentic
+from tinyfleet.fedcore.foreign.seldom import Seldom
 from tinyfleet.fedcore.foreign.shown import printable
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,7 @@ class _Sender:
         "faults",
         "hellos",
         "messages",
-        "over",
         "quarantined_until",
-        "said_at",
-        "unauthentic",
-        "unauthentic_said_at",
     )
 
     def __init__(self, limits: AllowanceSettings, now: float) -> None:
@@ -43,16 +41,25 @@ class _Sender:
         self.hellos = Allowance(limits.hellos_per_s, limits.hellos_at_once, now)
         self.faults: list[float] = []  # when, in seconds of the clock
         self.quarantined_until = 0.0
-        self.over = 0  # messages beyond its allowance since that was last said
-        self.unauthentic = 0  # messages that it has not signed, likewise
-        self.said_at = self.unauthentic_said_at = float("-inf")
+
+
+class Charge(StrEnum):
+    """Whose allowance a message is taken from."""
+
+    DEVICE = "device"
+    """Its sender's: it has signed it, and not said it before."""
+    FORGERS = "forgers"
+    """Of all together who speak in devices' names: work was done to find out that the device did not say it now."""
+    NOBODY = "nobody"
+    """Seen at a glance that the device did not say it now."""
 
 
 @dataclass(slots=True)
 class Handling:
-    """What is being handled; ``kind`` is known better once it has been read."""
+    """What is being handled; ``kind`` and ``charge`` are known better once it has been read."""
 
     kind: str
+    charge: Charge = Charge.DEVICE
 
 
 class Fence:
@@ -62,7 +69,8 @@ class Fence:
     has signed is nobody's fault, or anybody could have a device put in quarantine. A device with too many of them
     within ``quarantine_s`` is quarantined for as long: its messages are dropped unread. ``member`` tells a device
     that the operator has accepted from one that anybody can be: of those all together so many a second are read,
-    and what they do wrong is told all together.
+    and what they do wrong is told all together. Where the broker lets anybody speak in a device's name, what the
+    device did not say is not taken from its allowance, until all that has to be verified is too much.
     """
 
     def __init__(
@@ -76,7 +84,9 @@ class Fence:
         self._members: dict[str, _Sender] = {}
         self._strangers: OrderedDict[str, _Sender] = OrderedDict()
         self._all_strangers = Allowance(limits.strangers_per_s, limits.strangers_at_once, clock())
+        self._forgers = Allowance(limits.strangers_per_s, limits.strangers_at_once, clock())
         self._about_strangers = StrangersLog(limits.quarantine_s)
+        self._said = Seldom(limits.quarantine_s)
         self._quarantined: set[str] = set()
         store.end_quarantines()
 
@@ -91,7 +101,7 @@ class Fence:
             return False
         if sender.messages.take(1.0, now) and sender.bytes.take(size, now):
             return True
-        self._over(device, sender, now, "messages")
+        self._over(device, now, "messages")
         return False
 
     def admits_hello(self, device: str) -> bool:
@@ -99,18 +109,20 @@ class Fence:
         sender, now = self._sender(device, member=self._member(device)), self._clock()
         if sender.hellos.take(1.0, now):
             return True
-        self._over(device, sender, now, "hellos")
+        self._over(device, now, "hellos")
         return False
 
     @contextmanager
-    def around(self, device: str, kind: str) -> Iterator[Handling]:
-        """Whatever goes wrong inside is a fault of the device that sent it."""
+    def around(self, device: str, kind: str, size: int) -> Iterator[Handling]:
+        """Whatever goes wrong inside, with an admitted message of ``size`` bytes, is a fault of its sender."""
         handling = Handling(kind)
         try:
             yield handling
+            self._settle(device, size, handling.charge)
         except StoreError:
             raise
         except Unauthentic as error:
+            self._settle(device, size, handling.charge)
             self._unauthentic(device, str(error))
         except CodecError as error:
             if self._member(device):
@@ -137,6 +149,14 @@ class Fence:
 
     # -- inside -------------------------------------------------------------------------
 
+    def _settle(self, device: str, size: int, charge: Charge) -> None:
+        if charge is Charge.DEVICE or not self._member(device):
+            return
+        if charge is Charge.NOBODY or self._forgers.take(1.0, self._clock()):
+            sender = self._sender(device, member=True)
+            sender.messages.give_back(1.0)
+            sender.bytes.give_back(size)
+
     def _fault(self, device: str, kind: str, reason: str) -> None:
         member = self._member(device)
         sender, now, limits = self._sender(device, member=member), self._clock(), self._limits
@@ -152,30 +172,24 @@ class Fence:
         self._store.set_quarantine(device, why)
         log.warning("%s is quarantined for %g s: %s", device, limits.quarantine_s, why)
 
-    def _over(self, device: str, sender: _Sender, now: float, what: str) -> None:
+    def _over(self, device: str, now: float, what: str) -> None:
         if not self._member(device):
             self._about_strangers.over(device, now)
             return
-        sender.over += 1
-        if now - sender.said_at >= self._limits.quarantine_s:
-            log.warning("%s sends more %s than it may: %d dropped unread", device, what, sender.over)
-            sender.over, sender.said_at = 0, now
+        if dropped := self._said.times(("over", device), now):
+            log.warning("%s sends more %s than it may: %d dropped unread", device, what, dropped)
 
     def _until(self, device: str) -> float:
         sender = self._members.get(device)
         return 0.0 if sender is None else sender.quarantined_until
 
     def _unauthentic(self, device: str, reason: str) -> None:
-        member, now = self._member(device), self._clock()
-        if not member:
+        now = self._clock()
+        if not self._member(device):
             self._about_strangers.fault(device, "message that it has not signed", reason, now)
-            return
-        sender = self._sender(device, member=member)
-        sender.unauthentic += 1
-        if now - sender.unauthentic_said_at >= self._limits.quarantine_s:
+        elif dropped := self._said.times(("unsigned", device), now):
             what = printable(reason, _SHOWN)
-            log.warning("%d messages of %s dropped, which it has not signed: %s", sender.unauthentic, device, what)
-            sender.unauthentic, sender.unauthentic_said_at = 0, now
+            log.warning("%d messages of %s dropped, which it has not signed: %s", dropped, device, what)
 
     def _sender(self, device: str, *, member: bool) -> _Sender:
         if member:

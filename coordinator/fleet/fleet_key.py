@@ -10,7 +10,7 @@ import msgspec
 
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.fedcore.errors import CodecError, ConfigError
-from tinyfleet.fedcore.files import check_private, write_atomic
+from tinyfleet.fedcore.files import check_private, read_file, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.signatures import SEED_BYTES, SigningKey, key_text
 
@@ -49,7 +49,7 @@ def read(path: Path) -> SigningKey:
     """The key in a file. Raises ``ConfigError`` where others may read it, or where it is damaged."""
     check_private(path)
     try:
-        file = read_document(path.read_bytes(), FleetKeyFile)
+        file = read_document(read_file(path), FleetKeyFile)
         seed = base64.b64decode(file.seed, validate=True)
     except (OSError, CodecError, ValueError) as error:
         raise ConfigError(f"{path}: unreadable ({error}); restore it from a backup") from None

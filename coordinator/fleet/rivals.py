@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 
 from tinyfleet.coordinator.store.devices import Devices
+from tinyfleet.fedcore.foreign.seldom import HOUR_S, Seldom
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, shown
 
 log = logging.getLogger(__name__)
-
-SAID_EVERY_S = 3600.0
-_MOST_SAID = 4096
 
 
 class Rivals:
@@ -22,7 +19,7 @@ class Rivals:
     def __init__(self, store: Devices, fleet: str, clock: Callable[[], float]) -> None:
         self._store, self._clock = store, clock
         self._own = shown(fleet)
-        self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._said = Seldom(HOUR_S)
         self._noted: dict[str, float] = {}  # devices, and when their trouble is no news any more
         store.end_troubles()
 
@@ -76,17 +73,12 @@ class Rivals:
             self._store.set_trouble(device, "")
 
     def _device(self, device: str, kind: str, what: str) -> None:
-        self._noted[device] = self._clock() + SAID_EVERY_S
+        self._noted[device] = self._clock() + HOUR_S
         if self._say(kind, device, what):
             self._store.set_trouble(device, what)
 
     def _say(self, kind: str, whom: str, what: str) -> bool:
-        now, key = self._clock(), (kind, whom)
-        if now - self._said.get(key, float("-inf")) < SAID_EVERY_S:
+        if not self._said.times((kind, whom), self._clock()):
             return False
-        self._said[key] = now
-        self._said.move_to_end(key)
-        if len(self._said) > _MOST_SAID:
-            self._said.popitem(last=False)
         log.warning("%s", what)
         return True

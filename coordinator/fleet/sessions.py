@@ -73,17 +73,29 @@ class Sessions:
         self._asked: OrderedDict[tuple[str, str, bytes], _Asked] = OrderedDict()
         self._wishes: OrderedDict[tuple[str, str], _Wish] = OrderedDict()
 
-    def open(self, device: str, payload: bytes) -> UpMessage | None:
-        """The message on the topic of ``device``; None where it does not count, or counts only after a hello.
+    def unseal(self, device: str, payload: bytes) -> Envelope | None:
+        """What came on the topic of ``device``, its signature not looked at; None where it was heard before.
 
-        Raises ``Unauthentic`` where the device did not sign it, ``CodecError`` where it signed nonsense.
+        Raises ``Unauthentic`` for what the device cannot have signed.
         """
         envelope = self._unsealed(device, payload)
         if envelope.device != device:
             raise Unauthentic(f"it is signed for {envelope.device}")
+        session = self._sessions.get(device)
+        if session is not None and session.name == envelope.session and envelope.counter <= session.counter:
+            log.debug("ignored a message of %s that was heard before", device)
+            return None
+        return envelope
+
+    def open(self, device: str, envelope: Envelope) -> UpMessage | None:
+        """The message that ``unseal`` found; None where it does not count, or counts only after a hello.
+
+        Raises ``Unauthentic`` where the device did not sign it, ``CodecError`` where it signed nonsense.
+        """
         if envelope.fleet not in ("", self._outgoing.fleet):
             self._rivals.foreign(device, envelope.fleet)
-            self.wish(device, envelope.session)  # which it will not do: it says that another fleet is here
+            if self._outgoing.idle:  # nobody has verified it
+                self.wish(device, envelope.session)  # which it will not do: it says that another fleet is here
             return None
         known = self._registry.key_of(device)
         if known is not None and envelope.signed_by(known, Direction.UP):
@@ -96,17 +108,8 @@ class Sessions:
 
     def wish(self, device: str, session: str) -> None:
         """Ask for a hello, unless that was done a moment ago."""
-        now, key = self._clock(), (device, session)
-        if self._too_busy_for(device):
-            return
-        wish = self._wishes.get(key)
-        if wish is not None and now < wish.at:
-            return
-        if wish is None or now - wish.at > _LONGEST_WISH_S:
-            wish = self._wishes[key] = _Wish(_FIRST_WISH_S, now)
-        wish.at, wish.every_s = now + wish.every_s, min(2 * wish.every_s, _LONGEST_WISH_S)
-        _bound(self._wishes, _MOST_ASKED)
-        self._outgoing.answer(device, session, HelloWanted())
+        if not self._too_busy_for(device) and self._seldom(device, session):
+            self._outgoing.answer(device, session, HelloWanted())
 
     def forget(self, device: str) -> None:
         """The operator does not know it any more."""
@@ -115,13 +118,26 @@ class Sessions:
 
     # -- inside -------------------------------------------------------------------------
 
+    def _seldom(self, device: str, session: str) -> bool:
+        """True where it is time to ask that session again."""
+        now, key = self._clock(), (device, session)
+        wish = self._wishes.get(key)
+        if wish is not None and now < wish.at:
+            return False
+        if wish is None or now - wish.at > _LONGEST_WISH_S:
+            wish = self._wishes[key] = _Wish(_FIRST_WISH_S, now)
+        wish.at, wish.every_s = now + wish.every_s, min(2 * wish.every_s, _LONGEST_WISH_S)
+        _bound(self._wishes, _MOST_ASKED)
+        return True
+
     def _unsealed(self, device: str, payload: bytes) -> Envelope:
         try:
             return unseal(payload)
         except CodecError as error:
             if _is_hello(payload):
                 reason = f"its agent speaks protocol 1, and this coordinator {_SPOKEN}, which is signed; update it"
-                self._outgoing.answer_unsigned(device, Welcome(Enrolment.REJECTED, reason=reason, protocol=1))
+                if self._seldom(device, ""):
+                    self._outgoing.answer_unsigned(device, Welcome(Enrolment.REJECTED, reason=reason, protocol=1))
                 raise Unauthentic(reason) from None
             raise Unauthentic(str(error)) from None
 
@@ -213,9 +229,6 @@ class Sessions:
         session = self._sessions.get(device)
         if session is None or session.name != envelope.session:
             self.wish(device, envelope.session)
-            return None
-        if envelope.counter <= session.counter:
-            log.debug("ignored a %s of %s that was heard before", type(message).__name__, device)
             return None
         # A last will was signed before its connection stood, perhaps in the time of an earlier coordinator.
         if envelope.peer != self._outgoing.session and not isinstance(message, Goodbye):

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.fedcore.errors import CodecError, ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import read_file, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.privacy.noise_key import kept_key
 from tinyfleet.fedcore.run_spec import PrivacySettings
@@ -67,7 +67,7 @@ class Ledgers:
         """A run's ledger, or None before its first release. Raises ``ConfigError`` where it is damaged."""
         path = self._path(run, "json")
         try:
-            return read_document(path.read_bytes(), Ledger)
+            return read_document(read_file(path), Ledger)
         except FileNotFoundError:
             return None
         except (OSError, CodecError) as error:

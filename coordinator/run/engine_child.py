@@ -19,10 +19,12 @@ from typing import Any, BinaryIO
 import msgspec
 
 from tinyfleet.fedcore.child import die_with
+from tinyfleet.fedcore.datasets.contract import check_data
 from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization
 from tinyfleet.fedcore.datasets.partition import public_data, test_data, validation_data
 from tinyfleet.fedcore.errors import DataError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Problem, normalization_of
 from tinyfleet.fedcore.protocol import codec
@@ -47,7 +49,9 @@ class Workbench:
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Write the run's initial state to ``target``, atomically."""
         self._open(spec)
-        state = self._method.initial_state(self._engine, public_data(spec.data))
+        public = public_data(spec.data, spec.contract)
+        check_data(public.description, spec.model)
+        state = self._method.initial_state(self._engine, public)
         write_atomic(target, codec.encode(state, precision="fp32"))
 
     def evaluate(self, spec: RunSpec, state: Path, *, validate: bool) -> dict[str, float | bool]:
@@ -82,13 +86,13 @@ class Workbench:
         self._problem: Problem = methods.problem_of(spec)
         self._method = methods.method_of(spec)
         self._engine: Engine = engines.create(self._engine_name, self._threads)
-        self._kept: dict[Callable[[DataSettings], Dataset], Dataset] = {}
+        self._kept: dict[Callable[[DataSettings, DataDescription | None], Dataset], Dataset] = {}
         self._spec = spec
 
-    def _held_out(self, part: Callable[[DataSettings], Dataset], spec: RunSpec) -> Dataset:
+    def _held_out(self, part: Callable[[DataSettings, DataDescription | None], Dataset], spec: RunSpec) -> Dataset:
         """That part of the run's data, read once."""
         if part not in self._kept:
-            self._kept[part] = part(spec.data)
+            self._kept[part] = part(spec.data, spec.contract)
         return self._kept[part]
 
 

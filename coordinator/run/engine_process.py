@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from tinyfleet.coordinator.run.engine_watch import EngineWatch
 from tinyfleet.fedcore.child import Child
 from tinyfleet.fedcore.run_spec import RunSpec
 
@@ -72,7 +73,8 @@ class EngineProcess:
     """Runs ``engine_child``: started when first needed, warm for the run, gone after it.
 
     One that dies is started again, after a pause that doubles, and does what it had not answered; after
-    ``restarts`` of them in a row, what it died of is given up, and the rest is tried.
+    ``restarts`` of them in a row, what it died of is given up, and the rest is tried. One that has work to do and
+    takes no processor time for ``hung_s`` seconds is killed.
     """
 
     def __init__(
@@ -82,11 +84,15 @@ class EngineProcess:
         threads: int = 1,
         nice: int = 5,
         restarts: int = 5,
+        hung_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._arguments = ["--engine", engine, "--threads", str(threads), "--nice", str(nice)]
         self._restarts = restarts
         self._clock = clock
+        self._hung_s = hung_s
+        self._watch = EngineWatch(hung_s, clock)
+        self._killed_as_hung = False
         self._child: Child | None = None
         self._unanswered: deque[dict[str, Any]] = deque()
         self._deaths = 0  # since its last answer
@@ -108,11 +114,12 @@ class EngineProcess:
             if event.get("event") == "exit":
                 self._child.kill()  # it is dead: this closes its input
                 self._child = None
-                return self._died(_how_it_ended(event["code"], event.get("said", "")))
+                return self._died(self._how_it_ended(event["code"], event.get("said", "")))
             if self._unanswered and (answer := _answer_of(event)) is not None:
                 self._unanswered.popleft()
                 self._deaths = 0
                 return answer
+        self._end_if_hung()
         return None
 
     def close(self) -> None:
@@ -122,6 +129,7 @@ class EngineProcess:
         self._deaths, self._start_at = 0, None
         if child is not None:
             child.process.terminate()
+            child.process.send_signal(signal.SIGCONT)  # one that is stopped heeds no other
             child.stop(grace_s=2.0)
 
     def _send(self, spec: RunSpec, command: dict[str, Any]) -> None:
@@ -134,7 +142,7 @@ class EngineProcess:
 
     def _start(self) -> None:
         """A process, and all that is unanswered; where there can be none now, try again later."""
-        self._start_at = None
+        self._start_at, self._killed_as_hung = None, False
         try:
             arguments = [*self._arguments, "--parent", str(os.getpid())]
             self._child = Child("tinyfleet.coordinator.run.engine_child", arguments, heard=True)
@@ -144,6 +152,22 @@ class EngineProcess:
             return
         for message in self._unanswered:
             self._child.send(message)
+
+    def _end_if_hung(self) -> None:
+        """Kill one that does nothing; its end is an event like any other's."""
+        if self._child is None or not self._unanswered:
+            self._watch.rest()
+        elif not self._killed_as_hung and self._watch.is_hung(self._child.pid):
+            self._killed_as_hung = True
+            self._child.process.kill()  # without waiting: one that the kernel holds ends when that lets it go
+
+    def _how_it_ended(self, code: int, said: str) -> str:
+        """In words: its signal or code, and the last line of its stderr."""
+        if self._killed_as_hung:
+            return f"was killed, for it had used no processor time for {self._hung_s:g} s, with work to do"
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"was ended by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
+        return f"{how}, its last line {said!r}" if said else how
 
     def _died(self, how: str) -> EngineFailed | None:
         """Start it again where it is needed, soon: the first that it did not answer may be why."""
@@ -160,13 +184,6 @@ class EngineProcess:
         if self._unanswered:
             self._start_at = self._clock() + pause_s
         return EngineFailed(f"the engine process {how}" + (f" ({deaths} times in a row)" if deaths > 1 else ""))
-
-
-def _how_it_ended(code: int, said: str) -> str:
-    """In words: its signal or code, and the last line of its stderr."""
-    names = {number.value: number.name for number in signal.Signals}
-    how = f"was ended by {names.get(-code, f'signal {-code}')}" if code < 0 else f"exited with code {code}"
-    return f"{how}, its last line {said!r}" if said else how
 
 
 def _answer_of(event: dict[str, Any]) -> EngineAnswer | None:

@@ -27,11 +27,13 @@ class Results:
 
     def on_offer(self, run: Run | None, device: str, offer: ResultOffer) -> None:
         """Fetch a result that can count; say at once where it cannot."""
-        if run is not None:
-            run.on_result_offered(device, offer)
         if not self._is_known(device, offer):
             return
         verdict = self._verdict(run, device, offer)
+        if run is not None and self._is_of_another_task(offer):
+            run.offer_anew(device, offer)
+        elif run is not None:
+            run.on_result_offered(device, offer)
         if verdict is not None:
             self._answer(device, offer, *verdict)
         elif run is not None and run.has_open_step:
@@ -86,6 +88,10 @@ class Results:
 
     # -- inside -------------------------------------------------------------------------
 
+    def _is_of_another_task(self, offer: ResultOffer) -> bool:
+        """True where the run comes to its step from another state now: the database was restored, say."""
+        return self._context.store.steps.base(offer.run, offer.step) not in (None, offer.base)
+
     def _verdict(self, run: Run | None, device: str, offer: ResultOffer) -> tuple[Verdict, str] | None:
         """The answer that needs no look at the result; None: it can count."""
         found = self._context.store.tasks.phase(offer.run, offer.step, device)
@@ -100,6 +106,8 @@ class Results:
             return Verdict.REFUSED, "the device is not accepted"
         if run is None or not run.may_count(offer.run, offer.step):
             return Verdict.REFUSED, "too late: its step is over"
+        if self._is_of_another_task(offer):
+            return Verdict.REFUSED, "its step starts from another state now than the one it was trained from"
         most = self._context.config.max_result_bytes
         if offer.manifest.size > most or offer.manifest.count > MAX_CHUNKS:
             size, count = offer.manifest.size, offer.manifest.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
 from tinyfleet.coordinator.run.measuring import Measuring
 from tinyfleet.coordinator.run.method_state import MethodState
+from tinyfleet.coordinator.run.misfits import Misfits
 from tinyfleet.coordinator.run.outcome import RunOutcome
 from tinyfleet.coordinator.selection.candidates import choose
 from tinyfleet.coordinator.selection.policy import everyone
@@ -26,6 +27,7 @@ from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step import Step
 from tinyfleet.coordinator.step.step_task import StepTask
 from tinyfleet.coordinator.store.records import Choice, ChosenState, StepSummary
+from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
@@ -67,6 +69,7 @@ class Run:
         self._learning = MethodState(method, state, admission_of(spec), self._budget.terms)
         self._open: Step | None = None
         self._late = LateDevices(spec.fleet.staleness)
+        self._misfits = Misfits(run, spec, context.outgoing)
         self._unfit: dict[str, str] = {}  # devices that the coming step does without, as last logged
 
     # -- what is known ------------------------------------------------------------------
@@ -101,6 +104,7 @@ class Run:
     def on_hello(self, device: str) -> None:
         """A device (re)connected."""
         self._free(device)
+        self._misfits.greeted(device)
         if self._open is not None:
             self._open.on_hello(device)
 
@@ -127,6 +131,11 @@ class Run:
         """A result waits in a device's outbox."""
         if self._open is not None and (offer.run, offer.step) == (self.run, self.step):
             self._open.on_result_offered(device)
+
+    def offer_anew(self, device: str, offer: ResultOffer) -> None:
+        """A result answers another task than the open step's: its device is to do this one."""
+        if self._open is not None and (offer.run, offer.step) == (self.run, self.step):
+            self._open.offer_anew(device)
 
     def count(self, device: str, offer: ResultOffer, path: Path) -> None:
         """Fold a result into the open step and make it durable. Raises ``ResultError`` where it does not fit."""
@@ -193,13 +202,18 @@ class Run:
         candidates = [row for row in registry.candidates() if row.device not in self._late]
         if len(candidates) < max(fleet.min_results, fleet.min_devices if self.step == 0 else 1):
             return
-        choice = choose(self._context.store.tasks, self, candidates, size=fleet.cohort)
+        choice = self._choose(candidates, fleet.cohort)
         if len(choice.cohort) < fleet.min_results:
             self._wait_for_fitness(choice)
             return
         self._unfit = {}
         self._open_step(choice, now).tick(now)
         self.collect_garbage()
+
+    def _choose(self, candidates: Sequence[DeviceRow], size: int) -> Choice:
+        """Who takes part, with which parts."""
+        misfits = self._misfits.among(candidates)
+        return choose(self._context.store.tasks, self, candidates, size=size, misfits=misfits)
 
     def _wait_for_fitness(self, choice: Choice) -> None:
         """Too few of those who are there can take part: said once, and again when the reasons change."""
@@ -287,7 +301,7 @@ class Run:
         busy = {*step.devices, *self._late}
         others = [row for row in registry.candidates() if row.device not in busy]
         room = fleet.cohort - len(step.unsettled()) - step.results if fleet.cohort else len(others)
-        fresh = choose(self._context.store.tasks, self, others, size=room) if room > 0 else Choice(())
+        fresh = self._choose(others, room) if room > 0 else Choice(())
         hopeful, shortage = step.hopeful(), f"step {self.step}: {step.shortage()}"
         if not fresh.cohort and not hopeful:
             return RunEnd(RunEvent.FAIL, f"{shortage}, and no device is left")
@@ -305,7 +319,7 @@ class Run:
     def _begin(
         self, blobs: TaskBlobs, fold: StepFold, tasks: list[StepTask], *, opened_at: float, attempt: int = 1
     ) -> Step:
-        offers = StepOffers(self._context, self.run, self.step, self._spec_data, blobs)
+        offers = StepOffers(self._context, self.run, self.step, self._sha256, self._spec_data, blobs)
         self._open = Step(
             self._context,
             self.run,

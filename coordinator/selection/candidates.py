@@ -18,6 +18,7 @@ from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.run_spec import RunSpec
 
+NOBODY: Mapping[str, str] = {}
 POLICIES: Mapping[Literal["random", "capability"], Selection] = {"random": uniform, "capability": capable}
 
 
@@ -46,15 +47,31 @@ class History(Protocol):
 
     def refusals(self, run: str) -> dict[str, int]: ...
 
+    def unfit(self, run: str) -> dict[str, str]: ...
+
     def times(
         self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]: ...
 
 
-def choose(history: History, coming: ComingStep, rows: Sequence[DeviceRow], *, size: int) -> Choice:
-    """At most ``size`` (0: all) of the devices in ``rows``, with their parts, by the run's policy."""
+def choose(
+    history: History,
+    coming: ComingStep,
+    rows: Sequence[DeviceRow],
+    *,
+    size: int,
+    misfits: Mapping[str, str] = NOBODY,
+) -> Choice:
+    """At most ``size`` (0: all) of the devices in ``rows``, with their parts, by the run's policy.
+
+    ``misfits``: devices that are known to be no use to the run, and why.
+    """
     fleet = coming.spec.fleet
-    barred = _barred(history.refusals(coming.run), fleet.max_refusals)
+    barred = {
+        **_barred(history.refusals(coming.run), fleet.max_refusals),
+        **history.unfit(coming.run),
+        **misfits,
+    }
     candidates = candidates_of(history, coming, [row for row in rows if row.device not in barred])
     choice = POLICIES[fleet.selection](candidates, fleet, size=size, seed=coming.spec.seed, step=coming.step)
     left_out = [Share(row.device, Part.LEFT_OUT, reason=barred[row.device]) for row in rows if row.device in barred]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.cohort.admission import Judgement, judge
+from tinyfleet.fedcore.cohort.direction import PEERS, astray
 from tinyfleet.fedcore.cohort.limits import limited
 from tinyfleet.fedcore.cohort.measure import Key, Measured, measure
 from tinyfleet.fedcore.cohort.robust import STREAMED, robust
@@ -116,8 +117,8 @@ class StepFold:
         """The state after the step."""
         closed = self._close()
         if self._privacy is None:
-            return self._method.next_state(self._state, closed.fold)
-        fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else closed.fold
+            return self._method.next_state(self._state, self._straight(closed))
+        fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else self._straight(closed)
         return untold(self._method.next_state(self._state, fold))
 
     # -- results as they come -----------------------------------------------------------
@@ -190,6 +191,19 @@ class StepFold:
         for result in robust(self._fleet, self._task, self._admitted(judgement)):
             self._method.fold(fold, result)
         return fold
+
+    def _straight(self, closed: Closed) -> Fold:
+        """The fold without results that point away from all others: at the end alone, since all are read for it."""
+        judgement = closed.judgement
+        if not self._fleet.influence_limit:
+            return closed.fold
+        peers = 0 if self._fleet.aggregate == "mean" else PEERS
+        left_out = astray(self._method, self._task, lambda: self._admitted(judgement), peers=peers)
+        if not left_out:
+            return closed.fold
+        for step, device in sorted(left_out):
+            log.info("result of %s for step %d counts for nothing: it points away from all others", device, step)
+        return self._sum(replace(judgement, refused={**judgement.refused, **dict.fromkeys(left_out, "")}))
 
     def _noisy(self, privacy: StepPrivacy, judgement: Judgement) -> Fold:
         """The fold of the noisy mean alone: the method sees no single result."""

@@ -15,9 +15,11 @@ EXTEND_BEFORE_S = 5.0  # the end of a lease that the step outlasts
 class StepOffers:
     """Offers one step's task to devices: without its mask to those that hold it already."""
 
-    def __init__(self, context: Context, run: str, step: int, spec: dict[str, Any], blobs: TaskBlobs) -> None:
+    def __init__(
+        self, context: Context, run: str, step: int, base_sha256: str, spec: dict[str, Any], blobs: TaskBlobs
+    ) -> None:
         self._context = context
-        self._run, self._step = run, step
+        self._run, self._step, self._base_sha256 = run, step, base_sha256
         self._spec = spec
         self._blobs = blobs
 
@@ -62,6 +64,7 @@ class StepOffers:
             lease_s=lease_s,
             manifest=self._blobs.manifest(task.device, with_mask=task.with_mask or not held),
             spec=self._spec,
+            base=self._base_sha256,
             local_steps=task.local_steps,
             activation_keep=task.activation_keep,
         )

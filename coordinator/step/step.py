@@ -135,6 +135,8 @@ class Step:
                 task.follow(_EVENTS[status.state])
             case TaskState.NEEDS_MASK:
                 self._needs_mask(task)
+            case TaskState.UNFIT:
+                self._unfit(task, status.reason)
             case TaskState.OVER_BUDGET | TaskState.FAILED | TaskState.DECLINED:
                 self._stumble(
                     task, f"{status.state.value}: {status.reason}", pause=status.state is TaskState.DECLINED
@@ -146,6 +148,12 @@ class Step:
         if task is not None and (task.phase is TaskPhase.LOST or not task.settled):
             task.offer_again()
             self._look_whether_at_it(task)
+
+    def offer_anew(self, device: str) -> None:
+        """What the device has done, or is at, was another task: offer it this one, whatever it says it is at."""
+        task = self._tasks.get(device)
+        if task is not None and (task.phase is TaskPhase.LOST or not task.settled):
+            task.offer_again()
 
     def on_heartbeat(self, device: str) -> None:
         """Offer again what a device has lost, or what it never received."""
@@ -323,6 +331,16 @@ class Step:
             return
         task.with_mask = True
         task.offer_again()
+
+    def _unfit(self, task: StepTask, reason: str) -> None:
+        """Said once: the run asks its device no more until that starts anew."""
+        if task.settled:
+            return
+        text = "run %s: %s can take no part until its agent starts anew: %s"
+        log.warning(text, self.run, task.device, reason)
+        task.reason, task.unfit = f"unfit: {reason}", True
+        task.follow(PhaseEvent.GIVE_UP)
+        self._save(task)
 
     def _stumble(self, task: StepTask, reason: str, *, pause: bool = False) -> None:
         if task.settled or (task.phase is TaskPhase.OFFERED and task.offer_is_due):

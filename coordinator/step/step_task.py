@@ -21,6 +21,7 @@ class StepTask:
     retries: int = 0
     local_steps: int = 0  # that it is given; 0: the whole job
     activation_keep: float = 1.0
+    unfit: bool = False  # its device can never do it while it is what it is
     with_mask: bool = False  # the device said that it lacks the mask
     lease_until: float | None = None  # as its device was told; None: not since this process began
     _micro_batch: int = 0
@@ -171,4 +172,5 @@ class StepTask:
             self._local_steps_done,
             self._local_steps_total,
             self._levers,
+            self.unfit,
         )

@@ -10,14 +10,16 @@ from tinyfleet.coordinator.errors import UnknownDevice
 from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
 from tinyfleet.coordinator.store.records import Pin, Presence
 from tinyfleet.coordinator.store.rows import DeviceRow
-from tinyfleet.fedcore.errors import CodecError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, key_bytes, shown
 
 _COLUMNS = (
     "device, name, enrolment, online, last_seen, profile, health, samples, engines, memory_limit_bytes, "
-    "idle_rss_bytes, peak_rss_bytes, quarantine, public_key, rekey, trouble"
+    "idle_rss_bytes, peak_rss_bytes, quarantine, public_key, rekey, trouble, data"
 )
+_JSON: dict[str, Any] = {"profile": dict[str, Any], "health": dict[str, int | float], "engines": list[str]}
 # One that was forgotten, and had tasks, stays as their device, without a key: it is a newcomer when it is back.
 _KNOWN = "public_key <> ''"
 
@@ -35,6 +37,10 @@ class Devices:
         """Every device, by name; one whose row cannot be read is left out until it says hello again."""
         rows = self._db.read(f"SELECT {_COLUMNS} FROM devices WHERE {_KNOWN} ORDER BY device")  # noqa: S608 - names are ours
         return self._db.legible("devices", rows, _row)
+
+    def names(self) -> list[str]:
+        """Of every device, those included whose rows cannot be read."""
+        return [row["device"] for row in self._db.read(f"SELECT device FROM devices WHERE {_KNOWN}")]  # noqa: S608
 
     def set_enrolment(self, device: str, enrolment: Enrolment) -> None:
         """Accept or reject a device. Raises ``UnknownDevice``."""
@@ -91,15 +97,26 @@ class Devices:
         )
 
     def save_hello(self, device: str, hello: Hello, enrolment: Enrolment) -> None:
-        """A device's introduction. An enrolment that is already there stays; the key is the one it showed."""
+        """A device's introduction. An enrolment that is already there stays; the key is the one it showed.
+
+        What it said that it cannot do it said of an earlier session, or of the data that it had.
+        """
+        self._db.write(
+            "UPDATE tasks SET unfit = 0 WHERE device = ? AND unfit"
+            " AND NOT EXISTS (SELECT 1 FROM devices WHERE device = ? AND session = ? AND data = ?)",
+            device,
+            device,
+            hello.session,
+            _as_text(hello.data),
+        )
         self._db.write(
             "INSERT INTO devices (device, name, public_key, enrolment, session, online, last_seen, profile,"
-            " samples, engines, memory_limit_bytes) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?)"
+            " samples, engines, memory_limit_bytes, data) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (device) DO UPDATE SET name = excluded.name, rekey = 0,"
             " enrolment = CASE devices.public_key WHEN '' THEN excluded.enrolment ELSE devices.enrolment END,"
             " public_key = excluded.public_key, session = excluded.session, online = 1,"
             " last_seen = excluded.last_seen, profile = excluded.profile, samples = excluded.samples,"
-            " engines = excluded.engines, memory_limit_bytes = excluded.memory_limit_bytes",
+            " engines = excluded.engines, memory_limit_bytes = excluded.memory_limit_bytes, data = excluded.data",
             device,
             hello.name,
             hello.public_key,
@@ -110,6 +127,7 @@ class Devices:
             hello.samples,
             as_json(hello.engines),
             hello.memory_limit_bytes,
+            _as_text(hello.data),
         )
 
     def forget(self, devices: Iterable[str]) -> None:
@@ -167,15 +185,13 @@ class Devices:
                 )
 
 
+def _as_text(data: DataDescription | None) -> str:
+    return "" if data is None else as_json(data)
+
+
 def _row(row: sqlite3.Row) -> DeviceRow:
-    values: dict[str, Any] = dict(row)
-    for name in ("profile", "health", "engines"):
-        values[name] = from_json(row[name], name)
-    for name, kind in (("profile", dict), ("health", dict), ("engines", list)):
-        if not isinstance(values[name], kind):
-            raise CodecError(f"{name} is no {kind.__name__}")
-    if not all(isinstance(figure, int | float) for figure in values["health"].values()):
-        raise CodecError("health holds what is no figure")
+    values: dict[str, Any] = dict(row) | {name: from_json(row[name], kind, name) for name, kind in _JSON.items()}
+    values["data"] = read_document(row["data"].encode(), DataDescription) if row["data"] else None
     key = key_bytes(row["public_key"])
     return DeviceRow(
         **{**values, "online": bool(row["online"]), "rekey": bool(row["rekey"])},

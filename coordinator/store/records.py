@@ -144,3 +144,4 @@ class TaskNote:
     local_steps_done: int
     local_steps_total: int
     levers: str = ""
+    unfit: bool = False  # its device says that it can never do it as it is

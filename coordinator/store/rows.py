@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tinyfleet.fedcore.foreign.data_description import DataDescription
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -105,6 +107,7 @@ class DeviceRow:
     fingerprint: str = ""  # of the key, short enough to compare; the board's `edge-agent status` shows it too
     rekey: bool = False  # the next key that is shown under its name is taken
     trouble: str = ""  # who else speaks as this device
+    data: DataDescription | None = None  # what its numbers and labels mean; None: it does not say
 
 
 @dataclass(frozen=True, slots=True)

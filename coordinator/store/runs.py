@@ -6,6 +6,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 from tinyfleet.coordinator.errors import IllegibleRun, UnknownRun
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState
@@ -181,4 +182,4 @@ def _unknown(run: str) -> UnknownRun:
 
 
 def _row(row: sqlite3.Row) -> RunRow:
-    return RunRow(**{**dict(row), "spec": from_json(row["spec"], "spec")})
+    return RunRow(**{**dict(row), "spec": from_json(row["spec"], dict[str, Any], "spec")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from tinyfleet.coordinator.states import STEP_TABLE, StepEvent, StepState
 from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
@@ -65,6 +65,11 @@ class Steps:
             "SELECT step, attempt, started FROM steps WHERE run = ? AND state = ?", run, StepState.OPEN
         )
         return OpenedStep(rows[0]["step"], rows[0]["attempt"], rows[0]["started"]) if rows else None
+
+    def base(self, run: str, step: int) -> str | None:
+        """Digest of the state that a step started from, or None where there is no such step."""
+        rows = self._db.read("SELECT base_sha256 FROM steps WHERE run = ? AND step = ?", run, step)
+        return rows[0]["base_sha256"] if rows else None
 
     def base_states(self, run: str, since: int) -> dict[int, str]:
         """Step -> digest of the state it started from, from step ``since`` on."""
@@ -150,8 +155,16 @@ class Steps:
             raise AssertionError(f"step {step} of {run} is not open: {event.value} means nothing to it")
 
 
+class _Lost(TypedDict):
+    device: str
+    reason: str
+
+
+_JSON: dict[str, Any] = {"lost": list[_Lost], "left_out": dict[str, str]}
+
+
 def _row(row: sqlite3.Row, traffic: list[sqlite3.Row]) -> StepRow:
-    decoded = {name: from_json(row[name], name) for name in ("lost", "left_out")}
+    decoded = {name: from_json(row[name], kind, name) for name, kind in _JSON.items()}
     values: dict[str, Any] = {**dict(row), **decoded}
     for name in ("bytes_up", "bytes_down"):
         values[name] = float(statistics.median(entry[name] for entry in traffic)) if traffic else None

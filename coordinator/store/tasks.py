@@ -74,6 +74,11 @@ class Tasks:
         )
         return {row["device"]: row["refused"] for row in rows}
 
+    def unfit(self, run: str) -> dict[str, str]:
+        """Device -> why it can do no task of the run, as it said in its present session."""
+        rows = self._db.read("SELECT device, reason FROM tasks WHERE run = ? AND unfit ORDER BY step", run)
+        return {row["device"]: row["reason"] for row in rows}
+
     def times(
         self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]:
@@ -118,7 +123,7 @@ class Tasks:
         self._db.write(
             "UPDATE tasks SET state = ?, reason = ?, retries = ?, local_steps_done = ?, local_steps_total = ?,"  # noqa: S608
             " micro_batch = CASE WHEN ? > 0 THEN ? ELSE micro_batch END,"
-            " levers = CASE WHEN ? <> '' THEN ? ELSE levers END,"
+            " levers = CASE WHEN ? <> '' THEN ? ELSE levers END, unfit = max(unfit, ?),"
             " peak_rss_bytes = max(peak_rss_bytes, ?) WHERE run = ? AND step = ? AND device = ?"
             f" AND (state = ? OR state NOT IN ({', '.join('?' * len(FINAL_TASK_PHASES))}))",
             note.phase,
@@ -130,6 +135,7 @@ class Tasks:
             note.micro_batch,
             note.levers,
             note.levers,
+            note.unfit,
             note.peak_rss_bytes,
             run,
             step,

@@ -20,3 +20,7 @@ class Allowance:
             return False
         self._left -= amount
         return True
+
+    def give_back(self, amount: float) -> None:
+        """What was taken turned out to be somebody else's to pay."""
+        self._left = min(self._at_once, self._left + amount)

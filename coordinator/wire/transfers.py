@@ -152,6 +152,10 @@ class Downloads:
         self._queue(download)
         self._ask_next()
 
+    def awaits(self, device: str, sha256: str) -> bool:
+        """Whether that blob is on its way from the device."""
+        return (device, sha256) in self._open
+
     def accept(self, device: str, chunk: Chunk) -> Download | None:
         """Take a chunk; returns the download once it is complete (``take`` gives its file)."""
         download = self._open.get((device, chunk.sha256))

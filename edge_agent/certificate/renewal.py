@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.fedcore.child import last_line
+from tinyfleet.fedcore.files import read_file
 from tinyfleet.fedcore.protocol.messages import CertificateInUse, Message, RenewalGrant, RenewalRequest
 from tinyfleet.fedcore.tls.context import TlsFiles
 from tinyfleet.fedcore.tls.validity import lasting, renewal_due, serial_number, validity
@@ -71,7 +72,7 @@ class Renewal:
         if self._files is None:
             return
         with contextlib.suppress(OSError, ValueError):  # unreadable: the next look tells
-            self._send(CertificateInUse(serial_number(self._certificate.read_text(encoding="ascii"))))
+            self._send(CertificateInUse(serial_number(read_file(self._certificate).decode("ascii"))))
 
     def wanted(self) -> None:
         """The authority was replaced: do not wait for the certificate's age, only for the pause after a failure."""
@@ -184,6 +185,6 @@ class Renewal:
 
     def _left_s(self) -> float:
         try:
-            return validity(self._certificate.read_text(encoding="ascii")).not_after - self._wall_clock()
+            return validity(read_file(self._certificate).decode("ascii")).not_after - self._wall_clock()
         except (OSError, ValueError):
             return 0.0

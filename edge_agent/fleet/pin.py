@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 
 from tinyfleet.fedcore.errors import CodecError, ConfigError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import read_file, remove, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.signed.signatures import fleet_id, key_bytes, key_text, shown
 
@@ -56,7 +57,7 @@ class FleetPin:
 def read(path: Path) -> bytes | None:
     """The key that is pinned; None where there is none. Raises ``ConfigError``."""
     try:
-        key = key_bytes(read_document(path.read_bytes(), PinFile).public_key)
+        key = key_bytes(read_document(read_file(path), PinFile).public_key)
     except FileNotFoundError:
         return None
     except (OSError, CodecError) as error:
@@ -72,8 +73,7 @@ def read(path: Path) -> bytes | None:
 
 def release(path: Path) -> bool:
     """Belong to no fleet; True where there was one. Results that wait are kept."""
-    try:
-        path.unlink()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return False
+    remove(path)
     return True

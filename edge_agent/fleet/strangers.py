@@ -6,12 +6,11 @@ import logging
 from collections.abc import Callable
 
 from tinyfleet.edge_agent.fleet.pin import RELEASE, FleetPin
+from tinyfleet.fedcore.foreign.seldom import HOUR_S, Seldom
 from tinyfleet.fedcore.protocol.reach.causes import Cause, CauseKind
 from tinyfleet.fedcore.protocol.signed.signatures import shown
 
 logger = logging.getLogger(__name__)
-
-SAID_EVERY_S = 3600.0
 
 
 class Strangers:
@@ -22,12 +21,12 @@ class Strangers:
         self._pin = pin
         self._device = device
         self._clock = clock
-        self._said: dict[str, float] = {}
+        self._said = Seldom(HOUR_S)
 
     @property
     def trouble(self) -> str:
         """What was noticed last, for as long as it is news; else empty."""
-        return self._trouble if self._clock() - self._noticed_at < SAID_EVERY_S else ""
+        return self._trouble if self._clock() - self._noticed_at < HOUR_S else ""
 
     @property
     def own(self) -> str:
@@ -66,6 +65,5 @@ class Strangers:
     def _say(self, kind: str, what: str) -> None:
         now = self._clock()
         self._trouble, self._noticed_at = what, now
-        if now - self._said.get(kind, float("-inf")) >= SAID_EVERY_S:
-            self._said[kind] = now
+        if self._said.times(kind, now):
             logger.warning("%s", what)

@@ -121,6 +121,10 @@ class Assignment:
             logger.info("run %s step %d: cancelled (%s)", run, step, reason or "no reason given")
             self._abandon()
 
+    def left_out(self, run: str, reason: str) -> None:
+        """The run goes on without this device."""
+        self._reports.left_out(run, reason)
+
     def ended(self, run: str) -> None:
         """No more of this run: its task, worker and masks go. Results in the outbox stay for a verdict."""
         if self.task is not None and self.task.offer.run == run:
@@ -163,6 +167,10 @@ class Assignment:
         try:
             check_bounds(offer.spec, "spec of the offer")
             spec = convert(offer.spec, RunSpec, "spec of the offer")
+        except ConfigError as error:  # of a coordinator that is newer, say
+            self._reports.unfit(offer, str(error))
+            return
+        try:
             limits = self._governor.limits(spec, self._slot.rss_bytes)
             if limits.refusal:
                 raise ConfigError(limits.refusal)

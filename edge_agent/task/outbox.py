@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.files import drop_temporaries, remove, sync_directory, write_atomic
+from tinyfleet.fedcore.files import drop_temporaries, read_file, remove, sync_directory, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.chunks import manifest_of
 from tinyfleet.fedcore.protocol.messages import ResultOffer
@@ -164,7 +164,7 @@ class Outbox:
 
 def _entry(path: Path) -> OutboxEntry:
     """Raises ``CodecError`` too where the blob's name is none: it must lie beside its description."""
-    entry = read_document(path.read_bytes(), OutboxEntry)
+    entry = read_document(read_file(path), OutboxEntry)
     if not _BLOB.fullmatch(entry.blob):
         raise CodecError("its blob's name is none of ours")
     return entry

@@ -24,12 +24,23 @@ class Reports:
         self._clock = clock
         self._last: TaskStatus | None = None
         self._sent = 0.0
-        self._said: set[tuple[str, str]] = set()  # runs, and the ways that the log has of each
+        self._said: set[tuple[str, str]] = set()  # runs, and what the log has of each
 
     def declined(self, offer: TaskOffer, reason: str) -> None:
         """A task that is left to others."""
         logger.warning("run %s step %d: declined (%s)", offer.run, offer.step, reason)
         self._send(TaskStatus(offer.run, offer.step, TaskState.DECLINED, reason[:_REASON_LIMIT]))
+
+    def unfit(self, offer: TaskOffer, reason: str) -> None:
+        """A task that this board can never do as it is."""
+        logger.warning("run %s step %d: unfit (%s)", offer.run, offer.step, reason)
+        self._send(TaskStatus(offer.run, offer.step, TaskState.UNFIT, reason[:_REASON_LIMIT]))
+
+    def left_out(self, run: str, reason: str) -> None:
+        """The coordinator knows that this board cannot do a run's tasks: in the log once."""
+        if (run, reason) not in self._said:
+            logger.warning("run %s goes on without this device: %s", run, reason)
+            self._said.add((run, reason))
 
     def accepted(self, task: TaskInHand) -> None:
         """A new task is in hand."""

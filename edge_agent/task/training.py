@@ -22,7 +22,6 @@ from tinyfleet.edge_agent.worker.commands import (
     MaskMissing,
     NearLimit,
     OverBudget,
-    PartMissing,
     Planned,
     StepsDone,
     TaskCommand,
@@ -31,6 +30,7 @@ from tinyfleet.edge_agent.worker.commands import (
     TightenCommand,
     Tightened,
     TrainingBegan,
+    Unfit,
 )
 from tinyfleet.edge_agent.worker.pauses import Pauses
 from tinyfleet.edge_agent.worker.process import Event, Worker
@@ -165,8 +165,8 @@ class Training:
             case Declined(reason):
                 self._governor.refused(task.spec, task.limits)
                 return self._ending(AssignmentEvent.FAILED, TaskState.DECLINED, reason, sound=True)
-            case PartMissing(reason):
-                return self._ending(AssignmentEvent.FAILED, TaskState.DECLINED, reason, sound=True)
+            case Unfit(reason=reason):
+                return self._ending(AssignmentEvent.FAILED, TaskState.UNFIT, reason, sound=True)
             case OverBudget(reason):
                 return self._over_budget(task, worker, reason)
             case MaskMissing(reason=reason):
@@ -187,6 +187,7 @@ class Training:
                 task_s=self._clock() - task.began,
                 peak_rss_bytes=done.peak_rss_bytes,
                 engine=done.engine,
+                base=task.offer.base,
                 micro_batch=task.chosen.way.levers.micro_batch,
                 levers=task.chosen.degrading,
             )

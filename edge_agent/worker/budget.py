@@ -21,7 +21,7 @@ from msgspec import Meta
 from tinyfleet.edge_agent.config import Policy
 from tinyfleet.edge_agent.worker.commands import Chosen
 from tinyfleet.fedcore.errors import CodecError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import read_file, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.run_spec import Count, RunSpec
 from tinyfleet.fedcore.training.registry import expected
@@ -171,7 +171,7 @@ class Governor:
 
     def _read(self) -> dict[str, Experience]:
         try:
-            return read_document(self._path.read_bytes(), dict[str, Experience])
+            return read_document(read_file(self._path), dict[str, Experience])
         except FileNotFoundError:
             return {}
         except (OSError, CodecError) as error:

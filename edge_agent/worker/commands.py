@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
@@ -81,6 +82,7 @@ class Described(msgspec.Struct, frozen=True, tag_field="event", tag="described")
     samples: int
     profile: dict[str, Any]
     version: str
+    data: DataDescription
 
 
 class Planned(msgspec.Struct, frozen=True, tag_field="event", tag="planned"):
@@ -141,9 +143,10 @@ class MaskMissing(msgspec.Struct, frozen=True, tag_field="event", tag="needs_mas
     reason: str
 
 
-class PartMissing(msgspec.Struct, frozen=True, tag_field="event", tag="unavailable"):
-    """The board lacks the run's method or model, or the engine of its own configuration."""
+class Unfit(msgspec.Struct, frozen=True, tag_field="event", tag="unfit"):
+    """The board as it is can never do the task: its data, its parts, or the terms of its owner are in the way."""
 
+    kind: str  # the error's type
     reason: str
 
 
@@ -171,7 +174,7 @@ WorkerEvent = (
     | TaskDone
     | TaskFailed
     | MaskMissing
-    | PartMissing
+    | Unfit
     | OverBudget
     | Exited
 )

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def describe(command: DescribeCommand) -> Described:
-    """Engines, samples, the board's profile and the version. Raises ``DataError``, ``ConfigError``."""
+    """Engines, samples and what they mean, board and version. Raises ``DataError``, ``ConfigError``."""
     from tinyfleet.fedcore.datasets.partition import device_data
+    from tinyfleet.fedcore.foreign.data_description import abridged
     from tinyfleet.fedcore.training.registry import available
 
     settings = convert(command.data, AgentDataSettings, "data")
@@ -27,6 +28,7 @@ def describe(command: DescribeCommand) -> Described:
         samples=len(data.train) + len(data.development),
         profile=asdict(_profile(Path(command.profile))),
         version=_version(),
+        data=abridged(data.description),
     )
 
 

@@ -24,17 +24,17 @@ from tinyfleet.edge_agent.worker.commands import (
     DescribeCommand,
     MaskMissing,
     OverBudget,
-    PartMissing,
     TaskCommand,
     TaskFailed,
     TightenCommand,
+    Unfit,
     WorkerEvent,
 )
 from tinyfleet.edge_agent.worker.description import describe
 from tinyfleet.edge_agent.worker.memory_limit.out_of_memory import at_data_limit, is_raised
 from tinyfleet.edge_agent.worker.trainer import Emit, Trainer
 from tinyfleet.fedcore.child import die_with
-from tinyfleet.fedcore.errors import TinyfleetError, Unavailable, UnknownMask
+from tinyfleet.fedcore.errors import ConfigError, DataError, TinyfleetError, UnknownMask
 
 
 def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit) -> bool:
@@ -46,8 +46,8 @@ def perform(command: TaskCommand | DescribeCommand, trainer: Trainer, emit: Emit
             trainer.run(command)
     except UnknownMask as error:
         emit(MaskMissing(error.digest, str(error)))
-    except Unavailable as error:
-        emit(PartMissing(_first_line(error)))
+    except (ConfigError, DataError) as error:
+        emit(Unfit(type(error).__name__, _first_line(error)))
     except Exception as error:  # noqa: BLE001 - a worker reports whatever happens and leaves the deciding to others
         # C extensions report a failed allocation as any error they like.
         if is_raised(error) or (not isinstance(error, TinyfleetError) and at_data_limit()):

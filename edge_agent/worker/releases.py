@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tinyfleet.fedcore.errors import ResultError
-from tinyfleet.fedcore.files import make_private, write_atomic
+from tinyfleet.fedcore.errors import CodecError, ResultError
+from tinyfleet.fedcore.files import make_private, read_file, write_atomic
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.privacy.noise import DeviceNoise
 from tinyfleet.fedcore.privacy.noise_key import kept_key
 
@@ -39,10 +40,10 @@ class Releases:
         """The update with this digest is about to get noise. Raises ``ResultError`` where another one had it."""
         path = self._steps
         try:
-            steps: dict[str, str] = json.loads(path.read_bytes())
+            steps = read_document(read_file(path), dict[str, str])
         except FileNotFoundError:
             steps = {}
-        except ValueError:
+        except (OSError, CodecError):
             raise ResultError(f"{path} is damaged: what was released is not known, so nothing more is") from None
         if self._most and str(step) not in steps and self._released() >= self._most:
             raise ResultError(f"this device has released {self._most} updates, which is all that its owner allows")
@@ -56,6 +57,7 @@ class Releases:
     def _released(self) -> int:
         """Of all runs. Raises ``ResultError`` where one cannot be read."""
         try:
-            return sum(len(json.loads(p.read_bytes())) for p in self._directory.parent.glob("*/steps.json"))
-        except ValueError:
+            kept = [read_file(path) for path in self._directory.parent.glob("*/steps.json")]
+            return sum(len(read_document(one, dict[str, str])) for one in kept)
+        except (OSError, CodecError):
             raise ResultError(f"{self._directory.parent} is damaged: how much was released is not known") from None

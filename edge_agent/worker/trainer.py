@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinyfleet.edge_agent.config import AgentDataSettings, AgentPrivacySettings
 from tinyfleet.edge_agent.worker.commands import (
@@ -21,22 +21,25 @@ from tinyfleet.edge_agent.worker.commands import (
     TaskDone,
     Tightened,
     TrainingBegan,
+    Unfit,
     WorkerEvent,
 )
 from tinyfleet.edge_agent.worker.memory_limit.data_hold import DataHold
 from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.rss import reset_peak, status_bytes
-from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec
 from tinyfleet.fedcore.settings import convert
 
 if TYPE_CHECKING:
     from tinyfleet.edge_agent.worker.task_control import TaskControl
     from tinyfleet.fedcore.datasets.dataset import DeviceData
+    from tinyfleet.fedcore.foreign.data_description import DataDescription
     from tinyfleet.fedcore.methods.method import Method
     from tinyfleet.fedcore.payload import Payload
     from tinyfleet.fedcore.planning.cost_model import CostModel
 
 Emit = Callable[[WorkerEvent], None]
+DataKey: TypeAlias = "tuple[AgentDataSettings, str, DataDescription | None, ModelSettings, str]"
 
 _PROGRESS_INTERVAL_S = 0.25
 
@@ -46,7 +49,7 @@ class Trainer:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._data: tuple[tuple[AgentDataSettings, str], DeviceData] | None = None
+        self._data: tuple[DataKey, DeviceData] | None = None
         self._running: TaskControl | None = None
         self._hold = DataHold()
 
@@ -74,7 +77,7 @@ class Trainer:
         spec = convert(command.spec, RunSpec, "spec of the task")
         terms = convert(command.privacy, AgentPrivacySettings, "privacy")
         if reason := terms.objection(spec.privacy):
-            self._emit(Declined(reason))
+            self._emit(Unfit("ConfigError", reason))
             return
         masks = MaskStore(Path(command.masks))
         task = decode(Path(command.blob).read_bytes(), held=masks.get)
@@ -82,7 +85,8 @@ class Trainer:
             masks.put(task.mask)
         method = method_of(spec)
         # Data first: what reading it takes for a moment does not come on top of the engine.
-        data = self._data_of(convert(command.data, AgentDataSettings, "data"), command.device)
+        settings = convert(command.data, AgentDataSettings, "data")
+        data = self._data_of(settings, command.device, spec)
         cost_model = measured_or_shipped(Path(command.cost_model), facts.name)
         if cost_model is not None and spec.training.kernels == "shipped":
             cost_model = with_kernels_of(cost_model, shipped(facts.name))
@@ -130,13 +134,19 @@ class Trainer:
             self._running = None
         return result, time.monotonic() - began
 
-    def _data_of(self, settings: AgentDataSettings, device: str) -> DeviceData:
+    def _data_of(self, settings: AgentDataSettings, device: str, spec: RunSpec) -> DeviceData:
+        """The data of this device as the run wants it. Raises ``DataError`` where it is of another kind."""
+        from tinyfleet.fedcore.datasets.contract import check_data
         from tinyfleet.fedcore.datasets.partition import device_data
+        from tinyfleet.fedcore.datasets.registry import state_of
 
-        key = (settings, device)
+        # What has grown since the last task counts in this one.
+        key = (settings, device, spec.contract, spec.model, state_of(settings.source))
         if self._data is None or self._data[0] != key:
             self._data = None  # the old data goes before the new comes
-            self._data = (key, device_data(settings, settings.index, device))
+            data = device_data(settings, settings.index, device, spec.contract)
+            check_data(data.description, spec.model)
+            self._data = (key, data)
         return self._data[1]
 
 

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from tinyfleet.fedcore.certificates.request import HASH, key_pem, make_request, new_key, prove, read_key
 from tinyfleet.fedcore.certificates.subject import subject_of
 from tinyfleet.fedcore.errors import CodecError, ConfigError, TinyfleetError
-from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.files import read_file, write_atomic
 from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.protocol.messages import RenewalGrant, RenewalRequest
 from tinyfleet.fedcore.protocol.reach.client import broker_address
@@ -140,7 +140,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 def read_certificates(path: Path) -> list[x509.Certificate]:
     """All of a PEM file, at least one. Raises ``ConfigError``."""
     try:
-        return parse_certificates(path.read_bytes())
+        return parse_certificates(read_file(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the file of the certificate") from None
     except ConfigError:

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from tinyfleet.fedcore.certificates.subject import Subject
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import make_private, write_atomic
+from tinyfleet.fedcore.files import make_private, read_file, write_atomic
 
 # P-256 and SHA-256, not Ed25519: every TLS stack of a broker knows them (RFC 8446, section 9.1, makes
 # ecdsa_secp256r1_sha256 mandatory), and a handshake costs a Pi Zero a millisecond.
@@ -38,7 +38,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The P-256 key in a PEM file, which may hold certificates too. Raises ``ConfigError``."""
     try:
-        key = serialization.load_pem_private_key(_block(path.read_bytes(), b"PRIVATE KEY"), None)
+        key = serialization.load_pem_private_key(_block(read_file(path), b"PRIVATE KEY"), None)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the file of the private key") from None
     except Exception:  # noqa: BLE001 - foreign bytes: the library raises what it likes

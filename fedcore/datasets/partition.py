@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfleet.fedcore.arrays import IntArray
+from tinyfleet.fedcore.datasets.adapted import adapted, named
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
-from tinyfleet.fedcore.datasets.registry import Source, load
+from tinyfleet.fedcore.datasets.registry import Source, load, state_of
 from tinyfleet.fedcore.errors import ConfigError, DataError
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
 
 SPLIT_SEED = 20_221_130
@@ -34,8 +36,13 @@ class Parts(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _source(name: str) -> Source:
+def _loaded(name: str, state: str) -> Source:
     return load(name)
+
+
+def _source(name: str) -> Source:
+    """Read once, and again when its files have changed."""
+    return _loaded(name, state_of(name))
 
 
 def split(labels: IntArray, settings: DataSettings, own_test: bool) -> Parts:
@@ -74,6 +81,8 @@ def partition_indices(labels: IntArray, settings: PartitionSettings) -> list[Int
     count = settings.devices
     if settings.kind == "none":
         return [np.arange(len(labels))]
+    if len(labels) < count:
+        raise DataError(f"{len(labels)} samples cannot be split over {count} devices; take fewer, or more data")
     rng = np.random.default_rng([settings.seed, count])
     if settings.kind == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), count)]
@@ -99,39 +108,59 @@ def _dirichlet(labels: IntArray, alpha: float, count: int, rng: np.random.Genera
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
-def _parts(settings: DataSettings) -> tuple[Source, Parts]:
+def described(settings: DataSettings) -> DataDescription:
+    """What all of the source's training data means, its classes named by the settings."""
+    return _meant(settings, None).train.description
+
+
+def _meant(settings: DataSettings, contract: DataDescription | None) -> Source:
+    """The source with the labels and the scale that the settings and the contract ask for."""
     source = _source(settings.source)
+    parts: list[Dataset | None] = [source.train, source.test]
+    if settings.classes:
+        parts = [None if part is None else named(part, settings.classes) for part in parts]
+    if contract is not None:
+        parts = [None if part is None else adapted(part, contract) for part in parts]
+    train, test = parts
+    assert train is not None  # noqa: S101 - only a test part may be missing
+    return Source(train, test, source.note)
+
+
+def _parts(settings: DataSettings, contract: DataDescription | None) -> tuple[Source, Parts]:
+    source = _meant(settings, contract)
     return source, split(source.train.y, settings, own_test=source.test is not None)
 
 
-def public_data(settings: DataSettings) -> Dataset:
-    """Data that the coordinator may train on."""
-    source, parts = _parts(settings)
+def public_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:
+    """Data that the coordinator may train on, as a run's ``contract`` has it. Raises ``DataError``."""
+    source, parts = _parts(settings, contract)
     return source.train.take(parts.public)
 
 
-def validation_data(settings: DataSettings) -> Dataset:
+def validation_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:
     """Data that a run's result is chosen by: nothing trains on it, and nothing is reported of it as a result."""
-    source, parts = _parts(settings)
+    source, parts = _parts(settings, contract)
     return source.train.take(parts.validation)
 
 
-def test_data(settings: DataSettings) -> Dataset:
-    """Held-out data: only ever evaluated on."""
-    source, parts = _parts(settings)
+def test_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:  # noqa: PT028 - no test
+    """Held-out data: only ever evaluated on. Raises ``DataError``."""
+    source, parts = _parts(settings, contract)
     return source.test if source.test is not None else source.train.take(parts.test)
 
 
 test_data.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest makes of its name
 
 
-def device_data(settings: DataSettings, index: int, name: str) -> DeviceData:
-    """The data of device number ``index``; with ``partition.kind`` "none" all of it.
+def device_data(
+    settings: DataSettings, index: int, name: str, contract: DataDescription | None = None
+) -> DeviceData:
+    """The data of device ``index``, as a run's ``contract`` has it; with ``partition.kind`` "none" all of it.
 
     The development set is a tenth, chosen by a seed from ``name``: fixed, wherever it is computed.
-    Raises ``ConfigError`` for an index outside the partition, ``DataError`` for too little data.
+    Raises ``ConfigError`` for an index outside the partition, ``DataError`` for too little data or another kind.
     """
-    source, parts = _parts(settings)
+    source, parts = _parts(settings, contract)
     shares = partition_indices(source.train.y[parts.pool], settings.partition)
     if not 0 <= index < len(shares):
         raise ConfigError(f"data.index is {index}, but the partition has devices 0 to {len(shares) - 1}")

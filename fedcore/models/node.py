@@ -18,10 +18,22 @@ class Op(StrEnum):
     BATCH_NORM = "batch_norm"
     RELU = "relu"
     RELU6 = "relu6"
+    LEAKY_RELU = "leaky_relu"
+    HARD_SWISH = "hard_swish"
+    HARD_SIGMOID = "hard_sigmoid"
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
     ADD = "add"
+    MUL = "mul"
+    CONCAT = "concat"
+    SLICE = "slice"
+    SHUFFLE = "shuffle"
+    UPSAMPLE = "upsample"
     MAX_POOL = "max_pool"
+    AVG_POOL = "avg_pool"
     GLOBAL_AVG_POOL = "global_avg_pool"
     FLATTEN = "flatten"
+    DROPOUT = "dropout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,9 @@ class Node:
 
     ``op`` is the name of its kind, which says which of the other attributes it may have.
     ``gain`` multiplies a ReLU's output (variance preservation); of a convolution with normalised weights it
-    is the value at which its filters' learnt gains start.
+    is the value at which its filters' learnt gains start. ``padding`` has a number for each dimension, or first all
+    those before the image and then all those behind it; ``dilation`` likewise a number each, or none for 1.
+    ``rate`` is the share of values that dropout leaves out.
     """
 
     name: str
@@ -45,6 +59,9 @@ class Node:
     bias: bool = False
     weight_norm: WeightNorm = WeightNorm.NONE
     gain: float = 1.0
+    dilation: tuple[int, ...] = ()
+    start: int = 0
+    rate: float = 0.0
 
     @property
     def weight(self) -> str:

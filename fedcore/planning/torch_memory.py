@@ -14,6 +14,7 @@ from tinyfleet.fedcore.accounting import VALUE
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Role
 from tinyfleet.fedcore.models.layers.kind import Memory, Reads
 from tinyfleet.fedcore.models.layers.table import kind_of, known
+from tinyfleet.fedcore.models.layers.window import lopsided, pads
 from tinyfleet.fedcore.training.engine import StepSettings
 from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 from tinyfleet.fedcore.training.torch.layout import CHUNK
@@ -96,7 +97,7 @@ class _Replay:
                 self.owner[node.name] = node.name
                 self.heap.take(node.name, self.size(node.name))
             self.refs[self.owner[node.name]] += readers[node.name] + (node.name == graph.output)
-            if memory.reads is Reads.SIGNS and not self.shape.pruned:
+            if memory.reads is Reads.OUTPUT or (memory.reads is Reads.SIGNS and not self.shape.pruned):
                 self._hold(node, self.owner[node.name])
             for source in node.inputs:
                 self._release(self.owner[source])
@@ -108,12 +109,25 @@ class _Replay:
             entries, levers = self.size(source) // VALUE, self.shape.levers
             self.heap.touch(min(entries, CHUNK) * CHUNK_BYTES)
             self.heap.take(("kept", node.name), entries * (levers.activation_keep * levers.value_bytes + 1 / 8))
+        elif memory.reads is Reads.INPUTS:
+            for name in dict.fromkeys(node.inputs):
+                self._hold(node, self.owner[name])
         elif memory.reads is Reads.INPUT:
-            self._hold(node, self.owner[source])
+            if lopsided(node):  # torch pads a copy
+                self.heap.take(("padded", node.name), self._padded(node))
+                self.cached.setdefault(node.name, [])
+            else:
+                self._hold(node, self.owner[source])
             if memory.indices:
                 self.heap.take(("kept", node.name), 2 * self.size(node.name))  # int64 indices
         elif memory.reads is Reads.SIGNS and self.shape.pruned:
             self.heap.take(("kept", node.name), self.size(node.name) / VALUE / 8)
+
+    def _padded(self, node: Node) -> int:
+        """Bytes of the node's input with its padding."""
+        channels, *sizes = self.graph.shapes[node.inputs[0]]
+        padded = [size + b + e for size, b, e in zip(sizes, *pads(node), strict=True)]
+        return channels * math.prod(padded) * self.shape.batch * VALUE
 
     def _prunes(self, node: Node) -> bool:
         return self.shape.pruned and self.memory[node.name].prunes(norms=self.shape.pruned_norm)
@@ -163,6 +177,7 @@ class _Replay:
                 gradients[source] = own
             self._done(key, shared)
             heap.drop(("kept", node.name))
+            heap.drop(("padded", node.name))
             for tensor in self.cached.pop(node.name, ()):
                 self._release(tensor)
 

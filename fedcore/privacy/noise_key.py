@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.errors import ConfigError
-from tinyfleet.fedcore.files import make_private, write_atomic
+from tinyfleet.fedcore.files import make_private, read_file, write_atomic
 
 KEY_BYTES = 32
 
@@ -26,11 +26,13 @@ def kept_key(path: Path) -> bytes:
     Raises ``ConfigError`` for a file that holds no key: noise of another would differ from what was released.
     """
     try:
-        key = path.read_bytes()
+        key = read_file(path)
     except FileNotFoundError:
         key = secrets.token_bytes(KEY_BYTES)
         make_private(path.parent)
         write_atomic(path, key, mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; restore the noise key from a backup") from None
     if len(key) != KEY_BYTES:
         raise ConfigError(f"{path}: {len(key)} bytes are no noise key of {KEY_BYTES}; restore it from a backup")
     return key

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from tinyfleet.fedcore.errors import CodecError
 from tinyfleet.fedcore.foreign.board import BoardFacts, Health
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.foreign.shown import printable
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -52,7 +53,8 @@ class TaskState(StrEnum):
     ACKNOWLEDGED = "acknowledged"  # the coordinator has it; ``traffic`` is the whole task's
     OVER_BUDGET = "over_budget"  # stopped at the memory limit; the next try takes less
     FAILED = "failed"  # the worker died or raised; ``reason`` says how
-    DECLINED = "declined"  # not started: will not fit, busy, or unknown method; ``reason`` says why
+    DECLINED = "declined"  # not started: will not fit now, or busy; ``reason`` says why
+    UNFIT = "unfit"  # cannot be done here while the device is what it is; ``reason`` says what would have to change
     NEEDS_MASK = "needs_mask"  # the blob refers to a mask that this device does not hold
 
 
@@ -118,6 +120,7 @@ class Hello(Message, frozen=True, tag="hello"):
     nonce: Nonce = ""
     answer: Nonce = ""  # of the challenge
     held: Annotated[list[Name], Meta(max_length=64)] = []  # runs of which it keeps masks
+    data: DataDescription | None = None  # what its numbers and labels mean
 
 
 class Heartbeat(Message, frozen=True, tag="heartbeat"):
@@ -163,6 +166,7 @@ class ResultOffer(Message, frozen=True, tag="result_offer"):
     task_s: Seconds  # from the offer's arrival to the result on disk
     peak_rss_bytes: Size
     engine: Name
+    base: Digest  # as in the ``TaskOffer`` that it answers
     micro_batch: Index = 0
     levers: Text = ""  # as in ``TaskStatus``
 
@@ -220,6 +224,7 @@ class TaskOffer(Message, frozen=True, tag="task_offer"):
     lease_s: Seconds
     manifest: Manifest
     spec: dict[str, Any]
+    base: Digest  # of the state that the step starts from: a run may come to the same step again from another one
     local_steps: Index = 0  # at most; 0: the whole round's
     activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0  # the most that may be cached of a layer's input
 
@@ -247,6 +252,13 @@ class ResultVerdict(Message, frozen=True, tag="result_verdict"):
     step: Index
     verdict: Verdict
     reason: Text = ""
+
+
+class LeftOut(Message, frozen=True, tag="left_out"):
+    """The device takes no part in a run while it and the run are what they are, and why."""
+
+    run: Name
+    reason: Text
 
 
 class RunEnded(Message, frozen=True, tag="run_ended"):
@@ -283,6 +295,7 @@ DownMessage: TypeAlias = (
     | TaskCancel
     | LeaseExtended
     | ResultVerdict
+    | LeftOut
     | RunEnded
     | ChunkRequest
     | RenewalGrant

@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from tinyfleet.fedcore.errors import ConfigError, TransportError
 from tinyfleet.fedcore.protocol.messages import MAX_CHUNK_BYTES
@@ -248,7 +247,6 @@ class MqttTransport(Transport):
         self._fault, self._stood_at = None, self._clock()
         self._events.put(Connected())
 
-    def _received(self, topic: str, message: Any) -> None:
-        if message.retain or len(message.payload) > MAX_PAYLOAD_BYTES:
-            return  # nothing of ours is retained
-        self._events.put(Received(topic, bytes(message.payload)))
+    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
+        if not retained and len(payload) <= MAX_PAYLOAD_BYTES:  # nothing of ours is retained, or larger
+            self._events.put(Received(topic, payload))

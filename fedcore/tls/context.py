@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyfleet.fedcore.errors import ConfigError
+from tinyfleet.fedcore.files import read_file
 from tinyfleet.fedcore.tls.clock import met
 
 
@@ -152,7 +153,7 @@ def _no_prompt() -> NoReturn:
 
 def _readable(option: str, path: str) -> None:
     try:
-        Path(path).read_bytes()
+        read_file(Path(path))
     except OSError as error:
         raise ConfigError(f"{option}: {path}: {error.strerror}; give a PEM file that this user may read") from None
 

@@ -6,6 +6,7 @@ import ssl
 import time
 from pathlib import Path
 
+from tinyfleet.fedcore.files import read_file
 from tinyfleet.fedcore.tls.clock import EndedBefore, day
 from tinyfleet.fedcore.tls.context import TellingContext, TlsFiles
 from tinyfleet.fedcore.tls.validity import Validity, validity
@@ -114,6 +115,6 @@ def _own_validity(files: TlsFiles) -> Validity | None:
     if files.certificate is None:
         return None
     try:
-        return validity(Path(files.certificate).read_text(encoding="ascii", errors="replace"))
+        return validity(read_file(Path(files.certificate)).decode("ascii", "replace"))
     except (OSError, ValueError):
         return None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tinyfleet.fedcore.files import read_file
+
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 _ODD_S = 86_400.0  # a file that is dated so far ahead was written under another clock
 _END = "-----END CERTIFICATE-----"
@@ -49,7 +51,7 @@ def serial_number(pem: str) -> str:
 def lasting(path: Path, now: float) -> str:
     """Until when the certificate in a PEM file is valid, in words; or what is wrong with it."""
     try:
-        found = validity(path.read_text(encoding="ascii"))
+        found = validity(read_file(path).decode("ascii"))
     except (OSError, ValueError) as error:
         return f"{path}: {getattr(error, 'strerror', None) or error}"
     days = (found.not_after - now) / 86400
@@ -66,7 +68,7 @@ def renewal_due(path: Path, now: float) -> bool:
     cannot be read.
     """
     written = path.stat().st_mtime
-    return validity(path.read_text(encoding="ascii")).due(now, written if written <= now + _ODD_S else None)
+    return validity(read_file(path).decode("ascii")).due(now, written if written <= now + _ODD_S else None)
 
 
 def _body(pem: str) -> bytes:

@@ -3,6 +3,7 @@
 Sparse training on the CPU: the compiled part. What is asked of it is checked; errors are exceptions.
 """
 
+from collections.abc import Sequence
 import enum
 
 import numpy
@@ -127,6 +128,12 @@ class Act(enum.Enum):
 
     hardswish = 4
 
+    hardsigmoid = 5
+
+    sigmoid = 6
+
+    tanh = 7
+
 class Objective(enum.Enum):
     cross_entropy = 0
 
@@ -220,8 +227,32 @@ class ConvShape:
     @out_w.setter
     def out_w(self, arg: int, /) -> None: ...
 
+    @property
+    def end_h(self) -> int: ...
+
+    @end_h.setter
+    def end_h(self, arg: int, /) -> None: ...
+
+    @property
+    def end_w(self) -> int: ...
+
+    @end_w.setter
+    def end_w(self, arg: int, /) -> None: ...
+
+    @property
+    def dilation_h(self) -> int: ...
+
+    @dilation_h.setter
+    def dilation_h(self, arg: int, /) -> None: ...
+
+    @property
+    def dilation_w(self) -> int: ...
+
+    @dilation_w.setter
+    def dilation_w(self, arg: int, /) -> None: ...
+
 class PoolShape:
-    def __init__(self, kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int = ..., pad_w: int = ...) -> None: ...
+    def __init__(self, kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int = ..., pad_w: int = ..., end_h: int = ..., end_w: int = ...) -> None: ...
 
 class BackwardWants:
     def __init__(self, output: View, output_gradient: int, input: View, input_gradient: int = ..., added: int = ..., weight_gradient: bool = ..., keep: float = ..., norm_gradient: bool = ...) -> None: ...
@@ -286,6 +317,14 @@ class Program:
     def concatenate(self, input: View, out: int, first: int) -> None: ...
 
     def concatenate_gradient(self, gradient: int, first: int, out: int, add: bool = ...) -> None: ...
+
+    def multiply(self, a: View, b: View, out: int) -> None: ...
+
+    def multiply_gradient(self, gradient: int, other: View, out: int, add: bool = ...) -> None: ...
+
+    def take(self, input: View, out: int, channels: Sequence[int]) -> None: ...
+
+    def take_gradient(self, gradient: int, out: int, channels: Sequence[int], add: bool = ...) -> None: ...
 
     def dropout(self, tensor: int, rate: float, stream: int) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,8 +22,15 @@ class Op(StrEnum):
     RELU6 = "relu6"
     LEAKY_RELU = "leaky_relu"  # slope 0.01
     HARD_SWISH = "hard_swish"
+    HARD_SIGMOID = "hard_sigmoid"  # min(max(x + 3, 0), 6) / 6
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
     ADD = "add"
+    MUL = "mul"  # the second may have one value a channel
     CONCAT = "concat"  # along the channels
+    SLICE = "slice"  # ``out_channels`` channels from ``start`` on
+    SHUFFLE = "shuffle"  # channel j of group i becomes channel i of group j (ShuffleNet)
+    UPSAMPLE = "upsample"  # each value as often as ``kernel`` says
     MAX_POOL = "max_pool"
     AVG_POOL = "avg_pool"  # padding is not counted in the mean
     GLOBAL_AVG_POOL = "global_avg_pool"
@@ -30,7 +38,7 @@ class Op(StrEnum):
     DROPOUT = "dropout"
 
 
-ACTIVATIONS = frozenset({Op.RELU, Op.RELU6, Op.LEAKY_RELU, Op.HARD_SWISH})
+ACTIVATIONS = frozenset({Op.RELU, Op.RELU6, Op.LEAKY_RELU, Op.HARD_SWISH, Op.HARD_SIGMOID, Op.SIGMOID, Op.TANH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,8 @@ class Layer:
     """One layer. ``inputs`` name earlier layers or ``"input"``.
 
     ``gain`` multiplies an activation's output. ``weight_norm`` is ``""``, ``"active"`` or ``"all"`` (NSConv:
-    FedMef, section 3.3). ``rate`` is dropout's.
+    FedMef, section 3.3). ``rate`` is dropout's. ``padding`` has one number a dimension, or all those before the
+    image and then all those behind it; ``dilation`` is a convolution's, () for none.
     """
 
     name: str
@@ -54,6 +63,21 @@ class Layer:
     weight_norm: str = ""
     gain: float = 1.0
     rate: float = 0.0
+    dilation: tuple[int, ...] = ()
+    start: int = 0
+
+    @property
+    def pads(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(before the image, behind it), a number a dimension each."""
+        if len(self.padding) <= len(self.kernel):
+            return self.padding, self.padding
+        return self.padding[: len(self.kernel)], self.padding[len(self.kernel) :]
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """From a kernel's first tap to its last."""
+        dilation = self.dilation or (1,) * len(self.kernel)
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, dilation, strict=True))
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -102,26 +126,14 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
     check(layer.groups > 0, "needs a positive number of groups")
     check(layer.weight_norm in ("", "active", "all"), f"weight_norm {layer.weight_norm!r} is not known")
     check(0 <= layer.rate < 1 and math.isfinite(layer.gain), "rate must be in [0, 1), gain finite")
-    wanted = {Op.ADD: 2}.get(layer.op, len(sources) if layer.op is Op.CONCAT else 1)
+    check(not layer.dilation or layer.op is Op.CONV, "only a convolution has a dilation")
+    wanted = {Op.ADD: 2, Op.MUL: 2}.get(layer.op, len(sources) if layer.op is Op.CONCAT else 1)
     check(len(sources) == wanted, f"takes {wanted} inputs, not {len(sources)}")
     match layer.op:
-        case Op.CONV | Op.MAX_POOL | Op.AVG_POOL:
-            dims = len(source) - 1
-            check(dims > 0, "takes an image")
-            lengths = (len(layer.kernel), len(layer.stride), len(layer.padding))
-            check(lengths == (dims,) * 3, f"kernel, stride and padding need {dims} values each")
-            check(
-                min(*layer.kernel, *layer.stride) > 0 and min(layer.padding) >= 0, "kernel and stride must be > 0"
-            )
-            spatial = tuple(
-                (size + 2 * p - k) // s + 1
-                for size, k, s, p in zip(source[1:], layer.kernel, layer.stride, layer.padding, strict=True)
-            )
-            check(min(spatial) > 0, "the kernel is larger than its padded input")
-            if layer.op is not Op.CONV:
-                half = all(2 * p <= k for k, p in zip(layer.kernel, layer.padding, strict=True))
-                check(half, "pooling pads by half of its kernel at most")
-                return (source[0], *spatial)
+        case Op.MAX_POOL | Op.AVG_POOL:
+            return (source[0], *_windows(layer, source, check))
+        case Op.CONV:
+            spatial = _windows(layer, source, check)
             check(source[0] == layer.in_channels, f"has {layer.in_channels} input channels")
             fits = layer.groups > 0 and not layer.in_channels % layer.groups + layer.out_channels % layer.groups
             check(fits, f"{layer.groups} groups do not divide its channels")
@@ -136,6 +148,22 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
         case Op.ADD:
             check(sources[1] == source, f"cannot add {sources[1]}")
             return source
+        case Op.MUL:
+            one = (source[0], *[1] * (len(sources[1]) - 1))
+            check(sources[1] in (source, one), f"cannot be multiplied by {sources[1]}")
+            return source
+        case Op.SLICE:
+            check(source[0] == layer.in_channels, f"has {layer.in_channels} input channels")
+            fits = 0 <= layer.start <= layer.in_channels - layer.out_channels and layer.out_channels > 0
+            check(fits, f"{layer.out_channels} channels from {layer.start} on are not there")
+            return (layer.out_channels, *source[1:])
+        case Op.SHUFFLE:
+            check(source[0] % layer.groups == 0, f"{layer.groups} groups do not divide its channels")
+            return source
+        case Op.UPSAMPLE:
+            check(len(layer.kernel) == len(source) - 1 > 0, f"needs {len(source) - 1} factors, of an image")
+            check(min(layer.kernel) > 0, "factors must be > 0")
+            return (source[0], *(size * k for size, k in zip(source[1:], layer.kernel, strict=True)))
         case Op.CONCAT:
             check(all(s[1:] == source[1:] for s in sources), f"cannot join {sources[1:]}")
             return (sum(s[0] for s in sources), *source[1:])
@@ -144,3 +172,26 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
             return source
         case _:
             return source
+
+
+def _windows(layer: Layer, source: tuple[int, ...], check: Callable[[bool, str], None]) -> tuple[int, ...]:
+    """How many windows of a convolution or pool there are in each dimension."""
+    dims = len(source) - 1
+    check(dims > 0, "takes an image")
+    fit = len(layer.kernel) == len(layer.stride) == dims and len(layer.padding) in (dims, 2 * dims)
+    check(fit, f"kernel, stride and padding need {dims} values each")
+    dilated = len(layer.dilation) == dims and min(layer.dilation) > 0
+    check(not layer.dilation or dilated, f"dilation needs {dims} values > 0")
+    check(min(*layer.kernel, *layer.stride) > 0 and min(layer.padding) >= 0, "kernel and stride must be > 0")
+    before, behind = layer.pads
+    spatial = tuple(
+        (size + b + e - span) // s + 1
+        for size, span, s, b, e in zip(source[1:], layer.spans, layer.stride, before, behind, strict=True)
+    )
+    check(min(spatial) > 0, "the kernel is larger than its padded input")
+    if layer.op is not Op.CONV:
+        half = all(2 * p <= k for k, p in zip(layer.kernel, before, strict=True))
+        check(half, "pooling pads by half of its kernel at most")
+        less = all(p < k for k, p in zip(layer.kernel, behind, strict=True))
+        check(less, "pooling pads by less than its kernel behind the image")
+    return spatial

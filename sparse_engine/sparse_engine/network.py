@@ -130,6 +130,11 @@ class Network:
         with self._turn:
             return self._parameters.marked_norm()
 
+    def draw_from(self, number: int) -> None:
+        """What dropout of the next pass draws by, 0 at first; each pass that trains is one further."""
+        with self._turn:
+            self._drawn = number
+
     # -- running -------------------------------------------------------------------------
 
     def train_step(self, x: Floats, y: Ints, step: StepOptions) -> float:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_engine import Cache
+from sparse_engine import Cache, Layer, Op
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Pair = tuple[int, int]
+Sides = tuple[Pair, Pair]
+"""Padding: (before, behind) of rows, and of columns."""
 
 BATCH_NORM_EPSILON = 1e-5
 LEAKY_SLOPE = 0.01
@@ -22,49 +24,57 @@ NORM_FLOOR = 1e-4  # least N var of a normalised filter (FedMef, section 3.3)
 # -- windows: what a kernel sees -----------------------------------------------------------
 
 
-def windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, fill: float = 0.0) -> Array:
+def windows(
+    x: Array, kernel: Pair, stride: Pair, padding: Sides, fill: float = 0.0, dilation: Pair = (1, 1)
+) -> Array:
     """(N, C, kernel rows, kernel columns, output rows, output columns) of the padded image."""
-    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)), constant_values=fill)
-    rows, columns = ((size - k) // s + 1 for size, k, s in zip(padded.shape[2:], kernel, stride, strict=True))
+    padded = np.pad(x, ((0, 0), (0, 0), *padding), constant_values=fill)
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    rows, columns = ((size - k) // s + 1 for size, k, s in zip(padded.shape[2:], spans, stride, strict=True))
     seen = np.empty((*x.shape[:2], *kernel, rows, columns))
     for i in range(kernel[0]):
         for j in range(kernel[1]):
-            seen[:, :, i, j] = padded[:, :, i :: stride[0], j :: stride[1]][:, :, :rows, :columns]
+            part = padded[:, :, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]]
+            seen[:, :, i, j] = part[:, :, :rows, :columns]
     return seen
 
 
-def windows_gradient(seen: Array, shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
+def windows_gradient(
+    seen: Array, shape: tuple[int, ...], stride: Pair, padding: Sides, dilation: Pair = (1, 1)
+) -> Array:
     """The gradient of the image of that shape, from its windows'."""
     n, c, kh, kw, rows, columns = seen.shape
-    padded = np.zeros((n, c, shape[2] + 2 * padding[0], shape[3] + 2 * padding[1]))
+    (top, bottom), (left, right) = padding
+    padded = np.zeros((n, c, shape[2] + top + bottom, shape[3] + left + right))
     for i in range(kh):
         for j in range(kw):
-            padded[:, :, i :: stride[0], j :: stride[1]][:, :, :rows, :columns] += seen[:, :, i, j]
-    return padded[:, :, padding[0] : padding[0] + shape[2], padding[1] : padding[1] + shape[3]]
+            part = padded[:, :, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]]
+            part[:, :, :rows, :columns] += seen[:, :, i, j]
+    return padded[:, :, top : top + shape[2], left : left + shape[3]]
 
 
 # -- layers with weights -------------------------------------------------------------------
 
 
-def convolution(x: Array, weight: Array, stride: Pair, padding: Pair, groups: int) -> Array:
+def convolution(x: Array, weight: Array, stride: Pair, padding: Sides, groups: int, dilation: Pair) -> Array:
     """``weight`` is (out, in / groups, kernel rows, kernel columns)."""
-    seen = windows(x, weight.shape[2:], stride, padding)
+    seen = windows(x, weight.shape[2:], stride, padding, 0.0, dilation)
     seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])
     out = np.einsum("ngcijhw,gocij->ngohw", seen, weight.reshape(groups, -1, *weight.shape[1:]))
     return out.reshape(len(x), len(weight), *out.shape[3:])
 
 
 def convolution_gradients(
-    x: Array, weight: Array, stride: Pair, padding: Pair, groups: int, g: Array
+    x: Array, weight: Array, stride: Pair, padding: Sides, groups: int, dilation: Pair, g: Array
 ) -> tuple[Array, Array]:
     """(of the image, of the weight)."""
-    seen = windows(x, weight.shape[2:], stride, padding)
+    seen = windows(x, weight.shape[2:], stride, padding, 0.0, dilation)
     grouped = seen.reshape(len(x), groups, -1, *seen.shape[2:])
     filters = weight.reshape(groups, -1, *weight.shape[1:])
     g = g.reshape(len(x), groups, -1, *g.shape[2:])
     of_weight = np.einsum("ngohw,ngcijhw->gocij", g, grouped).reshape(weight.shape)
     of_seen = np.einsum("ngohw,gocij->ngcijhw", g, filters).reshape(seen.shape)
-    return windows_gradient(of_seen, x.shape, stride, padding), of_weight
+    return windows_gradient(of_seen, x.shape, stride, padding, dilation), of_weight
 
 
 def _filters(weight: Array, active: Bools, norm: str) -> tuple[Array, Array, Array, Array, Array]:
@@ -147,6 +157,9 @@ def activation(op: str, x: Array) -> Array:
         "relu6": lambda: np.clip(x, 0, 6),
         "leaky_relu": lambda: np.where(x > 0, x, LEAKY_SLOPE * x),
         "hard_swish": lambda: x * np.clip(x + 3, 0, 6) / 6,
+        "hard_sigmoid": lambda: np.clip(x + 3, 0, 6) / 6,
+        "sigmoid": lambda: 1 / (1 + np.exp(-x)),
+        "tanh": lambda: np.tanh(x),
     }[op]()
 
 
@@ -156,17 +169,42 @@ def activation_slope(op: str, x: Array) -> Array:
         "relu6": lambda: ((x > 0) & (x < 6)).astype(float),
         "leaky_relu": lambda: np.where(x > 0, 1.0, LEAKY_SLOPE),
         "hard_swish": lambda: np.where(x <= -3, 0.0, np.where(x >= 3, 1.0, (2 * x + 3) / 6)),
+        "hard_sigmoid": lambda: ((x > -3) & (x < 3)) / 6,
+        "sigmoid": lambda: activation(op, x) * (1 - activation(op, x)),
+        "tanh": lambda: 1 - np.square(np.tanh(x)),
     }[op]()
 
 
-KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "leaky_relu": (0.0,), "hard_swish": (-3.0, 3.0)}
+KINKS = {
+    "relu": (0.0,), "relu6": (0.0, 6.0), "leaky_relu": (0.0,), "hard_swish": (-3.0, 3.0),
+    "hard_sigmoid": (-3.0, 3.0),
+}  # fmt: skip
 """Where an activation's slope jumps: float32 and float64 may fall on different sides."""
+
+
+# -- channels and images in other places ---------------------------------------------------
+
+
+def moved(layer: Layer, x: Array) -> Array:
+    """Channels, or values, where a slice, a shuffle or an upsampling puts them."""
+    if layer.op is Op.SLICE:
+        return x[:, layer.start : layer.start + layer.out_channels]
+    if layer.op is Op.SHUFFLE:
+        return x.reshape(len(x), layer.groups, -1, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
+    factors = (1,) * (2 - len(layer.kernel)) + layer.kernel
+    return x.repeat(factors[0], axis=2).repeat(factors[1], axis=3)
+
+
+def moved_gradient(layer: Layer, x: Array, g: Array) -> Array:
+    """By where each value went."""
+    places = moved(layer, np.arange(x.size).reshape(x.shape))
+    return np.bincount(places.reshape(-1), g.reshape(-1), x.size).reshape(x.shape)
 
 
 # -- pools ---------------------------------------------------------------------------------
 
 
-def pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, largest: bool) -> Array:
+def pool(x: Array, kernel: Pair, stride: Pair, padding: Sides, largest: bool) -> Array:
     """Padding is neither the largest nor counted in the mean."""
     if largest:
         return windows(x, kernel, stride, padding, -np.inf).max(axis=(2, 3))
@@ -174,7 +212,7 @@ def pool(x: Array, kernel: Pair, stride: Pair, padding: Pair, largest: bool) -> 
     return windows(x, kernel, stride, padding).sum(axis=(2, 3)) / count
 
 
-def pool_gradient(x: Array, kernel: Pair, stride: Pair, padding: Pair, largest: bool, g: Array) -> Array:
+def pool_gradient(x: Array, kernel: Pair, stride: Pair, padding: Sides, largest: bool, g: Array) -> Array:
     """The first of equal values in a window has its gradient."""
     seen = windows(x, kernel, stride, padding, -np.inf if largest else 0.0)
     flat = seen.reshape(*seen.shape[:2], -1, *seen.shape[4:])

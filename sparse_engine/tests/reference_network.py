@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from reference import (
     KINKS,
     Array,
+    Sides,
     activation,
     activation_slope,
     batch_norm,
@@ -14,6 +15,8 @@ from reference import (
     convolution,
     convolution_gradients,
     kept,
+    moved,
+    moved_gradient,
     normalised,
     normalised_gradients,
     objective,
@@ -26,11 +29,17 @@ from sparse_engine import Cache, Layer, Model, Op, StepOptions
 
 BN_MOMENTUM = 0.1
 WEIGHTED = (Op.CONV, Op.LINEAR)
+MOVING = (Op.SLICE, Op.SHUFFLE, Op.UPSAMPLE)
 POOLS = (Op.MAX_POOL, Op.AVG_POOL, Op.GLOBAL_AVG_POOL)
 
 
 def _pair(values: tuple[int, ...], missing: int) -> tuple[int, int]:
     return (*((missing,) * (2 - len(values))), *values)  # type: ignore[return-value]
+
+
+def _sides(layer: Layer) -> Sides:
+    rows, columns = zip(*(_pair(side, 0) for side in layer.pads), strict=True)
+    return rows, columns
 
 
 class Reference:
@@ -85,8 +94,12 @@ class Reference:
             return pool(x, *self._window(layer, x), layer.op is Op.MAX_POOL)
         if layer.op is Op.ADD:
             return sources[0] + sources[1]
+        if layer.op is Op.MUL:
+            return sources[0] * sources[1]
         if layer.op is Op.CONCAT:
             return np.concatenate(sources, axis=1)
+        if layer.op in MOVING:
+            return moved(layer, x)
         if layer.op is Op.FLATTEN:
             return x.reshape(len(x), -1, 1, 1)
         if layer.op is Op.DROPOUT:
@@ -99,14 +112,14 @@ class Reference:
         return out + self.params[f"{layer.name}.bias"][:, None, None] if layer.bias else out
 
     @staticmethod
-    def _geometry(layer: Layer) -> tuple[tuple[int, int], tuple[int, int], int]:
-        return _pair(layer.stride, 1), _pair(layer.padding, 0), layer.groups
+    def _geometry(layer: Layer) -> tuple[tuple[int, int], Sides, int, tuple[int, int]]:
+        return _pair(layer.stride, 1), _sides(layer), layer.groups, _pair(layer.dilation, 1)
 
     @staticmethod
-    def _window(layer: Layer, x: Array) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    def _window(layer: Layer, x: Array) -> tuple[tuple[int, int], tuple[int, int], Sides]:
         if layer.op is Op.GLOBAL_AVG_POOL:
-            return (x.shape[2], x.shape[3]), (1, 1), (0, 0)
-        return _pair(layer.kernel, 1), _pair(layer.stride, 1), _pair(layer.padding, 0)
+            return (x.shape[2], x.shape[3]), (1, 1), ((0, 0), (0, 0))
+        return _pair(layer.kernel, 1), _pair(layer.stride, 1), _sides(layer)
 
     def _batch_norm(self, name: str, x: Array, training: bool, momentum: float) -> Array:
         gamma, beta = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
@@ -154,6 +167,12 @@ class Reference:
             return [pool_gradient(x, *self._window(layer, x), layer.op is Op.MAX_POOL, g)]
         if layer.op is Op.ADD:
             return [g, g]
+        if layer.op is Op.MUL:
+            whole = g * x
+            one = sources[1].shape != x.shape
+            return [g * sources[1], whole.sum(axis=(2, 3), keepdims=True) if one else whole]
+        if layer.op in MOVING:
+            return [moved_gradient(layer, x, g)]
         if layer.op is Op.CONCAT:
             return np.split(g, np.cumsum([source.shape[1] for source in sources])[:-1], axis=1)
         if layer.op is Op.FLATTEN:

@@ -23,6 +23,29 @@ def add(name: str, a: str, b: str) -> Layer:
     return Layer(name, Op.ADD, (a, b))
 
 
+def mul(name: str, a: str, b: str) -> Layer:
+    return Layer(name, Op.MUL, (a, b))
+
+
+def part(name: str, source: str, ins: int, start: int, outs: int) -> Layer:
+    return Layer(name, Op.SLICE, (source,), ins, outs, start=start)
+
+
+def around(
+    name: str,
+    source: str,
+    ins: int,
+    outs: int,
+    dilation: tuple[int, int],
+    padding: tuple[int, ...],
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    size: int = 3,
+) -> Layer:
+    """A convolution with dilation, or more padding on one side than on the other."""
+    return Layer(name, Op.CONV, (source,), ins, outs, (size,) * 2, stride, padding, groups, dilation=dilation)
+
+
 def flatten(source: str) -> Layer:
     return Layer("flat", Op.FLATTEN, (source,))
 
@@ -232,5 +255,99 @@ MODELS = {
         conv("b", "r", 4, 4, weight_norm="all"),
         add("sum", "b", "r"),
         act("out", "sum", gain=1.71396),
+    ),
+    "squeeze and excitation": whole(
+        *STEM,
+        conv("a", "x", 4, 6),
+        norm("n", "a", 6),
+        act("h", "n", Op.HARD_SWISH),
+        Layer("squeeze", Op.GLOBAL_AVG_POOL, ("h",)),
+        linear("reduce", "squeeze", 6, 3),
+        act("reduced", "reduce"),
+        linear("expand", "reduced", 3, 6),
+        act("gate", "expand", Op.HARD_SIGMOID),
+        mul("gated", "h", "gate"),
+        conv("after", "gated", 6, 3),
+    ),
+    "product of a value and its own gate": whole(
+        *STEM, conv("a", "x", 4, 4), act("s", "a", Op.SIGMOID), mul("swish", "a", "s"), conv("after", "swish", 4, 3)
+    ),
+    "product with itself": whole(*STEM, mul("square", "x", "x"), conv("after", "square", 4, 3)),
+    "gated twice": whole(
+        *STEM,
+        conv("a", "x", 4, 4),
+        act("t", "a", Op.TANH),
+        act("s", "a", Op.SIGMOID, 2.0),
+        mul("ts", "t", "s"),
+        add("sum", "ts", "x"),
+        mul("again", "sum", "t"),
+    ),
+    "product of the input": whole(
+        Layer("squeeze", Op.GLOBAL_AVG_POOL, ("input",)),
+        linear("l", "squeeze", 2, 2),
+        mul("scaled", "input", "l"),
+        conv("c", "scaled", 2, 4),
+    ),
+    "product of flattened images": whole(
+        conv("c", "input", 2, 4), flatten("c"), act("s", "flat", Op.SIGMOID), mul("m", "flat", "s"), flat=True
+    ),
+    "halves, shuffled": whole(
+        *STEM,
+        part("left", "x", 4, 0, 2),
+        part("right", "x", 4, 2, 2),
+        conv("b", "right", 2, 2),
+        norm("bn", "b", 2),
+        act("br", "bn"),
+        Layer("join", Op.CONCAT, ("left", "br")),
+        Layer("dealt", Op.SHUFFLE, ("join",), groups=2),
+        part("again", "dealt", 4, 1, 3),
+        conv("after", "again", 3, 3),
+    ),
+    "part of the input": whole(part("one", "input", 2, 1, 1), conv("c", "one", 1, 4), act("r", "c")),
+    "shuffled norm, read twice": whole(
+        conv("c", "input", 2, 6),
+        norm("n", "c", 6),
+        act("r", "n", Op.RELU6),
+        Layer("dealt", Op.SHUFFLE, ("r",), groups=3),
+        conv("d", "dealt", 6, 6),
+        add("sum", "dealt", "d"),
+        add("both", "sum", "r"),
+    ),
+    "upsampled": whole(
+        *STEM,
+        conv("down", "x", 4, 4, stride=2),
+        norm("n", "down", 4),
+        act("r", "n"),
+        Layer("up", Op.UPSAMPLE, ("r",), kernel=(2, 2)),
+        add("sum", "up", "x"),
+        conv("after", "sum", 4, 3),
+    ),
+    "upsampled unevenly, and read twice": whole(
+        *STEM,
+        Layer("up", Op.UPSAMPLE, ("x",), kernel=(1, 3)),
+        act("h", "up", Op.HARD_SWISH),
+        conv("a", "up", 4, 4),
+        norm("n", "up", 4),
+        add("ah", "a", "h"),
+        add("sum", "ah", "n"),
+    ),
+    "dilated": whole(*STEM, around("a", "x", 4, 4, (2, 2), (2, 2)), norm("n", "a", 4), act("r", "n")),
+    "dilated, with strides and groups": whole(
+        *STEM,
+        around("a", "x", 4, 8, (3, 2), (3, 2), (2, 3), groups=4),
+        around("b", "a", 8, 4, (1, 2), (1, 4, 2, 2)),
+    ),
+    "padded on one side": whole(
+        around("stem", "input", 2, 4, (1, 1), (0, 0, 1, 1), (2, 2)),
+        act("r", "stem"),
+        around("a", "r", 4, 4, (1, 1), (2, 0, 0, 2)),
+        around("b", "a", 4, 3, (1, 1), (0, 3, 0, 0), size=1),
+    ),
+    "pools padded on one side": whole(
+        *STEM,
+        Layer("max", Op.MAX_POOL, ("x",), kernel=(3, 2), stride=(2, 2), padding=(0, 0, 1, 1)),
+        conv("a", "max", 4, 4),
+        Layer("means", Op.AVG_POOL, ("a",), kernel=(2, 2), stride=(1, 1), padding=(1, 0, 0, 1)),
+        conv("b", "means", 4, 3),
     ),
 }

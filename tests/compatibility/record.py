@@ -23,6 +23,7 @@ from tinyfleet.coordinator.store.records import Choice, Share, StepSummary
 from tinyfleet.coordinator.store.rows import DeviceRow, RunRow, ShareRow, StepRow, TaskRow
 from tinyfleet.coordinator.store.store import Store
 from tinyfleet.edge_agent.task.outbox import Outbox
+from tinyfleet.fedcore.foreign.data_description import DataDescription, SkippedFiles
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.protocol import messages as wire
@@ -34,18 +35,22 @@ HERE = Path(__file__).parent
 MANIFEST = wire.Manifest("ab" * 32, 1000, 96)
 HEALTH = {"free_memory_bytes": 1e8, "rss_bytes": 3e7}
 TRAFFIC = wire.Traffic(10, 20)
+DATA = DataDescription(
+    *((1, 28), "uint8", "CL", ("off", "on"), (0.0, 255.0), (3.0, 200.0), "g", 50.0, ("x",), {"window": 28}),
+    *((30, 20), 4, {"unread suffix": SkippedFiles(2, "notes.txt")}),
+)
 
 UP = (
     wire.Hello(
         *("b1", "key", "s1", "0.1.0", ["native"], {"name": "pi-4b"}, 500, 3000, ("run-1", 2)),
-        *(2, "0" * 32, "1" * 32, ["run-0", "run-1"]),
+        *(2, "0" * 32, "1" * 32, ["run-0", "run-1"], DATA),
     ),
     wire.Heartbeat("s1", ("run-1", 2), HEALTH, TRAFFIC),
     wire.Goodbye("s1", "stopped"),
     wire.TaskStatus(
         *("run-1", 2, wire.TaskState.RUNNING, "hot", 3, 9, 0.5, 4, "micro-batch 4", 1.5, TRAFFIC, 77),
     ),
-    wire.ResultOffer("run-1", 2, MANIFEST, 1.5, 2.5, 77, "native", 4, "micro-batch 4"),
+    wire.ResultOffer("run-1", 2, MANIFEST, 1.5, 2.5, 77, "native", "ef" * 32, 4, "micro-batch 4"),
     wire.ChunkRequest("cd" * 32, 3, 8),
     wire.RenewalRequest("-----BEGIN CERTIFICATE REQUEST-----", b"proof"),
     wire.CertificateInUse("12ab"),
@@ -54,10 +59,11 @@ DOWN = (
     wire.Challenge("0" * 32, "1" * 32, "key"),
     wire.HelloWanted(),
     wire.Welcome(wire.Enrolment.ACCEPTED, 7.0, "hello", 2),
-    wire.TaskOffer("run-1", 2, "train", 60.0, MANIFEST, {"name": "r"}, 12, 0.3),
+    wire.TaskOffer("run-1", 2, "train", 60.0, MANIFEST, {"name": "r"}, "ef" * 32, 12, 0.3),
     wire.TaskCancel("run-1", 2, "over"),
     wire.LeaseExtended("run-1", 2, 45.0),
     wire.ResultVerdict("run-1", 2, wire.Verdict.REFUSED, "too late"),
+    wire.LeftOut("run-1", "classes: here teal, wanted red"),
     wire.RunEnded("run-1"),
     wire.ChunkRequest("cd" * 32, 3, 8),
     wire.RenewalGrant("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----"),

@@ -14,6 +14,7 @@ from tests.signing import identity_of
 from tinyfleet.edge_agent.fleet.channel import Channel
 from tinyfleet.edge_agent.fleet.pin import FleetPin
 from tinyfleet.fedcore.arrays import Mask
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.protocol import codec, topics
 from tinyfleet.fedcore.protocol.chunks import Receiver, hash_file, manifest_of, pack_chunk, read_chunk, unpack_chunk
@@ -52,6 +53,7 @@ class Agent:
     directory: Path
     key: str = ""  # the name of its key, as ``tests.signing`` has it
     session: str = "s1"
+    data: DataDescription | None = None  # what it says of its data
     silent: bool = False  # says nothing, reads nothing
     holds_results: bool = False  # computes, and keeps its results back
     behaviour: Callable[[Agent, TaskOffer, Payload], None] | None = None
@@ -108,6 +110,7 @@ class Agent:
             nonce=nonce,
             answer=answer,
             held=self.held,
+            data=self.data,
         )
 
     def heartbeat(self, **health: float) -> None:
@@ -127,7 +130,8 @@ class Agent:
     def put_result(self, task: TaskOffer, blob: bytes, *, train_s: float = 0.5) -> None:
         path = self.directory / f"result-{task.step}"
         path.write_bytes(blob)
-        offer = ResultOffer(task.run, task.step, manifest_of(path, 1000), train_s, 1.0, 50_000_000, "torch")
+        manifest = manifest_of(path, 1000)
+        offer = ResultOffer(task.run, task.step, manifest, train_s, 1.0, 50_000_000, "torch", task.base)
         self.outbox[task.run, task.step] = (offer, path)
         self.offer = None
         self.status(TaskState.FINISHED, task)

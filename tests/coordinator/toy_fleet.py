@@ -130,3 +130,15 @@ def hold_back(fleet: Fleet, *names: str) -> None:
     """Those agents train, and keep their results back."""
     for name in names:
         fleet.agents[name].holds_results = True
+
+
+def settle(fleet):
+    """Handle all that waits: ``turn`` stops where nobody answers."""
+    while len(fleet.transport._events):
+        fleet.service.poll(0)
+    fleet.turn()
+
+
+def devices(fleet):
+    """Rows by name."""
+    return {row.device: row for row in fleet.store.devices.all()}

@@ -86,4 +86,4 @@ def test_a_kind_of_layers_is_added_as_the_page_says(tmp_path):
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "layer 'pool' is of kind 'avg_pool', which engine 'native' does not know" in ran.stdout
+    assert "layer 'act' is of kind 'elu', which engine 'native' does not know" in ran.stdout

@@ -240,7 +240,7 @@ class Board:
         job, began = self.job, time.monotonic()
         manifest = Manifest(hashlib.sha256(self.blob).hexdigest(), len(self.blob), DEFAULT_CHUNK_BYTES)
         spec = msgspec.to_builtins(job.spec)
-        self.tasks.offered(TaskOffer("r", step, job.stage, 600.0, manifest, spec, job.steps, job.keep))
+        self.tasks.offered(TaskOffer("r", step, job.stage, 600.0, manifest, spec, "0" * 64, job.steps, job.keep))
         while self.tasks.state is not AssignmentState.IDLE:
             self._serve(manifest)
             self.tasks.tick()

@@ -50,6 +50,7 @@ from tinyfleet.fedcore.protocol.transport import Received, Transport
 from tinyfleet.fedcore.run_spec import FleetSettings, RunSpec, TrainingSettings
 
 IDENTITY = identity_of("porch")
+BASE = "ba" * 32
 SPEC = RunSpec(
     method={"name": "fedavg"},
     training=TrainingSettings(batch=8),
@@ -148,7 +149,7 @@ class Coordinator:
     ) -> TaskOffer:
         manifest = Manifest(hashlib.sha256(blob).hexdigest(), len(blob), DEFAULT_CHUNK_BYTES)
         self.blobs[manifest.sha256] = (manifest, blob)
-        offer = TaskOffer(run, step, "train", lease_s, manifest, msgspec.to_builtins(spec))
+        offer = TaskOffer(run, step, "train", lease_s, manifest, msgspec.to_builtins(spec), BASE)
         self.say(offer)
         return offer
 

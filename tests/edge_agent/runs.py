@@ -21,7 +21,7 @@ from tinyfleet.fedcore.protocol.codec import encode
 from tinyfleet.fedcore.run_spec import ModelSettings, RunSpec, TrainingSettings, WireSettings
 
 SAMPLES = 80
-_ENDS = ("done", "declined", "failed", "needs_mask", "unavailable", "over_budget", "exit")
+_ENDS = ("done", "declined", "failed", "needs_mask", "unfit", "over_budget", "exit")
 # The activations of one whole batch of such a task need some 230 MB more than those of one sample.
 SHAPE, BATCH = (3, 96, 96), 128
 

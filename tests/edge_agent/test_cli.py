@@ -93,15 +93,15 @@ def test_describing_the_board_takes_a_child(tmp_path):
 def test_status_is_written_once_a_change(tmp_path, capsys):
     path = tmp_path / "status.json"
     status = StatusFile(path, identity_of("porch"), "s1")
-    status.write("accepted", "training", ("r", 3))
+    status.write(link="accepted", task_state="training", task=("r", 3))
     first = path.stat().st_mtime_ns, path.stat().st_ino
-    status.write("accepted", "training", ("r", 3))
+    status.write(link="accepted", task_state="training", task=("r", 3))
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == first
     assert read(path).task == ("r", 3)
     code, out, _ = run(capsys, "status", "--state", tmp_path, "--json")
     facts = json.loads(out)
     assert (code, facts["link"], facts["running"], facts["pid"]) == (0, "accepted", True, os.getpid())
-    status.write("stopped", "idle", None)
+    status.write(link="stopped", task_state="idle")
     assert json.loads(run(capsys, "status", "--state", tmp_path, "--json")[1])["running"] is False
 
 

@@ -80,7 +80,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
         ("guards.disabled", ["batery"], "did you mean 'battery'"),
         ("guards.disabled", ["moon"], "choose from battery, disk"),
         ("guards.least_disk", "little", "guards: least_disk: size 'little'"),
-        ("guards.least_pause_s", float("inf"), "least_pause_s inf is never over"),
+        ("guards.least_pause_s", float("inf"), "guards.least_pause_s is inf; give a finite number"),
         ("guards.resume_after_s", -1.0, "resume_after_s"),
     ],
 )

@@ -214,6 +214,9 @@ def test_a_board_without_a_fleet_obeys_nobody_and_keeps_its_results(rig):
     rig.agent.assignment.stop()
     assert pin.release(rig.state / pin.FILE_NAME)
     assert not pin.release(rig.state / pin.FILE_NAME)
+    (rig.state / pin.FILE_NAME).mkdir()
+    assert pin.release(rig.state / pin.FILE_NAME), "whatever is in its place"
+    assert not (rig.state / pin.FILE_NAME).exists()
     rig.start()
     rig.settle()
     for message in commands(waiting)[:4]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.edge_agent.rig import IDENTITY, Rig
-from tinyfleet.edge_agent.link import HELLO_REPEAT_S, MUTE_S, PENDING_HELLO_REPEAT_S
+from tinyfleet.edge_agent.link import HELLO_REPEAT_S, LONGEST_HELLO_REPEAT_S, MUTE_S, PENDING_HELLO_REPEAT_S
 from tinyfleet.edge_agent.state_directory import STATUS
 from tinyfleet.edge_agent.states import LinkState
 from tinyfleet.edge_agent.status import read
@@ -25,6 +25,27 @@ def test_hello_is_repeated_until_a_welcome_comes(tmp_path):
     rig.settle(10 * HELLO_REPEAT_S)
     assert len(rig.coordinator.of(Hello)) == 2
     assert rig.agent.link.state is LinkState.ACCEPTED
+
+
+def test_a_hello_that_got_lost_comes_again_soon_and_one_that_nobody_answers_seldom(tmp_path):
+    rig = Rig(tmp_path)
+    rig.settle()
+    rig.settle(1.5 * HELLO_REPEAT_S)
+    assert len(rig.coordinator.of(Hello)) == 2
+    for _ in range(30):
+        rig.settle(1.0)
+    before = len(rig.coordinator.of(Hello))
+    for _ in range(200):
+        rig.settle(1.0)
+    later = len(rig.coordinator.of(Hello)) - before
+    assert 200 / (1.5 * LONGEST_HELLO_REPEAT_S) <= later <= 200 / (0.8 * LONGEST_HELLO_REPEAT_S)
+    rig.broker.drop(IDENTITY.client_id)
+    rig.settle()
+    rig.broker.restore(IDENTITY.client_id)
+    rig.settle()
+    again = len(rig.coordinator.of(Hello))
+    rig.settle(1.5 * HELLO_REPEAT_S)
+    assert len(rig.coordinator.of(Hello)) == again + 1, "a new connection, a new beginning"
 
 
 def test_heartbeats_keep_the_welcomed_interval_while_training(rig):

@@ -93,13 +93,14 @@ class Fleet:
             self.start_process(name)
 
     def start_process(self, name: str) -> None:
-        """One of the daemons."""
-        if name == "coordinator":
-            arguments = ["--state", self.state, "--config", self.directory / "coordinator.toml"]
-            arguments += ["--broker", f"mqtt://127.0.0.1:{self._broker.port}"]
-        else:
+        """One of the daemons. Whatever is no agent is a coordinator, with a state directory of its name."""
+        is_agent = name in self.agents
+        if is_agent:
             arguments = ["--config", self._agent_file(name)]
-        module = "tinyfleet.coordinator.cli" if name == "coordinator" else "tinyfleet.edge_agent.cli"
+        else:
+            arguments = ["--state", self.directory / name, "--config", self.directory / "coordinator.toml"]
+            arguments += ["--broker", f"mqtt://127.0.0.1:{self._broker.port}"]
+        module = "tinyfleet.edge_agent.cli" if is_agent else "tinyfleet.coordinator.cli"
         code = f"from {module} import main; main()"
         with self.log_of(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -142,6 +143,12 @@ class Fleet:
     def expect(self, name: str) -> None:
         """A daemon's next death is of the test's making."""
         self._killed.add(name)
+
+    def release(self, name: str) -> None:
+        """The operator lets a board go that does not run: it belongs to no fleet."""
+        code = "from tinyfleet.edge_agent.cli import main; main()"
+        command = [sys.executable, "-c", code, "release-fleet", "--config", str(self._agent_file(name))]
+        subprocess.run(command, check=True, env=self._environment(name), stdout=subprocess.DEVNULL)
 
     def forgive(self, name: str) -> None:
         """It did not come to that."""

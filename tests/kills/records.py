@@ -19,11 +19,16 @@ class Records:
 
     def all(self) -> list[dict[str, Any]]:
         """Oldest first."""
-        if not self._path.exists():
-            return []
-        return [msgspec.json.decode(line) for line in self._path.read_bytes().splitlines() if line.strip()]
+        return read_records(self._path)
 
     def add(self, record: dict[str, Any]) -> None:
         """On disk when it returns."""
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(record) + b"\n")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Of one file, oldest first; none where it is not there."""
+    if not path.exists():
+        return []
+    return [msgspec.json.decode(line) for line in path.read_bytes().splitlines() if line.strip()]

@@ -10,6 +10,7 @@ from tests.signing import key_named, public_key_of
 from tinyfleet.coordinator.states import TaskPhase
 from tinyfleet.coordinator.store.records import Choice, Part, Presence, Share, TaskNote
 from tinyfleet.coordinator.store.store import Store
+from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.protocol.messages import Enrolment, Hello
 from tinyfleet.fedcore.protocol.signed.signatures import fingerprint, shown
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -134,6 +135,11 @@ def test_a_row_that_cannot_be_read_is_named_and_the_rest_is_listed(tinyfleet, tm
     listed = tinyfleet("devices", "list", "--state", tmp_path / "state").out
     assert [line.split()[0] for line in listed.splitlines()[1:]] == ["fast", "new", "slow"]
     assert "the row of hot in devices cannot be read" in caplog.text
+    shown = tinyfleet("devices", "show", "hot", "--state", tmp_path / "state")
+    assert shown.code == ConfigError.exit_code
+    assert "what is kept of device 'hot' cannot be read" in shown.err
+    assert tinyfleet("devices", "forget", "hot", "--state", tmp_path / "state").code == 0
+    assert "has ever said hello" in tinyfleet("devices", "show", "hot", "--state", tmp_path / "state").err
     assert run in tinyfleet("run", "list", "--state", tmp_path / "state").out
     assert f"the row of {broken} in runs cannot be read" in caplog.text
     assert broken in tinyfleet("run", "stop", broken, "--state", tmp_path / "state").out

@@ -61,6 +61,18 @@ def test_what_cannot_be_private_is_refused_at_submission(tinyfleet, tmp_path, ru
     assert not (tmp_path / "state" / "coordinator.db").exists()
 
 
+@pytest.mark.parametrize("mode", ["central", "local"])
+def test_noise_beside_a_secure_sum_is_refused_at_submission(tinyfleet, tmp_path, run_toml, mode):
+    """It would have to be added before the masks."""
+    path = run_toml("noise = 1.0\n[fleet]\nmin_results = 3\nnorm_limit = 0.0\ninfluence_limit = 0.0\n")
+    path.write_text(path.read_text().replace("central", mode) + "[secure_aggregation]\nenabled = true\n")
+    ran = tinyfleet("run", "submit", path, "--state", tmp_path / "state")
+    assert ran.code == ConfigError.exit_code
+    assert ran.err.startswith(f'tinyfleet: secure_aggregation: privacy.mode = "{mode}"')
+    assert 'set it to "none"' in ran.err
+    assert not (tmp_path / "state" / "coordinator.db").exists()
+
+
 def test_show_and_status_say_what_is_spent(tinyfleet, tmp_path, run_toml, capsys):
     state = tmp_path / "state"
     run = json.loads(tinyfleet("run", "submit", run_toml("noise = 4.0"), "--state", state, "--json").out)["run"]

@@ -65,6 +65,11 @@ class PrivacyRow:
     seconds: float | None  # of the processor, a round of all devices and the coordinator: median
 
     @property
+    def cell(self) -> PrivacyCell:
+        """What it is the row of."""
+        return PrivacyCell(self.mode, self.noise, self.density, self.norm)
+
+    @property
     def accuracy(self) -> float:
         return statistics.fmean(self.accuracies)
 

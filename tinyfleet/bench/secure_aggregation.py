@@ -42,7 +42,8 @@ STREAM_WORDS = 1 << 21
 
 @dataclass(frozen=True, slots=True)
 class SecureAggregationRow:
-    """One fleet with one share of it lost. Seconds are lists over the repeats, plain and secure pair by pair.
+    """One fleet with one share of it lost. Seconds are lists over the repeats, plain and secure pair by pair, of
+    the processor: the machine has others to serve.
 
     Bytes are a device's, of all tasks down and of all results up: means over the devices that are there.
     """
@@ -61,7 +62,6 @@ class SecureAggregationRow:
     secure_coordinator_s: list[float]
     equal: bool  # the two states after the step are the same, bit for bit
     stream_mb_s: float  # masks from a seed
-    clock: str = "wall"  # what the seconds are of: the processor's, since the machine has others to serve
 
     @property
     def bytes_ratio(self) -> float:
@@ -167,7 +167,6 @@ def _row(count: int, lost: int, repeats: int) -> SecureAggregationRow:
         secure_coordinator_s=[one.watch.seconds["coordinator"] for one in secure],
         equal=len({one.state for one in (*plain, *secure)}) == 1,
         stream_mb_s=_stream_mb_s(repeats),
-        clock="processor",
     )
 
 

@@ -177,7 +177,7 @@ def _transfer(
     source = directory / "source"
     source.write_bytes(blob)
     manifest = manifest_of(source, DEFAULT_CHUNK_BYTES)
-    offer = TaskOffer("bench", 7, "train", 60.0, manifest, {})
+    offer = TaskOffer("bench", 7, "train", 60.0, manifest, {}, base="0" * 64)
     sender.publish(offer_topic(DEVICE), messages.encode(offer))
     _payload(receiver)
     incoming = Receiver(directory, manifest)

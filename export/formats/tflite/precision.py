@@ -30,6 +30,14 @@ class Precision(Protocol):
 
     def activation(self, file: TfliteFile, name: str, like: str, shape: tuple[int, ...]) -> int: ...
 
+    def alike(self, file: TfliteFile, tensor: int, name: str, like: str, shape: tuple[int, ...]) -> int:
+        """Layer ``name``'s output ``tensor`` in the numbers of layer ``like``."""
+        ...
+
+    def number(self, file: TfliteFile, name: str, value: float) -> int:
+        """A constant that is one positive number."""
+        ...
+
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         """Weight and bias tensors; ``axis`` is the output channel's, None for one scale in all."""
         ...
@@ -51,6 +59,12 @@ class Float:
 
     def activation(self, file: TfliteFile, name: str, like: str, shape: tuple[int, ...]) -> int:
         return file.activation(name, shape)
+
+    def alike(self, file: TfliteFile, tensor: int, name: str, like: str, shape: tuple[int, ...]) -> int:
+        return tensor
+
+    def number(self, file: TfliteFile, name: str, value: float) -> int:
+        return file.constant(name, np.array([value], np.float32))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         name = layer.node.weight
@@ -80,6 +94,16 @@ class Int8:
         "DEPTHWISE_CONV_2D": 3,
         "FULLY_CONNECTED": 4,
         "ADD": 2,
+        "AVERAGE_POOL_2D": 2,
+        "CONCATENATION": 2,
+        "HARD_SWISH": 1,
+        "LEAKY_RELU": 2,
+        "LOGISTIC": 2,
+        "TANH": 2,
+        "MUL": 2,
+        "SLICE": 2,
+        "TRANSPOSE": 2,
+        "RESIZE_NEAREST_NEIGHBOR": 2,
         "MAX_POOL_2D": 2,
         "MEAN": 2,
         "PAD": 2,
@@ -116,6 +140,17 @@ class Int8:
 
     def activation(self, file: TfliteFile, name: str, like: str, shape: tuple[int, ...]) -> int:
         return file.activation(f"{name}/int8", shape, np.int8, self.quantization(like))
+
+    def alike(self, file: TfliteFile, tensor: int, name: str, like: str, shape: tuple[int, ...]) -> int:
+        own, wanted = self.quantization(name), self.quantization(like)
+        if (own.scale, own.zero_point) == (wanted.scale, wanted.zero_point):
+            return tensor
+        scaled = self.activation(file, f"{name}/as {like}", like, shape)
+        file.operator("QUANTIZE", [tensor], [scaled])
+        return scaled
+
+    def number(self, file: TfliteFile, name: str, value: float) -> int:
+        return file.constant(name, np.array([127], np.int8), Quantization(np.array(value / 127.0), np.array(0)))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         others = tuple(i for i in range(weight.ndim) if i != axis)

@@ -42,6 +42,7 @@ def calibrate(model: Inference, samples: FloatArray) -> Int8:
                     raise ExportError(f"{name} is not finite on the calibration samples")
                 low, high = ranges.get(name, (0.0, 0.0))
                 ranges[name] = (min(low, float(values.min())), max(high, float(values.max())))
+    ranges |= {layer.name: fixed for layer in model.layers if (fixed := operator_of(layer).fixed) is not None}
     sharing = {layer.name: layer.inputs[0] for layer in model.layers if _selects(layer)}
     widen(model, ranges, sharing)
     return Int8(ranges, sharing)

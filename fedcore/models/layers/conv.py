@@ -60,7 +60,7 @@ KIND = LayerKind(
     Op.CONV,
     _shape,
     ranks=IMAGES,
-    attributes=ATTRIBUTES | {"in_channels", "out_channels", "groups", "bias", "weight_norm", "gain"},
+    attributes=ATTRIBUTES | {"dilation", "in_channels", "out_channels", "groups", "bias", "weight_norm", "gain"},
     fault=_fault,
     params=_params,
     uses=_uses,

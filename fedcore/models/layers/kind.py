@@ -19,6 +19,8 @@ from tinyfleet.fedcore.models.params import ParamSpec
 Shape = tuple[int, ...]
 """Of an activation without the batch: (C, H, W), (C, L) or (C,)."""
 Numbers = NDArray[np.float64]
+Places = Sequence[tuple[int, int]]
+"""For every output channel, from which input and which channel of it."""
 
 EVERY_RANK = frozenset({1, 2, 3})
 VECTOR, IMAGES = frozenset({1}), frozenset({2, 3})
@@ -29,6 +31,8 @@ class Reads(StrEnum):
 
     NOTHING = "nothing"
     INPUT = "input"  # the values of its input
+    INPUTS = "inputs"  # those of each of its inputs
+    OUTPUT = "output"  # those of its output
     SIGNS = "signs"  # one bit a value of its output; the values themselves, where a reader holds them anyway
 
 
@@ -63,7 +67,12 @@ class Flow(StrEnum):
     MIXED = "mixed"  # all, as far as there are weights
     OWN = "own"  # the one of the same number, in every input
     FLAT = "flat"  # likewise; the output is a vector in which a channel has several places, side by side
+    MOVED = "moved"  # one of an input's, unchanged; ``places`` says which
     WHOLE = "whole"  # not told channel by channel: every channel before and behind the layer stays
+
+
+def _no_ties(node: Node, count: int) -> Sequence[Sequence[int]]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,10 @@ class Channels:
 
     flow: Callable[[Node], Flow]
     constant: Callable[[Sequence[Numbers]], Numbers] | None = None
+    places: Callable[[Node, Sequence[int]], Places] | None = None  # of ``MOVED``, by how many channels come in
+    # Of so many output channels those that go together or not at all.
+    ties: Callable[[Node, int], Sequence[Sequence[int]]] = _no_ties
+    shrunk: Callable[[Node, Sequence[NDArray[np.bool_]]], Node] | None = None  # with these channels left of inputs
 
 
 class Scaling(StrEnum):
@@ -127,8 +140,9 @@ class LayerKind:
     channels: Channels | None = None
     scaling: Scaling | None = None
     affine: Callable[[Node, Params], Affine] | None = None  # of a layer that is no more than that when it infers
+    vanishes: bool = False  # a layer that infers is its input, and no more
     linearised: Linearised | None = None
-    selects: bool | None = None  # every value that is put out is one that came in: int8 shares its numbers
+    selects: bool | None = None  # no value that is put out is beyond those that came in: int8 shares its numbers
     never_negative: bool = False
 
 

@@ -66,7 +66,8 @@ class BrokerAccess:
 class BrokerConnection:
     """Lives once. ``stands`` is called when all subscriptions are acknowledged, ``received`` with each publish.
 
-    Both are called in the network's thread. ``packet_bytes``: the largest packet that is taken (MQTT 5).
+    Both are called in the network's thread; ``received`` with topic, payload, and whether it was retained.
+    ``packet_bytes``: the largest packet that is taken (MQTT 5).
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class BrokerConnection:
         *,
         packet_bytes: int,
         stands: Callable[[], None],
-        received: Callable[[str, Any], None],
+        received: Callable[[str, bytes, bool], None],
     ) -> None:
         self._access, self._protocol = access, protocol
         self._subscriptions, self._will, self._packet_bytes = subscriptions, will, packet_bytes
@@ -155,6 +156,7 @@ class BrokerConnection:
             self._protocol,
             tls=self._tls,
             near=access.tls is None and not access.plaintext,
+            taken=self._received,
             died=self.died,
             ended=self._end,
         )
@@ -340,7 +342,7 @@ class BrokerConnection:
         except UnicodeDecodeError:
             return  # nothing of ours
         if message.qos or not client.confirmed_only:
-            self._received(topic, message)
+            self._received(topic, bytes(message.payload), bool(message.retain))
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
         self.publishes.acknowledged(mid, reason)

@@ -12,8 +12,9 @@ from tinyfleet.fedcore.protocol.transport import Event, Received
 
 log = logging.getLogger(__name__)
 
-# Of a device that is known: every window of chunks that it may have been asked for.
-KNOWN = Room(total_bytes=24 << 20, lane_bytes=8 << 20, lane_publishes=2000)
+# Of a device that is known: every window of chunks that it may have been asked for, and what a flood in its name
+# brings while the coordinator is at something else for a second, so that what it says itself finds room too.
+KNOWN = Room(total_bytes=24 << 20, lane_bytes=8 << 20, lane_publishes=10_000)
 # Of all others together: what is handled in a fraction of a second.
 STRANGERS = Room(total_bytes=2 << 20, lane_bytes=256 << 10, lane_publishes=4)
 KNOWN_TURNS = 3  # for each turn of a stranger, while both wait

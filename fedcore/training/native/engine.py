@@ -18,6 +18,7 @@ from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
+from tinyfleet.fedcore.training.first_pass import first_pass
 from tinyfleet.fedcore.training.local_optimiser import LocalOptimiser
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
@@ -54,6 +55,7 @@ class NativeEngine(Engine):
                 self._network = Network(model, self._threads, dense_from=dense_from(model, self._kernel_choice))
                 self._graph = graph
             self._loaded.set(params, mask)
+            self._loaded.draw_from(first_pass(graph, params))
             self._optimiser, self._marked = LocalOptimiser(), dict[str, IntArray]()
         except ValueError as error:
             self._graph = None

@@ -41,10 +41,22 @@ KINDS: dict[str, sparse_engine.Op] = {
     Op.BATCH_NORM: sparse_engine.Op.BATCH_NORM,
     Op.RELU: sparse_engine.Op.RELU,
     Op.RELU6: sparse_engine.Op.RELU6,
+    Op.LEAKY_RELU: sparse_engine.Op.LEAKY_RELU,
+    Op.HARD_SWISH: sparse_engine.Op.HARD_SWISH,
+    Op.HARD_SIGMOID: sparse_engine.Op.HARD_SIGMOID,
+    Op.SIGMOID: sparse_engine.Op.SIGMOID,
+    Op.TANH: sparse_engine.Op.TANH,
     Op.ADD: sparse_engine.Op.ADD,
+    Op.MUL: sparse_engine.Op.MUL,
+    Op.CONCAT: sparse_engine.Op.CONCAT,
+    Op.SLICE: sparse_engine.Op.SLICE,
+    Op.SHUFFLE: sparse_engine.Op.SHUFFLE,
+    Op.UPSAMPLE: sparse_engine.Op.UPSAMPLE,
     Op.MAX_POOL: sparse_engine.Op.MAX_POOL,
+    Op.AVG_POOL: sparse_engine.Op.AVG_POOL,
     Op.GLOBAL_AVG_POOL: sparse_engine.Op.GLOBAL_AVG_POOL,
     Op.FLATTEN: sparse_engine.Op.FLATTEN,
+    Op.DROPOUT: sparse_engine.Op.DROPOUT,
 }
 """What the engine calls each kind."""
 
@@ -65,4 +77,7 @@ def layer_of(node: Node) -> sparse_engine.Layer:
         node.weight_norm.value,
         # A normalised convolution's gain is learnt: the engine gets it with the numbers.
         1.0 if node.op == Op.CONV else node.gain,
+        rate=node.rate,
+        dilation=node.dilation,
+        start=node.start,
     )

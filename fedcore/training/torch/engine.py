@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -17,6 +18,7 @@ from tinyfleet.fedcore.payload import SparseVector
 from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.allocator import keep_freed_memory
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
+from tinyfleet.fedcore.training.first_pass import first_pass
 from tinyfleet.fedcore.training.local_optimiser import LocalOptimiser
 from tinyfleet.fedcore.training.torch.activation_pruning import Pruning
 from tinyfleet.fedcore.training.torch.forward import Mode, forward
@@ -56,6 +58,7 @@ class TorchEngine(Engine):
             self._tensors[name].mul_(active)
         self._trained = [name for name, spec in graph.params.items() if spec.role not in STATISTICS]
         self._momentum: dict[str, torch.Tensor] = {}
+        self._passed = first_pass(graph, params)
         self._optimiser = LocalOptimiser()
 
     def params(self) -> Params:
@@ -88,7 +91,7 @@ class TorchEngine(Engine):
         parts = list(self._micro_batches(x, y, settings.levers.micro_batch))
         # k micro-batches together move the statistics as far as one batch does.
         momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
-        mode = Mode(True, momentum, self._active, self._pruning(settings))
+        mode = Mode(True, momentum, self._active, self._pruning(settings), passed=self._passed)
         sums: dict[str, torch.Tensor] = {}
         total = 0.0
         for index, (part_x, part_y) in enumerate(parts):
@@ -98,6 +101,8 @@ class TorchEngine(Engine):
                 loss = functional.cross_entropy(forward(self._graph, self._tensors, part_x, mode), part_y) * share
                 total += float(loss.detach())
                 torch.autograd.backward([loss])
+            mode = replace(mode, passed=mode.passed + 1)
+        self._passed = mode.passed
         if settings.beyond_sgd:
             with torch.no_grad():
                 self._move(sums, settings)
@@ -172,7 +177,7 @@ class TorchEngine(Engine):
         labels = np.zeros(len(x), np.int64)
         parts = list(self._micro_batches(x, labels, micro_batch))
         momentum = 1.0 - (1.0 - BN_MOMENTUM) ** (1.0 / len(parts))
-        mode = Mode(training=True, momentum=momentum, active=self._active)
+        mode = Mode(training=True, momentum=momentum, active=self._active, passed=self._passed)
         with torch.no_grad():
             for part, _ in parts:
                 forward(self._graph, self._tensors, part, mode)
@@ -264,7 +269,7 @@ class TorchEngine(Engine):
         if not layers:
             return
         collector = Collector(frozenset(node.name for node in layers), collect, self._device)
-        mode = Mode(True, None, self._active, pruning, collector)
+        mode = Mode(True, None, self._active, pruning, collector, self._passed)
         logits = forward(self._graph, self._tensors, x, mode)
         loss = functional.cross_entropy(logits, y) if objective == "loss" else logits.sum()
         torch.autograd.grad(loss, [collector.token], allow_unused=True)

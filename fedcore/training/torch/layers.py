@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from tinyfleet.fedcore.models.graph import Node
+from tinyfleet.fedcore.models.layers.window import dilations, lopsided, pads
 from tinyfleet.fedcore.training.torch.activation_pruning import Pruning, compress, expand, flat_memory
 from tinyfleet.fedcore.training.torch.nsconv import normalized_weight, normalized_weight_gradient
 
@@ -37,11 +38,24 @@ class Kernel:
 
 
 def convolve(node: Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The layer's plain arithmetic, convolution or linear."""
+    """The layer's plain arithmetic, convolution or linear, of what ``padded`` gives."""
     if not node.kernel:
         return functional.linear(x, weight, bias)
     function = functional.conv1d if len(node.kernel) == 1 else functional.conv2d
-    return function(x, weight, bias, node.stride, node.padding, 1, node.groups)
+    return function(x, weight, bias, node.stride, inner_padding(node), dilations(node), node.groups)
+
+
+def padded(node: Node, x: torch.Tensor, value: float = 0.0) -> torch.Tensor:
+    """The layer's input, with its padding where torch's own cannot be: where sides are unequal."""
+    if not node.kernel or not lopsided(node):
+        return x
+    sides = [side for pair in zip(*pads(node), strict=True) for side in reversed(pair)]
+    return functional.pad(x, sides[::-1], value=value)
+
+
+def inner_padding(node: Node) -> tuple[int, ...]:
+    """What is left of it to torch."""
+    return (0,) * len(node.kernel) if lopsided(node) else pads(node)[0]
 
 
 class Convolution(torch.autograd.Function):
@@ -124,9 +138,9 @@ def convolution_gradients(
             gradient.T @ x if wanted[1] else None,
             gradient.sum(0) if wanted[2] else None,
         )
-    dilation = [1] * len(node.kernel)
+    padding, dilation = list(inner_padding(node)), list(dilations(node))
     result: Any = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [weight.shape[0]], list(node.stride), list(node.padding), dilation,
+        gradient, x, weight, [weight.shape[0]], list(node.stride), padding, dilation,
         False, [0] * len(node.kernel), node.groups, wanted,
     )  # fmt: skip
     return result[0], result[1], result[2]

@@ -133,9 +133,9 @@ def _layer(row: Any) -> Layer:
         raise ModelError(f"layer {name!r} has inputs or a bias of another type")
     if value["op"] not in tuple(Op) or value["weight_norm"] not in ("", "active", "all"):
         raise ModelError(f"layer {name!r} is of an unknown kind, {value['op']!r:.50}")
-    for key in ("in_channels", "out_channels", "groups"):
+    for key in ("in_channels", "out_channels", "groups", "start"):
         value[key] = _int(value[key], f"{key} of {name}", MOST_CHANNELS)
-    for key in ("kernel", "stride", "padding"):
+    for key in ("kernel", "stride", "padding", "dilation"):
         value[key] = _ints(value[key], f"{key} of {name}", MOST_WINDOW)
     for key in ("gain", "rate"):
         if type(value[key]) not in (int, float) or not abs(value[key]) < 1e30:

@@ -71,7 +71,7 @@ def _cropped(
     if len(source) != 3:
         return layer, source, out
     rows = min(out[1], max(LEAST_ROWS, PRODUCTS * out[1] // (SAMPLES * _products(layer, source, out))))
-    needed = (rows - 1) * layer.stride[0] + layer.kernel[0] - 2 * layer.padding[0]
+    needed = (rows - 1) * layer.stride[0] + layer.spans[0] - layer.pads[0][0] - layer.pads[1][0]
     if rows == out[1] or needed < 1:
         return layer, source, out
     return layer, (source[0], needed, source[2]), (out[0], rows, out[2])
@@ -114,10 +114,11 @@ def shape_of(layer: Layer, source: Sequence[int]) -> str:
     if layer.op is Op.LINEAR:
         return f"{layer.in_channels} to {layer.out_channels}"
     size, kernel, stride, padding = (_times(v) for v in (source[1:], layer.kernel, layer.stride, layer.padding))
+    dilation = f", dilation {_times(layer.dilation)}" if layer.dilation else ""
     groups = f" in {layer.groups} groups" if layer.groups > 1 else ""
     return (
         f"{kernel} of {layer.in_channels} to {layer.out_channels}{groups} at {size}, stride {stride}, "
-        f"padding {padding}"
+        f"padding {padding}{dilation}"
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sparse_engine import _core
 from sparse_engine.layers import Op
 from sparse_engine.program.forward import Lowered, Stored
-from sparse_engine.program.geometry import pool_shape
+from sparse_engine.program.geometry import pool_shape, taken, tile_shape
 from sparse_engine.program.memory import Buffer
 from sparse_engine.program.tape import Emitter, Reading
 from sparse_engine.program.values import Saving, Values
@@ -268,6 +268,46 @@ class Backward:
             touched,
         )
         gradient.owners -= 1
+
+    def _mul(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        if gradient is None:
+            return
+        for source, other in zip(stored.sources, reversed(stored.sources), strict=True):
+            if not self._wanted(source):
+                continue
+            current = self._values.exact(other)
+            target, add = self._accumulator(source)
+
+            def emit(e: Emitter, r: Reading = current, target: Buffer = target, add: bool = add) -> None:
+                e.program.multiply_gradient(e.tensor(gradient.buffer), e.view(r), e.tensor(target), add)
+
+            self._tape.add(emit, [gradient.buffer, current.buffer, target])
+        gradient.owners -= 1
+
+    def _channels(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        (source,) = stored.sources
+        if gradient is None or not self._wanted(source):
+            return
+        target, add = self._accumulator(source)
+        buffer, channels = gradient.buffer, taken(stored.layer, source.buffer.channels)
+        self._tape.add(
+            lambda e: e.program.take_gradient(e.tensor(buffer), e.tensor(target), channels, add), [buffer, target]
+        )
+        gradient.owners -= 1
+
+    def _upsample(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        (source,) = stored.sources
+        if gradient is None or not self._wanted(source):
+            return
+        means, buffer, shape = self._tape.like(source.buffer), gradient.buffer, tile_shape(stored.layer)
+        self._tape.add(
+            lambda e: e.program.pool(_core.View(e.tensor(buffer)), e.tensor(means), shape, False), [buffer, means]
+        )
+        gradient.owners -= 1
+        self._share(source, Gradient(means, owners=0))
 
     def _concat(self, stored: Stored) -> None:
         gradient = self._total(stored.out)

@@ -6,12 +6,13 @@ tensor, applied by whoever reads it: they cost no memory and no pass of their ow
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
 from sparse_engine import _core
 from sparse_engine.layers import INPUT, Layer, Model, ModelError, Op
-from sparse_engine.program.geometry import pool_shape, three
+from sparse_engine.program.geometry import pool_shape, taken, three, tile_shape
 from sparse_engine.program.memory import Buffer
 from sparse_engine.program.tape import Emitter, Reading, Tape
 
@@ -20,16 +21,21 @@ ACTS = {
     Op.RELU6: _core.Act.relu6,
     Op.LEAKY_RELU: _core.Act.leaky,
     Op.HARD_SWISH: _core.Act.hardswish,
+    Op.HARD_SIGMOID: _core.Act.hardsigmoid,
+    Op.SIGMOID: _core.Act.sigmoid,
+    Op.TANH: _core.Act.tanh,
 }
 TOLD_BY_OUTPUT = frozenset({Op.RELU, Op.RELU6})
 """Activations whose derivative their output tells, so that a sum may be stored after them."""
+TOLD_BY_BITS = frozenset({_core.Act.none, _core.Act.relu, _core.Act.relu6, _core.Act.leaky})
+"""Activations whose derivative is one of few numbers: of all others the values are needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor that some layer stored, and from what: what the backward pass goes back over."""
 
-    kind: str  # conv, combine, pool, concat, dropout
+    kind: str  # conv, combine, mul, pool, concat, channels, upsample, dropout
     out: Buffer
     sources: tuple[Reading, ...]
     layer: Layer
@@ -94,8 +100,14 @@ class Forward:
                 return self._pool(layer, sources[0])
             case Op.FLATTEN:
                 return self._flatten(self._plain(sources[0], layer))
+            case Op.MUL:
+                return self._mul(layer, sources)
             case Op.CONCAT:
                 return self._concat(layer, sources)
+            case Op.SLICE | Op.SHUFFLE:
+                return self._take(layer, sources[0])
+            case Op.UPSAMPLE:
+                return self._upsample(layer, self._plain(sources[0], layer))
             case Op.DROPOUT:
                 return self._dropout(layer, sources[0])
             case _:
@@ -169,6 +181,31 @@ class Forward:
         )
         self._stored.append(Stored("pool", out, (source,), layer))
         return Reading(out)
+
+    def _mul(self, layer: Layer, sources: list[Reading]) -> Reading:
+        a, b = sources
+        out = self._tape.like(a.buffer)
+        self._tape.add(lambda e: e.program.multiply(e.view(a), e.view(b), e.tensor(out)), [a.buffer, b.buffer, out])
+        self._stored.append(Stored("mul", out, (a, b), layer))
+        return Reading(out)
+
+    def _take(self, layer: Layer, source: Reading) -> Reading:
+        out = self._tape.buffer(*three(self._shapes[layer.name]))
+        channels = taken(layer, source.buffer.channels)
+        self._tape.add(lambda e: e.program.take(e.view(source), e.tensor(out), channels), [source.buffer, out])
+        self._stored.append(Stored("channels", out, (source,), layer))
+        return Reading(out)
+
+    def _upsample(self, layer: Layer, source: Buffer) -> Reading:
+        """As a mean's gradient would be: a share of the value everywhere in its window, read times its size."""
+        out, shape = self._tape.buffer(*three(self._shapes[layer.name])), tile_shape(layer)
+
+        def emit(e: Emitter) -> None:
+            e.program.pool_gradient(e.tensor(source), _core.View(e.tensor(out)), e.tensor(out), shape, False)
+
+        self._tape.add(emit, [source, out])
+        self._stored.append(Stored("upsample", out, (Reading(source),), layer))
+        return Reading(out, gain=float(math.prod(layer.kernel)))
 
     def _concat(self, layer: Layer, sources: list[Reading]) -> Reading:
         out = self._tape.buffer(*three(self._shapes[layer.name]))

@@ -11,8 +11,23 @@ def pool_shape(layer: Layer, source: Buffer) -> _core.PoolShape:
     """A pool's window over images of that size; 1-D ones are images of one row."""
     if layer.op is Op.GLOBAL_AVG_POOL:
         return _core.PoolShape(source.height, source.width, source.height, source.width)
-    (kh, kw), (sh, sw), (ph, pw) = _two(layer.kernel, 1), _two(layer.stride, 1), _two(layer.padding, 0)
-    return _core.PoolShape(kh, kw, sh, sw, ph, pw)
+    (kh, kw), (sh, sw) = _two(layer.kernel, 1), _two(layer.stride, 1)
+    (ph, pw), (eh, ew) = (_two(pads, 0) for pads in layer.pads)
+    return _core.PoolShape(kh, kw, sh, sw, ph, pw, eh, ew)
+
+
+def tile_shape(layer: Layer) -> _core.PoolShape:
+    """The window that an upsampled value fills."""
+    height, width = _two(layer.kernel, 1)
+    return _core.PoolShape(height, width, height, width)
+
+
+def taken(layer: Layer, channels: int) -> list[int]:
+    """Of so many channels those that a layer hands on, in its order."""
+    if layer.op is Op.SLICE:
+        return list(range(layer.start, layer.start + layer.out_channels))
+    each = channels // layer.groups
+    return [group * each + place for place in range(each) for group in range(layer.groups)]
 
 
 def conv_shape(layer: Layer, source: Buffer, out: Buffer) -> _core.ConvShape:
@@ -21,7 +36,8 @@ def conv_shape(layer: Layer, source: Buffer, out: Buffer) -> _core.ConvShape:
     shape.in_channels, shape.out_channels, shape.groups = source.channels, out.channels, layer.groups
     shape.kernel_h, shape.kernel_w = _two(layer.kernel, 1)
     shape.stride_h, shape.stride_w = _two(layer.stride, 1)
-    shape.pad_h, shape.pad_w = _two(layer.padding, 0)
+    (shape.pad_h, shape.pad_w), (shape.end_h, shape.end_w) = (_two(pads, 0) for pads in layer.pads)
+    shape.dilation_h, shape.dilation_w = _two(layer.dilation, 1)
     shape.in_h, shape.in_w, shape.out_h, shape.out_w = source.height, source.width, out.height, out.width
     return shape
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sparse_engine import _core
 from sparse_engine.layers import Op
-from sparse_engine.program.forward import Lowered, Stored
+from sparse_engine.program.forward import TOLD_BY_BITS, Lowered, Stored
 from sparse_engine.program.memory import Buffer, Copy
 from sparse_engine.program.tape import Emitter, Reading
 
@@ -178,7 +178,8 @@ class Values:
                 read = stored.kind == "conv" and self._saving.of(stored.layer.name).exact
                 largest = stored.kind == "pool" and stored.layer.op is Op.MAX_POOL
                 normalised = bool(source.norm) and self._saving.of_norm(source.norm).exact
-                if read or largest or normalised or source.act == _core.Act.hardswish:
+                factor = stored.kind == "mul"
+                if read or largest or normalised or factor or source.act not in TOLD_BY_BITS:
                     found.add(source.buffer.storage)
         if self._saving.recompute == 1:
             # What can be computed again from such needs no copy either.

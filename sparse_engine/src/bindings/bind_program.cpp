@@ -58,6 +58,12 @@ void bind_program(nb::module_& m) {
       .def("concatenate", when_free(&Program::concatenate), "input"_a, "out"_a, "first"_a)
       .def("concatenate_gradient", when_free(&Program::concatenate_gradient), "gradient"_a, "first"_a, "out"_a,
            "add"_a = false)
+      .def("multiply", when_free(&Program::multiply), "a"_a, "b"_a, "out"_a)
+      .def("multiply_gradient", when_free(&Program::multiply_gradient), "gradient"_a, "other"_a, "out"_a,
+           "add"_a = false)
+      .def("take", when_free(&Program::take), "input"_a, "out"_a, "channels"_a)
+      .def("take_gradient", when_free(&Program::take_gradient), "gradient"_a, "out"_a, "channels"_a,
+           "add"_a = false)
       .def("dropout", when_free(&Program::dropout), "tensor"_a, "rate"_a, "stream"_a)
       .def("cache", when_free(&Program::cache), "like"_a, "offset"_a, "floats"_a, "half"_a)
       .def("compress", when_free(&Program::compress), "view"_a, "keep"_a, "cache"_a)

@@ -10,7 +10,10 @@ void bind_shapes(nb::module_& m) {
       .value("relu", Act::relu)
       .value("relu6", Act::relu6)
       .value("leaky", Act::leaky)
-      .value("hardswish", Act::hardswish);
+      .value("hardswish", Act::hardswish)
+      .value("hardsigmoid", Act::hardsigmoid)
+      .value("sigmoid", Act::sigmoid)
+      .value("tanh", Act::tanh);
   nb::enum_<Objective>(m, "Objective")
       .value("cross_entropy", Objective::cross_entropy)
       .value("squared_error", Objective::squared_error)
@@ -26,15 +29,17 @@ void bind_shapes(nb::module_& m) {
       .def(nb::init<>())
 #define FIELD(name) .def_rw(#name, &ConvShape::name)
           FIELD(in_channels) FIELD(out_channels) FIELD(groups) FIELD(kernel_h) FIELD(kernel_w) FIELD(stride_h)
-              FIELD(stride_w) FIELD(pad_h) FIELD(pad_w) FIELD(in_h) FIELD(in_w) FIELD(out_h) FIELD(out_w);
+              FIELD(stride_w) FIELD(pad_h) FIELD(pad_w) FIELD(in_h) FIELD(in_w) FIELD(out_h) FIELD(out_w)
+                  FIELD(end_h) FIELD(end_w) FIELD(dilation_h) FIELD(dilation_w);
 #undef FIELD
   nb::class_<PoolShape>(m, "PoolShape")
       .def(
           "__init__",
-          [](PoolShape* p, int kh, int kw, int sh, int sw, int ph, int pw) {
-            new (p) PoolShape{kh, kw, sh, sw, ph, pw};
+          [](PoolShape* p, int kh, int kw, int sh, int sw, int ph, int pw, int eh, int ew) {
+            new (p) PoolShape{kh, kw, sh, sw, ph, pw, eh, ew};
           },
-          "kernel_h"_a, "kernel_w"_a, "stride_h"_a, "stride_w"_a, "pad_h"_a = 0, "pad_w"_a = 0);
+          "kernel_h"_a, "kernel_w"_a, "stride_h"_a, "stride_w"_a, "pad_h"_a = 0, "pad_w"_a = 0,
+          "end_h"_a = kAsBefore, "end_w"_a = kAsBefore);
   nb::class_<BackwardWants>(m, "BackwardWants")
       .def(
           "__init__",

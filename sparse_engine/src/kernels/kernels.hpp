@@ -18,7 +18,7 @@
 
 namespace sparse {
 
-enum class Act : int32_t { none, relu, relu6, leaky, hardswish };
+enum class Act : int32_t { none, relu, relu6, leaky, hardswish, hardsigmoid, sigmoid, tanh };
 
 constexpr float kLeakySlope = 0.01f;
 

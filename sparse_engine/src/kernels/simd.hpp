@@ -34,6 +34,23 @@ inline Vec select(IntVec where, Vec yes, Vec no) { return where ? yes : no; }
 inline Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 
+// e^x to 1e-7 of its value, as Cephes' expf: x = n log 2 + r, and a polynomial of r. What is no number stays none.
+inline Vec vexp(Vec x) {
+  x = vmin(broadcast(88.0f), vmax(broadcast(-87.0f), x));
+  const Vec magic = broadcast(12582912.0f);  // 1.5 2^23: what is added to it is rounded to a whole number
+  const Vec rounded = x * 1.44269504f + magic, n = rounded - magic;
+  const Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Vec y = p * r * r + r + 1.0f;
+  // Casts of vectors keep their bits.
+  const IntVec exponent = ((IntVec)rounded - (IntVec)magic + 127) << 23;
+  return y * (Vec)exponent;
+}
+
 inline float sum(Vec v) {
   float s[kWidth];
   __builtin_memcpy(s, &v, sizeof s);

@@ -15,19 +15,20 @@ ptrdiff_t apart(ptrdiff_t floats) { return floats % 512 == 0 ? floats + 16 : flo
 
 Band input_band(const ConvShape& s, int out_rows, int lanes) {
   Band band;
-  band.phases_h = std::min(s.stride_h, s.kernel_h);
-  band.phases_w = std::min(s.stride_w, s.kernel_w);
-  band.rows = out_rows + (s.kernel_h - 1) / s.stride_h;
-  band.pitch = static_cast<ptrdiff_t>(s.out_w + (s.kernel_w - 1) / s.stride_w) * lanes;
+  band.phases_h = std::min(s.stride_h, s.span_h());
+  band.phases_w = std::min(s.stride_w, s.span_w());
+  band.rows = out_rows + (s.span_h() - 1) / s.stride_h;
+  band.pitch = static_cast<ptrdiff_t>(s.out_w + (s.span_w() - 1) / s.stride_w) * lanes;
   band.phase = band.rows * band.pitch;
   band.channel = apart(band.phase * band.phases_h * band.phases_w);
   return band;
 }
 
 ptrdiff_t tap_offset(const ConvShape& s, const Band& band, int lanes, int channel, int kh, int kw) {
-  const int phase = (kh % s.stride_h) * band.phases_w + kw % s.stride_w;
-  return channel * band.channel + phase * band.phase + (kh / s.stride_h) * band.pitch +
-         static_cast<ptrdiff_t>(kw / s.stride_w) * lanes;
+  const int row = kh * s.dilation_h, column = kw * s.dilation_w;
+  const int phase = (row % s.stride_h) * band.phases_w + column % s.stride_w;
+  return channel * band.channel + phase * band.phase + (row / s.stride_h) * band.pitch +
+         static_cast<ptrdiff_t>(column / s.stride_w) * lanes;
 }
 
 namespace {
@@ -38,7 +39,8 @@ void zero(float* p, ptrdiff_t n) {
 
 // The band's rows are the input's: filled anew each time.
 bool plain(const ConvShape& s) {
-  return s.kernel_w == 1 && s.kernel_h == 1 && s.stride_w == 1 && s.stride_h == 1 && s.pad_w == 0 && s.pad_h == 0;
+  return s.kernel_w == 1 && s.kernel_h == 1 && s.stride_w == 1 && s.stride_h == 1 && s.pad_w == 0 && s.pad_h == 0 &&
+         s.out_w == s.in_w && s.out_h == s.in_h;
 }
 
 // Rows at the top of a band that it held before it moved on.
@@ -111,7 +113,7 @@ void fill_input_band(const ConvShape& s, const Band& band, const Plane& x, const
   }
 }
 
-int class_reach(int kernel, int stride) { return (kernel - 1) / stride; }
+int class_reach(int span, int stride) { return (span - 1) / stride; }
 
 ClassRange class_range(int cls, int stride, int pad, int size) {
   const int begin = pad > cls ? ceil_div(pad - cls, stride) : 0;
@@ -123,8 +125,8 @@ int class_indices(int stride, int pad, int size) { return (size - 1 + pad) / str
 
 GradientBand gradient_band(const ConvShape& s, int rows, int lanes) {
   GradientBand band;
-  band.reach_h = class_reach(s.kernel_h, s.stride_h);
-  band.reach_w = class_reach(s.kernel_w, s.stride_w);
+  band.reach_h = class_reach(s.span_h(), s.stride_h);
+  band.reach_w = class_reach(s.span_w(), s.stride_w);
   band.rows = rows + band.reach_h;
   const int right = std::max(0, class_indices(s.stride_w, s.pad_w, s.in_w) - s.out_w);
   const ptrdiff_t run = static_cast<ptrdiff_t>(s.out_w) * lanes;

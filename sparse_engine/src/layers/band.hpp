@@ -20,8 +20,8 @@ struct Band {
   ptrdiff_t size(int channels) const { return channel * channels + kSlack; }
 };
 
-// The input band of `out_rows` output rows: tap (kh, kw) of output (r, c) is at row r + kh / stride, column
-// c + kw / stride of phase (kh % stride, kw % stride).
+// The input band of `out_rows` output rows: a tap that lies (h, w) from the first, dilation included, of output
+// (r, c) is at row r + h / stride, column c + w / stride of phase (h % stride, w % stride).
 Band input_band(const ConvShape& s, int out_rows, int lanes);
 // The offset of a tap from its output's place in that band.
 ptrdiff_t tap_offset(const ConvShape& s, const Band& band, int lanes, int channel, int kh, int kw);
@@ -67,7 +67,7 @@ struct ClassRange {
   int begin, end;
 };
 ClassRange class_range(int cls, int stride, int pad, int size);
-int class_reach(int kernel, int stride);           // greatest kh / stride
+int class_reach(int span, int stride);             // greatest distance of a tap from the first / stride
 int class_indices(int stride, int pad, int size);  // indices i that any class uses: [0, that)
 
 }  // namespace sparse

@@ -23,7 +23,12 @@ int64_t product(std::initializer_list<int64_t> factors, int64_t most) {
   return found;
 }
 
-int64_t padded(int size, int pad) { return size + 2 * static_cast<int64_t>(pad); }
+// A size with the padding before and behind it.
+int64_t padded(int size, int pad, int end) {
+  return size + static_cast<int64_t>(pad) + (end == kAsBefore ? pad : end);
+}
+
+int64_t span(int kernel, int dilation) { return (kernel - 1) * static_cast<int64_t>(dilation) + 1; }
 
 }  // namespace
 
@@ -47,14 +52,16 @@ void check_place(ptrdiff_t offset, ptrdiff_t floats) {
 }
 
 void check_convolution(const ConvShape& s) {
-  const auto sizes = {s.in_channels, s.out_channels, s.groups, s.kernel_h, s.kernel_w, s.stride_h,
-                      s.stride_w,    s.in_h,         s.in_w,   s.out_h,    s.out_w};
-  require(std::min(sizes) > 0 && s.pad_h >= 0 && s.pad_w >= 0, "a convolution's sizes must be positive");
+  const auto sizes = {s.in_channels, s.out_channels, s.groups, s.kernel_h, s.kernel_w,   s.stride_h,  s.stride_w,
+                      s.in_h,        s.in_w,         s.out_h,  s.out_w,    s.dilation_h, s.dilation_w};
+  require(std::min(sizes) > 0 && s.pad_h >= 0 && s.pad_w >= 0 && s.end_h >= kAsBefore && s.end_w >= kAsBefore,
+          "a convolution's sizes must be positive");
   require(s.in_channels % s.groups == 0 && s.out_channels % s.groups == 0,
           "channels must be multiples of the groups");
-  const int64_t tall = padded(s.in_h, s.pad_h), wide = padded(s.in_w, s.pad_w);
-  require(s.kernel_h <= tall && s.kernel_w <= wide, "the kernel is larger than its padded input");
-  require(s.out_h == (tall - s.kernel_h) / s.stride_h + 1 && s.out_w == (wide - s.kernel_w) / s.stride_w + 1,
+  const int64_t tall = padded(s.in_h, s.pad_h, s.end_h), wide = padded(s.in_w, s.pad_w, s.end_w);
+  const int64_t span_h = span(s.kernel_h, s.dilation_h), span_w = span(s.kernel_w, s.dilation_w);
+  require(span_h <= tall && span_w <= wide, "the kernel is larger than its padded input");
+  require(s.out_h == (tall - span_h) / s.stride_h + 1 && s.out_w == (wide - span_w) / s.stride_w + 1,
           "the output has another size");
   const int64_t most = std::max(s.in_channels, s.out_channels);
   if (tall > kMostValues || wide > kMostValues || product({tall, wide}, kMostValues) > kMostValues ||
@@ -73,7 +80,9 @@ void check_pool(const Tensor& in, const Tensor& out, const PoolShape& p) {
           "kernel and stride must be positive");
   require(p.pad_h >= 0 && p.pad_w >= 0 && p.pad_h <= p.kernel_h / 2 && p.pad_w <= p.kernel_w / 2,
           "pooling pads by half of its kernel at most");
-  const int64_t tall = padded(in.height, p.pad_h), wide = padded(in.width, p.pad_w);
+  require(p.end_h >= kAsBefore && p.end_w >= kAsBefore && p.end_h < p.kernel_h && p.end_w < p.kernel_w,
+          "pooling pads by less than its kernel behind the image");
+  const int64_t tall = padded(in.height, p.pad_h, p.end_h), wide = padded(in.width, p.pad_w, p.end_w);
   require(tall <= kMostValues && wide <= kMostValues && tall >= p.kernel_h && wide >= p.kernel_w,
           "the window is larger than its padded input");
   require(in.channels == out.channels && out.height == (tall - p.kernel_h) / p.stride_h + 1 &&

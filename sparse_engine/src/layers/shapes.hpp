@@ -20,7 +20,8 @@ inline void require(bool holds, const char* why) {
   if (!holds) refuse(why);
 }
 
-constexpr int kNone = -1;  // for the number of a tensor or a norm
+constexpr int kNone = -1;      // for the number of a tensor or a norm
+constexpr int kAsBefore = -1;  // for the padding behind an image: as much as before it
 
 struct Tensor {
   ptrdiff_t offset = 0;  // in the arena, in floats
@@ -50,11 +51,15 @@ struct ConvShape {
   int in_channels = 0, out_channels = 0, groups = 1;
   int kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
   int in_h = 1, in_w = 1, out_h = 1, out_w = 1;
+  int end_h = kAsBefore, end_w = kAsBefore;  // padding behind the image
+  int dilation_h = 1, dilation_w = 1;
 
   int group_in() const { return in_channels / groups; }
   int group_out() const { return out_channels / groups; }
   int taps() const { return kernel_h * kernel_w; }
   int row_size() const { return group_in() * taps(); }
+  int span_h() const { return (kernel_h - 1) * dilation_h + 1; }  // from the first tap to the last
+  int span_w() const { return (kernel_w - 1) * dilation_w + 1; }
 };
 
 // Some channels that are worked on together: of a grouped convolution whole groups, else all.
@@ -67,6 +72,7 @@ inline ptrdiff_t round_up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b * b
 
 struct PoolShape {
   int kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
+  int end_h = kAsBefore, end_w = kAsBefore;
 };
 
 }  // namespace sparse

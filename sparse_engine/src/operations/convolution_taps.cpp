@@ -10,6 +10,20 @@ namespace {
 constexpr double kFirstLevelFloats = 14 * 1024;  // of the first-level cache, for what a tile reads
 constexpr double kTapsPerVisit = 20;             // of an output and group, to pay for its sums' way to and fro
 
+// Of one dimension of the kernel the taps of a stride class: how many strides each lies from the first, and which
+// of them each tap of the kernel is (kNone: of another class).
+struct ClassTaps {
+  std::vector<int> steps, place;
+
+  ClassTaps(int cls, int kernel, int dilation, int stride) : place(static_cast<size_t>(kernel), kNone) {
+    for (int k = 0; k < kernel; ++k) {
+      if (k * dilation % stride != cls) continue;
+      place[k] = static_cast<int>(steps.size());
+      steps.push_back(k * dilation / stride);
+    }
+  }
+};
+
 }  // namespace
 
 // Channels of a group: as many as the first-level cache holds of what a tile reads, but enough for some taps.
@@ -65,7 +79,7 @@ void Convolution::refresh_sparse() {
   const double per_channel = static_cast<double>(weights_->count()) / s.out_channels / s.group_in();
   // Outputs of a grouped convolution read few channels each: they come in the right order by themselves.
   const int group =
-      s.groups > 1 ? s.in_channels : group_channels(s.in_channels, per_channel, s.kernel_h, s.kernel_w);
+      s.groups > 1 ? s.in_channels : group_channels(s.in_channels, per_channel, s.span_h(), s.span_w());
   taps_.groups = ceil_div(s.in_channels, group);
   taps_.offset.resize(weights_->count());
   taps_.bounds.resize(static_cast<size_t>(taps_.groups + 1) * s.out_channels);
@@ -88,7 +102,7 @@ void Convolution::refresh_sparse() {
 
 void Convolution::refresh_dense() {
   const ConvShape& s = shape_;
-  taps_.group_taps = group_channels(s.in_channels, s.taps(), s.kernel_h, s.kernel_w) * s.taps();
+  taps_.group_taps = group_channels(s.in_channels, s.taps(), s.span_h(), s.span_w()) * s.taps();
   taps_.offset.resize(static_cast<size_t>(s.row_size()));
   taps_.value.resize(static_cast<size_t>(s.row_size()) * s.out_channels);
   for (int place = 0; place < s.row_size(); ++place) {
@@ -121,7 +135,7 @@ void Convolution::build_transposed_sparse() {
   const auto input_of = [&](int o, int k) { return o / s.group_out() * s.group_in() + places[k] / s.taps(); };
   const auto class_of = [&](int k) {
     const int tap = places[k] % s.taps();
-    return tap / s.kernel_w % s.stride_h * s.stride_w + tap % s.kernel_w % s.stride_w;
+    return tap / s.kernel_w * s.dilation_h % s.stride_h * s.stride_w + tap % s.kernel_w * s.dilation_w % s.stride_w;
   };
   const double per_channel = static_cast<double>(weights_->count()) / classes / s.in_channels / s.group_out();
   const int reach_h = gradient_band_.reach_h, reach_w = gradient_band_.reach_w;
@@ -159,8 +173,8 @@ void Convolution::build_transposed_sparse() {
       transposed_[c].source[at] = k;
       transposed_[c].offset[at] =
           static_cast<int32_t>((o - slice(slice_of_output(o)).out_first) * gradient_band_.channel -
-                               (tap / s.kernel_w / s.stride_h) * gradient_band_.pitch -
-                               static_cast<ptrdiff_t>(tap % s.kernel_w / s.stride_w) * lanes_);
+                               (tap / s.kernel_w * s.dilation_h / s.stride_h) * gradient_band_.pitch -
+                               static_cast<ptrdiff_t>(tap % s.kernel_w * s.dilation_w / s.stride_w) * lanes_);
     }
 }
 
@@ -170,13 +184,14 @@ void Convolution::build_transposed_dense() {
   for (int ph = 0; ph < s.stride_h; ++ph)
     for (int pw = 0; pw < s.stride_w; ++pw) {
       TapSet& set = transposed_[static_cast<size_t>(ph * s.stride_w + pw)];
-      const int taps_h = ph < s.kernel_h ? (s.kernel_h - 1 - ph) / s.stride_h + 1 : 0;
-      const int taps_w = pw < s.kernel_w ? (s.kernel_w - 1 - pw) / s.stride_w + 1 : 0;
+      const ClassTaps tall(ph, s.kernel_h, s.dilation_h, s.stride_h),
+          wide(pw, s.kernel_w, s.dilation_w, s.stride_w);
+      const auto taps_h = static_cast<int>(tall.steps.size()), taps_w = static_cast<int>(wide.steps.size());
       const int each = taps_h * taps_w, count = each * s.out_channels;
       set.group_taps = std::max(1, each) * group_channels(s.out_channels, std::max(1, each), taps_h, taps_w);
       for (int o = 0; o < s.out_channels; ++o)
-        for (int i = 0; i < taps_h; ++i)
-          for (int j = 0; j < taps_w; ++j)
+        for (const int i : tall.steps)
+          for (const int j : wide.steps)
             set.offset.push_back(static_cast<int32_t>(o * gradient_band_.channel - i * gradient_band_.pitch -
                                                       static_cast<ptrdiff_t>(j) * lanes_));
       set.source.assign(static_cast<size_t>(count) * s.in_channels, -1);
@@ -184,8 +199,8 @@ void Convolution::build_transposed_dense() {
       for (int o = 0; o < s.out_channels; ++o)
         for (int k = rows[o]; k < rows[o + 1]; ++k) {
           const int c = places[k] / s.taps(), kh = places[k] % s.taps() / s.kernel_w, kw = places[k] % s.kernel_w;
-          if (kh % s.stride_h != ph || kw % s.stride_w != pw) continue;
-          const ptrdiff_t tap = static_cast<ptrdiff_t>(o) * each + kh / s.stride_h * taps_w + kw / s.stride_w;
+          if (tall.place[kh] < 0 || wide.place[kw] < 0) continue;
+          const ptrdiff_t tap = static_cast<ptrdiff_t>(o) * each + tall.place[kh] * taps_w + wide.place[kw];
           set.source[static_cast<size_t>((static_cast<ptrdiff_t>(c / kDenseOutputs) * count + tap) * kDenseOutputs +
                                          c % kDenseOutputs)] = k;
         }

@@ -37,6 +37,16 @@ void average_pool_gradient(const Context& context, int gradient, int out, const 
 void concatenate(const Context& context, const View& input, int out, int first);
 void concatenate_gradient(const Context& context, int gradient, int first, int out, bool add);
 
+// out = a b, value by value; `b` may have one value a channel. Of two such readings the gradient of one: `gradient`
+// times `other`, where `out` has one value a channel their sum; written or added to `out`.
+void multiply(const Context& context, const View& a, const View& b, int out);
+void multiply_gradient(const Context& context, int gradient, const View& other, int out, bool add);
+
+// Channel c of `out` is channel channels[c] of the reading, and the gradient back: zero where a channel went
+// nowhere.
+void take(const Context& context, const View& input, int out, const std::vector<int>& channels);
+void take_gradient(const Context& context, int gradient, int out, const std::vector<int>& channels, bool add);
+
 // Zero values at random with probability `rate`, the others times 1 / (1 - rate); by a counter, so that the
 // backward pass draws the same again. In place.
 void dropout(const Context& context, int tensor, float rate, uint64_t seed);

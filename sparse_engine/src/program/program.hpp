@@ -44,6 +44,10 @@ class Program {
   void pool_gradient(int gradient, const View& input, int out, const PoolShape& shape, bool max, bool add);
   void concatenate(const View& input, int out, int first);
   void concatenate_gradient(int gradient, int first, int out, bool add);
+  void multiply(const View& a, const View& b, int out);
+  void multiply_gradient(int gradient, const View& other, int out, bool add);
+  void take(const View& input, int out, std::vector<int> channels);
+  void take_gradient(int gradient, int out, std::vector<int> channels, bool add);
   void dropout(int tensor, float rate, uint64_t stream);
   void loss(int logits, int gradient);
   // Pruned copies, `keep` < 1, and copies of an activation's derivative.
@@ -96,6 +100,8 @@ class Program {
   void uses(Use& other);
   Norm& norm_of(int id) const { return *context_.norms[static_cast<size_t>(id)]; }
   void same(int a, int b) const;
+  bool spread(int whole, int part) const;
+  void check_taken(const std::vector<int>& channels, int from, int to) const;
   double count(int tensor) const;
   float bound(const BackwardWants& wants) const;
   double* sums(int parts, int channels);

@@ -41,7 +41,8 @@ void Program::expand(int id, int out) {
 }
 
 void Program::require_codes(const Cache& cache, Act act) const {
-  require(act != Act::hardswish, "an activation whose derivative no bits tell");
+  require(act == Act::none || act == Act::relu || act == Act::relu6 || act == Act::leaky,
+          "an activation whose derivative no bits tell");
   require(cache.floats >= code_floats(cache.shape, context_, act == Act::relu6 ? 2 : 1),
           "too little room for the copy");
 }

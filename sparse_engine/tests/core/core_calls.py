@@ -108,6 +108,14 @@ class Session:
         fits = self.numbers.integers(0, self.channels, self.samples)
         return self.maybe(fits, (fits[1:], fits - 1, fits + self.channels, fits.astype(float), None, fits + 2**62))
 
+    def channel_list(self):
+        """Of all channels, in some order."""
+        found = list(range(self.channels))
+        self.random.shuffle(found)
+        return self.maybe(
+            [self.maybe(one, (*NUMBERS, -1, self.channels, 0)) for one in found], (None, [], found[1:])
+        )
+
     def shape(self):
         shape = _core.ConvShape()
         fields = {
@@ -115,13 +123,14 @@ class Session:
             "kernel_h": self.kernel, "kernel_w": self.kernel, "stride_h": self.stride, "stride_w": self.stride,
             "pad_h": self.kernel // 2, "pad_w": self.kernel // 2,
             "in_h": self.size, "in_w": self.size, "out_h": self.out, "out_w": self.out,
+            "end_h": self.kernel // 2, "end_w": -1, "dilation_h": 1, "dilation_w": 1,
         }  # fmt: skip
         for name, value in fields.items():
             setattr(shape, name, self.maybe(value, (-1, 0, 1, 2, 2**31 - 1, 2**31 - 2, 2**30, 2**16, 17)))
         return shape
 
     def window(self):
-        sizes = [self.kernel, self.kernel, self.stride, self.stride, self.kernel // 2, self.kernel // 2]
+        sizes = [self.kernel, self.kernel, self.stride, self.stride, *[self.kernel // 2] * 3, -1]
         return _core.PoolShape(*(self.maybe(size, (-1, 0, 1, 2, 2**31 - 1, 2**30, 2**16)) for size in sizes))
 
     def wants(self, program):
@@ -214,6 +223,10 @@ class Session:
             "pool_gradient": lambda: (t(), view(), t(), self.window(), flag(), flag()),
             "concatenate": lambda: (view(), t(), self.maybe(0, (*NUMBERS, self.channels))),
             "concatenate_gradient": lambda: (t(), self.maybe(self.channels), t(), flag()),
+            "multiply": lambda: (view(), view(), t()),
+            "multiply_gradient": lambda: (t(), view(), t(), flag()),
+            "take": lambda: (view(), t(), self.channel_list()),
+            "take_gradient": lambda: (t(), t(), self.channel_list(), flag()),
             "dropout": lambda: (t(), self.maybe(0.3, SHARES), self.maybe(3)),
             "compress": lambda: (view(), self.share(), cache()),
             "expand": lambda: (cache(), t()),

@@ -20,6 +20,7 @@ SESSIONS, MANY_SESSIONS = 300, 10_000
 OPERATIONS = (
     "forward", "backward", "batch_statistics", "running_statistics", "norm_gradient", "combine", "slope_by_output",
     "view_gradient", "pool", "pool_gradient", "concatenate", "concatenate_gradient", "dropout", "compress",
+    "multiply", "multiply_gradient", "take", "take_gradient",
     "expand", "encode", "decode", "pruned_norm_gradient", "loss",
 )  # fmt: skip
 
@@ -112,6 +113,15 @@ def test_a_backward_pass_of_no_such_tensors_is_refused(program, wants):
         ("forward", (0, View(0), 1, -2)), ("forward", (-1, View(0), 1)), ("forward", (0, View(0), -1)),
         ("batch_statistics", (0, -1)), ("batch_statistics", (0, 1)), ("running_statistics", (-1,)),
         ("pruned_norm_gradient", (0, 1, -1)), ("norm_gradient", (0, View(1))), ("combine", (View(0), View(-2), 1)),
+        ("multiply", (View(0), View(3), 3)), ("multiply", (View(3), View(0), 3)),
+        ("multiply", (View(-1), View(0), 1)),
+        ("multiply_gradient", (0, View(1), 0)), ("multiply_gradient", (3, View(0), 1)),
+        ("multiply_gradient", (0, View(-1), 1)), ("take", (View(0), 1, [0])), ("take", (View(0), 1, [0, 2])),
+        ("take", (View(0), 1, [1, 1])), ("take", (View(0), 3, [0, 1])), ("take", (View(9), 1, [0, 1])),
+        ("take_gradient", (0, 1, [-1, 0])), ("take_gradient", (0, 9, [0, 1])),
+        ("decode", (0, _core.Act.sigmoid, 1.0, 1)), ("decode", (0, _core.Act.hardsigmoid, 1.0, 1)),
+        ("pool", (View(0), 1, _core.PoolShape(2, 2, 1, 1, 0, 0, 2, 1), True)),
+        ("pool", (View(0), 1, _core.PoolShape(2, 2, 1, 1, 0, 0, -2, 1), True)),
         ("concatenate", (View(0), 1, HUGE)), ("concatenate_gradient", (0, HUGE, 1)), ("dropout", (0, NAN, 1)),
         ("cache", (0, 2**62, 2**62, False)), ("cache", (0, 8, 100, False)), ("compress", (View(0), NAN, 0)),
         ("decode", (0, _core.Act.relu6, 1.0, 1)), ("decode", (0, _core.Act.hardswish, 1.0, 1)),

@@ -29,6 +29,8 @@ spoilt = st.fixed_dictionaries(
         "kernel": st.lists(absurd, max_size=3).map(tuple),
         "stride": st.lists(absurd, max_size=3).map(tuple),
         "padding": st.lists(absurd, max_size=3).map(tuple),
+        "dilation": st.lists(absurd, max_size=3).map(tuple),
+        "start": absurd,
         "inputs": st.lists(st.sampled_from(["input", "0", "z"]), max_size=2).map(tuple),
         "weight_norm": st.just("?"),
         "gain": st.sampled_from([np.nan, np.inf]),
@@ -45,18 +47,24 @@ def models(draw) -> Model:
     for name in map(str, range(draw(st.integers(1, 5)))):
         first = draw(st.sampled_from(list(shapes)))
         source = shapes[first]
-        op = draw(st.sampled_from([op for op in Op if len(source) > 1 or op not in WINDOWED]))
+        op = draw(st.sampled_from([op for op in Op if len(source) > 1 or op not in (*WINDOWED, Op.UPSAMPLE)]))
         same = [other for other, found in shapes.items() if found == source]
-        joined = [draw(st.sampled_from(same)) for _ in range({Op.ADD: 1, Op.CONCAT: 2}.get(op, 0))]
-        dims = len(source) - 1 if op in WINDOWED else 0
+        joined = [draw(st.sampled_from(same)) for _ in range({Op.ADD: 1, Op.MUL: 1, Op.CONCAT: 2}.get(op, 0))]
+        dims = len(source) - 1 if op in (*WINDOWED, Op.UPSAMPLE) else 0
         kernel, stride = (tuple(draw(st.integers(1, 3)) for _ in range(dims)) for _ in range(2))
-        outs = source[0] * (1 if op is Op.BATCH_NORM else draw(st.integers(1, 2)))
+        outs = source[0] * (1 if op in (Op.BATCH_NORM, Op.SLICE) else draw(st.integers(1, 2)))
+        start = draw(st.integers(0, outs - 1)) if op is Op.SLICE else 0
+        padding = tuple(k // 2 for k in kernel)
+        if draw(st.booleans()):
+            padding += tuple(draw(st.integers(k // 2, k - 1)) for k in kernel)
         layer = Layer(
-            *(name, op, (first, *joined), int(np.prod(source)) if op is Op.LINEAR else source[0], outs),
-            *(kernel, stride, tuple(k // 2 for k in kernel)),
-            groups=draw(st.sampled_from([1, source[0]])) if op is Op.CONV else 1,
+            *(name, op, (first, *joined), int(np.prod(source)) if op is Op.LINEAR else source[0], outs - start),
+            *(kernel, stride, padding),
+            groups=draw(st.sampled_from([1, source[0]])) if op in (Op.CONV, Op.SHUFFLE) else 1,
             weight_norm=draw(st.sampled_from(["", "active", "all"])),
             rate=draw(st.sampled_from([0.0, 0.5])),
+            dilation=tuple(draw(st.integers(1, 1 + (size > 4))) for size in source[1:]) if op is Op.CONV else (),
+            start=start,
         )
         layers.append(layer)
         shapes = Model(shape, tuple(layers)).shapes()

@@ -115,6 +115,43 @@ def test_one_that_dies_is_started_again_and_does_all_that_it_had_not_answered(mo
     assert [answer(model).step for _ in range(2)] == [4, 5]
 
 
+def test_one_that_is_stopped_is_killed_and_its_work_is_done_by_the_next(spec, tmp_path, caplog):
+    model = EngineProcess(hung_s=3.0)
+    try:
+        model.prepare(spec, tmp_path / "initial")
+        first = psutil.Process(model._child.pid)
+        first.suspend()
+        assert answer(model) == Prepared(tmp_path / "initial")
+        assert model._child.pid != first.pid
+        assert not first.is_running()
+        assert "the engine process was killed, for it had used no processor time for 3 s, with work" in caplog.text
+    finally:
+        model.close()
+
+
+@pytest.mark.slow
+def test_one_that_is_stopped_while_it_is_idle_is_noticed_when_there_is_work(spec, tmp_path):
+    model = EngineProcess(hung_s=3.0)
+    try:
+        model.prepare(spec, tmp_path / "initial")
+        assert answer(model) == Prepared(tmp_path / "initial")
+        first = psutil.Process(model._child.pid)
+        first.suspend()
+        model.evaluate(spec, 4, tmp_path / "initial")
+        assert answer(model).step == 4
+        assert not first.is_running()
+    finally:
+        model.close()
+
+
+def test_one_that_is_stopped_ends_at_once_when_the_run_is_over(model, spec, tmp_path):
+    model.prepare(spec, tmp_path / "initial")
+    process = psutil.Process(model._child.pid)
+    process.suspend()
+    model.close()
+    assert not process.is_running()
+
+
 @pytest.mark.slow
 def test_an_answer_forgives_the_deaths_before_it(model, spec, tmp_path):
     for _ in range(3):
@@ -126,7 +163,7 @@ def test_an_answer_forgives_the_deaths_before_it(model, spec, tmp_path):
 
 def test_what_it_dies_of_again_and_again_is_given_up_and_the_rest_is_done(spec, tmp_path):
     clock = iter(range(0, 10**9, 60))  # no pause is waited for
-    model = EngineProcess(restarts=2, clock=lambda: float(next(clock)))
+    model = EngineProcess(restarts=2, hung_s=1e9, clock=lambda: float(next(clock)))
     try:
         model.evaluate(spec, 0, tmp_path / "initial")
         model.prepare(spec, tmp_path / "initial")

@@ -92,7 +92,7 @@ def test_a_result_of_an_unknown_run_is_neither_taken_nor_refused(fleet, caplog):
 
     before = len(agent.seen)
     for _ in range(3):
-        agent.say(ResultOffer("no-such-run", 0, manifest_of(path, 1000), 1.0, 1.0, 1, "torch"))
+        agent.say(ResultOffer("no-such-run", 0, manifest_of(path, 1000), 1.0, 1.0, 1, "torch", "0" * 64))
         agent.say(TaskStatus("no-such-run", 0, TaskState.RUNNING))
         fleet.turn()
     assert agent.seen[before:] == []

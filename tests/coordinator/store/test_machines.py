@@ -64,7 +64,7 @@ def test_a_row_walks_as_its_table_does(events):
 
 
 def offer(run, step=0):
-    return ResultOffer(run, step, Manifest("0" * 64, 1, 10), 1.0, 1.0, 1, "torch")
+    return ResultOffer(run, step, Manifest("0" * 64, 1, 10), 1.0, 1.0, 1, "torch", "0" * 64)
 
 
 DEEDS = {

@@ -49,7 +49,7 @@ def started(store, devices=("board-1", "board-2")):
 
 def offer_of(run, blob, step=0, train_s=2.0):
     manifest = Manifest(hashlib.sha256(blob).hexdigest(), len(blob), 1000)
-    return ResultOffer(run, step, manifest, train_s, 3.0, 77, "torch", 16)
+    return ResultOffer(run, step, manifest, train_s, 3.0, 77, "torch", "0" * 64, 16)
 
 
 def test_a_submitted_run_reads_back_as_plain_data(store):
@@ -229,7 +229,7 @@ for step in itertools.count():
     store.open_step(run, step, "train", step, base, Choice((Share("b", chosen=True),)))
     blob = b"result %d" % step * 5000
     sha = store.blobs.put(blob)
-    offer = ResultOffer(run, step, Manifest(sha, len(blob), 1000), 1.0, 1.0, 1, "torch")
+    offer = ResultOffer(run, step, Manifest(sha, len(blob), 1000), 1.0, 1.0, 1, "torch", "0" * 64)
     store.tasks.count("b", offer, step)
     base = store.blobs.put(b"state %d" % step * 5000)
     store.finish_step(run, step, base, step + 1, StepSummary(1, 1, 1, [], None, None, 1.0))

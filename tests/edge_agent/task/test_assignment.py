@@ -121,7 +121,7 @@ def test_a_run_that_ended_leaves_no_worker_and_no_masks(warm_rig):
     assert not Path(masks).exists()
 
 
-def test_a_spec_that_is_none_is_declined(rig):
+def test_a_spec_that_is_none_can_never_be_done(rig):
     offer = rig.coordinator.offer(0)
     rig.settle()
     rig.coordinator.say(TaskCancel("r", 0))
@@ -129,5 +129,5 @@ def test_a_spec_that_is_none_is_declined(rig):
     rig.coordinator.say(msgspec.structs.replace(offer, spec={"seeds": 3}))
     rig.settle()
     last = rig.coordinator.of(TaskStatus)[-1]
-    assert last.state is TaskState.DECLINED
+    assert last.state is TaskState.UNFIT
     assert "seed" in last.reason

@@ -30,7 +30,7 @@ def outbox(directory, *, max_bytes=10_000, max_age_s=1000.0, wall=None, clock=la
 def add(box, tmp_path, step, content=b"x" * 100, run="r"):
     blob = tmp_path / "result"
     blob.write_bytes(content)
-    offer = ResultOffer(run, step, manifest_of(blob, 64), 1.0, 2.0, 3, "torch")
+    offer = ResultOffer(run, step, manifest_of(blob, 64), 1.0, 2.0, 3, "torch", "0" * 64)
     box.add(offer, blob)
     assert not blob.exists()
     return offer
@@ -150,7 +150,7 @@ start = int(sys.argv[2])
 for step in range(start, start + 100000):
     blob = root / "work.blob"
     blob.write_bytes(str(step).encode() * 5000)
-    box.add(ResultOffer("r", step, manifest_of(blob, 4096), 1.0, 1.0, 1, "torch"), blob)
+    box.add(ResultOffer("r", step, manifest_of(blob, 4096), 1.0, 1.0, 1, "torch", "0" * 64), blob)
     sys.stdout.write(f"{step}\\n")
     sys.stdout.flush()
     if step % 3 == 0:

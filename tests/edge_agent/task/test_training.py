@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 
-from tests.edge_agent.rig import SPEC
+from tests.edge_agent.rig import BASE, SPEC
 from tinyfleet.edge_agent.worker.commands import (
     Chosen,
     Declined,
     MaskMissing,
     NearLimit,
     OverBudget,
-    PartMissing,
     Planned,
     StepsDone,
     TaskFailed,
     TightenCommand,
     Tightened,
     TrainingBegan,
+    Unfit,
 )
 from tinyfleet.fedcore.planning.plan import Way
 from tinyfleet.fedcore.protocol.messages import ResultOffer, TaskState, TaskStatus
@@ -131,6 +131,14 @@ def test_what_a_run_suffers_for_want_of_memory_is_said_once_and_with_each_task(r
     assert {offer.levers for offer in results} == {words}
 
 
+def test_a_result_says_what_its_task_started_from(rig):
+    offer = rig.training(0)
+    rig.worker.finish()
+    rig.settle()
+    (result,) = rig.coordinator.of(ResultOffer)
+    assert result.base == offer.base == BASE
+
+
 def test_a_plan_that_gives_nothing_up_says_so(rig):
     rig.training(0)
     rig.worker.events.append(Planned(chosen(0, 0)))
@@ -141,10 +149,10 @@ def test_a_plan_that_gives_nothing_up_says_so(rig):
 
 def test_a_board_that_lacks_the_runs_method_declines_and_takes_the_next_run(rig):
     rig.training(0)
-    rig.worker.events.append(PartMissing("method 'acme' is unknown; install that one"))
+    rig.worker.events.append(Unfit("Unavailable", "method 'acme' is unknown; install that one"))
     rig.settle()
     status = rig.coordinator.of(TaskStatus)[-1]
-    assert (status.state, status.reason) == (TaskState.DECLINED, "method 'acme' is unknown; install that one")
+    assert (status.state, status.reason) == (TaskState.UNFIT, "method 'acme' is unknown; install that one")
     assert not rig.governor.limits(SPEC).refusal, "nothing was learned about memory"
     rig.training(0, run="another")
     assert rig.coordinator.states[-1] is TaskState.RUNNING

@@ -23,14 +23,14 @@ def test_errors_are_events_and_the_worker_lives_on(tmp_path, worker):
     spec, source = spec_of(), write_data(tmp_path / "data.npz")
     good = command(tmp_path, spec, task_blob(spec, first_state(spec)), source)
     worker.send(replace(good, data={"source": f"arrays:{tmp_path}/none.npz"}))
-    event = events_until(worker, "failed", "done")[-1]
-    assert (event["event"], event["kind"]) == ("failed", "DataError")
+    event = events_until(worker, "failed", "done", "unfit")[-1]
+    assert event["event"] == "unfit"
     assert "none.npz" in event["reason"]
     for part in ({"method": {"name": "fedavgg"}}, {"model": {"name": "acme_net"}}, None):
         lacking = replace(good, engine="abacus") if part is None else replace(good, spec={**good.spec, **part})
         worker.send(lacking)
-        event = events_until(worker, "failed", "done", "unavailable")[-1]
-        assert event["event"] == "unavailable"
+        event = events_until(worker, "failed", "done", "unfit")[-1]
+        assert event["event"] == "unfit"
         assert "is unknown" in event["reason"]
         assert "install that one on this machine too" in event["reason"]
     (tmp_path / "damaged").write_bytes(b"\x00" * 100)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.edge_agent.runs import command, first_state, spec_of, task_blob, write_data
 from tinyfleet.edge_agent.config import AgentPrivacySettings
-from tinyfleet.edge_agent.worker.commands import Declined, StepsDone, TaskDone
+from tinyfleet.edge_agent.worker.commands import StepsDone, TaskDone, Unfit
 from tinyfleet.edge_agent.worker.releases import Releases
 from tinyfleet.edge_agent.worker.trainer import Trainer
 from tinyfleet.fedcore.errors import ResultError
@@ -113,11 +113,11 @@ def test_a_repeated_task_sends_the_same_bits_and_another_update_is_refused(tmp_p
     assert not (tmp_path / "releases" / "central").exists()
 
 
-def test_a_run_that_promises_too_little_is_declined_before_training(tmp_path):
+def test_a_run_that_promises_too_little_is_never_done(tmp_path):
     order = replace(private_order(tmp_path, "central"), privacy={"require": "local"})
     events = []
     Trainer(events.append).run(order)
-    assert [type(event) for event in events] == [Declined]
+    assert [type(event) for event in events] == [Unfit]
 
 
 @needs_engine

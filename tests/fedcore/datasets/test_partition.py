@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tinyfleet.fedcore.datasets import partition
 from tinyfleet.fedcore.datasets.partition import device_data, partition_indices, public_data, split
 from tinyfleet.fedcore.errors import ConfigError, DataError
-from tinyfleet.fedcore.run_spec import DataSettings, PartitionSettings
+from tinyfleet.fedcore.run_spec import MOST_COUNTED, DataSettings, PartitionSettings
 
 
 @settings(max_examples=40, deadline=None)
@@ -37,6 +37,8 @@ def test_a_small_alpha_is_less_balanced():
 def test_what_cannot_be_split_says_so():
     with pytest.raises(DataError, match="fewer devices"):
         partition_indices(np.zeros(30, np.int64), PartitionSettings(kind="dirichlet", devices=4))
+    with pytest.raises(DataError, match="30 samples cannot be split over 2147483647 devices; take fewer"):
+        partition_indices(np.zeros(30, np.int64), PartitionSettings(kind="iid", devices=MOST_COUNTED))
 
 
 @given(st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 300), st.booleans())
@@ -57,7 +59,6 @@ def source(tmp_path):
     """600 samples that carry their own number."""
     x = np.arange(600, dtype=np.float32).reshape(-1, 1, 1, 1)
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(600) % 6)
-    partition._source.cache_clear()
     return f"arrays:{tmp_path / 'data.npz'}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.datasets import builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import builtin, fashion_mnist, image_folder, images
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError
 
@@ -71,7 +71,7 @@ def test_arrays(tmp_path):
     [
         ({"x": np.zeros((6, 1, 4, 4))}, "must hold"),
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.zeros(5, int)}, "shapes"),
-        ({"x": np.zeros((6, 16)), "y": np.zeros(6, int)}, "shapes"),
+        ({"x": np.zeros((6, 16)), "y": np.zeros(6, int)}, "shape"),
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.full(6, -1)}, "negative"),
         ({"x": np.zeros((6, 1, 4, 4)), "y": np.zeros(6)}, "labels of type float64"),
         ({"x": np.full((6, 1, 4, 4), np.nan), "y": np.zeros(6, int)}, "finite"),
@@ -101,6 +101,8 @@ def test_image_folder_with_and_without_a_test_split(tmp_path):
     assert train.x.shape == (5, 3, 6, 6)
     assert list(train.y) == [0, 0, 0, 1, 1]
     assert test is None
+    assert train.description.classes == ("cat", "dog")
+    assert train.description.samples == (3, 2)
     make_images(tmp_path / "split" / "train", {"cat": 2, "dog": 2}, mode="L")
     make_images(tmp_path / "split" / "test", {"dog": 1}, mode="L")
     train, test, _ = image_folder.load(tmp_path / "split", cache=tmp_path / "cache")
@@ -112,7 +114,7 @@ def test_the_image_cache_is_used_and_left_when_files_change(tmp_path, monkeypatc
     make_images(tmp_path / "data", {"cat": 2, "dog": 2})
     cache = tmp_path / "cache"
     first, _, _ = image_folder.load(tmp_path / "data", cache=cache)
-    monkeypatch.setattr(image_folder, "_decode", lambda files: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "decode_all", lambda *given: pytest.fail("decoded again"))
     again, _, _ = image_folder.load(tmp_path / "data", cache=cache)
     assert np.array_equal(first.x, again.x)
     monkeypatch.undo()
@@ -189,6 +191,7 @@ def test_debian_s_fashion_mnist():
     source = load("fashion-mnist")
     assert source.train.x.shape == (60000, 1, 28, 28)
     assert np.array_equal(np.bincount(source.test.y), np.full(10, 1000))
+    assert source.train.description.classes[9] == "ankle boot"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("mnist", "did you mean 'mnist5k'"), ("arrays", "arrays:PATH")])

@@ -1,19 +1,35 @@
-"""One step of drawn results, summed securely in one process."""
+"""Small runs that are summed securely, and one step of drawn results in one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
+from tinyfleet.demo.spec import demo_spec
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Method
 from tinyfleet.fedcore.methods.parts.checks import checked_samples
 from tinyfleet.fedcore.methods.summing.summands import fill, layout_of, terms_of
 from tinyfleet.fedcore.payload import Payload
-from tinyfleet.fedcore.run_spec import SecureAggregationSettings
+from tinyfleet.fedcore.run_spec import RunSpec, SecureAggregationSettings
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach
 from tinyfleet.fedcore.secure_sum.exchange import Exchange
 from tinyfleet.fedcore.secure_sum.in_process import Exchanged, Losses, exchange_sums
+
+
+def spec_of(method: str = "static", devices: int = 4, limit: int = 120, **changes: Any) -> RunSpec:
+    """Two rounds of the demo's digits, with the settings that a secure sum needs."""
+    spec = demo_spec(method, 2, 0.1, data="digits", limit=limit, agents=devices)
+    fleet = msgspec.structs.replace(spec.fleet, norm_limit=0.0, influence_limit=0.0, min_results=3)
+    training = msgspec.structs.replace(spec.training, pretrain_epochs=1)
+    return msgspec.structs.replace(spec, fleet=fleet, training=training, **changes)
+
+
+def secure(spec: RunSpec, **settings: Any) -> RunSpec:
+    """The same run, summed securely."""
+    return msgspec.structs.replace(spec, secure_aggregation=SecureAggregationSettings(True, **settings))
 
 
 def secure_step(

@@ -24,10 +24,15 @@ from tinyfleet.fedcore.protocol.transport import Connected, Disconnected, Receiv
 class Parts:
     """Stands for paho, and reads from a list instead of a socket."""
 
-    def __init__(self, parts):
+    def __init__(self, parts, protocol=4):
         self.parts = list(parts)
         self._in_packet = {"command": 0}
         self.confirmed_only = True
+        self.found = []
+        self.acknowledged = []
+        self.taken = lambda *publish: self.found.append(publish)
+        self._protocol = protocol
+        self._packet_queue = lambda kind, data, mid, qos: self.acknowledged.append(data)
 
     def _sock_recv(self, bufsize):
         if not self.parts:
@@ -73,12 +78,72 @@ def test_unconfirmed_publishes_are_skipped_however_they_are_cut(paho, seed):
     assert client.skipped == len(sizes)
 
 
-def test_confirmed_publishes_and_others_pass(paho):
-    stream = packets.publish("t", b"x" * 300, 7) + packets.acknowledge(9) + packets.PING
-    assert read_all(paho([stream])) == stream
-    client = paho([packets.publish("t", b"y") + packets.PING])
+def test_an_unconfirmed_publish_that_comes_in_many_parts_is_skipped(paho):
+    stream = packets.publish("t", b"\xe0" * 60_000)  # a packet that would end the connection, were it read as one
+    parts = [stream[start : start + 7_000] for start in range(0, len(stream), 7_000)]
+    client = paho([*parts, packets.PING])
+    assert read_all(client) == packets.PING
+    assert client.skipped == 1
+
+
+def test_confirmed_publishes_are_taken_and_acknowledged_together_and_others_pass(paho):
+    first, second = packets.publish("t", b"x" * 300, 7), packets.publish("u/v", b"", 65535)
+    other = packets.acknowledge(9) + packets.PING
+    client = paho([first + packets.publish("t", b"skipped") + second + other])
+    assert read_all(client) == other
+    assert client.found == [("t", b"x" * 300, False), ("u/v", b"", False)]
+    assert client.acknowledged == [packets.acknowledge(7) + packets.acknowledge(65535)]
+    assert client.skipped == 1
+
+
+def test_publishes_are_left_to_paho_where_the_broker_grants_less_than_was_asked(paho):
+    stream = packets.publish("t", b"y") + packets.publish("t", b"z", 3) + packets.PING
+    client = paho([stream])
     client.confirmed_only = False
-    assert read_all(client) == packets.publish("t", b"y") + packets.PING
+    assert read_all(client) == stream
+    assert not client.found
+    assert not client.acknowledged
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_confirmed_publish_that_is_cut_is_left_to_paho_whole(paho, seed):
+    rng = random.Random(seed)
+    publishes = [packets.publish("t", rng.randbytes(rng.choice((0, 1, 127, 20_000))), n + 1) for n in range(20)]
+    stream = b"".join(publishes)
+    cuts = sorted(rng.sample(range(len(stream) + 1), 5))
+    parts = [part for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) if (part := stream[a:b])]
+    client, left = paho(parts), b""
+    while client.parts or client._read_at < len(client._read):
+        try:
+            left += client._sock_recv(1)
+        except BlockingIOError:
+            continue
+        if not client._in_packet["command"]:  # as paho: it reads on until the packet is whole
+            client._in_packet["command"] = left[0]
+        if left in publishes:
+            publishes.remove(left)
+            client._in_packet["command"], left = 0, b""
+    assert not left
+    taken = [packets.publish(topic, payload) for topic, payload, _ in client.found]
+    assert len(b"".join(client.acknowledged)) == 4 * len(taken)
+    assert sorted(len(one) for one in taken) == sorted(len(one) - 2 for one in publishes), "each of the others once"
+
+
+def test_properties_retained_topics_that_are_no_text_and_malformed_publishes(paho):
+    def publish(body, first=0x32):
+        return bytes((first, len(body))) + body
+
+    whole = publish(b"\0\1t\0\5\3\2\0\0payload") + publish(b"\0\1u\0\6\0kept", 0x33)
+    client = paho([whole + publish(b"\0\1\xff\0\7\0")], protocol=5)
+    with pytest.raises(BlockingIOError):
+        client._sock_recv(1)
+    assert client.found == [("t", b"payload", False), ("u", b"kept", True)]
+    assert client.acknowledged == [b"".join(map(packets.acknowledge, (5, 6, 7)))]
+    for body in (b"\0\x09t\0\5\0", b"\0\1t\0\5", b"\0\1t\0\5\xff\xff\xff\xff\xff", b"\0\1t\0\5\7\2", b""):
+        client = paho([publish(body)], protocol=5)
+        assert client._sock_recv(1) == b"\x32", "paho says what is wrong with it"
+        assert not client.found
+        assert not client.acknowledged
 
 
 def test_a_flood_is_over_once_after_it_was_one():

@@ -24,7 +24,7 @@ UP = [
     TaskStatus("r", 3, TaskState.RUNNING, local_steps_done=5, local_steps_total=10, loss=0.5),
     ChunkRequest(DIGEST, 0, 8),
 ]
-OFFER = TaskOffer("r", 1, "train", 60.0, Manifest(DIGEST, 10, 4), {"name": "x"})
+OFFER = TaskOffer("r", 1, "train", 60.0, Manifest(DIGEST, 10, 4), {"name": "x"}, DIGEST)
 DOWN = [Welcome(Enrolment.ACCEPTED, 2.0), OFFER, msgspec.structs.replace(OFFER, local_steps=3, activation_keep=0.5)]
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from tests.fedcore.protocol.reach.brokers import CONNACK_5, Server
 from tests.patience import PATIENCE_S
 from tinyfleet.fedcore.errors import TransportError
 from tinyfleet.fedcore.protocol.mqtt import MqttTransport
@@ -19,41 +18,12 @@ from tinyfleet.fedcore.protocol.reach.backoff import STABLE_S, Backoff
 from tinyfleet.fedcore.protocol.reach.causes import CauseKind
 from tinyfleet.fedcore.protocol.transport import Connected, Disconnected
 
-CONNACK_5 = b"\x20\x03\x00\x00\x00"
 SESSION_TAKEN_OVER, PACKET_TOO_LARGE = b"\xe0\x02\x8e\x00", b"\xe0\x02\x95\x00"
-
-
-class FakeBroker:
-    """Accepts, answers a CONNECT with ``says`` if with anything, and then neither reads nor writes."""
-
-    def __init__(self, says: bytes = b"") -> None:
-        self._says = says
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.connections: list[socket.socket] = []
-        self.reached = threading.Event()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections.append(connection)
-                connection.recv(1)
-                if self._says:
-                    connection.sendall(self._says)
-                self.reached.set()
-
-    def close(self) -> None:
-        self._listener.close()
-        for connection in self.connections:
-            connection.close()
 
 
 @pytest.fixture
 def broker(request):
-    broker = FakeBroker(request.param)
+    broker = Server(request.param)
     yield broker
     broker.close()
 

@@ -43,7 +43,7 @@ def _outbox(directory: Path) -> Prepared:
     content = b"a result"
     blob = directory / "blob"
     blob.write_bytes(content)
-    offer = ResultOffer("r", 1, manifest_of(blob, 4), 1.0, 2.0, 3, "native")
+    offer = ResultOffer("r", 1, manifest_of(blob, 4), 1.0, 2.0, 3, "native", "0" * 64)
     place = directory / "outbox"
     place.mkdir()
 

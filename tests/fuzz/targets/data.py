@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.fuzz.mutation import damaged
 from tests.fuzz.target import Prepared, Target, file_parse
-from tinyfleet.fedcore.datasets import arrays, builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder
 from tinyfleet.fedcore.errors import DataError
 
 TYPES = (
@@ -46,7 +46,21 @@ def _arrays(directory: Path) -> Prepared:
     x = _npy("|u1", "(6, 1, 4, 4)", bytes(96))
     y = _npy("<i8", "(6,)", struct.pack("<6q", 0, 1, 2, 0, 1, 2))
     test = {"x_test": _npy("|u1", "(2, 1, 4, 4)", bytes(32)), "y_test": _npy("<i8", "(2,)", bytes(16))}
-    seeds = [_zip({"x": x, "y": y}), _zip({"x": x, "y": y, **test}, zipfile.ZIP_STORED), y]
+    words = _npy("<U1", "(6,)", "abcabc".encode("utf-32-le"))
+    beside = {
+        "classes": _npy("<U1", "(3,)", "abc".encode("utf-32-le")),
+        "layout": _npy("<U4", "()", "NCHW".encode("utf-32-le")),
+        "range": _npy("<f8", "(2,)", struct.pack("<2d", 0.0, 255.0)),
+        "rate": _npy("<f8", "()", struct.pack("<d", 50.0)),
+        "units": _npy("<U1", "()", "g".encode("utf-32-le")),
+        "channels": _npy("<U1", "(1,)", "x".encode("utf-32-le")),
+    }
+    seeds = [
+        _zip({"x": x, "y": y}),
+        _zip({"x": x, "y": words, **beside}),
+        _zip({"x": x, "y": y, **test}, zipfile.ZIP_STORED),
+        y,
+    ]
 
     def vary(rng: random.Random, seed: bytes) -> bytes:
         if rng.random() < 0.5:
@@ -62,6 +76,9 @@ def _arrays(directory: Path) -> Prepared:
         }
         known = rng.choice(("x", "y", ""))
         parts |= {known: {"x": x, "y": y}[known]} if known else {}
+        for name in rng.sample(sorted(beside), rng.choice((0, 1, 3))):
+            odd = _npy(rng.choice(TYPES), rng.choice(SHAPES), rng.randbytes(48))
+            parts[name] = rng.choice((beside[name], odd))
         return _zip(parts, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
 
     return Prepared(file_parse(directory / "data.npz", arrays.load), seeds, vary)
@@ -72,13 +89,25 @@ def _pictures() -> dict[str, bytes]:
 
     pixels = (np.arange(192) % 255).astype(np.uint8).reshape(8, 8, 3)
     found = {}
-    for suffix, kind in (("png", "PNG"), ("jpg", "JPEG"), ("bmp", "BMP"), ("webp", "WEBP"), ("ppm", "PPM")):
+    for suffix, kind in (
+        ("png", "PNG"),
+        ("jpg", "JPEG"),
+        ("bmp", "BMP"),
+        ("webp", "WEBP"),
+        ("ppm", "PPM"),
+        ("tif", "TIFF"),
+    ):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, kind)
         found[suffix] = buffer.getvalue()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0]).save(buffer, "PPM")
-    return found | {"pgm": buffer.getvalue()}
+    for suffix, kind, grey in (
+        ("pgm", "PPM", pixels[:, :, 0]),
+        ("tiff", "TIFF", pixels[:, :, 0].astype(np.uint16)),
+    ):
+        buffer = io.BytesIO()
+        Image.fromarray(grey).save(buffer, kind)
+        found[suffix] = buffer.getvalue()
+    return found
 
 
 def _images(directory: Path) -> Prepared:
@@ -97,7 +126,7 @@ def _images(directory: Path) -> Prepared:
         for kept in (directory / "cache").glob("images/*"):
             kept.unlink()
         (place / f"1.{suffix.decode('ascii', 'ignore') if suffix.isalnum() else 'png'}").write_bytes(content)
-        return image_folder.load(root, directory / "cache")
+        return image_folder.load(root, cache=directory / "cache")
 
     def vary(rng: random.Random, seed: bytes) -> bytes:
         suffix, _, content = seed.partition(b"\0")
@@ -116,12 +145,12 @@ def _kept_images(directory: Path) -> Prepared:
     for name in "ab":
         (root / name).mkdir(parents=True)
         (root / name / "0.png").write_bytes(_pictures()["png"])
-    image_folder.load(root, directory / "cache")
+    image_folder.load(root, cache=directory / "cache")
     (kept,) = (directory / "cache" / "images").iterdir()
     whole = kept.read_bytes()
 
     def read(_: Path) -> object:
-        train, _, _ = image_folder.load(root, directory / "cache")
+        train, _, _ = image_folder.load(root, cache=directory / "cache")
         assert train.x.shape == (2, 3, 8, 8)
         assert train.x.dtype == np.uint8
         return train

@@ -67,6 +67,12 @@ def test_the_farthest_that_is_not_seen_is_found(scene):
     assert (sent < 3.0).all()
 
 
+def test_what_points_across_is_a_reversed_update_without_its_part_against_the_others():
+    task, own = result(0.0, 0.0), result(1.0, 1.0)
+    sent = ATTACKS["x -9, across"](Scene(task, own, [result(1.0, 0.0), result(3.0, 0.0)], 1)).params["w"]
+    assert sent == pytest.approx([0.2, -9.0])
+
+
 def test_growth_is_asked_for_where_nobody_needs_it():
     def grown(*positions):
         where = np.array(positions, np.int64)

@@ -191,10 +191,8 @@ class VirtualDevice:
         if self._result is None:
             self._ask()
             return
-        offer = self.offer
-        self.say(
-            ResultOffer(offer.run, offer.step, self._result.manifest, self._train_s, self._train_s, 1, NATIVE.name)
-        )
+        offer, taken_s, manifest = self.offer, self._train_s, self._result.manifest
+        self.say(ResultOffer(offer.run, offer.step, manifest, taken_s, taken_s, 1, NATIVE.name, offer.base))
 
     def _on_request(self, sha256: str, start: int, count: int) -> None:
         result = self._result

@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from tinyfleet.bench.fleet import packets
+from tinyfleet.bench.fleet.member import goodbyes
 from tinyfleet.fedcore.protocol import topics
 from tinyfleet.fedcore.protocol.chunks import pack_chunk
 from tinyfleet.fedcore.protocol.messages import ChunkRequest, Hello, TaskState, TaskStatus, encode
@@ -27,6 +28,7 @@ class FloodKind(StrEnum):
     CHUNKS = "chunks of 10 KB by an accepted device"
     REQUESTS = "requests for chunks by an accepted device"
     CONFIRMED = "statuses by an accepted device, confirmed"
+    SIGNED = "goodbyes by an accepted device, signed and confirmed"
     TOPICS = "rubbish on topics that are nobody's, retained"
 
 
@@ -42,7 +44,7 @@ class FloodSettings(msgspec.Struct, frozen=True):
     digest: str = "ab" * 32
 
 
-def _maker(settings: FloodSettings) -> Callable[[int], bytes]:
+def _maker(settings: FloodSettings, sock: socket.socket) -> Callable[[int], bytes]:
     member = topics.up(settings.member or "stranger")
     rubbish = random.randbytes(200)
     chunk = packets.publish(f"{member}/chunk", pack_chunk("cd" * 32, 0, random.randbytes(10_000)))
@@ -60,6 +62,8 @@ def _maker(settings: FloodSettings) -> Callable[[int], bytes]:
         case FloodKind.CONFIRMED:
             payload = encode(TaskStatus("no such run", 0, TaskState.RUNNING, "x" * 100))
             return lambda n: packets.publish(member, payload, n % 65535 + 1)
+        case FloodKind.SIGNED:
+            return goodbyes(sock, settings.member, settings.messages).__getitem__
         case FloodKind.CHUNKS:
             return lambda n: chunk
         case FloodKind.REQUESTS:
@@ -70,12 +74,13 @@ def _retained(packet: bytes) -> bytes:
     return bytes((packet[0] | 1,)) + packet[1:]
 
 
-def flood(settings: FloodSettings) -> tuple[int, float]:
-    """(messages sent, seconds that it took); no longer than twice ``seconds``."""
-    make = _maker(settings)
+def flood(settings: FloodSettings, ready: Callable[[], None]) -> tuple[int, float]:
+    """(messages sent, seconds that it took); no longer than twice ``seconds`` after ``ready``."""
     with socket.create_connection((settings.host, settings.port)) as sock:
         sock.sendall(packets.connect(f"flood-{random.getrandbits(32):x}"))
         sock.recv(4)
+        make = _maker(settings, sock)
+        ready()
         start, sent = time.monotonic(), 0
         while sent < settings.messages and (passed := time.monotonic() - start) < 2 * settings.seconds:
             due = min(settings.messages, int(settings.messages * passed / settings.seconds) + 1)
@@ -106,5 +111,11 @@ def _send(sock: socket.socket, data: bytes, until: float) -> bool:
 
 
 if __name__ == "__main__":
-    counted, took = flood(msgspec.json.decode(sys.argv[1], type=FloodSettings))
-    sys.stdout.write(msgspec.json.encode({"sent": counted, "seconds": round(took, 2)}).decode() + "\n")
+
+    def say(**said: object) -> None:
+        """A line of JSON."""
+        sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
+        sys.stdout.flush()
+
+    counted, took = flood(msgspec.json.decode(sys.argv[1], type=FloodSettings), lambda: say(ready=True))
+    say(sent=counted, seconds=round(took, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import msgspec
 
 from tinyfleet.bench.fleet.flood import FloodKind, FloodSettings
 from tinyfleet.bench.fleet.rig import Rig, job
+from tinyfleet.fedcore.errors import TransportError
 
 DEVICES, TRAIN_S = 10, 2.0
 CALM_ROUNDS = 4
@@ -34,6 +36,7 @@ class FloodRow:
     coordinator_mb: float  # before
     coordinator_grew_mb: float  # at most, while it lasted
     broker_grew_mb: float
+    load_average: float | None = None  # of the machine in the minute before the end, the bench's own included
 
     @property
     def slower(self) -> float:
@@ -56,21 +59,25 @@ def bench_floods(
 
 
 def _flooded(folder: Path, engine: str, kind: FloodKind, messages: int, seconds: float) -> FloodRow:
-    # The operator has accepted the ten, and nobody else comes in by itself.
-    with Rig(folder / "rig", engine, auto_accepted=DEVICES) as rig:
+    # The operator has accepted the ten, and who floods as one that takes part in no round; nobody else comes in.
+    apart = kind is FloodKind.SIGNED
+    with Rig(folder / "rig", engine, auto_accepted=DEVICES + apart) as rig:
         rig.add_devices(DEVICES, train_s=TRAIN_S)
         rig.submit(job(1000, DEVICES, deadline_s=PATIENCE_S))
         rig.until(lambda: len(_rounds(rig)) > CALM_ROUNDS, PATIENCE_S, "calm rounds")
         calm = _rounds(rig)[1:]
         before, broker_before = rig.coordinator.now, rig.broker.now
         rig.coordinator.most = rig.broker.most = 0
-        settings = FloodSettings(rig.host, rig.port, kind, messages, seconds, member="virtual-0")
+        settings = FloodSettings(rig.host, rig.port, kind, messages, seconds, "apart" if apart else "virtual-0")
         command = [sys.executable, "-m", "tinyfleet.bench.fleet.flood", msgspec.json.encode(settings).decode()]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as flood:
+            assert flood.stdout is not None  # noqa: S101 - a pipe, as asked for
+            if not flood.stdout.readline():
+                raise TransportError("what should have flooded did not come so far")
             start = len(_rounds(rig))
             rig.until(lambda: flood.poll() is not None, 20 * seconds, "the flood's end")
             during = len(_rounds(rig))
-            sent = msgspec.json.decode(flood.stdout.read() if flood.stdout else b"{}")
+            sent = msgspec.json.decode(flood.stdout.read())
         # The round that was open at its end was flooded too; so was the one that was open when it began.
         rig.until(lambda: len(_rounds(rig)) > during, PATIENCE_S, "the round in which the flood ended")
         flooded = _rounds(rig)[start : during + 1]
@@ -84,6 +91,7 @@ def _flooded(folder: Path, engine: str, kind: FloodKind, messages: int, seconds:
             coordinator_mb=round(before / 1e6, 1),
             coordinator_grew_mb=round((rig.coordinator.most - before) / 1e6, 1),
             broker_grew_mb=round((rig.broker.most - broker_before) / 1e6, 1),
+            load_average=round(os.getloadavg()[0], 1),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class LoadRow:
     coordinator_peak_mb: float
     broker_mb: float
     broker_peak_mb: float
+    load_average: float | None = None  # of the machine in the minute before the end, the bench's own included
 
 
 def bench_load(
@@ -76,6 +78,7 @@ def _rounds(folder: Path, devices: int, rounds: int, engine: str, hostile: int) 
                 coordinator_peak_mb=_mb(rig.coordinator.most),
                 broker_mb=_mb(rig.broker.now),
                 broker_peak_mb=_mb(rig.broker.most),
+                load_average=round(os.getloadavg()[0], 1),
             )
 
 

@@ -150,6 +150,17 @@ def at_the_limits(scene: Scene) -> Payload:
     return replace(sent, meta=sent.meta | {"samples": samples_of(scene, 3)})
 
 
+def across(scene: Scene) -> Payload:
+    """The own update reversed, nine times, without its part against the honest mean: directions hide it."""
+    task, own = scene.task.params, scene.own.params
+    found = {name: mean - task[name] for name, (mean, _) in moments(scene).items()}
+    sent = {name: -9.0 * (own[name].astype(np.float64) - task[name]) for name in found}
+    squares = max(1e-24, sum(float(np.square(mean).sum()) for mean in found.values()))
+    along = sum(float((found[name] * sent[name]).sum()) for name in found) / squares
+    more = max(0.0, -along) + 0.1
+    return with_params(scene, {name: task[name] + sent[name] + more * found[name] for name in found})
+
+
 def near_the_crowd(scene: Scene) -> Payload:
     """Against the honest mean, as far as two honest results lie apart (min-max, Shejwalkar and Houmansadr 2021)."""
     found = moments(scene)
@@ -229,6 +240,7 @@ ATTACKS: Mapping[str, Attack] = {
     "inner product x -1": inner_product(1.0),
     "min-max": near_the_crowd,
     "at the limits": at_the_limits,
+    "x -9, across": across,
     "statistics shifted": shifted_statistics,
     "running variance -1": only("running_var", -1.0),
     "running variance 0": only("running_var", 0.0),

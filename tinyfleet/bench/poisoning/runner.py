@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedrts": _GROWING,
     "prunefl": {"density": 0.2, "interval": 2},
     "feddst": _GROWING,
-    "lotteryfl": {"density": 0.2},
+    "lotteryfl": {"density": 0.5},
 }
 """Settings under which every stage of a method takes part in ``ROUNDS`` rounds."""
 

@@ -44,6 +44,9 @@ class TaskHistory:
     def refusals(self, run: str) -> dict[str, int]:
         return {}  # all of its devices are honest
 
+    def unfit(self, run: str) -> dict[str, str]:
+        return {}
+
     def times(
         self, run: str, stage: str, whole_local_steps: Mapping[str, int], deadline_s: float
     ) -> list[TaskTime]:

@@ -28,7 +28,9 @@ def poisoning(
             min=0.01, help="Honest fleets with data of this Dirichlet alpha instead, with and without limits."
         ),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="1, 2 and 3 by default; limits were tuned on 0.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="1, 2 and 3 by default; limits were tuned on 0.")
+    ] = None,
 ) -> None:
     """Accuracy of a small digits job with hostile devices, by method, aggregate, attack and their share."""
     from tinyfleet.bench.poisoning.attacks import ATTACKS

@@ -60,7 +60,9 @@ class Server:
     def __init__(self, answer: bytes = b"", *, first: bytes = b"", tls: ssl.SSLContext | None = None) -> None:
         self._first, self._answer, self._tls = first, answer, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # soon full
         self.port = self._listener.getsockname()[1]
+        self.url = f"mqtt://127.0.0.1:{self.port}"
         self.connections: list[socket.socket] = []
         self.reached = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()

@@ -12,12 +12,15 @@ from tinyfleet.fedcore.errors import DataError
 
 _MOST_HEADER = 10_000
 _PLAIN = "biuf"  # kinds of numpy's types: truth values, integers, floats
+_WORDS = "US"
+_MOST_WORD = 1600  # bytes of a word: numpy's texts take four a character
 
 
-def read_npy(file: IO[bytes], size: int) -> AnyArray:
+def read_npy(file: IO[bytes], size: int, words: bool = False) -> AnyArray:
     """The array of a .npy file of ``size`` bytes.
 
-    Raises ``DataError`` where it is none, holds anything but numbers, or not as many as its header says.
+    Raises ``DataError`` where it is none, holds anything but numbers (with ``words``, texts too), or not as many as
+    its header says.
     """
     try:
         read: Any = {
@@ -26,8 +29,9 @@ def read_npy(file: IO[bytes], size: int) -> AnyArray:
         }[np.lib.format.read_magic(file)]  # type: ignore[no-untyped-call]
         shape, fortran, dtype = read(file, max_header_size=_MOST_HEADER)
         count = math.prod(shape)
-        if dtype.kind not in _PLAIN or dtype.hasobject:
-            raise DataError(f"no plain array, but one of type {dtype}; give numbers")
+        short = words and dtype.kind in _WORDS and 0 < dtype.itemsize <= _MOST_WORD
+        if (dtype.kind not in _PLAIN and not short) or dtype.hasobject:
+            raise DataError(f"no plain array, but one of type {dtype}; give {'words or ' * words}numbers")
         if not all(0 <= side < 2**48 for side in shape) or len(shape) > 8 or count * dtype.itemsize > size:
             raise DataError(f"an array of shape {shape}, and the file has {size} bytes")
         data = file.read(count * dtype.itemsize + 1)

@@ -17,8 +17,8 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.cache import cache_directory
-from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.packed import unpacked
+from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
+from tinyfleet.fedcore.datasets.readers.packed import unpacked
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.files import write_atomic
 
@@ -30,6 +30,11 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+CLASSES = (
+    *("t-shirt or top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+MEANING = Meaning(classes=CLASSES)
 MOST_BYTES = 50_000_000  # of one uncompressed file: the largest has 47,040,016
 
 Fetch = Callable[[str], bytes]
@@ -46,8 +51,12 @@ def load(
 ) -> tuple[Dataset, Dataset, str]:
     """Training and test data. Raises ``DataError`` where they can be neither found nor downloaded."""
     parts = {name: _idx(_content(name, installed, cache, fetch), name) for name in SHA256}
-    train = Dataset(parts["train-images-idx3-ubyte"], parts["train-labels-idx1-ubyte"].astype(np.int64), 10)
-    test = Dataset(parts["t10k-images-idx3-ubyte"], parts["t10k-labels-idx1-ubyte"].astype(np.int64), 10)
+    train, test = (
+        Dataset(
+            parts[f"{part}-images-idx3-ubyte"], parts[f"{part}-labels-idx1-ubyte"].astype(np.int64), 10, MEANING
+        )
+        for part in ("train", "t10k")
+    )
     return train, test, "Fashion-MNIST"
 
 
