@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
 
 from tinyfleet.fedcore.child import die_with
 from tinyfleet.fedcore.datasets.contract import check_data
@@ -49,10 +50,17 @@ class Workbench:
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Write the run's initial state to ``target``, atomically."""
         self._open(spec)
-        public = public_data(spec.data, spec.contract)
+        public = self._public(spec)
         check_data(public.description, spec.model)
         state = self._method.initial_state(self._engine, public)
         write_atomic(target, codec.encode(state, precision="fp32"))
+
+    def _public(self, spec: RunSpec) -> Dataset:
+        """Public data; where the run asks for none, no source need be here."""
+        if spec.data.public_fraction:
+            return public_data(spec.data, spec.contract)
+        shape, classes = spec.model.input_shape, spec.model.classes
+        return Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, np.int64), classes)
 
     def evaluate(self, spec: RunSpec, state: Path, *, validate: bool) -> dict[str, float | bool]:
         """Loss and accuracy of a state under its mask, on test data that no training or selection sees.

@@ -111,9 +111,11 @@ class Normalization:
 
     @classmethod
     def of(cls, data: Dataset) -> Normalization:
-        """Measure it on ``data`` (public data: never a device's, never test data)."""
+        """Measure it on ``data`` (public: never a device's, never test data); of no samples it changes nothing."""
         low, high = data.full_range or (0.0, 1.0)
         scale = high - low
+        if not len(data):
+            return cls((0.0,) * data.x.shape[1], (1.0,) * data.x.shape[1], scale)
         axes = (0, *range(2, data.x.ndim))
         mean = data.x.mean(axis=axes, dtype=np.float64) / scale
         std = np.maximum(data.x.std(axis=axes, dtype=np.float64) / scale, 1e-6)

@@ -51,7 +51,7 @@ class FedAvg(Method):
     def initial_state(self, engine: Engine, public: Dataset) -> Payload:
         normalization = Normalization.of(public)
         graph, seed = self.problem.graph, self.problem.seed
-        if self.settings.pretrained:
+        if self.pretrains(public):
             params = pretrain(engine, public, self.problem, normalization)
         else:
             params = graph.initial_params(seed)
@@ -64,6 +64,10 @@ class FedAvg(Method):
             "normalization": normalization_entry(normalization),
         }
         return Payload(meta, params, mask)
+
+    def pretrains(self, public: Dataset) -> bool:
+        """Whether it starts from a model that is trained on ``public``."""
+        return bool(self.settings.pretrained)
 
     def initial_mask(self) -> Mask:
         """No mask: the model is dense."""
@@ -119,6 +123,9 @@ class FedAvg(Method):
             "density": density(state.mask),
         }
         return Payload(meta, params, state.mask)
+
+    def needs_public_data(self) -> str:
+        return "pre-trains on public data: set method.pretrained = false" if self.settings.pretrained else ""
 
     def more_than_updates(self) -> str:
         return ""

@@ -189,6 +189,10 @@ class Method(ABC):
         """The model to evaluate and to export: the state's own, unless the method trains something else."""
         return state
 
+    def needs_public_data(self) -> str:
+        """What it does with public data, and how it would do without; empty: nothing but measuring inputs."""
+        return ""
+
     def more_than_updates(self) -> str:
         """What its results tell besides updates that are averaged, and the remedy; empty: nothing.
 

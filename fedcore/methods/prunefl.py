@@ -52,6 +52,9 @@ class PruneFl(FedAvg):
 
     # -- coordinator half ---------------------------------------------------------------
 
+    def needs_public_data(self) -> str:
+        return "prunes on public data: choose feddst"
+
     def initial_state(self, engine: Engine, public: Dataset) -> Payload:
         """Initial pruning on public data: the coordinator stands for the one device that the paper selects.
 

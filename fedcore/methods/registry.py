@@ -15,6 +15,7 @@ from tinyfleet.fedcore.methods.fedtiny import FedTiny
 from tinyfleet.fedcore.methods.fl_pqsu import FlPqsu
 from tinyfleet.fedcore.methods.lotteryfl import LotteryFl
 from tinyfleet.fedcore.methods.method import Method, Problem
+from tinyfleet.fedcore.methods.own_normalization import OwnNormalization
 from tinyfleet.fedcore.methods.prunefl import PruneFl
 from tinyfleet.fedcore.methods.snip import Snip
 from tinyfleet.fedcore.methods.synflow import SynFlow
@@ -71,8 +72,13 @@ def create(method: Mapping[str, Any], problem: Problem) -> Method:
 
 
 def method_of(spec: RunSpec) -> Method:
-    """The run's method, with its results summed securely where the run asks for it. Raises ``ConfigError``."""
+    """The run's method: without public data the devices measure inputs first; its results are summed as asked.
+
+    Raises ``ConfigError``.
+    """
     method = create(spec.method, problem_of(spec))
+    if not spec.data.public_fraction:
+        method = OwnNormalization(method)
     if not spec.secure_aggregation.enabled:
         return method
     # Only here: it loads cryptography, for which a board without such a run has no memory to spare.

@@ -39,6 +39,9 @@ class Snip(FedAvg):
     name = "snip"
     settings_type: ClassVar[type[Settings]] = SnipSettings
 
+    def needs_public_data(self) -> str:
+        return "scores weights on public data: choose synflow"
+
     def initial_state(self, engine: Engine, public: Dataset) -> Payload:
         """Raises ``DataError`` without public data."""
         if not len(public):

@@ -71,3 +71,19 @@ def test_a_live_run_trains_and_ends_as_the_simulated_one(start, name):
     assert (row.state, row.reason, row.result) == ("finished", "", result)
     live = decode(running.store.state_blob(run).read_bytes())
     assert encode(live, precision="fp32") == encode(simulate(spec, create()), precision="fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fedavg", "static", "fedtiny", "fedmef", "tinyfleet"])
+def test_a_live_run_without_public_data_equals_the_simulated_one(start, name):
+    spec = spec_of(2, 4)
+    method = {**METHODS.get(name, {"name": name}), "pretrained": False}
+    data = msgspec.structs.replace(spec.data, public_fraction=0.0)
+    spec = msgspec.structs.replace(spec, method=method, data=data)
+    running = start(spec, 2, broker="embedded")
+    run = running.store.runs.submit(spec)
+    row = running.until("the run's end", lambda: running.ended(run), 120.0)
+    assert (row.state, row.reason) == ("finished", "")
+    assert running.store.steps.of(run)[0].stage == "input_statistics"
+    live = decode(running.store.state_blob(run).read_bytes())
+    assert encode(live, precision="fp32") == encode(simulate(spec, create()), precision="fp32")

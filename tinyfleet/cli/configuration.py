@@ -132,9 +132,12 @@ def _type_text(annotation: Any) -> str:
     return {str: "text", int: "integer", float: "number", bool: "true \\| false"}.get(annotation, str(annotation))
 
 
+_UNBOUNDED = (1 << 31) - 1  # what keeps numbers within their type is no bound to a person
+
+
 def _bounds(meta: Meta) -> Iterator[str]:
     for value, sign in ((meta.ge, "≥"), (meta.gt, ">"), (meta.le, "≤"), (meta.lt, "<")):
-        if value is not None:
+        if value is not None and abs(value) < _UNBOUNDED:
             yield f"{sign} {value:g}"
 
 

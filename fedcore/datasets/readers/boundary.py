@@ -45,7 +45,7 @@ def reading(path: Path, kind: str, key: str = "") -> Iterator[None]:
         raise DataError(f"{where} cannot be read as {kind}: {reason}") from None
 
 
-class LeftOut:
+class Leftovers:
     """Counts what a reader leaves out, by reason, with one example of each."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tinyfleet.fedcore.datasets.readers.boundary import LeftOut, class_name, reading, shown
+from tinyfleet.fedcore.datasets.readers.boundary import Leftovers, class_name, reading, shown
 from tinyfleet.fedcore.errors import DataError
 
 MOST_FILES = 1 << 20
@@ -29,7 +29,7 @@ def classes_of(root: Path) -> list[str]:
 
 
 def class_files(
-    root: Path, classes: Sequence[str], suffixes: frozenset[str], left_out: LeftOut
+    root: Path, classes: Sequence[str], suffixes: frozenset[str], left_out: Leftovers
 ) -> list[tuple[Path, int]]:
     """(file, label) of every file that is read, in the order of classes and names.
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
 from tinyfleet.fedcore.datasets.readers import images
-from tinyfleet.fedcore.datasets.readers.boundary import LeftOut, class_name, reading, shown
+from tinyfleet.fedcore.datasets.readers.boundary import Leftovers, class_name, reading, shown
 from tinyfleet.fedcore.datasets.readers.class_folders import class_files, classes_of
 from tinyfleet.fedcore.datasets.readers.kept import KeptArray, fingerprint
 from tinyfleet.fedcore.errors import DataError
@@ -62,7 +62,7 @@ def load(
 
 
 def _read(root: Path, classes: list[str], settings: ImageFolderSettings, cache: Path | None) -> Dataset:
-    left_out = LeftOut()
+    left_out = Leftovers()
     files = class_files(root, classes, images.SUFFIXES, left_out)
     if not files:
         raise DataError(f"{shown(root)}: no images ({', '.join(sorted(images.SUFFIXES))}) in its class folders")

@@ -37,6 +37,9 @@ def check_secure_aggregation(spec: RunSpec, method: Method) -> None:
         f"fleet.min_results = {fleet.min_results}: a sum hides a result among {LEAST_MEMBERS} or more; raise it": (
             fleet.min_results < LEAST_MEMBERS
         ),
+        "data.public_fraction = 0: each device's sums of inputs are seen; raise it (0.01, say)": (
+            not spec.data.public_fraction
+        ),
         f"neighbours = {settings.neighbours} is odd; a ring needs an even number": settings.neighbours % 2 == 1,
     }
     reasons = [reason for reason, holds in refused.items() if holds]
