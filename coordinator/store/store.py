@@ -189,7 +189,7 @@ class Store:
         Kept are the latest, the best and the resulting state of every run, for runs under way the states of the
         last ``keep_steps`` steps and the results of open steps, and ``keep``.
         """
-        needed = {*keep, *self._best_states()}
+        needed = {*keep, *self.best_states()}
         needed |= {r[0] for r in self._db.read("SELECT result_sha256 FROM runs WHERE result_sha256 IS NOT NULL")}
         needed |= {r[0] for r in self._db.read("SELECT state_sha256 FROM runs WHERE state_sha256 IS NOT NULL")}
         needed |= {
@@ -210,7 +210,7 @@ class Store:
         }
         return self.blobs.sweep(needed)
 
-    def _best_states(self) -> set[str]:
+    def best_states(self) -> set[str]:
         """Digests of the best state of each run, by its measurements so far."""
         needed = {r[0] for r in self._db.read("SELECT best_sha256 FROM runs WHERE best_sha256 IS NOT NULL")}
         for row in self._db.read("SELECT run FROM runs WHERE finished IS NULL AND step > 0"):
