@@ -235,7 +235,8 @@ def _section(value: msgspec.Struct, prefix: str) -> list[str]:
             heading = f"# {notes[name]}\n" if notes[name] else ""
             tables += ["", f"{heading}[{path}]", *_section(entry, f"{path}.")]
         else:
-            # JSON strings, numbers and booleans are TOML ones.
+            # JSON strings, numbers and booleans are TOML ones, but for what nobody could see in the file.
             text = msgspec.json.encode(entry).decode()
+            text = "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
             lines.append(f"{name} = {text}" + (f"  # {notes[name]}" if notes[name] else ""))
     return lines + tables

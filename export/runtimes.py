@@ -131,7 +131,9 @@ class TfliteRuntime:
 
 
 def nhwc(x: FloatArray) -> FloatArray:
-    """(N, C, H, W) -> (N, H, W, C); (N, C, L) -> (N, 1, L, C)."""
+    """(N, C, H, W) -> (N, H, W, C); (N, C, L) -> (N, 1, L, C); (N, C) as it is."""
+    if x.ndim == 2:
+        return np.ascontiguousarray(x)
     x = x if x.ndim == 4 else x[:, :, None, :]
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 

@@ -52,8 +52,8 @@ STEM = conv("stem", INPUT, 4, 8, bias=True)
 ACT = Node("act", Op.RELU, ("stem",))
 BODY = conv("body", "act", 8, 8, bias=True)
 MERGED = dict.fromkeys(("compact", "onnx", "tflite", "int8", "sparse"), "merged")
-NO_FLOW = {"synflow": "no"}  # a product is not homogeneous of degree one
-NOT_IN_TFLITE = {"tflite": "no", "int8": "no"}
+NO_FLOW = {"synflow": "no"}  # a product is not homogeneous of degree one, nor is a softmax
+NOT_NATIVE = {"native": "no", "plan native": "no", "sparse": "no"}
 FLAT = Graph(
     "flat", (4, 4, 4), 4,
     (STEM, ACT, BODY, Node("kind", Op.FLATTEN, ("body",)), Node("output", Op.LINEAR, ("kind",), 128, 4, bias=True)),
@@ -83,6 +83,16 @@ CASES: dict[str, Case] = {
     ),
     "conv, normalised": Case(graph(STEM, ACT, replace(BODY, weight_norm=WeightNorm.ACTIVE, gain=1.5)), Op.CONV),
     "linear": Case(FLAT, Op.LINEAR),
+    "linear, of a vector that comes in": Case(
+        Graph(
+            "vector", (20,), 4,
+            (
+                Node("stem", Op.LINEAR, (INPUT,), 20, 12, bias=True), norm("norm", "stem", 12),
+                Node("act", Op.RELU, ("norm",)), Node("body", Op.LINEAR, ("act",), 12, 9, bias=True),
+                Node("again", Op.RELU, ("body",)), Node("output", Op.LINEAR, ("again",), 9, 4, bias=True),
+            ), (("body",),),
+        ), Op.LINEAR,
+    ),
     "batch_norm": Case(
         graph(STEM, ACT, BODY, norm("kind", "body", 8)), Op.BATCH_NORM,
         MERGED,
@@ -96,7 +106,7 @@ CASES: dict[str, Case] = {
         graph(STEM, ACT, pool("kind", "act", 1, 3), replace(BODY, inputs=("kind",))), Op.MAX_POOL
     ),
     "max_pool, padded, of negative values": Case(
-        graph(STEM, ACT, BODY, pool("kind", "body", 1, 3)), Op.MAX_POOL, NOT_IN_TFLITE
+        graph(STEM, ACT, BODY, pool("kind", "body", 1, 3)), Op.MAX_POOL
     ),
     "max_pool, 1-D": Case(
         graph(
@@ -110,6 +120,11 @@ CASES: dict[str, Case] = {
     "hard_sigmoid": Case(graph(STEM, Node("act", Op.HARD_SIGMOID, ("stem",)), BODY), Op.HARD_SIGMOID),
     "sigmoid": Case(graph(STEM, Node("act", Op.SIGMOID, ("stem",)), BODY), Op.SIGMOID),
     "tanh": Case(graph(STEM, Node("act", Op.TANH, ("stem",)), BODY), Op.TANH),
+    "softmax": Case(
+        graph(
+            STEM, ACT, BODY, Node("kind", Op.SOFTMAX, ("body",)), conv("last", "kind", 8, 8, bias=True)
+        ), Op.SOFTMAX, NO_FLOW | NOT_NATIVE,
+    ),
     "mul": Case(
         graph(
             STEM, Node("act", Op.HARD_SWISH, ("stem",)), BODY, Node("kind", Op.MUL, ("body", "act")),
@@ -142,6 +157,17 @@ CASES: dict[str, Case] = {
             conv("last", "kind", 8, 8, bias=True),
         ), Op.SHUFFLE
     ),
+    "crop": Case(
+        graph(
+            STEM, ACT, Node("kind", Op.CROP, ("act",), padding=(1, 0, 2, 3)), replace(BODY, inputs=("kind",))
+        ), Op.CROP
+    ),
+    "crop, 1-D, to the last": Case(
+        graph(
+            conv1("stem", INPUT, 4, 6), conv1("body", "stem", 6, 5),
+            Node("kind", Op.CROP, ("body",), padding=(11, 0)), channels=5, input_shape=(4, 12),
+        ), Op.CROP
+    ),
     "upsample": Case(
         graph(STEM, ACT, Node("kind", Op.UPSAMPLE, ("act",), kernel=(2, 3)), replace(BODY, inputs=("kind",))),
         Op.UPSAMPLE,
@@ -162,7 +188,7 @@ CASES: dict[str, Case] = {
     ),
     "avg_pool": Case(graph(STEM, ACT, window("kind", "act"), replace(BODY, inputs=("kind",))), Op.AVG_POOL),
     "avg_pool, padded": Case(
-        graph(STEM, ACT, BODY, window("kind", "body", 1, 3)), Op.AVG_POOL, NOT_IN_TFLITE
+        graph(STEM, ACT, BODY, window("kind", "body", 1, 3)), Op.AVG_POOL
     ),
     "max_pool, padded behind": Case(
         graph(STEM, ACT, BODY, replace(pool("kind", "body", 0, 3), padding=(0, 0, 1, 1))), Op.MAX_POOL

@@ -15,6 +15,7 @@ from tinyfleet.export.formats.format import Export, ExportFormat
 from tinyfleet.export.inference_graph import Inference, Layer
 from tinyfleet.export.runtimes import open_onnx
 from tinyfleet.fedcore.models.graph import INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers.crop import cuts
 from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 from tinyfleet.fedcore.models.layers.relu6 import CEILING
 from tinyfleet.fedcore.models.layers.table import known
@@ -90,7 +91,8 @@ def _window(node: Node) -> dict[str, list[int]]:
 
 def _conv(call: OnnxCall) -> list[onnx.NodeProto]:
     node = call.layer.node
-    return call.node("Conv", group=node.groups, dilations=list(dilations(node)), **_window(node))
+    spread = {"dilations": list(dilations(node))} if node.dilation else {}
+    return call.node("Conv", group=node.groups, **spread, **_window(node))
 
 
 def _relu6(call: OnnxCall) -> list[onnx.NodeProto]:
@@ -114,6 +116,18 @@ def _mul(call: OnnxCall) -> list[onnx.NodeProto]:
 def _slice(call: OnnxCall) -> list[onnx.NodeProto]:
     node = call.layer.node
     ends = {"starts": [node.start], "ends": [node.start + node.out_channels], "axes": [1]}
+    bounds = [call.integers(word, values) for word, values in ends.items()]
+    return [helper.make_node("Slice", [*call.inputs, *bounds], [call.output], call.output)]
+
+
+def _crop(call: OnnxCall) -> list[onnx.NodeProto]:
+    before, _ = cuts(call.layer.node)
+    sizes = call.layer.shape[1:]
+    ends = {
+        "starts": [*before],
+        "ends": [first + size for first, size in zip(before, sizes, strict=True)],
+        "axes": [2 + dimension for dimension in range(len(sizes))],
+    }
     bounds = [call.integers(word, values) for word, values in ends.items()]
     return [helper.make_node("Slice", [*call.inputs, *bounds], [call.output], call.output)]
 
@@ -158,11 +172,13 @@ OPERATORS: dict[str, Callable[[OnnxCall], list[onnx.NodeProto]]] = {
     Op.HARD_SIGMOID: lambda call: call.node("HardSigmoid", alpha=1.0 / 6.0, beta=0.5),
     Op.SIGMOID: lambda call: call.node("Sigmoid"),
     Op.TANH: lambda call: call.node("Tanh"),
+    Op.SOFTMAX: lambda call: call.node("Softmax", axis=1),
     Op.ADD: lambda call: call.node("Add"),
     Op.MUL: _mul,
     Op.CONCAT: lambda call: call.node("Concat", axis=1),
     Op.SLICE: _slice,
     Op.SHUFFLE: _shuffle,
+    Op.CROP: _crop,
     Op.UPSAMPLE: _upsample,
     Op.MAX_POOL: lambda call: call.node("MaxPool", **_window(call.layer.node)),
     Op.AVG_POOL: lambda call: call.node("AveragePool", **_window(call.layer.node)),

@@ -96,6 +96,7 @@ class _Replay:
             else:
                 self.owner[node.name] = node.name
                 self.heap.take(node.name, self.size(node.name))
+                self.heap.touch(memory.scratch * self.size(node.name))
             self.refs[self.owner[node.name]] += readers[node.name] + (node.name == graph.output)
             if memory.reads is Reads.OUTPUT or (memory.reads is Reads.SIGNS and not self.shape.pruned):
                 self._hold(node, self.owner[node.name])
@@ -165,6 +166,7 @@ class _Replay:
                 own: object = key if passes else ("gradient", node.name, source)
                 if not passes:
                     heap.take(own, self.size(source))
+                    heap.touch(self.memory[node.name].scratch * self.size(source))
                 shared[own] += 1
                 if source in gradients:  # two readers: their gradients become one new tensor
                     other = gradients[source]

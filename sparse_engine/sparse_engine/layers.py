@@ -30,6 +30,7 @@ class Op(StrEnum):
     CONCAT = "concat"  # along the channels
     SLICE = "slice"  # ``out_channels`` channels from ``start`` on
     SHUFFLE = "shuffle"  # channel j of group i becomes channel i of group j (ShuffleNet)
+    CROP = "crop"  # of an image what is not as near to its edges as ``padding`` says
     UPSAMPLE = "upsample"  # each value as often as ``kernel`` says
     MAX_POOL = "max_pool"
     AVG_POOL = "avg_pool"  # padding is not counted in the mean
@@ -91,7 +92,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """Layers in execution order; the last gives the output. ``input_shape`` is (C, H, W) or (C, L)."""
+    """Layers in execution order; the last gives the output. ``input_shape`` is (C, H, W), (C, L) or (C,)."""
 
     input_shape: tuple[int, ...]
     layers: tuple[Layer, ...]
@@ -101,8 +102,8 @@ class Model:
         shapes = {INPUT: self.input_shape}
         if not self.layers or math.prod(self.input_shape) > LARGEST:
             raise ModelError(f"a model needs layers, and images of {LARGEST} values at most")
-        if len(self.input_shape) not in (2, 3) or min(self.input_shape) < 1:
-            raise ModelError(f"input shape {self.input_shape} is neither (C, H, W) nor (C, L)")
+        if len(self.input_shape) not in (1, 2, 3) or min(self.input_shape) < 1:
+            raise ModelError(f"input shape {self.input_shape} is none of (C, H, W), (C, L) and (C,)")
         for layer in self.layers:
             missing = [name for name in layer.inputs if name not in shapes]
             if missing or not layer.inputs or layer.name in shapes:
@@ -160,6 +161,12 @@ def _shape(layer: Layer, sources: list[tuple[int, ...]]) -> tuple[int, ...]:
         case Op.SHUFFLE:
             check(source[0] % layer.groups == 0, f"{layer.groups} groups do not divide its channels")
             return source
+        case Op.CROP:
+            dims = len(source) - 1
+            check(dims > 0 and len(layer.padding) == 2 * dims, f"needs {2 * dims} numbers of padding, of an image")
+            check(min(layer.padding) >= 0, "what is cut off must be >= 0")
+            cut = zip(source[1:], layer.padding[:dims], layer.padding[dims:], strict=True)
+            return (source[0], *(size - before - behind for size, before, behind in cut))
         case Op.UPSAMPLE:
             check(len(layer.kernel) == len(source) - 1 > 0, f"needs {len(source) - 1} factors, of an image")
             check(min(layer.kernel) > 0, "factors must be > 0")

@@ -191,6 +191,11 @@ def moved(layer: Layer, x: Array) -> Array:
         return x[:, layer.start : layer.start + layer.out_channels]
     if layer.op is Op.SHUFFLE:
         return x.reshape(len(x), layer.groups, -1, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)
+    if layer.op is Op.CROP:
+        dims = len(layer.padding) // 2
+        padding = (0,) * (2 - dims)
+        (top, left), (bottom, right) = padding + layer.padding[:dims], padding + layer.padding[dims:]
+        return x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
     factors = (1,) * (2 - len(layer.kernel)) + layer.kernel
     return x.repeat(factors[0], axis=2).repeat(factors[1], axis=3)
 

@@ -29,7 +29,7 @@ from sparse_engine import Cache, Layer, Model, Op, StepOptions
 
 BN_MOMENTUM = 0.1
 WEIGHTED = (Op.CONV, Op.LINEAR)
-MOVING = (Op.SLICE, Op.SHUFFLE, Op.UPSAMPLE)
+MOVING = (Op.SLICE, Op.CROP, Op.SHUFFLE, Op.UPSAMPLE)
 POOLS = (Op.MAX_POOL, Op.AVG_POOL, Op.GLOBAL_AVG_POOL)
 
 

@@ -313,6 +313,14 @@ MODELS = {
         add("sum", "dealt", "d"),
         add("both", "sum", "r"),
     ),
+    "part of an image": whole(
+        *STEM,
+        Layer("cut", Op.CROP, ("x",), padding=(1, 0, 0, 2)),
+        conv("a", "cut", 4, 4),
+        Layer("again", Op.CROP, ("cut",), padding=(0, 1, 1, 0)),
+        Layer("other", Op.CROP, ("a",), padding=(0, 1, 1, 0)),
+        add("sum", "again", "other"),
+    ),
     "upsampled": whole(
         *STEM,
         conv("down", "x", 4, 4, stride=2),

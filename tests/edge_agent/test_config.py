@@ -40,6 +40,16 @@ def test_the_written_file_reads_back_equal(tmp_path):
     assert config.data.partition.devices == 4
 
 
+def test_what_nobody_could_see_is_written_so_that_it_is_seen_and_reads_back(tmp_path):
+    odd = '\x7f"\\\x1b[31m\n\x9b2J\u202egnp.exe\U000e0001'
+    config = load(None, {"name": "porch", "data.source": f"arrays:/{odd}", "state": f"/{odd}"})
+    written = as_toml(config)
+    assert all(char.isprintable() for char in written if char != "\n")
+    path = tmp_path / "agent.toml"
+    path.write_text(written, encoding="utf-8")
+    assert load(path, {}) == config
+
+
 def test_the_command_line_wins_and_none_leaves_the_file_alone(tmp_path):
     path = tmp_path / "agent.toml"
     path.write_text('name = "a"\n[limits]\nmemory_limit = "100M"\nthreads = 2\n', encoding="utf-8")

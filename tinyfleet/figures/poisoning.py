@@ -60,11 +60,10 @@ class PoisoningFigures:
         )
 
     def worst(self, aggregate: str, share: str, method: str = "fedavg") -> str:
-        """The most points that any attack costs, in the median over seeds."""
-        rows = self._rows(method)
-        honest = rows[PoisoningCell(method, aggregate, "", 0.0)]
+        """The most points that any attack costs, in the median over seeds; with method ``any``, of all methods."""
+        rows = self._rows("" if method == "any" else method)
         lost = [
-            row.lost(honest)
+            row.lost(rows[PoisoningCell(cell.method, aggregate, "", 0.0)])
             for cell, row in rows.items()
             if cell.aggregate == aggregate and cell.attack and round(100 * cell.share) == int(share)
         ]

@@ -12,6 +12,7 @@ import numpy as np
 from tinyfleet.export.formats.tflite.file import TfliteFile
 from tinyfleet.export.formats.tflite.precision import Precision
 from tinyfleet.export.inference_graph import Inference, Layer
+from tinyfleet.fedcore.arrays import FloatArray
 from tinyfleet.fedcore.models.graph import INPUT
 from tinyfleet.fedcore.models.layers.table import kind_of
 from tinyfleet.fedcore.models.layers.window import pads, spans
@@ -54,8 +55,11 @@ class Lowering:
         """Append one operator, in the version that the precision needs."""
         self.file.operator(operator, inputs, [output], self.precision.version(operator), options)
 
-    def padded(self, layer: Layer, source: int) -> tuple[int, int]:
-        """(tensor to read, TFLite padding). SAME only where it means what PyTorch's padding does."""
+    def padded(self, layer: Layer, source: int, *, lowest: bool = False) -> tuple[int, int]:
+        """(tensor to read, TFLite padding). SAME only where it means what PyTorch's padding does.
+
+        ``lowest``: what pads is the lowest number that there is, not zero.
+        """
         implicit = self.implicit(layer)
         if implicit is not None:
             return source, implicit
@@ -65,7 +69,10 @@ class Lowering:
         name = f"{layer.name}/padded"
         target = self.activation(name, shape, like=layer.inputs[0])
         amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
-        self.emit("PAD", [source, self.file.constant(f"{name}/amounts", amounts)], target)
+        inputs = [source, self.file.constant(f"{name}/amounts", amounts)]
+        if lowest:
+            inputs.append(self.precision.lowest(self.file, f"{name}/lowest", layer.inputs[0]))
+        self.emit("PADV2" if lowest else "PAD", inputs, target)
         return target, self.file.schema.Padding.VALID
 
     def implicit(self, layer: Layer) -> int | None:
@@ -82,9 +89,13 @@ class Lowering:
         same = tuple(n // 2 for n in needed), tuple(n - n // 2 for n in needed)
         return int(kinds.SAME) if pads(node) == same else None
 
-    def number(self, name: str, value: float) -> int:
-        """A constant that is one number."""
-        return self.precision.number(self.file, name, value)
+    def numbers(self, name: str, values: FloatArray) -> int:
+        """A constant of positive numbers."""
+        return self.precision.numbers(self.file, name, values)
+
+    def sizes(self, layer: Layer) -> tuple[int, int]:
+        """(height, width) of a layer's input."""
+        return spatial2(self.shapes[layer.inputs[0]][1:], 1)
 
     def reshape(self, name: str, source: int, target: int, shape: tuple[int, ...]) -> None:
         """Append a reshape to ``shape``, the batch not counted; ``name`` is the new constant's."""

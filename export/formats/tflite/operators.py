@@ -12,9 +12,11 @@ import numpy as np
 from tinyfleet.export.errors import ExportError
 from tinyfleet.export.formats.tflite.lowering import Lowering, channels_last, spatial2
 from tinyfleet.export.inference_graph import Layer
-from tinyfleet.fedcore.models.graph import Op
+from tinyfleet.fedcore.arrays import FloatArray
+from tinyfleet.fedcore.models.graph import Node, Op
+from tinyfleet.fedcore.models.layers.crop import cuts
 from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
-from tinyfleet.fedcore.models.layers.window import dilations
+from tinyfleet.fedcore.models.layers.window import dilations, pads
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,18 @@ def _leaky_relu(call: TfliteCall) -> None:
     call.emit("LEAKY_RELU", call.inputs, call.options("LeakyReluOptions", alpha=SLOPE))
 
 
+def _softmax(call: TfliteCall) -> None:
+    call.emit("SOFTMAX", call.inputs, call.options("SoftmaxOptions", beta=1.0))
+
+
 def _add(call: TfliteCall) -> None:
     call.emit("ADD", call.inputs, call.options("AddOptions", fusedActivationFunction=call.fused))
 
 
 def _hard_sigmoid(call: TfliteCall) -> None:
     lowering, name = call.lowering, call.layer.name
-    three, sixth = (lowering.number(f"{name}/{word}", value) for word, value in (("three", 3.0), ("sixth", 1 / 6)))
+    three = lowering.numbers(f"{name}/three", np.array([3.0], np.float32))
+    sixth = lowering.numbers(f"{name}/sixth", np.array([1.0 / 6.0], np.float32))
     shifted = lowering.activation(f"{name}/shifted", channels_last(call.layer.shape))
     relu6 = call.lowering.file.schema.ActivationFunctionType.RELU6
     lowering.emit("ADD", [*call.inputs, three], shifted, call.options("AddOptions", fusedActivationFunction=relu6))
@@ -116,10 +123,20 @@ def _mul(call: TfliteCall) -> None:
 
 
 def _slice(call: TfliteCall) -> None:
-    node, file = call.layer.node, call.lowering.file
-    others = len(channels_last(call.layer.shape))  # the batch counted, channels not
-    begin = file.constant(f"{node.name}/begin", np.array([0] * others + [node.start], np.int32))
-    size = file.constant(f"{node.name}/size", np.array([-1] * others + [node.out_channels], np.int32))
+    others = len(channels_last(call.layer.shape)) - 1
+    _part(call, [0] * others + [call.layer.node.start])
+
+
+def _crop(call: TfliteCall) -> None:
+    top, left = spatial2(cuts(call.layer.node)[0], 0)
+    _part(call, [top, left, 0])
+
+
+def _part(call: TfliteCall, first: list[int]) -> None:
+    """What begins there and is as large as the layer's output; the batch is not counted."""
+    name, file = call.layer.name, call.lowering.file
+    begin = file.constant(f"{name}/begin", np.array([0, *first], np.int32))
+    size = file.constant(f"{name}/size", np.array([-1, *channels_last(call.layer.shape)], np.int32))
     call.emit("SLICE", [*call.inputs, begin, size], call.options("SliceOptions"))
 
 
@@ -151,24 +168,37 @@ def _concat(call: TfliteCall) -> None:
 
 
 def _max_pool(call: TfliteCall) -> None:
-    layer = call.layer
-    implicit = call.lowering.implicit(layer) is not None
-    if not implicit and not call.lowering.never_negative(layer.inputs[0]):
-        raise ExportError(f"{layer.name}: a padded pool of values that may be negative; put a ReLU before it")
-    source, padding = call.lowering.padded(layer, call.inputs[0])
-    _pool(call, "MAX_POOL_2D", source, padding)
+    lowest = not call.lowering.never_negative(call.layer.inputs[0])
+    source, padding = call.lowering.padded(call.layer, call.inputs[0], lowest=lowest)
+    _pool(call, "MAX_POOL_2D", source, padding, call.output)
 
 
 def _avg_pool(call: TfliteCall) -> None:
-    padding = call.lowering.implicit(call.layer)
-    if padding is None:
-        raise ExportError(
-            f"{call.layer.name}: TFLite has no mean that leaves such padding out; pad by half a kernel"
-        )
-    _pool(call, "AVERAGE_POOL_2D", call.inputs[0], padding)
+    lowering, layer = call.lowering, call.layer
+    source, padding = lowering.padded(layer, call.inputs[0])
+    if source == call.inputs[0]:
+        _pool(call, "AVERAGE_POOL_2D", source, padding, call.output)
+        return
+    # Explicit padding is counted in the mean: the mean of so many more zeros, times what they made it smaller.
+    means = lowering.activation(f"{layer.name}/means", channels_last(layer.shape), like=layer.inputs[0])
+    _pool(call, "AVERAGE_POOL_2D", source, padding, means)
+    shares = [inside(layer.node, size, dimension) for dimension, size in enumerate(lowering.sizes(layer), start=-2)]
+    factors = lowering.numbers(f"{layer.name}/factors", 1.0 / np.multiply.outer(*shares)[None, :, :, None])
+    call.emit("MUL", [means, factors], call.options("MulOptions"))
 
 
-def _pool(call: TfliteCall, operator: str, source: int, padding: int) -> None:
+def inside(node: Node, size: int, dimension: int) -> FloatArray:
+    """Which share of each window is inside of the image, in one of its last two dimensions."""
+    if -dimension > len(node.kernel):
+        return np.ones(1, np.float32)
+    kernel, stride, before = (values[dimension] for values in (node.kernel, node.stride, pads(node)[0]))
+    behind = pads(node)[1][dimension]
+    padded = np.pad(np.ones(size, np.float32), (before, behind))
+    count = (len(padded) - kernel) // stride + 1
+    return np.array([padded[i * stride :][:kernel].mean() for i in range(count)], np.float32)
+
+
+def _pool(call: TfliteCall, operator: str, source: int, padding: int, output: int) -> None:
     node = call.layer.node
     (height, width), (stride_h, stride_w) = spatial2(node.kernel, 1), spatial2(node.stride, 1)
     options = call.options(
@@ -179,7 +209,7 @@ def _pool(call: TfliteCall, operator: str, source: int, padding: int) -> None:
         filterHeight=height,
         filterWidth=width,
     )
-    call.emit(operator, [source], options)
+    call.lowering.emit(operator, [source], output, options)
 
 
 def _global_avg_pool(call: TfliteCall) -> None:
@@ -209,9 +239,11 @@ OPERATORS: dict[str, Operator] = {
     Op.HARD_SIGMOID: Operator(_hard_sigmoid),
     Op.SIGMOID: Operator(lambda call: call.emit("LOGISTIC", call.inputs), fixed=(0.0, 255 / 256)),
     Op.TANH: Operator(lambda call: call.emit("TANH", call.inputs), fixed=(-1.0, 127 / 128)),
+    Op.SOFTMAX: Operator(_softmax, fixed=(0.0, 255 / 256)),
     Op.ADD: Operator(_add, fuses=True),
     Op.MUL: Operator(_mul, fuses=True),
     Op.SLICE: Operator(_slice),
+    Op.CROP: Operator(_crop),
     Op.SHUFFLE: Operator(_shuffle),
     Op.UPSAMPLE: Operator(_upsample),
     Op.CONCAT: Operator(_concat),

@@ -34,8 +34,12 @@ class Precision(Protocol):
         """Layer ``name``'s output ``tensor`` in the numbers of layer ``like``."""
         ...
 
-    def number(self, file: TfliteFile, name: str, value: float) -> int:
-        """A constant that is one positive number."""
+    def numbers(self, file: TfliteFile, name: str, values: FloatArray) -> int:
+        """A constant of positive numbers."""
+        ...
+
+    def lowest(self, file: TfliteFile, name: str, like: str) -> int:
+        """A constant that is the lowest number there is, of those of layer ``like``."""
         ...
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
@@ -63,8 +67,11 @@ class Float:
     def alike(self, file: TfliteFile, tensor: int, name: str, like: str, shape: tuple[int, ...]) -> int:
         return tensor
 
-    def number(self, file: TfliteFile, name: str, value: float) -> int:
-        return file.constant(name, np.array([value], np.float32))
+    def numbers(self, file: TfliteFile, name: str, values: FloatArray) -> int:
+        return file.constant(name, values)
+
+    def lowest(self, file: TfliteFile, name: str, like: str) -> int:
+        return file.constant(name, np.array([np.finfo(np.float32).min], np.float32))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         name = layer.node.weight
@@ -100,6 +107,7 @@ class Int8:
         "LEAKY_RELU": 2,
         "LOGISTIC": 2,
         "TANH": 2,
+        "SOFTMAX": 2,
         "MUL": 2,
         "SLICE": 2,
         "TRANSPOSE": 2,
@@ -107,6 +115,7 @@ class Int8:
         "MAX_POOL_2D": 2,
         "MEAN": 2,
         "PAD": 2,
+        "PADV2": 2,
         "RELU": 2,
         "RELU6": 2,
         "DEQUANTIZE": 2,
@@ -149,8 +158,13 @@ class Int8:
         file.operator("QUANTIZE", [tensor], [scaled])
         return scaled
 
-    def number(self, file: TfliteFile, name: str, value: float) -> int:
-        return file.constant(name, np.array([127], np.int8), Quantization(np.array(value / 127.0), np.array(0)))
+    def numbers(self, file: TfliteFile, name: str, values: FloatArray) -> int:
+        scale = float(values.max()) / 127.0
+        stored = np.rint(values / scale).astype(np.int8)
+        return file.constant(name, stored, Quantization(np.array(scale), np.array(0)))
+
+    def lowest(self, file: TfliteFile, name: str, like: str) -> int:
+        return file.constant(name, np.array([-128], np.int8), self.quantization(like))
 
     def weights(self, file: TfliteFile, layer: Layer, weight: FloatArray, axis: int | None) -> list[int]:
         others = tuple(i for i in range(weight.ndim) if i != axis)

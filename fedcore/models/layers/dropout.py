@@ -28,7 +28,7 @@ KIND = LayerKind(
     same_shape,
     attributes=frozenset({"rate"}),
     fault=_fault,
-    memory=Memory(Reads.NOTHING),
+    memory=Memory(Reads.NOTHING, scratch=2.25),  # factors, once more in another order, and a byte each
     channels=Channels(own, first),
     scaling=Scaling.PASSES,
     vanishes=True,

@@ -55,6 +55,7 @@ class Memory:
     in_place: bool = False  # the output may take the place of the input, where that is ``overwritable``
     overwritable: bool = False  # an activation may take the place of the output: no backward pass reads it
     hands_on: bool = False  # the gradient of the output is that of each input
+    scratch: float = 0.0  # what either pass takes for a moment, in sizes of the output
 
     def prunes(self, *, norms: bool) -> bool:
         """Whether the input is held pruned where caches are, those of norms too or not."""

@@ -51,6 +51,7 @@ KINDS: dict[str, sparse_engine.Op] = {
     Op.CONCAT: sparse_engine.Op.CONCAT,
     Op.SLICE: sparse_engine.Op.SLICE,
     Op.SHUFFLE: sparse_engine.Op.SHUFFLE,
+    Op.CROP: sparse_engine.Op.CROP,
     Op.UPSAMPLE: sparse_engine.Op.UPSAMPLE,
     Op.MAX_POOL: sparse_engine.Op.MAX_POOL,
     Op.AVG_POOL: sparse_engine.Op.AVG_POOL,

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tinyfleet.fedcore.training.torch.layout import CHUNK
+
 MOST_LANES = 16  # samples that the native engine lays out innermost: largest power of two that divides them
 PASS_STRIDE = 0x100000001B3  # from one pass's seed to the next's
 WORD = 0xFFFFFFFFFFFFFFFF
@@ -38,9 +40,12 @@ def _factors(like: torch.Tensor, rate: float, seed: int) -> torch.Tensor:
     samples, channels, *spatial = like.shape
     lanes = math.gcd(samples, MOST_LANES)
     pixels = math.prod(spatial)
-    counts = np.arange(samples * channels * pixels, dtype=np.uint64)
-    drawn = _mixed(counts + _mixed(np.array([seed], np.uint64)))
-    kept = (drawn >> np.uint64(32)) >= np.uint64(float(np.float32(rate)) * 2.0**32)
+    kept = np.empty(samples * channels * pixels, np.bool_)
+    base, bound = _mixed(np.array([seed], np.uint64)), np.uint64(float(np.float32(rate)) * 2.0**32)
+    for start in range(0, len(kept), CHUNK):  # a hash takes many times what its bit does
+        part = kept[start : start + CHUNK]
+        counts = np.arange(start, start + len(part), dtype=np.uint64)
+        np.greater_equal(_mixed(counts + base) >> np.uint64(32), bound, out=part)
     # The counter runs over blocks of samples, channels, places and the samples of a block.
     ordered = kept.reshape(samples // lanes, channels, pixels, lanes).transpose(0, 3, 1, 2).reshape(like.shape)
     scale = np.float32(1.0) / (np.float32(1.0) - np.float32(rate))

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from tinyfleet.fedcore.models.graph import BN_EPSILON, INPUT, Graph, Node, Op
+from tinyfleet.fedcore.models.layers.crop import cuts
 from tinyfleet.fedcore.models.layers.leaky_relu import SLOPE
 from tinyfleet.fedcore.models.layers.relu6 import CEILING
 from tinyfleet.fedcore.models.layers.table import kind_of, known
@@ -176,6 +177,13 @@ def _shuffle(call: ForwardCall) -> torch.Tensor:
     return call.x.reshape(shape[0], groups, -1, *shape[2:]).transpose(1, 2).reshape(shape)
 
 
+def _crop(call: ForwardCall) -> torch.Tensor:
+    x = call.x
+    for dimension, (before, behind) in enumerate(zip(*cuts(call.node), strict=True), start=2):
+        x = x.narrow(dimension, before, x.shape[dimension] - before - behind)
+    return x
+
+
 def _upsample(call: ForwardCall) -> torch.Tensor:
     x = call.x
     for dimension, times in enumerate(call.node.kernel, start=2):
@@ -194,11 +202,13 @@ LAYERS: dict[str, Callable[[ForwardCall], torch.Tensor]] = {
     Op.HARD_SIGMOID: lambda call: functional.hardsigmoid(call.x),
     Op.SIGMOID: lambda call: torch.sigmoid(call.x),
     Op.TANH: lambda call: torch.tanh(call.x),
+    Op.SOFTMAX: lambda call: torch.softmax(call.x, 1),
     Op.ADD: lambda call: call.sources[0] + call.sources[1],
     Op.MUL: _mul,
     Op.CONCAT: lambda call: torch.cat(call.sources, 1),
     Op.SLICE: lambda call: call.x[:, call.node.start : call.node.start + call.node.out_channels],
     Op.SHUFFLE: _shuffle,
+    Op.CROP: _crop,
     Op.UPSAMPLE: _upsample,
     Op.MAX_POOL: _max_pool,
     Op.AVG_POOL: _avg_pool,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sparse_engine import _core
 from sparse_engine.layers import Op
 from sparse_engine.program.forward import Lowered, Stored
-from sparse_engine.program.geometry import pool_shape, taken, tile_shape
+from sparse_engine.program.geometry import corner, pool_shape, taken, tile_shape
 from sparse_engine.program.memory import Buffer
 from sparse_engine.program.tape import Emitter, Reading
 from sparse_engine.program.values import Saving, Values
@@ -294,6 +294,18 @@ class Backward:
         buffer, channels = gradient.buffer, taken(stored.layer, source.buffer.channels)
         self._tape.add(
             lambda e: e.program.take_gradient(e.tensor(buffer), e.tensor(target), channels, add), [buffer, target]
+        )
+        gradient.owners -= 1
+
+    def _crop(self, stored: Stored) -> None:
+        gradient = self._total(stored.out)
+        (source,) = stored.sources
+        if gradient is None or not self._wanted(source):
+            return
+        target, add = self._accumulator(source)
+        buffer, (top, left) = gradient.buffer, corner(stored.layer)
+        self._tape.add(
+            lambda e: e.program.crop_gradient(e.tensor(buffer), e.tensor(target), top, left, add), [buffer, target]
         )
         gradient.owners -= 1
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from sparse_engine import _core
 from sparse_engine.layers import INPUT, Layer, Model, ModelError, Op
-from sparse_engine.program.geometry import pool_shape, taken, three, tile_shape
+from sparse_engine.program.geometry import corner, pool_shape, taken, three, tile_shape
 from sparse_engine.program.memory import Buffer
 from sparse_engine.program.tape import Emitter, Reading, Tape
 
@@ -35,7 +35,7 @@ TOLD_BY_BITS = frozenset({_core.Act.none, _core.Act.relu, _core.Act.relu6, _core
 class Stored:
     """A tensor that some layer stored, and from what: what the backward pass goes back over."""
 
-    kind: str  # conv, combine, mul, pool, concat, channels, upsample, dropout
+    kind: str  # conv, combine, mul, pool, concat, channels, crop, upsample, dropout
     out: Buffer
     sources: tuple[Reading, ...]
     layer: Layer
@@ -106,6 +106,8 @@ class Forward:
                 return self._concat(layer, sources)
             case Op.SLICE | Op.SHUFFLE:
                 return self._take(layer, sources[0])
+            case Op.CROP:
+                return self._crop(layer, sources[0])
             case Op.UPSAMPLE:
                 return self._upsample(layer, self._plain(sources[0], layer))
             case Op.DROPOUT:
@@ -194,6 +196,12 @@ class Forward:
         channels = taken(layer, source.buffer.channels)
         self._tape.add(lambda e: e.program.take(e.view(source), e.tensor(out), channels), [source.buffer, out])
         self._stored.append(Stored("channels", out, (source,), layer))
+        return Reading(out)
+
+    def _crop(self, layer: Layer, source: Reading) -> Reading:
+        out, (top, left) = self._tape.buffer(*three(self._shapes[layer.name])), corner(layer)
+        self._tape.add(lambda e: e.program.crop(e.view(source), e.tensor(out), top, left), [source.buffer, out])
+        self._stored.append(Stored("crop", out, (source,), layer))
         return Reading(out)
 
     def _upsample(self, layer: Layer, source: Buffer) -> Reading:

@@ -22,6 +22,11 @@ def tile_shape(layer: Layer) -> _core.PoolShape:
     return _core.PoolShape(height, width, height, width)
 
 
+def corner(layer: Layer) -> tuple[int, int]:
+    """(top, left) of the part of an image that a crop leaves."""
+    return _two(layer.padding[: len(layer.padding) // 2], 0)
+
+
 def taken(layer: Layer, channels: int) -> list[int]:
     """Of so many channels those that a layer hands on, in its order."""
     if layer.op is Op.SLICE:

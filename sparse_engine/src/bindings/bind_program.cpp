@@ -64,6 +64,9 @@ void bind_program(nb::module_& m) {
       .def("take", when_free(&Program::take), "input"_a, "out"_a, "channels"_a)
       .def("take_gradient", when_free(&Program::take_gradient), "gradient"_a, "out"_a, "channels"_a,
            "add"_a = false)
+      .def("crop", when_free(&Program::crop), "input"_a, "out"_a, "top"_a, "left"_a)
+      .def("crop_gradient", when_free(&Program::crop_gradient), "gradient"_a, "out"_a, "top"_a, "left"_a,
+           "add"_a = false)
       .def("dropout", when_free(&Program::dropout), "tensor"_a, "rate"_a, "stream"_a)
       .def("cache", when_free(&Program::cache), "like"_a, "offset"_a, "floats"_a, "half"_a)
       .def("compress", when_free(&Program::compress), "view"_a, "keep"_a, "cache"_a)

@@ -47,6 +47,10 @@ void multiply_gradient(const Context& context, int gradient, const View& other, 
 void take(const Context& context, const View& input, int out, const std::vector<int>& channels);
 void take_gradient(const Context& context, int gradient, int out, const std::vector<int>& channels, bool add);
 
+// The part of the reading's images whose first value is at (top, left), as large as `out`, and the gradient back.
+void crop(const Context& context, const View& input, int out, int top, int left);
+void crop_gradient(const Context& context, int gradient, int out, int top, int left, bool add);
+
 // Zero values at random with probability `rate`, the others times 1 / (1 - rate); by a counter, so that the
 // backward pass draws the same again. In place.
 void dropout(const Context& context, int tensor, float rate, uint64_t seed);

@@ -1,4 +1,4 @@
-// Products of tensors, and channels in another order, with their gradients.
+// Products of tensors, channels in another order and parts of images, with their gradients.
 #include <algorithm>
 #include <cstring>
 
@@ -74,6 +74,31 @@ void take_gradient(const Context& context, int gradient, int out, const std::vec
     } else {
       kernels().read(context.channel(gradient, block, from), to, plane, Reading{});
     }
+  });
+}
+
+void crop(const Context& context, const View& input, int out, int top, int left) {
+  const auto readings = context.readings(input);
+  const Tensor &from = context.tensor(input.tensor), &to = context.tensor(out);
+  const ptrdiff_t run = static_cast<ptrdiff_t>(to.width) * context.lanes;
+  each_channel(context, to.channels, [&](int block, int c, int) {
+    const float* x = context.channel(input.tensor, block, c);
+    float* y = context.channel(out, block, c);
+    for (int r = 0; r < to.height; ++r)
+      kernels().read(x + (static_cast<ptrdiff_t>(top + r) * from.width + left) * context.lanes, y + r * run, run,
+                     readings[c]);
+  });
+}
+
+void crop_gradient(const Context& context, int gradient, int out, int top, int left, bool add) {
+  const Tensor &from = context.tensor(gradient), &to = context.tensor(out);
+  const ptrdiff_t run = static_cast<ptrdiff_t>(from.width) * context.lanes;
+  each_channel(context, to.channels, [&](int block, int c, int) {
+    const float* g = context.channel(gradient, block, c);
+    float* dx = context.channel(out, block, c);
+    if (!add) std::memset(dx, 0, static_cast<size_t>(context.plane(out)) * sizeof(float));
+    for (int r = 0; r < from.height; ++r)
+      kernels().add(g + r * run, dx + (static_cast<ptrdiff_t>(top + r) * to.width + left) * context.lanes, run);
   });
 }
 

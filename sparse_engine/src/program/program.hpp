@@ -48,6 +48,8 @@ class Program {
   void multiply_gradient(int gradient, const View& other, int out, bool add);
   void take(const View& input, int out, std::vector<int> channels);
   void take_gradient(int gradient, int out, std::vector<int> channels, bool add);
+  void crop(const View& input, int out, int top, int left);
+  void crop_gradient(int gradient, int out, int top, int left, bool add);
   void dropout(int tensor, float rate, uint64_t stream);
   void loss(int logits, int gradient);
   // Pruned copies, `keep` < 1, and copies of an activation's derivative.
@@ -101,6 +103,7 @@ class Program {
   Norm& norm_of(int id) const { return *context_.norms[static_cast<size_t>(id)]; }
   void same(int a, int b) const;
   bool spread(int whole, int part) const;
+  void check_crop(int whole, int part, int top, int left) const;
   void check_taken(const std::vector<int>& channels, int from, int to) const;
   double count(int tensor) const;
   float bound(const BackwardWants& wants) const;

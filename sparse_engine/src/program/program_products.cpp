@@ -52,4 +52,23 @@ void Program::take_gradient(int gradient, int out, std::vector<int> channels, bo
   });
 }
 
+void Program::check_crop(int whole, int part, int top, int left) const {
+  const Tensor &x = context_.tensor(known(whole)), &y = context_.tensor(known(part));
+  require(
+      x.channels == y.channels && top >= 0 && left >= 0 && top <= x.height - y.height && left <= x.width - y.width,
+      "a part that is not in the image");
+}
+
+void Program::crop(const View& input, int out, int top, int left) {
+  check_crop(checked(input).tensor, out, top, left);
+  append([=, this_ = this](const Settings&) { sparse::crop(this_->context_, input, out, top, left); });
+}
+
+void Program::crop_gradient(int gradient, int out, int top, int left, bool add) {
+  check_crop(out, gradient, top, left);
+  append([=, this_ = this](const Settings&) {
+    sparse::crop_gradient(this_->context_, gradient, out, top, left, add);
+  });
+}
+
 }  // namespace sparse

@@ -227,6 +227,8 @@ class Session:
             "multiply_gradient": lambda: (t(), view(), t(), flag()),
             "take": lambda: (view(), t(), self.channel_list()),
             "take_gradient": lambda: (t(), t(), self.channel_list(), flag()),
+            "crop": lambda: (view(), t(), self.maybe(0), self.maybe(0)),
+            "crop_gradient": lambda: (t(), t(), self.maybe(0), self.maybe(0), flag()),
             "dropout": lambda: (t(), self.maybe(0.3, SHARES), self.maybe(3)),
             "compress": lambda: (view(), self.share(), cache()),
             "expand": lambda: (cache(), t()),

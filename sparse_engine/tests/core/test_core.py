@@ -20,7 +20,7 @@ SESSIONS, MANY_SESSIONS = 300, 10_000
 OPERATIONS = (
     "forward", "backward", "batch_statistics", "running_statistics", "norm_gradient", "combine", "slope_by_output",
     "view_gradient", "pool", "pool_gradient", "concatenate", "concatenate_gradient", "dropout", "compress",
-    "multiply", "multiply_gradient", "take", "take_gradient",
+    "crop", "crop_gradient", "multiply", "multiply_gradient", "take", "take_gradient",
     "expand", "encode", "decode", "pruned_norm_gradient", "loss",
 )  # fmt: skip
 
@@ -118,6 +118,8 @@ def test_a_backward_pass_of_no_such_tensors_is_refused(program, wants):
         ("multiply_gradient", (0, View(1), 0)), ("multiply_gradient", (3, View(0), 1)),
         ("multiply_gradient", (0, View(-1), 1)), ("take", (View(0), 1, [0])), ("take", (View(0), 1, [0, 2])),
         ("take", (View(0), 1, [1, 1])), ("take", (View(0), 3, [0, 1])), ("take", (View(9), 1, [0, 1])),
+        ("crop", (View(0), 3, 4, 0)), ("crop", (View(0), 3, 0, -1)), ("crop", (View(3), 0, 0, 0)),
+        ("crop_gradient", (0, 3, 0, 0)), ("crop_gradient", (3, 0, HUGE, 0)), ("crop_gradient", (3, -1, 0, 0)),
         ("take_gradient", (0, 1, [-1, 0])), ("take_gradient", (0, 9, [0, 1])),
         ("decode", (0, _core.Act.sigmoid, 1.0, 1)), ("decode", (0, _core.Act.hardsigmoid, 1.0, 1)),
         ("pool", (View(0), 1, _core.PoolShape(2, 2, 1, 1, 0, 0, 2, 1), True)),

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sparse_engine import Layer, Model, Op, StepOptions
+from sparse_engine.layers import ACTIVATIONS
 
 EXAMPLES = int(os.environ.get("SPARSE_ENGINE_EXAMPLES", "25"))
 usual = settings(
@@ -79,6 +80,23 @@ def test_convolution(data, dims, samples, density, threads, seed):
 
 
 @usual
+@given(st.data(), st.integers(1, 2), batches, densities, threads, seeds)
+def test_convolution_with_gaps_or_padded_on_one_side(data, dims, samples, density, threads, seed):
+    shape, kernel, stride, before_it = data.draw(windows(dims, kernel_sizes=st.sampled_from([1, 2, 3])))
+    dilation = tuple(data.draw(st.integers(1, 4)) for _ in range(dims))
+    behind = tuple(data.draw(st.integers(0, 4)) for _ in range(dims))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    assume(all(n + b + e >= k for n, b, e, k in zip(shape, before_it, behind, spans, strict=True)))
+    groups, each_in, each_out = data.draw(st.sampled_from(GROUPINGS))
+    ins, outs = groups * each_in, groups * each_out
+    conv = Layer(
+        "conv", Op.CONV, ("before",), ins, outs, kernel, stride, before_it + behind, groups, bias=True,
+        dilation=dilation,
+    )  # fmt: skip
+    check(with_head((2, *shape), [before(2, ins, dims), conv]), seed, density, samples, threads)
+
+
+@usual
 @given(channels, sides, batches, densities, threads, seeds, st.sampled_from(["", "active", "all"]))
 def test_linear(ins, side, samples, density, threads, seed, norm):
     """On vectors, and on images that no flatten made vectors of."""
@@ -98,7 +116,7 @@ def test_batch_norm(size, height, width, samples, threads, seed):
 
 
 @usual
-@given(st.sampled_from([Op.RELU, Op.RELU6, Op.LEAKY_RELU, Op.HARD_SWISH]), st.data())
+@given(st.sampled_from(sorted(ACTIVATIONS)), st.data())
 def test_activation(op, data):
     size, height, width = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6)))
     gain = data.draw(st.sampled_from([1.0, 1.71396, 0.5, -2.0]))

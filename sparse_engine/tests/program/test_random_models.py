@@ -18,6 +18,7 @@ from sparse_engine import Layer, Model, Network, Op, StepOptions
 TYPED = (ValueError, TypeError, MemoryError)  # ModelError is a ValueError
 STEP = StepOptions(0.1, momentum=0.9)
 WINDOWED = (Op.CONV, Op.MAX_POOL, Op.AVG_POOL)
+OF_IMAGES = (*WINDOWED, Op.UPSAMPLE, Op.CROP)
 
 absurd = st.sampled_from([-1, 0, 7, 2**15, 2**31 - 1, 2**31, 2**40, 2**63])
 spoilt = st.fixed_dictionaries(
@@ -42,12 +43,12 @@ spoilt = st.fixed_dictionaries(
 @st.composite
 def models(draw) -> Model:
     """Layers that mostly fit what they read; one of four models has a layer that is spoilt."""
-    shape = tuple(draw(st.lists(st.integers(1, 7), min_size=2, max_size=3)))
+    shape = tuple(draw(st.lists(st.integers(1, 7), min_size=1, max_size=3)))
     shapes, layers = {"input": shape}, []
     for name in map(str, range(draw(st.integers(1, 5)))):
         first = draw(st.sampled_from(list(shapes)))
         source = shapes[first]
-        op = draw(st.sampled_from([op for op in Op if len(source) > 1 or op not in (*WINDOWED, Op.UPSAMPLE)]))
+        op = draw(st.sampled_from([op for op in Op if len(source) > 1 or op not in OF_IMAGES]))
         same = [other for other, found in shapes.items() if found == source]
         joined = [draw(st.sampled_from(same)) for _ in range({Op.ADD: 1, Op.MUL: 1, Op.CONCAT: 2}.get(op, 0))]
         dims = len(source) - 1 if op in (*WINDOWED, Op.UPSAMPLE) else 0
@@ -55,6 +56,9 @@ def models(draw) -> Model:
         outs = source[0] * (1 if op in (Op.BATCH_NORM, Op.SLICE) else draw(st.integers(1, 2)))
         start = draw(st.integers(0, outs - 1)) if op is Op.SLICE else 0
         padding = tuple(k // 2 for k in kernel)
+        if op is Op.CROP:
+            cut = [draw(st.integers(0, size - 1)) for size in source[1:]]
+            padding = (*cut, *(size - 1 - before for size, before in zip(source[1:], cut, strict=True)))
         if draw(st.booleans()):
             padding += tuple(draw(st.integers(k // 2, k - 1)) for k in kernel)
         layer = Layer(

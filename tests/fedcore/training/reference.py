@@ -23,6 +23,12 @@ def sides(node):
     return [side for i in reversed(range(d)) for side in (before[i], behind[i])]
 
 
+def cut(x, padding):
+    d = len(padding) // 2
+    sides = zip(x.shape[2:], padding[:d], padding[d:], strict=True)
+    return x[(..., *(slice(before, size - behind) for size, before, behind in sides))]
+
+
 def pooled(node, x, value=0.0):
     """Arguments of a pool."""
     if sides(node):
@@ -46,7 +52,7 @@ class Reference(torch.nn.Module):
             elif n.op is Op.LINEAR:
                 layer = torch.nn.Linear(n.in_channels, n.out_channels, bias=n.bias)
             elif n.op is Op.BATCH_NORM:
-                kind = torch.nn.BatchNorm1d if len(graph.input_shape) == 2 else torch.nn.BatchNorm2d
+                kind = torch.nn.BatchNorm1d if len(graph.shapes[n.name]) < 3 else torch.nn.BatchNorm2d
                 layer = kind(n.out_channels)
             else:
                 continue
@@ -72,10 +78,12 @@ class Reference(torch.nn.Module):
                     Op.HARD_SWISH: lambda a=a: torch.nn.functional.hardswish(a[0]),
                     Op.HARD_SIGMOID: lambda a=a: torch.nn.functional.hardsigmoid(a[0]),
                     Op.SIGMOID: lambda a=a: torch.sigmoid(a[0]),
+                    Op.SOFTMAX: lambda a=a: torch.softmax(a[0], 1),
                     Op.TANH: lambda a=a: torch.tanh(a[0]),
                     Op.MUL: lambda a=a: a[0] * (a[1] if a[0].dim() == a[1].dim() else a[1][:, :, None, None]),
                     Op.SLICE: lambda a=a, n=n: a[0].narrow(1, n.start, n.out_channels),
                     Op.SHUFFLE: lambda a=a, n=n: torch.nn.functional.channel_shuffle(a[0], n.groups),
+                    Op.CROP: lambda a=a, n=n: cut(a[0], n.padding),
                     Op.UPSAMPLE: lambda a=a, n=n: torch.nn.functional.interpolate(a[0], scale_factor=n.kernel),
                     Op.ADD: lambda a=a: a[0] + a[1],
                     Op.CONCAT: lambda a=a: torch.cat(a, 1),

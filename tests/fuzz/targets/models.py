@@ -34,7 +34,23 @@ def _models() -> list[Model]:
         Layer("g", Op.GLOBAL_AVG_POOL, ("a",)),
         Layer("o", Op.LINEAR, ("g",), 3, 2),
     )
-    return [Model((1, 8, 8), image), Model((2, 12), series)]
+    gated = (
+        Layer("c1", Op.CONV, ("input",), 2, 6, (3, 3), (2, 1), (0, 1, 1, 1), dilation=(1, 2)),
+        Layer("h", Op.HARD_SWISH, ("c1",)),
+        Layer("m", Op.MAX_POOL, ("h",), kernel=(2, 2), stride=(2, 2), padding=(0, 0, 1, 1)),
+        Layer("s", Op.SLICE, ("m",), 6, 4, start=2),
+        Layer("u", Op.SHUFFLE, ("s",), groups=2),
+        Layer("p", Op.UPSAMPLE, ("u",), kernel=(2, 2)),
+        Layer("x", Op.CROP, ("p",), padding=(0, 1, 1, 0)),
+        Layer("g", Op.GLOBAL_AVG_POOL, ("x",)),
+        Layer("l", Op.LINEAR, ("g",), 4, 4),
+        Layer("t", Op.SIGMOID, ("l",)),
+        Layer("w", Op.MUL, ("x", "t")),
+        Layer("j", Op.CONCAT, ("w", "x")),
+        Layer("e", Op.GLOBAL_AVG_POOL, ("j",)),
+        Layer("o", Op.LINEAR, ("e",), 8, 2),
+    )
+    return [Model((1, 8, 8), image), Model((2, 12), series), Model((2, 9, 9), gated)]
 
 
 def _seeds() -> list[bytes]:

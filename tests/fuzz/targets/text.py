@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from tests.fuzz.mutation import vary_json
 from tests.fuzz.target import Prepared, Target
@@ -33,8 +32,8 @@ def _printable(directory: Path) -> Prepared:
 
 def _rows(directory: Path) -> Prepared:
     def parse(data: bytes) -> object:
-        found = from_json(data.decode("utf-8", "replace"), "column")
-        return board_facts(found) if isinstance(found, dict) else found
+        found = from_json(data.decode("utf-8", "replace"), dict[str, Any], "column")
+        return board_facts(found)
 
     seeds = [
         b'{"cores":4,"title":"a board","measured":{"cores":4,"rates":[{"kernel":"dense","gflops":2.5}]}}',
@@ -56,6 +55,6 @@ def _urls(directory: Path) -> Prepared:
 
 TEXT = (
     Target("shown-text", (UnicodeDecodeError,), _printable),
-    Target("store-columns", (CodecError, msgspec.DecodeError, RecursionError), _rows),
+    Target("store-columns", (CodecError,), _rows),
     Target("broker-urls", (ConfigError,), _urls),
 )

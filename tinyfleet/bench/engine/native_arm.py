@@ -88,7 +88,7 @@ def model_from(document: dict[str, Any]) -> Model:
     """A model as ``dataclasses.asdict`` wrote it, lists for tuples."""
     layers = []
     for fields in document["layers"]:
-        tuples = {name: tuple(fields[name]) for name in ("inputs", "kernel", "stride", "padding")}
+        tuples = {name: tuple(fields[name]) for name in ("inputs", "kernel", "stride", "padding", "dilation")}
         layers.append(Layer(**{**fields, **tuples, "op": Op(fields["op"])}))
     return Model(tuple(document["input_shape"]), tuple(layers))
 

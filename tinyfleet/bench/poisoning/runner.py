@@ -46,7 +46,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "feddst": _GROWING,
     "lotteryfl": {"density": 0.5},
 }
-"""Settings under which every stage of a method takes part in ``ROUNDS`` rounds."""
+"""Settings under which every stage of a method takes part in ``ROUNDS`` rounds.
+
+LotteryFL's devices rewind for the last time as late as they prune: at half density rounds are left to recover in.
+"""
 
 
 @dataclass(frozen=True, slots=True)
