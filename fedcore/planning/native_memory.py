@@ -101,9 +101,8 @@ class NativeSteps:
         if not settings.beyond_sgd:
             return 0
         weights = sum(self._active.values())
-        others = sum(spec.size for spec in self._graph.params.values()) - sum(
-            self._graph.params[node.weight].size for node in self._weighted
-        )
+        dense = sum(self._graph.params[node.weight].size for node in self._weighted)
+        others = self._graph.parameter_count() - dense
         # Value and gradient are copied out and in, positions besides.
         return VALUE * (settings.held_arrays + 2) * (weights + others) + POSITION * weights
 
