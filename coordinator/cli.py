@@ -186,7 +186,10 @@ def _status(options: argparse.Namespace) -> None:
         lines.append(
             f"damage  {put_aside} was damaged and its copy took its place; remove it once it was looked at"
         )
-    lines += [f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason}".rstrip() for r in runs]
+    lines += [
+        f"run     {r.run:<32} {r.state:<10} round {r.round}/{r.rounds} {r.reason or r.warning}".rstrip()
+        for r in runs
+    ]
     lines += [f"privacy {run:<32} {ledger}" for run, ledger in spent.items()]
     for d in devices:
         presence = "online" if d.online else "offline"

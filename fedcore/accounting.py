@@ -122,13 +122,16 @@ def training_memory(
     mask: Mask,
     batch: int,
     *,
-    momentum: bool,
+    held: int,
     activation_keep: float = 1.0,
     value: int = VALUE,
     pruned_norm: bool = False,
     extra: int = 0,
 ) -> int:
-    """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients)."""
-    state = trained_size(graph, mask) * VALUE * (2 if momentum else 1)
+    """Weights, gradients, optimiser, cached activations and ``extra`` (growth buffers, dense gradients).
+
+    ``held``: numbers that the optimiser holds for each trained one.
+    """
+    state = trained_size(graph, mask) * VALUE * (1 + held)
     activations = activation_bytes(graph, batch, activation_keep, value, pruned_norm) + working_bytes(graph, batch)
     return parameter_bytes(graph, mask) + state + activations + extra

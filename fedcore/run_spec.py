@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
@@ -37,6 +38,39 @@ class ModelSettings(Settings, frozen=True):
     graph: dict[str, Any] = {}  # what a model without a name is to the boards; written when a run is submitted
 
 
+class ServerSettings(Settings, frozen=True):
+    """What the coordinator makes of a round's mean update; its state costs devices nothing."""
+
+    # none: the mean is the next model. fedavgm: Hsu et al. 2019; the others: Reddi et al. 2021.
+    optimiser: Literal["none", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = "none"
+    # None: 1 with fedavgm, else 0.01.
+    learning_rate: Annotated[float, Meta(gt=0.0)] | None = None
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.9  # of the mean update
+    second: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.99  # fedadam, fedyogi: of its square
+    adaptivity: Annotated[float, Meta(gt=0.0)] = 1e-3  # tau: beside the root of that square in the denominator
+
+    @property
+    def rate(self) -> float:
+        """The server's learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1.0 if self.optimiser == "fedavgm" else 0.01
+
+
+class AugmentSettings(Settings, frozen=True):
+    """Random changes of the devices' batches once they are normalised (zero: the mean); 0 each: none."""
+
+    crop: Count = 0  # images: so many pixels of zeros around, and a window of the old size out of that
+    flip: Fraction = 0.0  # images: share that is mirrored left to right
+    cutout: Count = 0  # images: side of a square of zeros
+    colour: Annotated[float, Meta(ge=0.0)] = 0.0  # images: deviation of contrast and brightness, a channel
+    jitter: Annotated[float, Meta(ge=0.0)] = 0.0  # deviation of noise on every value
+    scale: Annotated[float, Meta(ge=0.0)] = 0.0  # deviation of a factor, a channel
+    shift: Count = 0  # steps of the last axis, earlier or later, at most
+    time_mask: Count = 0  # neighbours along the last axis that become zero, at most
+    frequency_mask: Count = 0  # the same along the axis before: channels of a series, frequencies of a spectrogram
+
+
 class TrainingSettings(Settings, frozen=True):
     """Local training on every device, and its schedule over the rounds."""
 
@@ -44,10 +78,20 @@ class TrainingSettings(Settings, frozen=True):
     local_epochs: Positive = 1  # E: passes over its own data that a device makes a round
     batch: Positive = 32  # samples an optimiser step
     learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # eta_0
-    # Geometric decay to this; None: constant.
+    # Geometric or cosine decay to this; None: constant, and to zero with the cosine.
     final_learning_rate: Annotated[float, Meta(gt=0.0)] | None = None
+    schedule: Literal["geometric", "cosine", "step"] = "geometric"  # of the rounds' learning rates
+    step_rounds: Positive = 10  # schedule = "step": after so many rounds each time ...
+    step_factor: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1  # ... the rate is multiplied by this
+    warmup_rounds: Count = 0  # the rate rises linearly over so many first rounds, whatever the schedule
     momentum: Fraction = 0.9  # of SGD
     weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4  # of active weights
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"  # on devices; momentum is Adam's beta_1
+    adam_second: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.999  # its beta_2
+    adam_epsilon: Annotated[float, Meta(gt=0.0)] = 1e-8  # beside the root in its denominator
+    clip_gradient: Annotated[float, Meta(ge=0.0)] = 0.0  # 2-norm that a step's gradient is cut to; 0: it is not
+    # FedProx's mu: devices' weights are drawn to those of the round's task.
+    proximal: Annotated[float, Meta(ge=0.0)] = 0.0
     # Share of a layer's input cached for its weight gradient, the largest |a|; below 1 it is approximate.
     activation_keep: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     activation_precision: Literal["fp32", "fp16"] = "fp32"  # of that share
@@ -59,13 +103,34 @@ class TrainingSettings(Settings, frozen=True):
     kernels: Literal["measured", "shipped"] = "measured"
     pretrain_epochs: Count = 5  # at the coordinator, on public data, for methods that pre-train
     pretrain_learning_rate: Annotated[float, Meta(gt=0.0)] = 0.05  # falls linearly to zero
+    server: ServerSettings = ServerSettings()
+    augment: AugmentSettings = AugmentSettings()
+    average_rounds: Positive = 5  # whose weights result = "averaged" is the mean of: the last ones
 
     def learning_rate_at(self, round_index: int) -> float:
-        """eta_r = eta_0 (eta_end / eta_0)^(r / R)."""
-        if self.final_learning_rate is None:
-            return self.learning_rate
-        ratio = self.final_learning_rate / self.learning_rate
-        return float(self.learning_rate * ratio ** (round_index / self.rounds))
+        """eta_r of round r of R, counted from 0; in round r < W of a warm-up (r + 1) / (W + 1) of it.
+
+        geometric: eta_0 (eta_end / eta_0)^(r / R). cosine: eta_end + (eta_0 - eta_end) (1 + cos(pi r / R)) / 2
+        (Loshchilov and Hutter, ICLR 2017, arXiv 1608.03983). step: eta_0 factor^floor(r / step_rounds). Warm-up:
+        Goyal et al. 2017, arXiv 1706.02677.
+        """
+        rate = self._scheduled(round_index)
+        if round_index >= self.warmup_rounds:
+            return rate
+        return rate * (round_index + 1) / (self.warmup_rounds + 1)
+
+    def _scheduled(self, round_index: int) -> float:
+        first, last = self.learning_rate, self.final_learning_rate
+        match self.schedule:
+            case "cosine":
+                end = last or 0.0
+                return end + (first - end) * (1.0 + math.cos(math.pi * round_index / self.rounds)) / 2.0
+            case "step":
+                return first * self.step_factor ** (round_index // self.step_rounds)
+            case _:
+                if last is None:
+                    return first
+                return float(first * (last / first) ** (round_index / self.rounds))
 
 
 class PartitionSettings(Settings, frozen=True):
@@ -78,10 +143,12 @@ class PartitionSettings(Settings, frozen=True):
 
 
 class DataSettings(Settings, frozen=True):
-    """Where data comes from. The three parts (public, test, devices) never overlap."""
+    """Where data comes from. The parts (public, validation, test, devices) never overlap."""
 
     source: str = "mnist5k"  # digits | image-folder:PATH | arrays:FILE.npz | tables:PATH | ...: all in docs/data.md
     public_fraction: Fraction = 0.1  # of the training data, for pre-training at the coordinator
+    # Of public data, held out to choose the result by; 0: none, a quarter with result = "best".
+    validation_fraction: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     test_fraction: Fraction = 0.2  # held out where the source has no test split of its own
     # Their names in the order of the labels; empty: as the source has them. A source that has none takes these.
     classes: Annotated[tuple[ClassName, ...], Meta(max_length=MOST_CLASSES)] = ()
@@ -161,5 +228,7 @@ class RunSpec(Settings, frozen=True):
     wire: WireSettings = WireSettings()
     privacy: PrivacySettings = PrivacySettings()
     secure_aggregation: SecureAggregationSettings = SecureAggregationSettings()
+    # What of a run is exported: its last state, the best on validation data, or the mean of its last rounds.
+    result: Literal["last", "best", "averaged"] = "last"
     # What numbers and labels mean: every board's data is held to it. `run submit` takes it from the gateway's.
     contract: DataDescription | None = None

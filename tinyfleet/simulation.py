@@ -20,11 +20,13 @@ from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.datasets.contract import check_data
-from tinyfleet.fedcore.datasets.dataset import DeviceData
-from tinyfleet.fedcore.datasets.partition import described, device_data, public_data, test_data
+from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
+from tinyfleet.fedcore.datasets.partition import described, device_data, public_data, test_data, validation_data
 from tinyfleet.fedcore.errors import ResultError
 from tinyfleet.fedcore.methods.method import Control, Method, normalization_of
 from tinyfleet.fedcore.methods.registry import method_of
+from tinyfleet.fedcore.outcome.averaging import averaged
+from tinyfleet.fedcore.outcome.choice import Validated, best, with_validation
 from tinyfleet.fedcore.payload import Payload
 from tinyfleet.fedcore.privacy.admissible import admission_of, check_privacy
 from tinyfleet.fedcore.privacy.noise import DeviceNoise, StepPrivacy, private_result
@@ -58,6 +60,7 @@ class StepRecord:
     seconds: float
     flops: float = 0.0  # analytic, of the device with the most data
     memory: int = 0  # analytic peak in bytes, likewise
+    validation_accuracy: float | None = None  # on data that the run's result is chosen by
     epsilon: float | None = None  # that such a live run would have spent after it; None: it is not private
 
 
@@ -124,7 +127,7 @@ class Simulation:
         evaluate: Callable[[int], bool] = lambda finished: True,
         start: Params | None = None,
     ) -> None:
-        spec = calibrated(spec)
+        spec = with_validation(calibrated(spec))
         self.spec, self.engine, self._due = spec, engine, evaluate
         self.method = method_of(spec, start)
         check_aggregate(spec.fleet, self.method)
@@ -138,6 +141,9 @@ class Simulation:
             SimulatedDevice(device_data(spec.data, index, name, spec.contract)) for index, name in enumerate(names)
         ]
         self._test = test_data(spec.data, spec.contract)
+        self._validation = validation_data(spec.data, spec.contract)
+        self._best: tuple[Validated, Payload] | None = None
+        self._window: dict[int, Payload] = {}  # the states after the last rounds, where they are to be averaged
         self.refusals: Counter[str] = Counter()  # of each device's results
         self.state = self.method.initial_state(engine, public_data(spec.data, spec.contract))
 
@@ -182,6 +188,7 @@ class Simulation:
         trained = stage.startswith("train") and self.method.measurable(str(self.state.meta["stage"]))
         # Of no test data no accuracy can be known, so none is told.
         evaluation = self.evaluate() if trained and len(self._test) and self._due(finished) else None
+        validation = self._note_trained(_step(state), finished)
         metrics: Any = self.state.meta.get("metrics", {})
         return StepRecord(
             step=_step(state),
@@ -197,6 +204,7 @@ class Simulation:
             seconds=time.perf_counter() - started,
             flops=cost.flops,
             memory=cost.memory,
+            validation_accuracy=None if validation is None else validation.accuracy,
             epsilon=None if self._privacy is None else epsilon(self.spec.privacy, _step(state) + 1),
         )
 
@@ -215,12 +223,36 @@ class Simulation:
     def _cost(self, task: Payload, data: DeviceData) -> Cost:
         return self.method.cost(task, _samples(data), len(data.development))
 
+    def _note_trained(self, step: int, finished: int) -> Evaluation | None:
+        """What the run's result needs to know of a state after a training round, as the coordinator does."""
+        if not finished or not self.method.measurable(str(self.state.meta["stage"])):
+            return None
+        if self.spec.result == "averaged":
+            self._window[finished] = self.state
+            for passed in sorted(self._window)[: -self.spec.training.average_rounds]:
+                del self._window[passed]
+        if not len(self._validation):
+            return None
+        found = self._measure(self.state, self._validation)
+        state = Validated(step, found.accuracy, found.loss)
+        if self.spec.result == "best" and (self._best is None or best((self._best[0], state)) is state):
+            self._best = state, self.state
+        return found
+
+    def result(self) -> Payload:
+        """The state that is the run's result by now."""
+        if self._window:
+            return averaged(self.method.problem.graph, (self._window[number] for number in sorted(self._window)))
+        return self.state if self._best is None else self._best[1]
+
     def evaluate(self) -> Evaluation:
         """The current model on held-out test data."""
-        model = self.method.deployed(self.state)
+        return self._measure(self.state, self._test)
+
+    def _measure(self, state: Payload, data: Dataset) -> Evaluation:
+        model = self.method.deployed(state)
         self.engine.load(self.method.problem.graph, model.params, model.mask)
-        x, y = self.test_arrays()
-        return self.engine.evaluate(x, y)
+        return self.engine.evaluate(normalization_of(state)(data.x), data.y)
 
     def test_arrays(self) -> tuple[FloatArray, IntArray]:
         """Normalised held-out inputs and their labels."""
@@ -242,11 +274,11 @@ def simulate(
     on_step: Callable[[StepRecord], None] = lambda record: None,
     start: Params | None = None,
 ) -> Payload:
-    """Run ``spec`` to its end; returns the final state."""
+    """Run ``spec`` to its end; returns the state that is its result."""
     simulation = Simulation(spec, engine, start=start)
     while not simulation.finished:
         on_step(simulation.step())
-    return simulation.state
+    return simulation.result()
 
 
 def _samples(data: DeviceData) -> int:

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,15 +21,16 @@ import numpy as np
 
 from tinyfleet.fedcore.child import die_with
 from tinyfleet.fedcore.datasets.contract import check_data
-from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.partition import public_data, test_data
+from tinyfleet.fedcore.datasets.dataset import Dataset, Normalization
+from tinyfleet.fedcore.datasets.partition import public_data, test_data, validation_data
 from tinyfleet.fedcore.errors import DataError, TinyfleetError
 from tinyfleet.fedcore.files import write_atomic
+from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Problem, normalization_of
 from tinyfleet.fedcore.methods.start import read_start
 from tinyfleet.fedcore.protocol import codec
-from tinyfleet.fedcore.run_spec import RunSpec
+from tinyfleet.fedcore.run_spec import DataSettings, RunSpec
 from tinyfleet.fedcore.settings import convert
 from tinyfleet.fedcore.training import registry as engines
 from tinyfleet.fedcore.training.engine import Engine, Evaluation
@@ -63,13 +65,28 @@ class Workbench:
         shape, classes = spec.model.input_shape, spec.model.classes
         return Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, np.int64), classes)
 
-    def evaluate(self, spec: RunSpec, state: Path) -> Evaluation:
-        """Loss and accuracy of a state under its mask, on test data that no training or selection sees."""
+    def evaluate(self, spec: RunSpec, state: Path, *, validate: bool) -> dict[str, float | bool]:
+        """Loss and accuracy of a state under its mask, on test data that no training or selection sees.
+
+        ``validate``: on validation data, too; a run that has that may do without test data.
+        """
         self._open(spec)
         payload = self._method.deployed(codec.decode(state.read_bytes()))
         self._engine.load(self._problem.graph, payload.params, payload.mask)
-        data = self._test()
-        evaluation = self._engine.evaluate(normalization_of(payload)(data.x), data.y, EVALUATION_BATCH)
+        normalise, figures = normalization_of(payload), dict[str, float | bool]()
+        if validate and len(validation := self._held_out(validation_data, spec)):
+            evaluation = self._measure(normalise, validation)
+            figures = {"validation_loss": evaluation.loss, "validation_accuracy": evaluation.accuracy}
+        test = self._held_out(test_data, spec)
+        if not len(test) and figures:
+            return figures | {"untested": True}
+        evaluation = self._measure(normalise, test)
+        return figures | {"loss": evaluation.loss, "accuracy": evaluation.accuracy}
+
+    def _measure(self, normalise: Normalization, data: Dataset) -> Evaluation:
+        if not len(data):
+            raise DataError("there is no test data: raise data.test_fraction (0.2, say)")
+        evaluation = self._engine.evaluate(normalise(data.x), data.y, EVALUATION_BATCH)
         if not math.isfinite(evaluation.loss):
             raise DataError(f"its loss is {evaluation.loss}: training diverged, lower training.learning_rate")
         return evaluation
@@ -80,16 +97,14 @@ class Workbench:
         self._problem: Problem = methods.problem_of(spec)
         self._method = methods.method_of(spec)
         self._engine: Engine = engines.create(self._engine_name, self._threads)
-        self._test_data: Dataset | None = None
+        self._kept: dict[Callable[[DataSettings, DataDescription | None], Dataset], Dataset] = {}
         self._spec = spec
 
-    def _test(self) -> Dataset:
-        if self._test_data is None:
-            assert self._spec is not None  # noqa: S101  (only called after _open)
-            self._test_data = test_data(self._spec.data, self._spec.contract)
-        if not len(self._test_data):
-            raise DataError("there is no test data: raise data.test_fraction (0.2, say)")
-        return self._test_data
+    def _held_out(self, part: Callable[[DataSettings, DataDescription | None], Dataset], spec: RunSpec) -> Dataset:
+        """That part of the run's data, read once."""
+        if part not in self._kept:
+            self._kept[part] = part(spec.data, spec.contract)
+        return self._kept[part]
 
 
 def answer(bench: Workbench, command: dict[str, Any]) -> dict[str, Any]:
@@ -99,13 +114,8 @@ def answer(bench: Workbench, command: dict[str, Any]) -> dict[str, Any]:
         if command["command"] == "prepare":
             bench.prepare(spec, Path(command["target"]))
             return {"event": "prepared", "path": command["target"]}
-        evaluation = bench.evaluate(spec, Path(command["state"]))
-        return {
-            "event": "evaluated",
-            "step": command["step"],
-            "loss": evaluation.loss,
-            "accuracy": evaluation.accuracy,
-        }
+        figures = bench.evaluate(spec, Path(command["state"]), validate=bool(command.get("validate")))
+        return {"event": "evaluated", "step": command["step"], **figures}
     except (TinyfleetError, OSError) as error:
         return {"event": "failed", "reason": str(error)}
 

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
+_FIGURES = {"test": ("loss", "accuracy"), "validation": ("validation_loss", "validation_accuracy")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,12 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Loss and accuracy of the state after ``step`` on held-out test data."""
+    """Loss and accuracy of the state after ``step`` on held-out test data, where there is some."""
 
     step: int
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
+    validation: tuple[float, float] | None = None  # the same on validation data, where that was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class EngineRequests(Protocol):
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Compute the run's initial state into ``target``."""
 
-    def evaluate(self, spec: RunSpec, step: int, state: Path) -> None:
-        """Measure the state after ``step`` on the run's test data."""
+    def evaluate(self, spec: RunSpec, step: int, state: Path, *, validate: bool = False) -> None:
+        """Measure the state after ``step`` on the run's test data, and its validation data where that is asked."""
 
     def poll(self) -> EngineAnswer | None:
         """The next answer, if one is there."""
@@ -100,9 +102,9 @@ class EngineProcess:
         """Compute the run's initial state into ``target``."""
         self._send(spec, {"command": "prepare", "target": str(target)})
 
-    def evaluate(self, spec: RunSpec, step: int, state: Path) -> None:
-        """Measure the state after ``step`` on the run's test data."""
-        self._send(spec, {"command": "evaluate", "step": step, "state": str(state)})
+    def evaluate(self, spec: RunSpec, step: int, state: Path, *, validate: bool = False) -> None:
+        """Measure the state after ``step`` on the run's test data, and its validation data where that is asked."""
+        self._send(spec, {"command": "evaluate", "step": step, "state": str(state), "validate": validate})
 
     def poll(self) -> EngineAnswer | None:
         """The next answer, if one is there."""
@@ -200,9 +202,17 @@ def _answer_of(event: dict[str, Any]) -> EngineAnswer | None:
 
 
 def _evaluated(event: dict[str, Any]) -> Evaluated | EngineFailed:
-    """JSON has no NaN and no infinity: a figure that is none is null."""
-    loss, accuracy = event.get("loss"), event.get("accuracy")
-    for name, value in (("loss", loss), ("accuracy", accuracy)):
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return EngineFailed(f"the test {name} is not a finite number: the model has diverged")
-    return Evaluated(int(event["step"]), float(event["loss"]), float(event["accuracy"]))
+    """JSON has no NaN and no infinity: a figure that is none is null. What was not measured is not there."""
+    found: dict[str, tuple[float, float]] = {}
+    for data, (loss, accuracy) in _FIGURES.items():
+        if data == "validation" and loss not in event:
+            continue  # it was not asked for
+        if data == "test" and event.get("untested") is True:
+            continue  # there is no such data
+        for name in (loss, accuracy):
+            value = event.get(name)
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                return EngineFailed(f"the {data} {name} is not a finite number: the model has diverged")
+        found[data] = float(event[loss]), float(event[accuracy])
+    test_loss, test_accuracy = found.get("test", (None, None))
+    return Evaluated(int(event["step"]), test_loss, test_accuracy, found.get("validation"))

@@ -44,6 +44,11 @@ class MethodState:
         return self.method.measurable(str(self._state.meta.get("stage")))
 
     @property
+    def trained(self) -> bool:
+        """True for a model after a training round: one that may be the run's result."""
+        return self.round > 0 and self.training
+
+    @property
     def members(self) -> tuple[str, ...] | None:
         """The only devices that the coming step is for; None: whoever is chosen."""
         return self.method.members(self._state)

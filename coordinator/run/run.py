@@ -14,8 +14,10 @@ from tinyfleet.coordinator.errors import DamagedBlob
 from tinyfleet.coordinator.privacy.budget import PrivacyBudget
 from tinyfleet.coordinator.run.evaluations import Evaluations
 from tinyfleet.coordinator.run.late import LateDevices
+from tinyfleet.coordinator.run.measuring import Measuring
 from tinyfleet.coordinator.run.method_state import MethodState
 from tinyfleet.coordinator.run.misfits import Misfits
+from tinyfleet.coordinator.run.outcome import RunOutcome
 from tinyfleet.coordinator.selection.candidates import choose
 from tinyfleet.coordinator.selection.policy import everyone
 from tinyfleet.coordinator.states import RunEvent, StepEvent
@@ -24,7 +26,7 @@ from tinyfleet.coordinator.step.context import Context
 from tinyfleet.coordinator.step.offers import StepOffers
 from tinyfleet.coordinator.step.step import Step
 from tinyfleet.coordinator.step.step_task import StepTask
-from tinyfleet.coordinator.store.records import Choice, StepSummary
+from tinyfleet.coordinator.store.records import Choice, ChosenState, StepSummary
 from tinyfleet.coordinator.store.rows import DeviceRow
 from tinyfleet.coordinator.wire.task_blobs import TaskBlobs
 from tinyfleet.fedcore.methods.method import Method
@@ -59,7 +61,7 @@ class Run:
     ) -> None:
         self.run, self.spec = run, spec
         self._context = context
-        self._evaluations = evaluations
+        self._measuring = Measuring(context, run, spec, evaluations)
         self._spec_data: dict[str, Any] = msgspec.to_builtins(spec)
         self._sha256 = state_sha256
         state = codec.decode(context.store.blobs.read(state_sha256))
@@ -154,8 +156,7 @@ class Run:
     def resume(self) -> None:
         """After a restart: take up the step that was open, and measure the states where that was cut short."""
         self._resume_step()
-        if self._context.config.evaluate:
-            self._evaluations.resume(self.run, self.spec, self.step, self._sha256, self._is_measurable)
+        self._measuring.resume(self._learning, self._sha256)
 
     def tick(self, now: float) -> RunEnd | None:
         """Everything that is due; how the run ends, where it does."""
@@ -183,7 +184,7 @@ class Run:
         spent = "" if self._learning.finished else self._budget.spent_out()
         if not self._learning.finished and not spent:
             self._open_next(now)
-        elif not self._evaluations.waiting:
+        elif self._measuring.finished(self._learning):
             return RunEnd(RunEvent.STOP, spent) if spent else RunEnd(RunEvent.COMPLETE)
         return None
 
@@ -250,10 +251,6 @@ class Run:
         resumed = self._begin(blobs, fold, tasks, opened_at=opened_at, attempt=opened.attempt)
         log.info("run %s: step %d resumes with %d results", self.run, self.step, resumed.results)
 
-    def _is_measurable(self, following: str | None) -> bool:
-        """Whether a state before a step of that stage is worth it; None: before the coming one."""
-        return self._learning.training if following is None else self.method.measurable(following)
-
     def _close_step(self, step: Step) -> None:
         """Finish the step, then tell those who are late, then measure the new state."""
         waiting = step.unsettled()
@@ -264,7 +261,7 @@ class Run:
             for device in waiting:
                 self._cancel(device, step.step, "the step is over")
             self._context.downloads.forget(self.run, step.step)
-        self._evaluate(step.step)
+        self._measuring.add(self._learning, step.step, self._sha256)
 
     def _finish_step(self, step: Step) -> None:
         """Aggregate, store the new state, close the step. Raises what the method raises."""
@@ -370,10 +367,13 @@ class Run:
     def _cancel(self, device: str, step: int, reason: str) -> None:
         self._context.outgoing.send(device, TaskCancel(self.run, step, reason))
 
-    def _evaluate(self, step: int) -> None:
-        """Measure the state after ``step`` beside the coming one."""
-        if self._context.config.evaluate and self._learning.training:
-            self._evaluations.add(self.run, self.spec, step, self._sha256)
+    @property
+    def _outcome(self) -> RunOutcome:
+        return RunOutcome(self._context.store, self.run, self.spec, self._learning)
+
+    def outcome(self) -> ChosenState | None:
+        """Which state is the run's result, by now; None before it has trained."""
+        return self._outcome.of(self._sha256) if self._learning.trained else None
 
     def collect_garbage(self) -> None:
         """Delete blobs that nothing needs any more."""
@@ -381,7 +381,9 @@ class Run:
         if self._open is not None:
             offered.keep_only(self._open.blob_digests)
         keep_steps = max(self._context.config.keep_states, self.spec.fleet.staleness + 1)
-        needed = [*offered.digests, *self._evaluations.digests]
+        needed = [*offered.digests, *self._measuring.digests]
+        if self.spec.result == "averaged":
+            needed += [state.sha256 for state in self._outcome.window()]
         self._context.store.collect_garbage(keep_steps=keep_steps, keep=needed)
 
     def _require(self) -> Step:

@@ -15,11 +15,13 @@ from tinyfleet.coordinator.run.results import Results
 from tinyfleet.coordinator.run.run import Run, RunEnd
 from tinyfleet.coordinator.states import RunEvent, RunState
 from tinyfleet.coordinator.step.context import Context
+from tinyfleet.coordinator.store.records import ChosenState
 from tinyfleet.coordinator.wire.transfers import Download
 from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.errors import TinyfleetError
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Method
+from tinyfleet.fedcore.outcome.choice import with_validation
 from tinyfleet.fedcore.privacy.admissible import check_privacy
 from tinyfleet.fedcore.protocol.messages import ResultOffer, RunEnded, TaskCancel, TaskState, TaskStatus
 from tinyfleet.fedcore.run_spec import RunSpec
@@ -200,7 +202,7 @@ class Scheduler:
         """Start a run, or go on with it after a restart."""
         try:
             row = self._store.runs.get(run)
-            spec = calibrated(convert(row.spec, RunSpec, f"run {run}"))
+            spec = with_validation(calibrated(convert(row.spec, RunSpec, f"run {run}")))
             preparation = Preparation(run, spec, self._create(spec))
             sha256 = self._store.runs.state_sha256(run)
             if row.state == RunState.RUNNING and sha256 is not None:
@@ -262,8 +264,11 @@ class Scheduler:
         if self._run is not None:
             waiting, step = self._run.unsettled(), self._run.step
             self._run.flush()
-        state = self._store.end_run(run, end.event, end.reason)
+        outcome = None if self._run is None else _outcome(self._run)
+        state = self._store.end_run(run, end.event, end.reason, outcome)
         log.info("run %s: %s%s", run, state.value, f": {end.reason}" if end.reason else "")
+        if outcome is not None and outcome.warning:
+            log.warning("run %s: %s", run, outcome.warning)
         context = self._context
         for device in waiting:
             context.outgoing.send(device, TaskCancel(run, step, f"run {state.value}"))
@@ -278,6 +283,17 @@ class Scheduler:
         self._preparing, self._run, self._ended = None, None, run
         self._store.sweep_leftovers()
         self._store.collect_garbage(keep_steps=0)
+
+
+def _outcome(run: Run) -> ChosenState | None:
+    """Which state is the run's result; where that cannot be told it is the latest: the run ends all the same."""
+    try:
+        return run.outcome()
+    except StoreError:
+        raise
+    except Exception:
+        log.exception("run %s: its result is its latest state: which one was asked for cannot be told", run.run)
+        return None
 
 
 def _failure(run: str, error: Exception) -> RunEnd:

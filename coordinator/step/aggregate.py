@@ -117,9 +117,9 @@ class StepFold:
         """The state after the step."""
         closed = self._close()
         if self._privacy is None:
-            return self._method.finish_round(self._state, self._straight(closed))
+            return self._method.next_state(self._state, self._straight(closed))
         fold = self._noisy(self._privacy, closed.judgement) if self._privacy.central else self._straight(closed)
-        return untold(self._method.finish_round(self._state, fold))
+        return untold(self._method.next_state(self._state, fold))
 
     # -- results as they come -----------------------------------------------------------
 

@@ -85,6 +85,19 @@ class StepSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenState:
+    """Which state of a run is its result, and what is known of that state."""
+
+    result: str  # of the run's settings, or what took its place
+    step: int  # that it is the state after; of an average, the last one's
+    sha256: str | None
+    best_sha256: str | None = None  # of the run's best state, where any was measured
+    test_accuracy: float | None = None
+    validation_accuracy: float | None = None
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CountedResult:
     """A stored result that belongs to a step's fold, in order of arrival."""
 

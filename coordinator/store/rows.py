@@ -24,6 +24,11 @@ class RunRow:
     started: float | None
     finished: float | None
     spec: dict[str, Any]
+    result: str = ""  # which state is its result: "last", "best", "averaged"; empty: it has not ended
+    result_step: int | None = None  # the step that the result is the state after; of an average, the last one's
+    result_test_accuracy: float | None = None
+    result_validation_accuracy: float | None = None
+    warning: str = ""  # what is to be known of its result; empty: nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class StepRow:
     attempt: int
     left_out: dict[str, str] = field(default_factory=dict)  # device -> why it was not taken into account
     evaluation: str = ""  # why the state after it has no test accuracy; empty: it has, or will have
+    validation_loss: float | None = None  # on the data that the run's result is chosen by
+    validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,14 @@ from typing import Any
 from tinyfleet.coordinator.errors import IllegibleRun, UnknownRun
 from tinyfleet.coordinator.states import RUN_TABLE, RunEvent, RunState
 from tinyfleet.coordinator.store.database.database import Database, as_json, from_json
+from tinyfleet.coordinator.store.records import ChosenState
 from tinyfleet.coordinator.store.rows import RunRow
 from tinyfleet.fedcore.run_spec import RunSpec
 
-_COLUMNS = "run, name, method, state, reason, step, round, rounds, created, started, finished, spec"
+_COLUMNS = (
+    "run, name, method, state, reason, step, round, rounds, created, started, finished, spec, "
+    "result, result_step, result_test_accuracy, result_validation_accuracy, warning"
+)
 
 
 class Runs:
@@ -81,6 +85,14 @@ class Runs:
         sha256: str | None = rows[0]["state_sha256"]
         return sha256
 
+    def result_sha256(self, run: str) -> str | None:
+        """Digest of its result once it has ended, before that of its latest state. Raises ``UnknownRun``."""
+        rows = self._db.read("SELECT coalesce(result_sha256, state_sha256) FROM runs WHERE run = ?", run)
+        if not rows:
+            raise _unknown(run)
+        sha256: str | None = rows[0][0]
+        return sha256
+
     # -- the service --------------------------------------------------------------------
 
     def next(self) -> str | None:
@@ -127,7 +139,31 @@ class Runs:
         """Its initial state is on disk."""
         self._db.follow("runs", RUN_TABLE, RunEvent.PREPARED, {"run": run}, state_sha256=sha256)
 
+    def save_evaluation_of_result(self, run: str, test: float | None, validation: float | None) -> None:
+        """Accuracy of a result that is the state after no step."""
+        self._db.write(
+            "UPDATE runs SET result_test_accuracy = ?, result_validation_accuracy = ? WHERE run = ?",
+            test,
+            validation,
+            run,
+        )
+
     # -- parts of the store's transactions ----------------------------------------------
+
+    def save_outcome(self, run: str, outcome: ChosenState) -> None:
+        """Which state is its result."""
+        self._db.write(
+            "UPDATE runs SET result = ?, result_step = ?, result_sha256 = ?, best_sha256 = ?,"
+            " result_test_accuracy = ?, result_validation_accuracy = ?, warning = ? WHERE run = ?",
+            outcome.result,
+            outcome.step,
+            outcome.sha256,
+            outcome.best_sha256,
+            outcome.test_accuracy,
+            outcome.validation_accuracy,
+            outcome.warning,
+            run,
+        )
 
     def end(self, run: str, event: RunEvent, reason: str) -> None:
         """COMPLETE, STOP or FAIL a run. Raises ``AssertionError`` where its state has no such end."""

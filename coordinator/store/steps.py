@@ -14,8 +14,12 @@ from tinyfleet.coordinator.store.rows import StepRow
 
 _COLUMNS = (
     "run, step, stage, round, state, started, finished, duration_s, overhead_s, expected, results, lost, "
-    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out, evaluation"
+    "loss, accuracy, test_loss, test_accuracy, density, attempt, left_out, evaluation, "
+    "validation_loss, validation_accuracy"
 )
+
+BEST_FIRST = "validation_accuracy IS NULL, validation_accuracy DESC, validation_loss, test_accuracy DESC, step DESC"
+"""The order in which ``fedcore.outcome.choice.best`` chooses; without validation data, by test accuracy."""
 
 
 class Steps:
@@ -36,6 +40,23 @@ class Steps:
         rows = self._db.read(f"SELECT {_COLUMNS} FROM steps WHERE run = ? ORDER BY step", run)  # noqa: S608
         return self._db.legible("steps", rows, lambda row: _row(row, traffic.get(row["step"], [])))
 
+    def states_after(self, run: str) -> dict[int, str]:
+        """Step -> digest of the state after it, of all finished steps; a blob may be gone."""
+        bases = self.base_states(run, 0)
+        rows = self._db.read("SELECT step, state_sha256 FROM runs WHERE run = ? AND state_sha256 IS NOT NULL", run)
+        latest = {row["step"]: row["state_sha256"] for row in rows}
+        return {step - 1: sha256 for step, sha256 in sorted({**bases, **latest}.items()) if step}
+
+    def best(self, run: str) -> int | None:
+        """The step whose state after it was the best when it was measured; None where none has been."""
+        rows = self._db.read(
+            "SELECT step FROM steps WHERE run = ?"  # noqa: S608 - the order is ours
+            " AND coalesce(validation_accuracy, test_accuracy) IS NOT NULL"
+            f" ORDER BY {BEST_FIRST} LIMIT 1",
+            run,
+        )
+        return rows[0]["step"] if rows else None
+
     # -- the service --------------------------------------------------------------------
 
     def opened(self, run: str) -> OpenedStep | None:
@@ -55,12 +76,21 @@ class Steps:
         rows = self._db.read("SELECT step, base_sha256 FROM steps WHERE run = ? AND step >= ?", run, since)
         return {row["step"]: row["base_sha256"] for row in rows}
 
-    def save_evaluation(self, run: str, step: int, loss: float, accuracy: float) -> None:
-        """Loss and accuracy of the state after ``step`` on held-out test data."""
+    def save_evaluation(
+        self,
+        run: str,
+        step: int,
+        loss: float | None,
+        accuracy: float | None,
+        validation: tuple[float, float] | None = None,
+    ) -> None:
+        """Loss and accuracy of the state after ``step`` on held-out test data, and on ``validation`` data."""
         self._db.write(
-            "UPDATE steps SET test_loss = ?, test_accuracy = ? WHERE run = ? AND step = ?",
+            "UPDATE steps SET test_loss = ?, test_accuracy = ?, validation_loss = ?, validation_accuracy = ?"
+            " WHERE run = ? AND step = ?",
             loss,
             accuracy,
+            *(validation or (None, None)),
             run,
             step,
         )

@@ -19,11 +19,12 @@ from tinyfleet.coordinator.store.blobs import BlobStore
 from tinyfleet.coordinator.store.database.database import Database
 from tinyfleet.coordinator.store.database.safekeeping import damaged
 from tinyfleet.coordinator.store.devices import Devices
-from tinyfleet.coordinator.store.records import Choice, StepSummary
+from tinyfleet.coordinator.store.records import Choice, ChosenState, StepSummary
 from tinyfleet.coordinator.store.runs import Runs
 from tinyfleet.coordinator.store.shares import Shares
 from tinyfleet.coordinator.store.steps import Steps
 from tinyfleet.coordinator.store.tasks import Tasks
+from tinyfleet.fedcore.errors import ConfigError
 from tinyfleet.fedcore.files import drop_temporaries, make_private, remove
 
 
@@ -73,9 +74,19 @@ class Store:
         path = damaged(self.directory / "coordinator.db")
         return path if path.exists() else None
 
-    def state_blob(self, run: str) -> Path | None:
-        """The latest model state (codec, fp32, lossless), or None before there is one. Raises ``UnknownRun``."""
-        sha256 = self.runs.state_sha256(run)
+    def state_blob(self, run: str, step: int | None = None) -> Path | None:
+        """A model state (codec, fp32, lossless), or None before there is one.
+
+        Without ``step`` the run's result, or while it is under way its latest state; else the state after ``step``.
+        Raises ``UnknownRun``, ``ConfigError`` for a step whose state is not kept.
+        """
+        sha256 = self.runs.result_sha256(run)
+        if step is not None:
+            states = self.steps.states_after(run)
+            sha256 = states.get(step)
+            if sha256 is None or not self.blobs.path(sha256).exists():
+                kept = ", ".join(str(s) for s, digest in states.items() if self.blobs.path(digest).exists())
+                raise ConfigError(f"{run} keeps no state after step {step}; it keeps those after {kept or 'none'}")
         return None if sha256 is None else self.blobs.path(sha256)
 
     # -- what changes several tables, all or nothing ------------------------------------
@@ -135,13 +146,18 @@ class Store:
         with self._db.transaction():
             self.tasks.exclude(run, results)
 
-    def end_run(self, run: str, event: RunEvent, reason: str = "") -> RunState:
-        """COMPLETE, STOP or FAIL a run: its open step is abandoned, its open tasks are lost; returns its state."""
+    def end_run(self, run: str, event: RunEvent, reason: str = "", outcome: ChosenState | None = None) -> RunState:
+        """COMPLETE, STOP or FAIL a run: its open step is abandoned, its open tasks are lost; returns its state.
+
+        ``outcome``: which state is its result; without one it is the latest.
+        """
         state = RUN_TABLE.target(event)
         with self._db.transaction():
             self.tasks.lose_all(run, f"run {state.value}")
             self.steps.abandon(run)
             self.runs.end(run, event, reason)
+            if outcome is not None:
+                self.runs.save_outcome(run, outcome)
         self._db.keep_copy()
         return state
 
@@ -170,10 +186,11 @@ class Store:
     def collect_garbage(self, *, keep_steps: int, keep: Iterable[str] = ()) -> int:
         """Delete blobs that nothing needs any more; returns the bytes freed.
 
-        Kept are the latest state of every run, for runs under way the states of the last
-        ``keep_steps`` steps and the results of open steps, and ``keep``.
+        Kept are the latest, the best and the resulting state of every run, for runs under way the states of the
+        last ``keep_steps`` steps and the results of open steps, and ``keep``.
         """
-        needed = set(keep)
+        needed = {*keep, *self.best_states()}
+        needed |= {r[0] for r in self._db.read("SELECT result_sha256 FROM runs WHERE result_sha256 IS NOT NULL")}
         needed |= {r[0] for r in self._db.read("SELECT state_sha256 FROM runs WHERE state_sha256 IS NOT NULL")}
         needed |= {
             r[0]
@@ -192,3 +209,11 @@ class Store:
             )
         }
         return self.blobs.sweep(needed)
+
+    def best_states(self) -> set[str]:
+        """Digests of the best state of each run, by its measurements so far."""
+        needed = {r[0] for r in self._db.read("SELECT best_sha256 FROM runs WHERE best_sha256 IS NOT NULL")}
+        for row in self._db.read("SELECT run FROM runs WHERE finished IS NULL AND step > 0"):
+            best = self.steps.best(row["run"])
+            needed |= {sha256 for step, sha256 in self.steps.states_after(row["run"]).items() if step == best}
+        return needed

@@ -1,7 +1,7 @@
-"""How one pool of data becomes test data, public data and the devices' own data. The parts never overlap.
+"""How one pool of data becomes test, public, validation and the devices' own data. The parts never overlap.
 
-The split into test, public and device pool has a fixed seed, so every run is measured on the same test
-data; ``partition.seed`` decides only which device gets which sample of the pool.
+The split into test, public, validation data and the device pool has a fixed seed, so every run is measured on
+the same test data; ``partition.seed`` decides only which device gets which sample of the pool.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Parts(NamedTuple):
     test: IntArray
     public: IntArray
     pool: IntArray
+    validation: IntArray
 
 
 @lru_cache(maxsize=2)
@@ -56,14 +57,18 @@ def _source(name: str) -> Source:
 
 
 def split(labels: IntArray, settings: DataSettings, own_test: bool) -> Parts:
-    """Test, public and pool indices, the first two with every class in proportion."""
+    """Test, public, pool and validation indices, all but the pool with every class in proportion.
+
+    Validation data is taken from public data: the other parts are the same with and without it.
+    """
     rng = np.random.default_rng(SPLIT_SEED)
     rest = np.arange(len(labels))
     test, rest = (rest[:0], rest) if own_test else _take(rest, labels, settings.test_fraction, rng)
     if settings.limit and settings.limit < len(rest):
         rest = np.sort(rng.permutation(rest)[: settings.limit])
     public, pool = _take(rest, labels, settings.public_fraction, rng)
-    return Parts(test, public, pool)
+    validation, public = _take(public, labels, settings.validation_fraction, rng)
+    return Parts(test, public, pool, validation)
 
 
 def _take(
@@ -141,6 +146,12 @@ def public_data(settings: DataSettings, contract: DataDescription | None = None)
     """Data that the coordinator may train on, as a run's ``contract`` has it. Raises ``DataError``."""
     source, parts = _parts(settings, contract)
     return source.train.take(parts.public)
+
+
+def validation_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:
+    """Data that a run's result is chosen by: nothing trains on it, and nothing is reported of it as a result."""
+    source, parts = _parts(settings, contract)
+    return source.train.take(parts.validation)
 
 
 def test_data(settings: DataSettings, contract: DataDescription | None = None) -> Dataset:  # noqa: PT028 - no test

@@ -89,7 +89,7 @@ class FedAvg(Method):
             self.problem.graph,
             mask,
             self.problem.training.batch,
-            momentum=settings.momentum > 0,
+            held=settings.held_arrays,
             activation_keep=settings.levers.activation_keep,
             value=settings.levers.value_bytes,
             pruned_norm=settings.pruned_norm,

@@ -13,8 +13,10 @@ import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
 from tinyfleet.fedcore.arrays import Params
+from tinyfleet.fedcore.datasets.augmentation.augment import check_augmentation
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
 from tinyfleet.fedcore.errors import ConfigError, ResultError
+from tinyfleet.fedcore.methods.server.optimisers import optimised
 from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.models.graph import Graph
 from tinyfleet.fedcore.payload import Json, Payload
@@ -114,6 +116,13 @@ class Method(ABC):
     own_masks: ClassVar[bool] = False  # every device trains under a mask of its own
 
     def __init__(self, settings: Any, problem: Problem) -> None:
+        """Raises ``ConfigError`` where the run's training does not suit the method."""
+        if self.own_masks and problem.training.proximal:
+            raise ConfigError(
+                f"training.proximal {problem.training.proximal:g} draws devices to the weights of their task, and "
+                f"with method {self.name} each prunes and grows its own on the way; set it to 0, or use static"
+            )
+        check_augmentation(problem.training.augment, problem.graph.input_shape)
         self.settings = settings
         self.problem = problem
 
@@ -156,6 +165,11 @@ class Method(ABC):
     @abstractmethod
     def finish_round(self, state: Payload, fold: Fold) -> Payload:
         """The state after the step; ``meta["metrics"]`` holds the step's weighted means (loss, accuracy, ...)."""
+
+    def next_state(self, state: Payload, fold: Fold) -> Payload:
+        """The state after the step, as ``finish_round`` has it and the server's optimiser takes it."""
+        after = self.finish_round(state, fold)
+        return optimised(self.problem.training.server, self.problem.graph, state, after)
 
     def sum_stage(self, task: Payload) -> SumStage:
         """The sums that ``begin_fold`` and ``fold`` make of the task's results: for secure aggregation.
@@ -216,6 +230,11 @@ class Method(ABC):
             training.weight_decay,
             levers=Levers(activation_keep=training.activation_keep, cache=training.activation_precision),
             pruned_norm=training.activation_norms,
+            optimiser=training.optimiser,
+            second=training.adam_second,
+            epsilon=training.adam_epsilon,
+            clip=training.clip_gradient,
+            proximal=training.proximal,
         )
         return control.tightened(settings)
 

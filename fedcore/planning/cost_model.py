@@ -88,7 +88,7 @@ def features_of(graph: Graph, batch: int, settings: StepSettings, *, masked: boo
     if shape.pruned:
         pruned = pruned_values(graph, norms=shape.pruned_norm) * batch / 1e6
     return Features(
-        model=float(model_bytes(graph, momentum=settings.momentum > 0) + maskable),
+        model=float(model_bytes(graph, held=settings.held_arrays) + maskable),
         replayed=float(step_bytes(graph, shape)),
         layer=4.0 * max(graph.params[node.weight].size for node in weights),
         passes=float(passes * len(weights)),

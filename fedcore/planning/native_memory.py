@@ -52,7 +52,7 @@ class NativeSteps:
         """Of a step of ``batch`` samples, where an epoch's last one has ``rest`` (0: as many)."""
         passes = settings.levers.passes(batch)
         return Features(
-            model=float(self._plan.weight_bytes() + self._others()),
+            model=float(self._plan.weight_bytes() + self._others() + self._optimiser(settings)),
             replayed=float(self.step_bytes(max(batch, rest), settings)),
             layer=0.0,
             passes=float(passes * len(self._weighted)),
@@ -95,6 +95,16 @@ class NativeSteps:
         return self._masks + 3 * VALUE * sum(
             spec.size for name, spec in self._graph.params.items() if name not in weights
         )
+
+    def _optimiser(self, settings: StepSettings) -> int:
+        """What ``LocalOptimiser`` holds, and the copies that it works on: of plain SGD the engine's own is all."""
+        if not settings.beyond_sgd:
+            return 0
+        weights = sum(self._active.values())
+        dense = sum(self._graph.params[node.weight].size for node in self._weighted)
+        others = self._graph.parameter_count() - dense
+        # Value and gradient are copied out and in, positions besides.
+        return VALUE * (settings.held_arrays + 2) * (weights + others) + POSITION * weights
 
     def _gflop(self, settings: StepSettings) -> float:
         """Of one sample."""

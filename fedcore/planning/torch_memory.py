@@ -29,14 +29,14 @@ class StepShape:
     batch: int  # samples of a forward pass: the micro-batch where there is one
     levers: Levers = NO_LEVERS  # those of its caches count here
     pruned_norm: bool = False
-    accumulate: bool = False  # several micro-batches: gradients are summed
+    accumulate: bool = False  # all gradients are held: they are summed over micro-batches, or needed at once
 
     @classmethod
     def of(cls, settings: StepSettings, batch: int) -> StepShape:
         """That of an optimiser step of so many samples."""
         passes = settings.levers.passes(batch)
         samples = math.ceil(batch / passes)
-        return cls(samples, settings.levers, settings.pruned_norm, accumulate=passes > 1)
+        return cls(samples, settings.levers, settings.pruned_norm, accumulate=passes > 1 or settings.beyond_sgd)
 
     @property
     def pruned(self) -> bool:
@@ -202,7 +202,10 @@ def step_bytes(graph: Graph, shape: StepShape) -> int:
     return replay.heap.peak
 
 
-def model_bytes(graph: Graph, *, momentum: bool) -> int:
-    """What the loaded model holds in the torch engine, its byte masks not counted: dense arrays, dense momentum."""
+def model_bytes(graph: Graph, *, held: int) -> int:
+    """What the loaded model holds in the torch engine, its byte masks not counted: dense arrays.
+
+    ``held``: numbers that the optimiser holds for each trained one.
+    """
     arrays = sum(spec.size for spec in graph.params.values())
-    return VALUE * (arrays + (graph.parameter_count() if momentum else 0))
+    return VALUE * (arrays + held * graph.parameter_count())

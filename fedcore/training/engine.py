@@ -15,9 +15,9 @@ from tinyfleet.fedcore.training.levers import NO_LEVERS, Levers
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """Settings of one optimiser step: SGD with momentum and weight decay (none on masked entries).
+    """Settings of one optimiser step: SGD with momentum and weight decay (none on masked entries), unless told.
 
-    ``penalty`` is lambda of lambda ||theta||^2 over the marked weights.
+    ``penalty`` is lambda of lambda ||theta||^2 over the marked weights. ``momentum`` is Adam's beta_1.
     """
 
     learning_rate: float
@@ -27,6 +27,22 @@ class StepSettings:
     # Where ``levers`` prune caches, batch norm's are pruned as well: its input gradient is approximate then.
     pruned_norm: bool = False
     penalty: float = 0.0
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    second: float = 0.999  # Adam's beta_2
+    epsilon: float = 1e-8  # beside the root in Adam's denominator
+    clip: float = 0.0  # 2-norm that the whole gradient is cut to; 0: it is not
+    proximal: float = 0.0  # FedProx's mu: weights are drawn to what they were when they were loaded
+
+    @property
+    def beyond_sgd(self) -> bool:
+        """Whether a step needs all gradients at once, and what ``LocalOptimiser`` holds."""
+        return self.optimiser != "sgd" or self.clip > 0 or self.proximal > 0
+
+    @property
+    def held_arrays(self) -> int:
+        """Numbers that are held for each trained one from step to step: moments, and FedProx's anchor."""
+        moments = 2 if self.optimiser != "sgd" else int(self.momentum > 0)
+        return moments + int(self.proximal > 0)
 
 
 GROWTH = StepSettings(learning_rate=0.0)
@@ -65,7 +81,7 @@ class Engine(ABC):
 
     @abstractmethod
     def train_step(self, x: FloatArray, y: IntArray, settings: StepSettings) -> float:
-        """One optimiser step on the mean cross-entropy of the batch; returns that loss.
+        """One optimiser step on the mean cross-entropy of the batch; returns that loss, without FedProx's term.
 
         Weights AND momentum are masked after the step; batch-norm statistics move with momentum 0.1.
         """

@@ -79,6 +79,7 @@ class InstantEngine:
     def __init__(self) -> None:
         self.events: list[EngineAnswer] = []
         self.evaluated: list[int] = []
+        self.accuracies: dict[int, float] = {}  # of the states after some steps; of all others 0.9
         self.fail = ""
 
     def prepare(self, spec: RunSpec, target: Path) -> None:
@@ -88,10 +89,12 @@ class InstantEngine:
         target.write_bytes(codec.encode(create_toy(spec).initial_state(None, NO_DATA), precision="fp32"))
         self.events.append(Prepared(target))
 
-    def evaluate(self, spec: RunSpec, step: int, state: Path) -> None:
+    def evaluate(self, spec: RunSpec, step: int, state: Path, *, validate: bool = False) -> None:
         payload = codec.decode(state.read_bytes())
         self.evaluated.append(step)
-        self.events.append(Evaluated(step, 1.0 / (1 + int(payload.meta["step"])), 0.9))  # type: ignore[arg-type]
+        accuracy = self.accuracies.get(step, 0.9)
+        validation = (1.0 - accuracy, accuracy) if validate else None
+        self.events.append(Evaluated(step, 1.0 / (1 + int(payload.meta["step"])), accuracy, validation))  # type: ignore[arg-type]
 
     def poll(self) -> EngineAnswer | None:
         return self.events.pop(0) if self.events else None

@@ -117,7 +117,7 @@ def expected_state(spec: RunSpec, devices: Iterable[str], rounds: int | None = N
         task, fold = method.configure_round(state), method.begin_fold(state)
         for device in devices:
             method.fold(fold, method.answer(task, device))
-        state = method.finish_round(state, fold)
+        state = method.next_state(state, fold)
     return codec.encode(state, precision="fp32")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.conftest import spec_of
 from tinyfleet.fedcore.protocol.codec import decode, encode
+from tinyfleet.fedcore.run_spec import AugmentSettings, ServerSettings
 from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import simulate
 
@@ -35,6 +36,41 @@ def test_a_live_run_equals_the_simulated_one(start, name):
     live = decode(running.store.state_blob(run).read_bytes())
     assert encode(live, precision="fp32") == encode(simulate(spec, create()), precision="fp32")
     assert all(step.results == 2 for step in running.store.steps.of(run))
+
+
+TRAININGS = {
+    "averaged": (
+        "averaged",
+        {"schedule": "cosine", "warmup_rounds": 1, "server": ServerSettings("fedadam"), "average_rounds": 2},
+    ),
+    "best": (
+        "best",
+        {
+            "optimiser": "adamw",
+            "learning_rate": 0.005,
+            "clip_gradient": 1.0,
+            "proximal": 0.1,
+            "augment": AugmentSettings(crop=1, cutout=2, colour=0.1, shift=1, time_mask=2),
+            "kernels": "shipped",
+        },
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_live_run_trains_and_ends_as_the_simulated_one(start, name):
+    result, settings = TRAININGS[name]
+    base = spec_of(2, 3)
+    method = {"name": "tinyfleet", "interval": 1, "stop": 4, "density": 0.2}
+    training = msgspec.structs.replace(base.training, **settings)
+    spec = msgspec.structs.replace(base, method=method, training=training, result=result)
+    running = start(spec, 2, broker="embedded")
+    run = running.store.runs.submit(spec)
+    row = running.until("the run's end", lambda: running.ended(run), 100.0)
+    assert (row.state, row.reason, row.result) == ("finished", "", result)
+    live = decode(running.store.state_blob(run).read_bytes())
+    assert encode(live, precision="fp32") == encode(simulate(spec, create()), precision="fp32")
 
 
 @pytest.mark.slow

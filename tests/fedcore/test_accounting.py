@@ -65,9 +65,9 @@ def test_memory_of_a_sparse_step_by_hand():
     dense = sum(s.size for n, s in graph.params.items() if n != "body.weight")
     parameters = 4 * (dense + 10) + 8 * 8 * 9 // 8
     assert accounting.parameter_bytes(graph, mask) == parameters
-    plain = accounting.training_memory(graph, mask, 2, momentum=False)
+    plain = accounting.training_memory(graph, mask, 2, held=0)
     assert plain == parameters + 4 * (dense + 10) + accounting.activation_bytes(graph, 2) + 2 * 4 * 2 * 8 * 64
-    with_momentum = accounting.training_memory(graph, mask, 2, momentum=True, extra=100)
+    with_momentum = accounting.training_memory(graph, mask, 2, held=1, extra=100)
     assert with_momentum == plain + 4 * (dense + 10) + 100
 
 

@@ -262,7 +262,8 @@ class Fleet:
 
     def leftovers(self, store: Store) -> list[str]:
         """Files that no longer belong to anything once all runs have ended."""
-        needed = {store.runs.state_sha256(row.run) for row in store.runs.all()}
+        runs = [row.run for row in store.runs.all()]
+        needed = {*map(store.runs.state_sha256, runs), *map(store.runs.result_sha256, runs), *store.best_states()}
         found = [path for path in _below(self.state / "blobs") if path.name not in needed]
         found += [*_below(self.state / "incoming"), *self.state.glob("initial-*")]
         for name in self.agents:

@@ -41,6 +41,8 @@ def test_every_key_stands_there():
 def test_meanings_come_from_comments_and_descriptions():
     from tinyfleet.fedcore.run_spec import DataSettings, TrainingSettings
 
-    assert _notes(TrainingSettings)["final_learning_rate"] == "Geometric decay to this; None: constant."
+    assert _notes(TrainingSettings)["final_learning_rate"] == (
+        "Geometric or cosine decay to this; None: constant, and to zero with the cosine."
+    )
     assert _notes(DataSettings)["limit"].startswith("use at most so many")
     assert _notes(AgentConfig)["name"].startswith("device name")

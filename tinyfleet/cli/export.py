@@ -1,4 +1,4 @@
-"""``tinyfleet export``: a run's latest model as ONNX, TFLite and sparse files, each verified."""
+"""``tinyfleet export``: a run's model as ONNX, TFLite and sparse files, each verified."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Instead of a run: a state that `simulate --out` kept.")
     ] = None,
     spec: Annotated[Path | None, typer.Option(metavar="RUN.toml", help="With --state-blob: what was run.")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="The state after this step, where it is kept; else the run's result.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")] = Path("export-out"),
     formats: Annotated[
         list[str] | None,
@@ -43,15 +46,15 @@ def export(
     for name in formats or ():
         format_called(name)
     if state_blob is not None:
-        if spec is None or run is not None:
-            raise ConfigError("--state-blob FILE stands instead of RUN and needs --spec RUN.toml")
+        if spec is None or run is not None or step is not None:
+            raise ConfigError("--state-blob FILE stands instead of RUN and its --step, and needs --spec RUN.toml")
         _export(read_spec(spec), state_blob, out, formats, engine, as_json=as_json)
         return
     if run is None:
         raise ConfigError("give the run to export (`tinyfleet run list` names them), or --state-blob FILE")
     with opened(state) as store:
         row = store.runs.get(resolve(run, [r.run for r in store.runs.all()]))
-        blob = store.state_blob(row.run)
+        blob = store.state_blob(row.run, step)
         if blob is not None:
             store.blobs.read(blob.name)  # raises where it is damaged
     if blob is None:

@@ -17,7 +17,7 @@ from tinyfleet.fedcore.errors import ConfigError
 if TYPE_CHECKING:
     from tinyfleet.coordinator.privacy.accountant import Outlook
     from tinyfleet.coordinator.privacy.ledgers import Ledger
-    from tinyfleet.coordinator.store.rows import StepRow, TaskRow
+    from tinyfleet.coordinator.store.rows import RunRow, StepRow, TaskRow
     from tinyfleet.fedcore.arrays import Params
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.submission import Submission
@@ -65,7 +65,7 @@ def list_runs(state: StateOption = None, as_json: Json = False) -> None:
         return
     emit_table(
         ("run", "method", "state", "round", "reason"),
-        [(r.run, r.method, r.state, f"{r.round}/{r.rounds}", r.reason) for r in rows],
+        [(r.run, r.method, r.state, f"{r.round}/{r.rounds}", r.reason or r.warning) for r in rows],
         empty="no runs; submit one with: tinyfleet run submit RUN.toml",
     )
 
@@ -86,6 +86,8 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
             ("method", row.method),
             ("state", f"{row.state} {row.reason}".strip()),
             ("round", f"{row.round} of {row.rounds}"),
+            *([("result", _result(row))] if row.result else []),
+            *([("warning", row.warning)] if row.warning else []),
             *([] if ledger is None else [("privacy", str(ledger))]),
         ]
     )
@@ -103,6 +105,7 @@ def show(run: RunArgument, state: StateOption = None, as_json: Json = False) -> 
         "lost",
     )
     more: dict[str, Callable[[StepRow], str]] = {
+        "validation": lambda step: "" if step.validation_accuracy is None else f"{step.validation_accuracy:.1%}",
         "epsilon": lambda step: _epsilon(ledger, step),
         "left out": _left_out,
         "not measured": lambda step: step.evaluation,
@@ -139,6 +142,7 @@ def read_submission(file: Path, state: Path | None = None) -> Submission:
     from tinyfleet.coordinator.privacy.accountant import calibrated
     from tinyfleet.fedcore.cohort.robust import check_aggregate
     from tinyfleet.fedcore.methods import registry
+    from tinyfleet.fedcore.outcome.choice import with_validation
     from tinyfleet.fedcore.privacy.admissible import check_privacy
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
@@ -150,7 +154,7 @@ def read_submission(file: Path, state: Path | None = None) -> Submission:
     method = registry.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
-    return replace(submission, spec=calibrated(spec))
+    return replace(submission, spec=with_validation(calibrated(spec)))
 
 
 def state_params(run: str, state: Path | None) -> Params:
@@ -206,6 +210,17 @@ def resolve(run: str, known: list[str]) -> str:
     if matches:
         raise ConfigError(f"run {run!r} may be any of {', '.join(matches)}; give more of its id")
     raise ConfigError(f"no run {run!r}; `tinyfleet run list` names those that there are")
+
+
+def _result(row: RunRow) -> str:
+    """Which state it is, and how good."""
+    which = {
+        "best": f"best on validation data: the state after step {row.result_step}",
+        "averaged": f"the mean of the last rounds, up to step {row.result_step}",
+    }.get(row.result, f"the last state, after step {row.result_step}")
+    figures = {"validation": row.result_validation_accuracy, "test": row.result_test_accuracy}
+    said = [f"{value:.1%} on {name} data" for name, value in figures.items() if value is not None]
+    return ", ".join((which, *said))
 
 
 def _left_out(step: StepRow) -> str:

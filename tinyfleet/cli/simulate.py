@@ -20,7 +20,7 @@ def simulate(
         Path, typer.Argument(metavar="RUN.toml", help="What to run; data.partition says how many devices.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Keep the final state (lossless).")
+        Path | None, typer.Option("--out", metavar="FILE", help="Keep the resulting state (lossless).")
     ] = None,
     engine: Annotated[str, typer.Option(help="Training engine.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the engine.")] = 1,
@@ -71,6 +71,8 @@ def _line(record: StepRecord) -> str:
         parts.append(f"loss {record.loss:.3f}")
     if record.test_accuracy is not None:
         parts.append(f"test accuracy {record.test_accuracy:.1%}")
+    if record.validation_accuracy is not None:
+        parts.append(f"validation accuracy {record.validation_accuracy:.1%}")
     if record.epsilon is not None:
         parts.append(f"epsilon {record.epsilon:.2f} if it were live")
     parts += [f"density {record.density:.4f}", f"up {record.bytes_up:,} B", f"down {record.bytes_down:,} B"]

@@ -243,6 +243,7 @@ def conclude(
             "data": options.data,
             "seed": options.seed,
             "interruptions": trained.interruptions,
+            "warnings": [f"{row.run}: {row.warning}" for row in (dense, tiny) if row.warning],
             "losses": demo_result.losses([*dense_steps, *tiny_steps]),
             "layers": [
                 {"name": layer.name, "active": layer.active, "total": layer.total, "density": layer.density}

@@ -134,13 +134,25 @@ ALTER TABLE devices ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
 ALTER TABLE runs ADD COLUMN rewound_from INTEGER NOT NULL DEFAULT 0;
 """
 
+_OUTCOMES = """
+ALTER TABLE steps ADD COLUMN validation_loss REAL;
+ALTER TABLE steps ADD COLUMN validation_accuracy REAL;
+ALTER TABLE runs ADD COLUMN result TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN result_step INTEGER;
+ALTER TABLE runs ADD COLUMN result_sha256 TEXT;
+ALTER TABLE runs ADD COLUMN best_sha256 TEXT;
+ALTER TABLE runs ADD COLUMN result_test_accuracy REAL;
+ALTER TABLE runs ADD COLUMN result_validation_accuracy REAL;
+ALTER TABLE runs ADD COLUMN warning TEXT NOT NULL DEFAULT '';
+"""
+
 _UNFIT = """
 ALTER TABLE tasks ADD COLUMN unfit INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX tasks_unfit ON tasks (device) WHERE unfit;
 ALTER TABLE devices ADD COLUMN data TEXT NOT NULL DEFAULT '';
 """
 
-UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES, _UNFIT)
+UPGRADES = (_FIRST, _PARTS_OF_JOBS, _WORDS, _LEVERS, _FAULTS, _IDENTITIES, _UNFIT, _OUTCOMES)
 """What makes each version of the schema from the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(UPGRADES)

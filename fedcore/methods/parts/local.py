@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfleet.fedcore.arrays import FloatArray, IntArray, Params
+from tinyfleet.fedcore.datasets.augmentation.augment import augmented
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization, batch_count, batches
 from tinyfleet.fedcore.errors import DataError, ResultError
 from tinyfleet.fedcore.methods.method import Control, Problem
@@ -96,7 +97,8 @@ class LocalRound(NamedTuple):
         for index, batch in enumerate(islice(chain.from_iterable(epochs), steps)):
             if index and self.control.enough:
                 return
-            yield batch
+            x, y = batch
+            yield augmented(self.training.augment, x, self.rng), y
 
 
 def train_locally(local: LocalRound) -> LocalResult:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tinyfleet.fedcore.errors import ResultError
+from tinyfleet.fedcore.methods.server.optimisers import carried
 from tinyfleet.fedcore.payload import Json, Payload
 from tinyfleet.fedcore.secure_sum.exchange import Exchange, Member
 from tinyfleet.fedcore.secure_sum.messages import MAX_MEMBERS, SEALED_BYTES, Roster, decode
@@ -67,7 +68,7 @@ def taken_apart(payload: Payload) -> Around:
     inner = payload.meta.get(INNER)
     if not isinstance(inner, dict):
         raise ResultError("a step of a secure sum has no step of its method inside")
-    return Around(Payload(inner, payload.params, payload.mask, payload.gradients), standing)
+    return Around(Payload(inner, payload.params, payload.mask, payload.gradients, carried(payload)), standing)
 
 
 def put_together(inner: Payload, standing: ExchangeState, step: int, raw: dict[str, bytes]) -> Payload:
@@ -84,7 +85,7 @@ def put_together(inner: Payload, standing: ExchangeState, step: int, raw: dict[s
         meta["metrics"] = inner.meta["metrics"]
     if "grow" in inner.meta:
         meta["grow"] = inner.meta["grow"]  # planning looks for it
-    return Payload(meta, inner.params, inner.mask, inner.gradients, raw)
+    return Payload(meta, inner.params, inner.mask, inner.gradients, raw | carried(inner))
 
 
 def phase_of(stage: str) -> Phase | None:

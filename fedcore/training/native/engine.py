@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from tinyfleet.fedcore.training.engine_facts import NO_KERNEL_CHOICE
 from tinyfleet.fedcore.training.first_pass import first_pass
+from tinyfleet.fedcore.training.local_optimiser import LocalOptimiser
 from tinyfleet.fedcore.training.native.model import model_of, step_of
 
 TILE_VALUES = 1 << 17  # of a weight gradient held at once while the largest entries are picked
@@ -54,6 +56,7 @@ class NativeEngine(Engine):
                 self._graph = graph
             self._loaded.set(params, mask)
             self._loaded.draw_from(first_pass(graph, params))
+            self._optimiser, self._marked = LocalOptimiser(), dict[str, IntArray]()
         except ValueError as error:
             self._graph = None
             raise ConfigError(
@@ -74,6 +77,7 @@ class NativeEngine(Engine):
 
     def mark(self, positions: Mapping[str, IntArray]) -> None:
         self._loaded.mark(positions)
+        self._marked = dict(positions)
 
     def marked_norm(self) -> float:
         return self._loaded.marked_norm()
@@ -81,7 +85,23 @@ class NativeEngine(Engine):
     # -- training and evaluation --------------------------------------------------------
 
     def train_step(self, x: FloatArray, y: IntArray, settings: StepSettings) -> float:
+        if settings.beyond_sgd:
+            return self._move(x, y, settings)
         return self._loaded.train_step(x, y, step_of(settings))
+
+    def _move(self, x: FloatArray, y: IntArray, settings: StepSettings) -> float:
+        """A step that needs all gradients at once: those of the weights that are left, in NumPy."""
+        network = self._loaded
+        # At rate 0 no weight moves, and at momentum 0 what the engine keeps as momentum is the gradient.
+        still = replace(step_of(settings), learning_rate=0.0, momentum=0.0, weight_decay=0.0)
+        loss = network.train_step(x, y, still)
+        state = network.checkpoint()
+        names = [key.removesuffix(".value") for key, held in state.items() if key.endswith(".value") and held.size]
+        values, gradients = ({name: state[f"{name}.{kind}"] for name in names} for kind in ("value", "velocity"))
+        self._optimiser.step(settings, values, gradients)
+        network.restore(state)
+        network.mark(self._marked)  # to restore is to set: that forgets the marks
+        return loss
 
     def update_statistics(self, x: FloatArray, micro_batch: int = 0) -> None:
         self._loaded.update_statistics(x, micro_batch)

@@ -19,6 +19,7 @@ from tinyfleet.fedcore.sparsity.topk import StreamingTopK
 from tinyfleet.fedcore.training.allocator import keep_freed_memory
 from tinyfleet.fedcore.training.engine import GROWTH, Engine, Evaluation, StepSettings
 from tinyfleet.fedcore.training.first_pass import first_pass
+from tinyfleet.fedcore.training.local_optimiser import LocalOptimiser
 from tinyfleet.fedcore.training.torch.activation_pruning import Pruning
 from tinyfleet.fedcore.training.torch.forward import Mode, forward
 from tinyfleet.fedcore.training.torch.growth import largest_pruned, weight_gradient
@@ -58,6 +59,7 @@ class TorchEngine(Engine):
         self._trained = [name for name, spec in graph.params.items() if spec.role not in STATISTICS]
         self._momentum: dict[str, torch.Tensor] = {}
         self._passed = first_pass(graph, params)
+        self._optimiser = LocalOptimiser()
 
     def params(self) -> Params:
         return {
@@ -94,13 +96,31 @@ class TorchEngine(Engine):
         total = 0.0
         for index, (part_x, part_y) in enumerate(parts):
             share = len(part_y) / len(y)
-            with self._receiving(sums, settings if index == len(parts) - 1 else None):
+            last = index == len(parts) - 1 and not settings.beyond_sgd
+            with self._receiving(sums, settings if last else None):
                 loss = functional.cross_entropy(forward(self._graph, self._tensors, part_x, mode), part_y) * share
                 total += float(loss.detach())
                 torch.autograd.backward([loss])
             mode = replace(mode, passed=mode.passed + 1)
         self._passed = mode.passed
+        if settings.beyond_sgd:
+            with torch.no_grad():
+                self._move(sums, settings)
         return total
+
+    def _move(self, gradients: dict[str, torch.Tensor], settings: StepSettings) -> None:
+        """A step that needs all gradients at once."""
+        for name, gradient in gradients.items():
+            self._complete(name, self._tensors[name], gradient, settings)
+        self._optimiser.step(settings, {name: self._tensors[name] for name in gradients}, gradients)
+
+    def _complete(self, name: str, weight: torch.Tensor, gradient: torch.Tensor, settings: StepSettings) -> None:
+        """The penalty's part; nothing where masked."""
+        if settings.penalty and name in self._marked:
+            at = tuple(self._marked[name])
+            gradient[at] += 2.0 * settings.penalty * weight[at]
+        if name in self._active:
+            gradient.mul_(self._active[name])
 
     @contextlib.contextmanager
     def _receiving(self, sums: dict[str, torch.Tensor], settings: StepSettings | None) -> Iterator[None]:
@@ -146,11 +166,7 @@ class TorchEngine(Engine):
         """SGD. Masked gradients keep weights and momentum at exactly zero where masked."""
         if settings.weight_decay:
             gradient.add_(weight, alpha=settings.weight_decay)
-        if settings.penalty and name in self._marked:
-            at = tuple(self._marked[name])
-            gradient[at] += 2.0 * settings.penalty * weight[at]
-        if name in self._active:
-            gradient.mul_(self._active[name])
+        self._complete(name, weight, gradient, settings)
         if settings.momentum:
             velocity = self._momentum.get(name)
             gradient = gradient if velocity is None else velocity.mul_(settings.momentum).add_(gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from tinyfleet.fedcore.methods.summing.summands import fill, layout_of, terms_of
 from tinyfleet.fedcore.payload import Payload, SparseVector
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.protocol.results import encode_result
-from tinyfleet.fedcore.run_spec import RunSpec, SecureAggregationSettings, WireSettings
+from tinyfleet.fedcore.run_spec import RunSpec, SecureAggregationSettings, ServerSettings, WireSettings
 from tinyfleet.fedcore.secure_sum.errors import OutOfReach
 from tinyfleet.fedcore.secure_sum.in_process import Losses
 from tinyfleet.fedcore.training.registry import create
@@ -188,3 +189,10 @@ def test_a_sum_of_no_samples_is_refused():
     sums = terms_of(stage, drawn(task, 0), 50, 1000) | {"samples": np.array([-3])}
     with pytest.raises(ResultError, match="-3 samples"):
         fill(stage, method.begin_fold(state), sums, 3)
+
+
+def test_a_server_optimiser_has_its_turn_with_the_sum():
+    spec = spec_of("static")
+    training = msgspec.structs.replace(spec.training, server=ServerSettings("fedadam"))
+    optimised = msgspec.structs.replace(spec, training=training)
+    assert states(secure(optimised)) == states(optimised) != states(spec)

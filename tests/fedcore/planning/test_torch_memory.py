@@ -77,5 +77,5 @@ def test_it_comes_near_what_was_measured_without_any_cost_model():
 def test_a_loaded_model_is_dense_in_torch():
     graph = chain()
     values = sum(spec.size for spec in graph.params.values())
-    assert model_bytes(graph, momentum=False) == 4 * values
-    assert model_bytes(graph, momentum=True) == 8 * values  # it has no running statistics
+    assert model_bytes(graph, held=0) == 4 * values
+    assert model_bytes(graph, held=1) == 8 * values  # it has no running statistics

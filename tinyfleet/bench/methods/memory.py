@@ -91,7 +91,7 @@ def _first_training_state(method: Method, engine: Engine, data: DeviceData) -> P
             return state
         fold = method.begin_fold(state)
         method.fold(fold, method.run(method.configure_round(state), engine, data, Control()))
-        state = method.finish_round(state, fold)
+        state = method.next_state(state, fold)
     raise DataError(f"method {method.name} did not reach its training stage within {MOST_STEPS} steps")
 
 
