@@ -53,10 +53,10 @@ def import_verified(
 
 def _engine_for(imported: Imported) -> Engine:
     """The first engine here that knows all of the model's layers, loaded."""
-    from tinyfleet.fedcore.training.registry import create
+    from tinyfleet.fedcore.training.registry import available, create
 
     refusal: ConfigError | None = None
-    for name in ("native", "torch"):
+    for name in available():
         try:
             engine = create(name)
             engine.load(imported.graph, imported.params, {})

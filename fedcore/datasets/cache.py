@@ -9,7 +9,7 @@ _NOWHERE = Path("/dev/null/tinyfleet")  # where nothing can be kept
 
 
 def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/tinyfleet``, by default ``~/.cache/tinyfleet``; without a home, one that keeps nothing."""
+    """``$XDG_CACHE_HOME/tinyfleet``, else ``~/.cache/tinyfleet``; without a home, where nothing can be kept."""
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "tinyfleet"
     try:
