@@ -30,7 +30,8 @@ class AgentDataSettings(DataSettings, frozen=True):
     """The device's own data. It never leaves the board."""
 
     source: Annotated[
-        str, Meta(description="mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz")
+        str,
+        Meta(description="digits | image-folder:PATH | arrays:FILE.npz | tables:PATH | ...: all in docs/data.md"),
     ] = "mnist5k"
     public_fraction: Annotated[
         float, Meta(ge=0.0, le=1.0, description="part of the source that is not this device's: public data")

@@ -28,6 +28,14 @@ class ModelSettings(Settings, frozen=True):
     input_shape: tuple[int, ...] = (1, 28, 28)  # channels, height, width; or channels, length
     classes: Positive = 10  # outputs
     arguments: dict[str, int | float | str] = {}  # the model's own: width, say
+    # Instead of a name: the layers one by one, each { kind = "conv", out = 16, ... }. See docs/models.md.
+    layers: list[dict[str, Any]] = []
+    file: str = ""  # instead of a name: an ONNX file, whose numbers the run starts from; seen from RUN.toml
+    # Of layers or a file: groups that may be pruned, from the output to the input; empty: chosen by a rule.
+    blocks: tuple[tuple[str, ...], ...] = ()
+    # The numbers that the run starts from: "run:ID", "FILE.onnx" or "STATE.blob"; empty: drawn by the seed.
+    init: str = ""
+    graph: dict[str, Any] = {}  # what a model without a name is to the boards; written when a run is submitted
 
 
 class ServerSettings(Settings, frozen=True):
@@ -137,7 +145,7 @@ class PartitionSettings(Settings, frozen=True):
 class DataSettings(Settings, frozen=True):
     """Where data comes from. The parts (public, validation, test, devices) never overlap."""
 
-    source: str = "mnist5k"  # mnist5k | fashion-mnist | digits | image-folder:PATH | arrays:FILE.npz
+    source: str = "mnist5k"  # digits | image-folder:PATH | arrays:FILE.npz | tables:PATH | ...: all in docs/data.md
     public_fraction: Fraction = 0.1  # of the training data, for pre-training at the coordinator
     # Of public data, held out to choose the result by; 0: none, a quarter with result = "best".
     validation_fraction: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0

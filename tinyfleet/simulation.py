@@ -17,7 +17,7 @@ from tinyfleet.coordinator.privacy.accountant import affordable, calibrated, eps
 from tinyfleet.coordinator.selection.policy import draw
 from tinyfleet.coordinator.step.aggregate import StepFold, StoredResult
 from tinyfleet.fedcore.accounting import Cost
-from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask
+from tinyfleet.fedcore.arrays import FloatArray, IntArray, Mask, Params
 from tinyfleet.fedcore.cohort.robust import check_aggregate
 from tinyfleet.fedcore.datasets.contract import check_data
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData
@@ -116,7 +116,7 @@ class Simulation:
     """Runs a spec step by step. Raises ``DataError`` and ``ConfigError`` as its parts do.
 
     ``evaluate`` tells after which training rounds (the first is 1) the model is evaluated; nothing else
-    depends on it.
+    depends on it. ``start``: the numbers that ``model.init`` speaks of.
     """
 
     def __init__(
@@ -125,10 +125,11 @@ class Simulation:
         engine: Engine,
         names: Sequence[str] | None = None,
         evaluate: Callable[[int], bool] = lambda finished: True,
+        start: Params | None = None,
     ) -> None:
         spec = with_validation(calibrated(spec))
         self.spec, self.engine, self._due = spec, engine, evaluate
-        self.method = method_of(spec)
+        self.method = method_of(spec, start)
         check_aggregate(spec.fleet, self.method)
         check_privacy(spec, self.method)
         self._privacy = None
@@ -267,10 +268,14 @@ class Simulation:
 
 
 def simulate(
-    spec: RunSpec, engine: Engine, *, on_step: Callable[[StepRecord], None] = lambda record: None
+    spec: RunSpec,
+    engine: Engine,
+    *,
+    on_step: Callable[[StepRecord], None] = lambda record: None,
+    start: Params | None = None,
 ) -> Payload:
     """Run ``spec`` to its end; returns the state that is its result."""
-    simulation = Simulation(spec, engine)
+    simulation = Simulation(spec, engine, start=start)
     while not simulation.finished:
         on_step(simulation.step())
     return simulation.result()

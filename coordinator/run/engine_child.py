@@ -28,6 +28,7 @@ from tinyfleet.fedcore.files import write_atomic
 from tinyfleet.fedcore.foreign.data_description import DataDescription
 from tinyfleet.fedcore.methods import registry as methods
 from tinyfleet.fedcore.methods.method import Problem, normalization_of
+from tinyfleet.fedcore.methods.start import read_start
 from tinyfleet.fedcore.protocol import codec
 from tinyfleet.fedcore.run_spec import DataSettings, RunSpec
 from tinyfleet.fedcore.settings import convert
@@ -50,6 +51,8 @@ class Workbench:
     def prepare(self, spec: RunSpec, target: Path) -> None:
         """Write the run's initial state to ``target``, atomically."""
         self._open(spec)
+        if spec.model.init:
+            self._method = methods.method_of(spec, read_start(target.parent, spec))
         public = self._public(spec)
         check_data(public.description, spec.model)
         state = self._method.initial_state(self._engine, public)

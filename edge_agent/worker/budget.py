@@ -7,6 +7,8 @@ repeat a failure.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -164,6 +166,8 @@ class Governor:
         density_class = round(math.log2(density)) if known else 0
         shape = "x".join(map(str, spec.model.input_shape))
         arguments = ",".join(f"{name}={value}" for name, value in sorted(spec.model.arguments.items()))
+        if spec.model.graph:  # its name says nothing of it
+            arguments = hashlib.sha256(json.dumps(spec.model.graph, sort_keys=True).encode()).hexdigest()[:16]
         return (
             f"{spec.method.get('name')}/{spec.model.name}({arguments})/{shape}/density 2^{density_class}/"
             f"batch {spec.training.batch}/{self._engine}/{self.memory_limit_bytes}"

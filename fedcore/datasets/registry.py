@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tinyfleet.device_profiles.plugins import Door
 from tinyfleet.fedcore.datasets.dataset import Dataset
+from tinyfleet.fedcore.datasets.files.kept import files_state
 from tinyfleet.fedcore.datasets.reader import Reader
-from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder, listed, sounds, tables
 from tinyfleet.fedcore.datasets.readers.image_folder import ImageFolderSettings
-from tinyfleet.fedcore.datasets.readers.kept import files_state
 from tinyfleet.fedcore.errors import ConfigError, DataError, Unavailable
 from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.run_spec import Settings
@@ -38,6 +38,9 @@ READERS: dict[str, Reader] = {
     "fashion-mnist": Reader(fashion_mnist.load),
     "image-folder": Reader(image_folder.load, takes_path=True, settings=ImageFolderSettings),
     "arrays": Reader(arrays.load, takes_path=True),
+    "tables": Reader(tables.load, takes_path=True, settings=tables.TableSettings),
+    "sounds": Reader(sounds.load, takes_path=True, settings=sounds.SoundSettings),
+    "list": Reader(listed.load, takes_path=True, settings=ImageFolderSettings),
 }
 
 

@@ -50,11 +50,10 @@ class FedAvg(Method):
 
     def initial_state(self, engine: Engine, public: Dataset) -> Payload:
         normalization = Normalization.of(public)
-        graph, seed = self.problem.graph, self.problem.seed
         if self.pretrains(public):
             params = pretrain(engine, public, self.problem, normalization)
         else:
-            params = graph.initial_params(seed)
+            params = self.problem.first_params()
         mask = self.initial_mask()
         apply_mask(params, mask)
         meta: dict[str, Json] = {

@@ -137,7 +137,7 @@ class LotteryFl(FedAvg):
         if kept is not None:
             return Ticket(kept.mask, kept.params)
         mask = {name: np.ones(self.problem.graph.params[name].shape, np.bool_) for name in self.sizes}
-        return Ticket(mask, task.params if self.settings.pretrained else {})
+        return Ticket(mask, task.params if self.settings.pretrained or self.problem.started else {})
 
     def remember(self, task: Payload, control: Control, ticket: Ticket) -> None:
         """Masks only shrink, so what the mask has dropped of the initial parameters is never needed again."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
+from tinyfleet.fedcore.arrays import Params
 from tinyfleet.fedcore.datasets.augmentation.augment import check_augmentation
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
 from tinyfleet.fedcore.errors import ConfigError, ResultError
@@ -32,6 +33,16 @@ class Problem:
     training: TrainingSettings
     seed: int
     wire_precision: str = "fp16"
+    started: bool = False  # from numbers that are given
+    start: Params = field(default_factory=dict)  # those, where an initial state is made: devices have none
+
+    def first_params(self) -> Params:
+        """The numbers before any training, a copy. Raises ``ConfigError`` where they are given, and not here."""
+        if not self.started:
+            return self.graph.initial_params(self.seed)
+        if not self.start:
+            raise ConfigError("this run starts from numbers that are given, and they are not here; submit it again")
+        return {name: values.copy() for name, values in self.start.items()}
 
 
 class DeviceMemory(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyfleet.device_profiles.plugins import Door
+from tinyfleet.fedcore.arrays import Params
 from tinyfleet.fedcore.lookup import lookup
 from tinyfleet.fedcore.methods.fedavg import FedAvg, Static
 from tinyfleet.fedcore.methods.feddst import FedDst
@@ -71,12 +72,13 @@ def create(method: Mapping[str, Any], problem: Problem) -> Method:
     return chosen(convert(dict(method), chosen.settings_type, f"method {chosen.name}"), problem)
 
 
-def method_of(spec: RunSpec) -> Method:
+def method_of(spec: RunSpec, start: Params | None = None) -> Method:
     """The run's method: without public data the devices measure inputs first; its results are summed as asked.
 
-    Raises ``ConfigError``.
+    ``start`` are the numbers that ``model.init`` speaks of: whoever makes an initial state gives them. Raises
+    ``ConfigError``.
     """
-    method = create(spec.method, problem_of(spec))
+    method = create(spec.method, problem_of(spec, start))
     if not spec.data.public_fraction:
         method = OwnNormalization(method)
     if not spec.secure_aggregation.enabled:
@@ -89,6 +91,7 @@ def method_of(spec: RunSpec) -> Method:
     return SecureMethod(method, spec.secure_aggregation)
 
 
-def problem_of(spec: RunSpec) -> Problem:
-    """The run's problem. Raises ``ConfigError`` where its model does not exist."""
-    return Problem(build(spec.model), spec.training, spec.seed, spec.wire.precision)
+def problem_of(spec: RunSpec, start: Params | None = None) -> Problem:
+    """The run's problem; ``start`` as in ``method_of``. Raises ``ConfigError`` where its model does not exist."""
+    started = bool(spec.model.init)
+    return Problem(build(spec.model), spec.training, spec.seed, spec.wire.precision, started, start or {})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.e2e.conftest import brokers, spec_of
+from tinyfleet.fedcore.models.registry import settled
 from tinyfleet.fedcore.protocol.codec import decode, encode
 from tinyfleet.fedcore.training.registry import create
 from tinyfleet.simulation import simulate
@@ -30,3 +32,27 @@ def test_a_live_run_equals_the_simulated_one(start, broker):
         assert step.results == 2
         assert step.bytes_up > 0
         assert step.bytes_down > 0
+
+
+@pytest.mark.slow
+def test_a_fleet_trains_a_list_of_layers(start):
+    """Agents get its graph, live as simulated: no program of the fleet knows this model by name."""
+    spec = spec_of(2, 2)
+    layers = [
+        {"kind": "conv", "out": 8, "kernel": 3, "stride": 2},
+        {"kind": "batch_norm"},
+        {"kind": "relu"},
+        {"kind": "conv", "out": 16, "kernel": 3},
+        {"kind": "batch_norm"},
+        {"kind": "relu"},
+        {"kind": "global_avg_pool"},
+        {"kind": "linear", "out": spec.model.classes},
+    ]
+    listed = replace(spec, model=replace(spec.model, name="porch", arguments={}, layers=layers))
+    sent = replace(listed, model=settled(listed.model))
+    running = start(sent, 2)
+    run = running.store.runs.submit(sent)
+    row = running.until("the run's end", lambda: running.ended(run), 120.0)
+    assert (row.state, row.reason) == ("finished", "")
+    live = running.store.state_blob(run).read_bytes()
+    assert encode(decode(live), precision="fp32") == encode(simulate(listed, create()), precision="fp32")

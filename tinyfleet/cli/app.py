@@ -10,11 +10,13 @@ import typer
 from tinyfleet.cli import (
     broker,
     ca,
+    data,
     demo,
     devices,
     doctor,
     emulate,
     export,
+    models,
     plan,
     processes,
     profiles,
@@ -51,7 +53,9 @@ app.command("coordinator", **processes.PASS_ON)(processes.coordinator)
 app.command("agent", **processes.PASS_ON)(processes.agent)
 app.add_typer(runs.app, name="run")
 app.add_typer(devices.app, name="devices")
+app.add_typer(data.app, name="data")
 app.add_typer(ca.app, name="ca")
 app.add_typer(broker.app, name="broker")
 app.add_typer(profiles.app, name="profile")
+app.add_typer(models.app, name="model")
 app.add_typer(bench.app, name="bench")

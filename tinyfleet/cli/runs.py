@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from tinyfleet.coordinator.privacy.accountant import Outlook
     from tinyfleet.coordinator.privacy.ledgers import Ledger
     from tinyfleet.coordinator.store.rows import RunRow, StepRow, TaskRow
+    from tinyfleet.fedcore.arrays import Params
     from tinyfleet.fedcore.run_spec import RunSpec
+    from tinyfleet.submission import Submission
 
 app = typer.Typer(help="Submit, list, show and stop runs.", no_args_is_help=True)
 
@@ -33,10 +36,17 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Check RUN.toml and put the run at the end of the coordinator's queue."""
-    spec = with_contract(read_spec(file))
+    submission = read_submission(file, state)
+    spec = with_contract(submission.spec)
     with opened(state, create=True) as store:
+        if submission.start:
+            from tinyfleet.fedcore.methods.start import keep_start
+
+            keep_start(store.directory, submission.start)
         run = store.runs.submit(spec)
     outlook = private_outlook(spec)
+    if submission.fresh and not as_json:
+        typer.echo(f"drawn anew, as other classes are asked for: {', '.join(submission.fresh)}")
     if as_json:
         emit_json({"run": run, "spec": msgspec.to_builtins(spec), "privacy": outlook})
         return
@@ -119,9 +129,15 @@ def stop(run: RunArgument, state: StateOption = None) -> None:
 
 
 def read_spec(file: Path) -> RunSpec:
+    """A run from TOML, all of it checked. Raises ``ConfigError``."""
+    return read_submission(file).spec
+
+
+def read_submission(file: Path, state: Path | None = None) -> Submission:
     """A run from TOML, its method's settings, its model and its privacy checked too. Raises ``ConfigError``.
 
-    Where its privacy names a budget and no noise, the noise is filled in.
+    What its model refers to is read as well; ``state`` is where runs are looked for that it starts from. Where its
+    privacy names a budget and no noise, the noise is filled in.
     """
     from tinyfleet.coordinator.privacy.accountant import calibrated
     from tinyfleet.fedcore.cohort.robust import check_aggregate
@@ -130,12 +146,31 @@ def read_spec(file: Path) -> RunSpec:
     from tinyfleet.fedcore.privacy.admissible import check_privacy
     from tinyfleet.fedcore.run_spec import RunSpec
     from tinyfleet.fedcore.settings import read_toml
+    from tinyfleet.submission import settle
 
     spec = read_toml(file, RunSpec)
+    submission = settle(spec, file, lambda run: state_params(run, state))
+    spec = submission.spec
     method = registry.method_of(spec)
     check_aggregate(spec.fleet, method)
     check_privacy(spec, method)
-    return with_validation(calibrated(spec))
+    return replace(submission, spec=with_validation(calibrated(spec)))
+
+
+def state_params(run: str, state: Path | None) -> Params:
+    """The numbers of a run's latest model. Raises ``ConfigError``."""
+    from tinyfleet.fedcore.methods.registry import method_of
+    from tinyfleet.fedcore.protocol.codec import decode
+    from tinyfleet.fedcore.run_spec import RunSpec
+    from tinyfleet.fedcore.settings import convert
+
+    with opened(state) as store:
+        row = store.runs.get(resolve(run, store.runs.names()))
+        blob = store.state_blob(row.run)
+        if blob is None:
+            raise ConfigError(f"{row.run} is {row.state} and has no model yet; wait for its first step")
+        content = store.blobs.read(blob.name)
+    return method_of(convert(row.spec, RunSpec, row.run)).deployed(decode(content)).params
 
 
 def with_contract(spec: RunSpec) -> RunSpec:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinyfleet.cli.output import Json, emit_json
-from tinyfleet.cli.runs import read_spec
+from tinyfleet.cli.runs import read_submission
 
 if TYPE_CHECKING:
     from tinyfleet.simulation import StepRecord
@@ -37,7 +37,8 @@ def simulate(
     from tinyfleet.fedcore.training import registry as engines
     from tinyfleet.simulation import simulate as run
 
-    spec = read_spec(file)
+    submission = read_submission(file)
+    spec = submission.spec
     if seed is not None:
         spec = msgspec.structs.replace(spec, seed=seed)
     records: list[StepRecord] = []
@@ -50,7 +51,7 @@ def simulate(
     if not as_json:
         typer.echo(f"data: {brief(described(spec.data))}")
     started = time.perf_counter()
-    state = run(spec, engines.create(engine, threads=threads), on_step=on_step)
+    state = run(spec, engines.create(engine, threads=threads), on_step=on_step, start=submission.start)
     if out is not None:
         write_atomic(out, encode(state, precision="fp32"))
     if as_json:

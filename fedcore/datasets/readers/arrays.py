@@ -14,8 +14,8 @@ import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray, IntArray
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
-from tinyfleet.fedcore.datasets.readers.boundary import class_name, reading, shown
-from tinyfleet.fedcore.datasets.readers.npy import read_npy
+from tinyfleet.fedcore.datasets.files.boundary import class_name, reading, shown
+from tinyfleet.fedcore.datasets.files.npy import read_npy
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.foreign.data_description import MOST_CLASSES
 

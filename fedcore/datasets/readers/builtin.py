@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet.fedcore.datasets.dataset import Dataset
-from tinyfleet.fedcore.datasets.readers.packed import unpacked
+from tinyfleet.fedcore.datasets.files.packed import unpacked
 from tinyfleet.fedcore.errors import DataError
 
 # The package's dependencies (pandas, SciPy, scikit-learn: 300 MB) read no file of it.

@@ -18,7 +18,7 @@ import numpy as np
 from tinyfleet.fedcore.arrays import AnyArray
 from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
-from tinyfleet.fedcore.datasets.readers.packed import unpacked
+from tinyfleet.fedcore.datasets.files.packed import unpacked
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.files import write_atomic
 

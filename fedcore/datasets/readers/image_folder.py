@@ -13,10 +13,10 @@ from msgspec import Meta
 
 from tinyfleet.fedcore.datasets.cache import cache_directory
 from tinyfleet.fedcore.datasets.dataset import Dataset, Meaning
+from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, reading, shown
+from tinyfleet.fedcore.datasets.files.class_folders import class_files, classes_of
+from tinyfleet.fedcore.datasets.files.kept import KeptArray, fingerprint
 from tinyfleet.fedcore.datasets.readers import images
-from tinyfleet.fedcore.datasets.readers.boundary import Leftovers, class_name, reading, shown
-from tinyfleet.fedcore.datasets.readers.class_folders import class_files, classes_of
-from tinyfleet.fedcore.datasets.readers.kept import KeptArray, fingerprint
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.run_spec import Settings
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
-from tinyfleet.fedcore.datasets.readers.boundary import reading, shown
+from tinyfleet.fedcore.datasets.files.boundary import reading, shown
 from tinyfleet.fedcore.errors import DataError
 
 if TYPE_CHECKING:

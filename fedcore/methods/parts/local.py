@@ -122,7 +122,7 @@ def pretrain(engine: Engine, public: Dataset, problem: Problem, normalization: N
         raise DataError("there is no public data to pre-train on; raise data.public_fraction (0.1, say)")
     training = problem.training
     rng = np.random.default_rng([problem.seed, 1])
-    engine.load(problem.graph, problem.graph.initial_params(problem.seed), {})
+    engine.load(problem.graph, problem.first_params(), {})
     total = training.pretrain_epochs * batch_count(len(public), training.batch)
     step = 0
     for _ in range(training.pretrain_epochs):

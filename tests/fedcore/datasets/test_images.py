@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from tinyfleet.fedcore.datasets.readers import image_folder, images, kept
+from tinyfleet.fedcore.datasets.files import kept
+from tinyfleet.fedcore.datasets.readers import image_folder, images
 from tinyfleet.fedcore.datasets.readers.image_folder import ImageFolderSettings
 from tinyfleet.fedcore.datasets.registry import load
 from tinyfleet.fedcore.errors import DataError

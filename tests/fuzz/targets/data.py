@@ -7,6 +7,7 @@ import hashlib
 import io
 import random
 import struct
+import wave
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from tests.fuzz.mutation import damaged
 from tests.fuzz.target import Prepared, Target, file_parse
-from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder
+from tinyfleet.fedcore.datasets.readers import arrays, builtin, fashion_mnist, image_folder, listed, sounds, tables
+from tinyfleet.fedcore.datasets.readers.image_folder import ImageFolderSettings
 from tinyfleet.fedcore.errors import DataError
 
 TYPES = (
@@ -211,7 +213,43 @@ def _tables(directory: Path) -> Prepared:
     return Prepared(read, [gzip.compress(rows, mtime=0)], vary)
 
 
+def _series(directory: Path) -> Prepared:
+    rows = [f"{n},{n * 3 % 7},{-n / 8},{'walk' if n // 8 % 2 else 'sit'}" for n in range(40)]
+    seeds = ["\n".join(["time,x,y,activity", *rows]).encode(), "\n".join(rows).replace(",", "\t").encode()]
+    settings = tables.TableSettings(window=4, label="activity")
+    return Prepared(file_parse(directory / "walk.csv", lambda path: tables.load(path, settings)), seeds)
+
+
+def _recordings(directory: Path) -> Prepared:
+    root = directory / "sounds"
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+    seeds = []
+    for width, channels in ((1, 1), (2, 2), (3, 1), (4, 1)):
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as sound:
+            sound.setparams((channels, width, 8000, 0, "NONE", ""))
+            sound.writeframes(bytes(range(250)) * 6 * width)
+        seeds.append(buffer.getvalue())
+    (root / "a" / "0.wav").write_bytes(seeds[0])
+    settings = sounds.SoundSettings(rate=8000, seconds=0.1, mels=8)
+    return Prepared(file_parse(root / "b" / "0.wav", lambda _: sounds.load(root, settings)), seeds)
+
+
+def _lists(directory: Path) -> Prepared:
+    for name in "ab":
+        (directory / f"{name}.png").write_bytes(_pictures()["png"])
+    seeds = [
+        b"path,label,split,group\na.png,a,train,1\nb.png,b,train,2\nb.png,b,test,3\n",
+        b"path;label\na.png;a\nb.png;b\n",
+    ]
+    return Prepared(file_parse(directory / "l.csv", lambda path: listed.load(path, ImageFolderSettings())), seeds)
+
+
 DATA = (
+    Target("series", (DataError,), _series),
+    Target("recordings", (DataError,), _recordings),
+    Target("lists", (DataError,), _lists),
     Target("arrays", (DataError,), _arrays),
     Target("images", (DataError,), _images),
     Target("kept-images", (DataError,), _kept_images),

@@ -1,4 +1,4 @@
-"""Model files of the native engine: refused, or run without harm."""
+"""Models that others send: files of the native engine, graphs of runs. Refused, or run without harm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from sparse_engine import Layer, Model, ModelError, Network, Op, dump, load
-from tests.fuzz.mutation import damaged, damaged_json, json_bytes
+from tests.fuzz.mutation import damaged, damaged_json, json_bytes, vary_json
 from tests.fuzz.target import Prepared, Target
+from tinyfleet.fedcore.errors import CodecError, ConfigError
+from tinyfleet.fedcore.foreign.documents import read_document
+from tinyfleet.fedcore.models.described.document import canonical, document_of, graph_of
+from tinyfleet.fedcore.models.registry import build
+from tinyfleet.fedcore.run_spec import ModelSettings
 
 START, END = struct.Struct("<4sII"), struct.Struct("<I")  # magic, version, bytes of the header; checksum
 MOST_VALUES = 200_000  # of a sample that is computed: a legal model may be larger than a test has time for
@@ -114,4 +119,23 @@ def _files(directory: Path) -> Prepared:
     return Prepared(parse, _seeds(), _vary)
 
 
-MODELS = (Target("model-files", (ModelError,), _files),)
+def _graphs(directory: Path) -> Prepared:
+    def parse(data: bytes) -> object:
+        graph = graph_of(read_document(data, dict))
+        if graph.parameter_count() <= MOST_VALUES:
+            graph.initial_params(0)
+        return graph.flops(), graph.maskable, document_of(graph)
+
+    shapes = {"small_cnn": (1, 8, 8), "resnet8": (3, 8, 8), "sensor_cnn": (2, 20)}
+    settings = [
+        ModelSettings(name, shape, 3, {"width": 4, "norm": norm})
+        for name, shape in shapes.items()
+        for norm in ("batch", "nsconv")
+    ]
+    return Prepared(parse, [canonical(document_of(build(one))) for one in settings], vary_json)
+
+
+MODELS = (
+    Target("model-files", (ModelError,), _files),
+    Target("graphs", (ConfigError, CodecError), _graphs),
+)

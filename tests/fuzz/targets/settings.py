@@ -32,6 +32,23 @@ pending = 256
 """
 
 
+LAYERS = b"""\
+[model]
+input_shape = [1, 8, 8]
+classes = 3
+layers = [
+  { kind = "conv", out = 4, kernel = 3 },
+  { kind = "batch_norm" },
+  { kind = "relu", name = "a" },
+  { kind = "conv", out = 4, kernel = [3, 1], inputs = "a" },
+  { kind = "add", inputs = ["a", "conv2"] },
+  { kind = "global_avg_pool" },
+  { kind = "linear", out = 3 },
+]
+blocks = [["conv2"]]
+"""
+
+
 def _agent(directory: Path) -> Prepared:
     seeds = [config.as_toml(config.AgentConfig()).encode(), b'name = "b"\n[limits]\nmemory_limit = "600M"\n']
     return Prepared(file_parse(directory / "agent.toml", lambda path: config.load(path, {})), seeds, vary_toml)
@@ -57,6 +74,7 @@ def _run(directory: Path) -> Prepared:
             ("static", "mobilenet_v2", [3, 32, 32]),
         )
     ]
+    seeds.append(LAYERS)
     return Prepared(file_parse(directory / "run.toml", read), [s for s in seeds if b"[model]" in s], vary_toml)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet.fedcore.arrays import AnyArray
-from tinyfleet.fedcore.datasets.readers.boundary import shown
-from tinyfleet.fedcore.datasets.readers.npy import read_npy
+from tinyfleet.fedcore.datasets.files.boundary import shown
+from tinyfleet.fedcore.datasets.files.npy import read_npy
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.files import free_bytes, write_atomic
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tinyfleet.fedcore.datasets.readers.boundary import Leftovers, class_name, reading, shown
+from tinyfleet.fedcore.datasets.files.boundary import Leftovers, class_name, reading, shown
 from tinyfleet.fedcore.errors import DataError
 
 MOST_FILES = 1 << 20
