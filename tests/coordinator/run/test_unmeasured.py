@@ -12,7 +12,7 @@ from tinyfleet.coordinator.run.engine_process import EngineFailed, EngineProcess
 class Diverged(InstantEngine):
     """Answers every evaluation as the engine process does where the model has diverged."""
 
-    def evaluate(self, spec, step, state):
+    def evaluate(self, spec, step, state, *, validate=False):
         self.evaluated.append(step)
         self.events.append(EngineFailed("the test loss is not a finite number: the model has diverged"))
 
