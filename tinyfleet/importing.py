@@ -56,7 +56,7 @@ def _engine_for(imported: Imported) -> Engine:
     from tinyfleet.fedcore.training.registry import available, create
 
     refusal: ConfigError | None = None
-    for name in available():
+    for name in available() or ("auto",):  # where there is none, that one says so
         try:
             engine = create(name)
             engine.load(imported.graph, imported.params, {})
