@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 SPEC = small_run(2, rounds=3)
-SLOW = msgspec.structs.replace(SPEC, training=msgspec.structs.replace(SPEC.training, local_epochs=40))
+SLOW = msgspec.structs.replace(SPEC, training=msgspec.structs.replace(SPEC.training, local_epochs=300))
 
 
 @pytest.fixture
