@@ -124,7 +124,8 @@ def test_activation(op, data):
     assume(size * height * width * samples < 400)
     act = Layer("act", op, ("before",), gain=gain)
     model = with_head((2, height, width), [before(2, size, 2), act])
-    check(model, data.draw(seeds), 1.0, samples, data.draw(threads))
+    # Of a class that is almost sure the gradient is what is left of one: rounding of one is what it is held against.
+    check(model, data.draw(seeds), 1.0, samples, data.draw(threads), floor=1e-2)
 
 
 @usual
