@@ -124,7 +124,7 @@ def test_activation(op, data):
     assume(size * height * width * samples < 400)
     act = Layer("act", op, ("before",), gain=gain)
     model = with_head((2, height, width), [before(2, size, 2), act])
-    # Of a class that is almost sure the gradient is what is left of one: rounding of one is what it is held against.
+    # Of a class that is almost sure the gradient is what is left of one: it is held against the rounding of one.
     check(model, data.draw(seeds), 1.0, samples, data.draw(threads), floor=1e-2)
 
 
