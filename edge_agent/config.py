@@ -36,6 +36,9 @@ class AgentDataSettings(DataSettings, frozen=True):
     public_fraction: Annotated[
         float, Meta(ge=0.0, le=1.0, description="part of the source that is not this device's: public data")
     ] = 0.1
+    validation_fraction: Annotated[
+        float, Meta(ge=0.0, le=0.9, description="of the public part, held out at the gateway: nothing here")
+    ] = 0.0
     test_fraction: Annotated[
         float, Meta(ge=0.0, le=1.0, description="part held out for tests where the source has no split of its own")
     ] = 0.2

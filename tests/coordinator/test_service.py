@@ -90,6 +90,7 @@ def test_noise_on_the_wire_is_ignored(fleet):
     assert fleet.state_bytes(run) == expected_state(spec, fleet.agents)
 
 
+@pytest.mark.slow
 def test_the_disk_stays_bounded(fleet):
     run = fleet.store.runs.submit(toy_spec(rounds=12))
     fleet.hello()

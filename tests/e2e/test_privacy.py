@@ -19,7 +19,8 @@ from tinyfleet.simulation import COORDINATOR, simulate
 AGENTS = 2
 
 
-@pytest.mark.parametrize("mode", ["central", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["central", "local"])
 def test_a_private_live_run_equals_the_simulated_one(start, tmp_path, mode):
     pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
     spec = msgspec.structs.replace(

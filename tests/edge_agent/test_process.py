@@ -144,6 +144,7 @@ def test_it_stays_small_and_does_its_tasks(agent, coordinator):
     assert not warm.is_running() or warm.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_task(agent, coordinator):
     join(coordinator)
     spec = spec_of(local_epochs=400)

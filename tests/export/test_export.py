@@ -94,7 +94,11 @@ def test_every_format_computes_what_the_model_does(graph, tmp_path):
 
 @needs_engine
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("resnet18", "vgg11") else ()) for n in names()]
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("resnet18", "vgg11", "mobilenet_v2") else ())
+        for n in names()
+    ],
 )
 def test_every_model_exports(name, tmp_path, monkeypatch):
     monkeypatch.setattr(runtimes, "LATENCY_SECONDS", 0.0)  # the fewest runs; how fast they are is not asked here

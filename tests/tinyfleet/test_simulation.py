@@ -17,6 +17,7 @@ def run(evaluate) -> tuple[list[StepRecord], bytes]:
     return records, encode(simulation.state, precision="fp32")
 
 
+@pytest.mark.slow
 def test_rounds_without_evaluation_leave_the_model_as_it_is():
     every, all_rounds = run(lambda finished: True)
     last, last_round = run(lambda finished: finished == 3)

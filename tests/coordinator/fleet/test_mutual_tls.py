@@ -94,6 +94,7 @@ def test_a_device_cannot_take_the_coordinators_session(fleet):
     assert coordinator.connected
 
 
+@pytest.mark.slow
 def test_the_broker_tells_its_figures_to_the_coordinator_alone(fleet):
     coordinator = fleet.connect(fleet.issue("coordinator"), "$SYS/broker/#")
     board = fleet.connect(fleet.issue("board-1"), topics.down("board-1"), "$SYS/#", "$SYS/broker/uptime")
@@ -205,6 +206,7 @@ def test_a_reload_shuts_out_new_connections_but_ends_none(fleet):
 # -- rotation -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_old_and_new_certificates_both_work_until_the_old_authority_is_retired(fleet):
     before = fleet.issue("before")
     moved = fleet.issue("moved")

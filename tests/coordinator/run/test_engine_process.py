@@ -115,6 +115,7 @@ def test_one_that_dies_is_started_again_and_does_all_that_it_had_not_answered(mo
     assert [answer(model).step for _ in range(2)] == [4, 5]
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_is_killed_and_its_work_is_done_by_the_next(spec, tmp_path, caplog):
     model = EngineProcess(hung_s=3.0)
     try:
@@ -231,6 +232,7 @@ signal.pause()
 """
 
 
+@pytest.mark.slow
 def test_it_dies_with_its_coordinator_in_the_middle_of_its_work(spec):
     data = spec.data.source.removeprefix("arrays:")
     command = [sys.executable, "-c", COORDINATOR, data]

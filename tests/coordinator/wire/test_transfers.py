@@ -28,7 +28,7 @@ def test_lost_chunks_are_asked_for_again(fleet):
 
 def test_a_task_travels_in_chunks_that_the_broker_takes(fleet):
     spec = toy_spec(rounds=1)
-    most, sizes = 2000, []
+    most, sizes = 3000, []
     original = fleet.transport.publish
 
     def publish(topic, payload, timeout=30.0):

@@ -118,6 +118,7 @@ def test_a_worker_killed_while_paused_is_told_as_dead(start):
     assert event == TaskFailed("WorkerDied", "worker was ended by SIGKILL")
 
 
+@pytest.mark.slow
 def test_a_paused_worker_dies_with_its_supervisor(tmp_path):
     read, write = os.pipe()
     supervisor = os.fork()

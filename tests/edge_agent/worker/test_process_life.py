@@ -56,6 +56,7 @@ def test_the_share_of_a_worker_ends_with_it(tmp_path):
     assert not quota._folder.exists()
 
 
+@pytest.mark.slow
 def test_the_log_is_cut_short(limited, heavy_task, tmp_path):
     worker = limited(0, policy="warm")
     log = tmp_path / "worker.log"

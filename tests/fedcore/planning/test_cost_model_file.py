@@ -25,6 +25,7 @@ def test_a_boards_own_comes_before_the_shipped_one(tmp_path):
         measured_or_shipped(path, "abacus")
 
 
+@pytest.mark.slow
 def test_the_kernel_choice_is_kept_and_reaches_plans_and_networks(tmp_path, monkeypatch):
     pytest.importorskip("sparse_engine")
     from tinyfleet.fedcore.models.registry import build

@@ -49,7 +49,9 @@ def far(found, expected):
     return float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) + 1e-12))
 
 
-@pytest.mark.parametrize("key", MODELS)
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=pytest.mark.slow if key == "mobilenet_v2" else ()) for key in MODELS]
+)
 def test_every_model_learns_alike(key):
     graph = graph_of(key)
     mask = erk_mask(graph.maskable_shapes, 0.2, np.random.default_rng(1))

@@ -107,6 +107,7 @@ def test_settings_that_cannot_be_are_refused_by_name():
     check_augmentation(AugmentSettings(crop=2, flip=0.5, time_mask=6, frequency_mask=4), (1, 4, 6))
 
 
+@pytest.mark.slow
 def test_a_run_repeats_its_draws_and_differs_from_one_without():
     spec = demo_spec("static", 1, 0.2, data="digits", limit=120)
     changed = msgspec.structs.replace(

@@ -92,6 +92,7 @@ def test_one_shape_is_really_timed(monkeypatch):
     assert all(row.gflops > 0 for row in report.rows)
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_and_draws(known_times, tmp_path):
     file, plot = tmp_path / "kernels.json", tmp_path / "pictures" / "roofline.png"
     arguments = ["bench", "kernels", "--quick", "--model", "resnet18", "--json", str(file), "--plot", str(plot)]

@@ -121,6 +121,7 @@ def test_an_arm_that_ends_is_an_error(capfd):
     assert "TypeError" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_and_says_which_targets_are_met(row, tmp_path, monkeypatch):
     reached = dataclasses.replace(row, speedup=9.0, speedup_target=8.0, peak_target_mb=1.0)
     monkeypatch.setattr("tinyfleet.bench.engine.runner.bench_engine", lambda *_: [reached])

@@ -33,6 +33,7 @@ def test_a_method_is_a_line_through_its_densities():
     assert list(static.get_xdata()) == [1.0]
 
 
+@pytest.mark.slow
 def test_all_pictures_are_files_of_both_kinds(tmp_path):
     names = {path.name for path in write_plots(ROWS, tmp_path)}
     stems = {f"accuracy-{kind}-digits-iid" for kind in ("density", "bytes", "flops", "memory")}
