@@ -163,7 +163,7 @@ def test_a_heartbeat_reads_no_sensor_that_it_does_not_tell(tmp_path, another):
 
 
 def test_a_heartbeat_starts_no_tool(tmp_path):
-    tool = put(tmp_path, "usr/bin/vcgencmd", f"#!/bin/sh\ntouch {tmp_path}/started\necho throttled=0x0\n")
+    tool = put(tmp_path, "usr/bin/vcgencmd", f"#!/bin/sh\ntouch '{tmp_path}/started'\necho throttled=0x0\n")
     tool.chmod(0o755)
     assert "throttled_bits" not in read_health(tmp_path)
     assert not (tmp_path / "started").exists()
