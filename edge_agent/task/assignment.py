@@ -173,7 +173,7 @@ class Assignment:
             check_bounds(offer.spec, "spec of the offer")
             spec = convert(offer.spec, RunSpec, "spec of the offer")
         except ConfigError as error:  # of a coordinator that is newer, say
-            self._reports.unfit(offer, str(error))
+            self._reports.declined(offer, str(error), TaskState.UNFIT)
             return
         try:
             limits = self._governor.limits(spec, self._slot.rss_bytes)

@@ -26,15 +26,10 @@ class Reports:
         self._sent = 0.0
         self._said: set[tuple[str, str]] = set()  # runs, and what the log has of each
 
-    def declined(self, offer: TaskOffer, reason: str) -> None:
-        """A task that is left to others."""
-        logger.warning("run %s step %d: declined (%s)", offer.run, offer.step, reason)
-        self._send(TaskStatus(offer.run, offer.step, TaskState.DECLINED, reason[:_REASON_LIMIT]))
-
-    def unfit(self, offer: TaskOffer, reason: str) -> None:
-        """A task that this board can never do as it is."""
-        logger.warning("run %s step %d: unfit (%s)", offer.run, offer.step, reason)
-        self._send(TaskStatus(offer.run, offer.step, TaskState.UNFIT, reason[:_REASON_LIMIT]))
+    def declined(self, offer: TaskOffer, reason: str, state: TaskState = TaskState.DECLINED) -> None:
+        """A task that is left to others: ``UNFIT`` where this board can never do it as it is."""
+        logger.warning("run %s step %d: %s (%s)", offer.run, offer.step, state.value, reason)
+        self._send(TaskStatus(offer.run, offer.step, state, reason[:_REASON_LIMIT]))
 
     def left_out(self, run: str, reason: str) -> None:
         """The coordinator knows that this board cannot do a run's tasks: in the log once."""

@@ -12,6 +12,7 @@ from tinyfleet.fedcore.arrays import AnyArray, FloatArray, IntArray
 from tinyfleet.fedcore.errors import DataError
 from tinyfleet.fedcore.foreign.data_description import DataDescription, Layout, SkippedFiles
 
+LEAST_STD = 1e-6  # of a channel
 _FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 
 
@@ -53,6 +54,12 @@ class Dataset:
     def full_range(self) -> tuple[float, float] | None:
         """Zero and full scale of the values; None for measured ones."""
         return self.meaning.range or _FULL_SCALE.get(self.x.dtype.name)
+
+    @property
+    def full_scale(self) -> float:
+        """What values are divided by on their way into training; 1 for measured ones."""
+        low, high = self.full_range or (0.0, 1.0)
+        return high - low
 
     @property
     def description(self) -> DataDescription:
@@ -112,13 +119,12 @@ class Normalization:
     @classmethod
     def of(cls, data: Dataset) -> Normalization:
         """Measure it on ``data`` (public: never a device's, never test data); of no samples it changes nothing."""
-        low, high = data.full_range or (0.0, 1.0)
-        scale = high - low
+        scale = data.full_scale
         if not len(data):
             return cls((0.0,) * data.x.shape[1], (1.0,) * data.x.shape[1], scale)
         axes = (0, *range(2, data.x.ndim))
         mean = data.x.mean(axis=axes, dtype=np.float64) / scale
-        std = np.maximum(data.x.std(axis=axes, dtype=np.float64) / scale, 1e-6)
+        std = np.maximum(data.x.std(axis=axes, dtype=np.float64) / scale, LEAST_STD)
         return cls(tuple(float(m) for m in mean), tuple(float(s) for s in std), scale)
 
     def __call__(self, x: AnyArray) -> FloatArray:

@@ -11,6 +11,7 @@ from tinyfleet.fedcore.accounting import Cost, training_flops, training_memory
 from tinyfleet.fedcore.arrays import Mask
 from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
 from tinyfleet.fedcore.methods.method import (
+    CARRIED,
     Control,
     Fold,
     Method,
@@ -29,8 +30,6 @@ from tinyfleet.fedcore.run_spec import Settings
 from tinyfleet.fedcore.sparsity.allocation import ALLOCATIONS
 from tinyfleet.fedcore.sparsity.mask import apply_mask, density, random_mask
 from tinyfleet.fedcore.training.engine import Engine
-
-CARRIED = ("step", "stage", "round", "normalization")
 
 
 class FedAvgSettings(Settings, frozen=True):

@@ -99,6 +99,10 @@ def device_seed(seed: int, task: Payload, device: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest()[:16], "little"))
 
 
+CARRIED = ("step", "stage", "round", "normalization")
+"""What the meta of every state and task has."""
+
+
 class Method(ABC):
     """One federated method: coordinator half and device half.
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from tinyfleet.fedcore.accounting import Cost
-from tinyfleet.fedcore.datasets.dataset import Dataset, DeviceData, Normalization
+from tinyfleet.fedcore.datasets.dataset import LEAST_STD, Dataset, DeviceData, Normalization
 from tinyfleet.fedcore.errors import ConfigError, ResultError
-from tinyfleet.fedcore.methods.method import Control, Fold, Method, normalization_entry
+from tinyfleet.fedcore.methods.method import CARRIED, Control, Fold, Method, normalization_entry
 from tinyfleet.fedcore.methods.parts.checks import checked_samples, finite, integer
 from tinyfleet.fedcore.methods.summing.summands import SumStage
 from tinyfleet.fedcore.payload import Json, Payload
@@ -23,8 +23,6 @@ from tinyfleet.fedcore.training.engine import Engine, StepSettings
 
 STAGE = "input_statistics"
 FIRST = "first_stage"  # in the meta of the state before it: what the wrapped method begins with
-CARRIED = ("step", "stage", "round", "normalization")
-LEAST_STD = 1e-6  # of a channel, as ``Normalization.of`` has it
 
 
 class OwnNormalization(Method):
@@ -169,18 +167,18 @@ class InputFold:
 def measured(task: Payload, data: DeviceData) -> Payload:
     """Sums of each channel's values and of their squares, in full scales, over all samples of a device."""
     parts = [part for part in (data.train, data.development) if len(part)]
-    low, high = parts[0].full_range or (0.0, 1.0)
+    scale = parts[0].full_scale
     axes = (0, *range(2, parts[0].x.ndim))
     sums, squares, values = 0.0, 0.0, 0
     for part in parts:
-        scaled = part.x.astype(np.float64) / (high - low)
+        scaled = part.x.astype(np.float64) / scale
         sums, squares = sums + scaled.sum(axis=axes), squares + np.square(scaled).sum(axis=axes)
         values += scaled.size // scaled.shape[1]
     meta: dict[str, Json] = {
         "step": task.meta["step"],
         "samples": sum(map(len, parts)),
         "values": values,
-        "scale": high - low,
+        "scale": scale,
         "sums": np.asarray(sums).tolist(),
         "squares": np.asarray(squares).tolist(),
     }

@@ -11,7 +11,7 @@ from tinyfleet.cli.output import Json, emit_json, emit_table
 
 if TYPE_CHECKING:
     from tinyfleet.fedcore.datasets.check import DataWarning
-    from tinyfleet.fedcore.datasets.registry import Source
+    from tinyfleet.fedcore.foreign.data_description import DataDescription
 
 app = typer.Typer(help="Data of one's own: what it means, and what is odd about it.", no_args_is_help=True)
 
@@ -42,30 +42,33 @@ def check(
     from tinyfleet.fedcore.datasets.registry import load
     from tinyfleet.fedcore.files import write_atomic
 
-    logging.getLogger("tinyfleet.fedcore.datasets").setLevel(logging.ERROR)  # warnings are shown below, once
-    found = load(source)
+    reading = logging.getLogger("tinyfleet.fedcore.datasets")
+    level = reading.level
+    reading.setLevel(logging.ERROR)  # warnings are shown below, once
+    try:
+        found = load(source)
+    finally:
+        reading.setLevel(level)
     warnings = warnings_of(found.train, found.test)
+    told = found.train.description
+    test = found.test.description if found.test is not None else None
     if page is not None:
         from tinyfleet.report.data_page import data_page
 
         write_atomic(page, data_page(found.note, found.train, found.test, warnings).encode())
     if as_json:
-        test = found.test.description if found.test is not None else None
-        emit_json(
-            {"source": source, "description": found.train.description, "test": test, "warnings": list(warnings)}
-        )
+        emit_json({"source": source, "description": told, "test": test, "warnings": list(warnings)})
     else:
-        typer.echo(f"{found.note}: {brief(found.train.description)}")
-        _show(found, warnings)
+        typer.echo(f"{found.note}: {brief(told)}")
+        _show(told, test, warnings)
     if warnings:
         raise typer.Exit(WARNED)
 
 
-def _show(found: Source, warnings: list[DataWarning]) -> None:
+def _show(told: DataDescription, test: DataDescription | None, warnings: list[DataWarning]) -> None:
     from tinyfleet.fedcore.foreign.shown import printable
 
-    told = found.train.description
-    tests = found.test.description.samples if found.test is not None else ("",) * len(told.classes)
+    tests = test.samples if test is not None else ("",) * len(told.classes)
     rows = [
         (label, name, count, held)
         for label, (name, count, held) in enumerate(zip(told.classes, told.samples, tests, strict=True))
